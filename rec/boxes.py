@@ -1,0 +1,100 @@
+"""Box formats and letterbox coordinates: the one place that converts boxes.
+
+Every function takes NumPy arrays or torch tensors of shape ``(..., 4)`` and returns the same kind, dtype and device.
+
+Formats: ``xyxy`` = left, top, right, bottom; ``xywh`` = left, top, width, height (COCO); ``cxcywh`` = centre, size.
+
+``geometry`` is the letterbox record of one image, float ``(..., 6)``: ``h, w`` of the original image, ``nh, nw`` of the
+resized image inside the square, ``dx, dy`` of its top-left corner in the square, all in pixels. It is made by
+:func:`letterbox_geometry` (SimREC's rule: long side equal to the square, other side truncated, centred by floor).
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def _stack(parts: list[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray | np.generic):
+        return np.stack(parts, -1)
+    import torch
+
+    return torch.stack(parts, -1)
+
+
+def xywh_to_xyxy(boxes: Any) -> Any:
+    """``(..., 4)`` xywh to xyxy, same units."""
+    x, y, w, h = (boxes[..., i] for i in range(4))
+    return _stack([x, y, x + w, y + h])
+
+
+def xyxy_to_xywh(boxes: Any) -> Any:
+    """``(..., 4)`` xyxy to xywh, same units."""
+    left, top, right, bottom = (boxes[..., i] for i in range(4))
+    return _stack([left, top, right - left, bottom - top])
+
+
+def cxcywh_to_xyxy(boxes: Any) -> Any:
+    """``(..., 4)`` cxcywh to xyxy, same units."""
+    cx, cy, w, h = (boxes[..., i] for i in range(4))
+    left, top = cx - w / 2, cy - h / 2
+    return _stack([left, top, left + w, top + h])
+
+
+def xyxy_to_cxcywh(boxes: Any) -> Any:
+    """``(..., 4)`` xyxy to cxcywh, same units."""
+    left, top, right, bottom = (boxes[..., i] for i in range(4))
+    return _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
+
+
+def letterbox_geometry(height: int, width: int, size: int) -> np.ndarray:
+    """Letterbox record for an image of ``height`` x ``width`` pixels in a square of ``size`` pixels.
+
+    Returns:
+        float32 ``(6,)``: h, w, nh, nw, dx, dy.
+    """
+    longest = max(height, width)
+    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
+    dx, dy = (size - new_width) // 2, (size - new_height) // 2
+    return np.array([height, width, new_height, new_width, dx, dy], np.float32)
+
+
+def to_letterbox(boxes: Any, geometry: Any) -> Any:
+    """``(..., 4)`` xyxy in original pixels to xyxy in letterboxed pixels; ``geometry`` is ``(..., 6)``."""
+    h, w, nh, nw, dx, dy = (geometry[..., i] for i in range(6))
+    left, top, right, bottom = (boxes[..., i] for i in range(4))
+    return _stack([left * nw / w + dx, top * nh / h + dy, right * nw / w + dx, bottom * nh / h + dy])
+
+
+def from_letterbox(boxes: Any, geometry: Any) -> Any:
+    """``(..., 4)`` xyxy in letterboxed pixels back to xyxy in original pixels; the inverse of :func:`to_letterbox`."""
+    h, w, nh, nw, dx, dy = (geometry[..., i] for i in range(6))
+    left, top, right, bottom = (boxes[..., i] for i in range(4))
+    return _stack([(left - dx) * w / nw, (top - dy) * h / nh, (right - dx) * w / nw, (bottom - dy) * h / nh])
+
+
+def flip_left_right(boxes: Any, width: Any) -> Any:
+    """``(..., 4)`` xyxy mirrored in an image (or square) of ``width`` pixels."""
+    left, top, right, bottom = (boxes[..., i] for i in range(4))
+    return _stack([width - right, top, width - left, bottom])
+
+
+def box_iou(boxes: Any, others: Any) -> Any:
+    """Element-wise intersection over union of two ``(..., 4)`` xyxy sets; 0 where they do not overlap or are empty."""
+    left = _maximum(boxes[..., 0], others[..., 0])
+    top = _maximum(boxes[..., 1], others[..., 1])
+    right = _minimum(boxes[..., 2], others[..., 2])
+    bottom = _minimum(boxes[..., 3], others[..., 3])
+    overlap = (right - left).clip(0) * (bottom - top).clip(0)
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    other_area = (others[..., 2] - others[..., 0]) * (others[..., 3] - others[..., 1])
+    union = area + other_area - overlap
+    return overlap / (union + (union <= 0))
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    return np.maximum(a, b) if isinstance(a, np.ndarray | np.generic) else a.maximum(b)
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    return np.minimum(a, b) if isinstance(a, np.ndarray | np.generic) else a.minimum(b)
