@@ -1,0 +1,137 @@
+"""Which samples meet in which batch, on which process, in which order.
+
+The order is a function of (seed, epoch) alone: it depends neither on the number of workers nor on the number of
+processes, so a resumed run continues with the very next sample, also after a restart on another number of processes.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+
+class TrainingBatches(Sampler[list[Any]]):
+    """Batches of ``(epoch, index)`` for one process; the last incomplete total batch of an epoch is dropped.
+
+    Update ``u`` of an epoch consumes the samples ``order[u * total : (u + 1) * total]`` of the epoch's permutation, whatever
+    the split of ``total`` into processes and accumulation steps.
+
+    Args:
+        length: number of samples of the data set.
+        per_process: samples in one batch of one process.
+        processes, rank: world size and this process's number.
+        accumulation: batches per optimizer update.
+        seed: of the permutation, together with the epoch.
+    """
+
+    def __init__(self, length: int, per_process: int, *, processes: int, rank: int, accumulation: int, seed: int) -> None:
+        self.length, self.per_process, self.processes, self.rank = length, per_process, processes, rank
+        self.accumulation, self.seed = accumulation, seed
+        self.total = per_process * processes * accumulation
+        self.updates_per_epoch = length // self.total
+        self.epoch, self.first_update = 0, 0
+        if self.updates_per_epoch == 0:
+            raise ValueError(
+                f"the training split has {length} samples, fewer than one total batch of {self.total}: "
+                f"lower train.batch_size to at most {length}"
+            )
+
+    def set_position(self, epoch: int, first_update: int = 0) -> None:
+        """The next iteration yields the batches of ``epoch`` from its update ``first_update`` on."""
+        self.epoch, self.first_update = epoch, first_update
+
+    def __len__(self) -> int:
+        return (self.updates_per_epoch - self.first_update) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        epoch = self.epoch
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        for update in range(self.first_update, self.updates_per_epoch):
+            for step in range(self.accumulation):
+                start = update * self.total + (step * self.processes + self.rank) * self.per_process
+                yield [(epoch, int(i)) for i in order[start : start + self.per_process]]
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every index exactly once over all processes: no padding, no duplicates.
+
+    Sentences of one image stay in one batch where they fit, so that the image is decoded and encoded once. The batches
+    are the same on any number of processes; they are dealt to the processes in turn.
+    """
+
+    def __init__(self, groups: np.ndarray, batch_size: int, *, processes: int = 1, rank: int = 0) -> None:
+        order = np.argsort(groups, kind="stable")
+        starts = np.flatnonzero(np.diff(groups[order], prepend=-1)) if len(order) else np.empty(0, int)
+        batches: list[list[int]] = [[]]
+        for group in np.split(order, starts[1:]) if len(order) else []:
+            if len(batches[-1]) + len(group) > batch_size and batches[-1]:
+                batches.append([])
+            for index in group.tolist():
+                if len(batches[-1]) == batch_size:
+                    batches.append([])
+                batches[-1].append(index)
+        self.batches = [batch for batch in batches if batch][rank::processes]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+class _ByIndex(Dataset):
+    """Lets a data set that knows nothing of epochs be read by ``(epoch, index)``."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.dataset[key[1]]
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+    import torch
+
+    cv2.setNumThreads(0)  # one worker is one core; OpenCV's own threads would fight over it
+    torch.set_num_threads(1)
+
+
+def _loader(dataset: Any, batches: Sampler[Any], collate: Any, num_workers: int, pin_memory: bool) -> DataLoader:
+    import torch
+
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker if num_workers else None,
+    )
+
+
+def training_loader(dataset: Any, batches: TrainingBatches, *, num_workers: int = 0, pin_memory: bool = True) -> DataLoader:
+    """DataLoader over ``batches``; collates with ``dataset.collate`` where the data set has one.
+
+    A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.
+    """
+    source = dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset)
+    return _loader(source, batches, getattr(dataset, "collate", default_collate), num_workers, pin_memory)
+
+
+def evaluation_loader(
+    dataset: Any, batch_size: int, *, processes: int = 1, rank: int = 0, num_workers: int = 0, pin_memory: bool = True
+) -> DataLoader:
+    """DataLoader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
+    groups = dataset.image_groups() if hasattr(dataset, "image_groups") else np.arange(len(dataset))
+    batches = EvaluationBatches(np.asarray(groups), batch_size, processes=processes, rank=rank)
+    collate = getattr(dataset, "collate", default_collate)
+    if hasattr(dataset, "image_groups"):
+        collate = functools.partial(collate, share_images=True)
+    return _loader(dataset, batches, collate, num_workers, pin_memory)

@@ -1,0 +1,95 @@
+"""Learning-rate schedules: pure functions of the number of optimizer updates, as factors on the optimizer's own rate.
+
+A schedule is any callable ``factor = schedule(update)``; the training script multiplies each parameter group's initial
+rate by it. Nothing has to be saved: a resumed run asks for the factor of its next update.
+"""
+
+import bisect
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+Schedule = Callable[[int], float]
+
+
+def warmup_cosine(
+    update: int, *, base_lr: float, warmup_lr: float, min_lr: float, warmup_updates: int, total_updates: int
+) -> float:
+    """Linear from ``warmup_lr`` to ``base_lr``, then half a cosine to ``min_lr`` at ``total_updates`` (SimREC, SGDR).
+
+    Returns:
+        The rate divided by ``base_lr``.
+    """
+    if update < warmup_updates:
+        rate = warmup_lr + (base_lr - warmup_lr) * update / warmup_updates
+    else:
+        progress = min(1.0, (update - warmup_updates) / max(1, total_updates - warmup_updates))
+        rate = min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    return rate / base_lr
+
+
+def warmup_step(update: int, *, warmup_updates: int, decay_updates: Sequence[int], rate: float) -> float:
+    """``update / (warmup_updates + 1)`` while warming up (0 at the first update, as in SimREC), then ``rate`` to the
+    number of ``decay_updates`` already reached."""
+    if update < warmup_updates:
+        return update / (warmup_updates + 1)
+    return rate ** bisect.bisect_right(decay_updates, update)
+
+
+def build_schedule(
+    name: str = "cosine",
+    decay_epochs: Sequence[int] = (30, 35, 37),
+    lr_decay_rate: float = 0.2,
+    *,
+    base_lr: float,
+    warmup_lr: float,
+    min_lr: float,
+    warmup_updates: int,
+    total_updates: int,
+    updates_per_epoch: int,
+) -> Schedule:
+    """SimREC's ``train.scheduler``: ``name`` is ``"cosine"`` or ``"step"`` (``decay_epochs``, ``lr_decay_rate``).
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    if name == "cosine":
+        return partial(
+            warmup_cosine,
+            base_lr=base_lr,
+            warmup_lr=warmup_lr,
+            min_lr=min_lr,
+            warmup_updates=warmup_updates,
+            total_updates=total_updates,
+        )
+    if name == "step":
+        decay_updates = [epoch * updates_per_epoch for epoch in sorted(decay_epochs)]
+        return partial(warmup_step, warmup_updates=warmup_updates, decay_updates=decay_updates, rate=lr_decay_rate)
+    raise ValueError(f"train.scheduler.name={name!r}: expected 'cosine' or 'step', or a LazyCall of your own schedule")
+
+
+def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch: int) -> Schedule:
+    """Builds ``train.scheduler``: a LazyCall (of :func:`build_schedule` or of one's own) or SimREC's plain dict.
+
+    A LazyCall receives those of ``base_lr, warmup_lr, min_lr, warmup_updates, total_updates, updates_per_epoch`` that its target
+    takes. ``train.warmup_ratio`` (a fraction of all updates), where set, replaces ``train.warmup_epochs``.
+    """
+    from rec.config import instantiate, locate
+
+    if train.get("warmup_ratio") is not None:
+        warmup_updates = round(train["warmup_ratio"] * total_updates)
+    else:
+        warmup_updates = round(train["warmup_epochs"] * updates_per_epoch)
+    known = {
+        **{key: train[key] for key in ("base_lr", "warmup_lr", "min_lr")},
+        **{"warmup_updates": warmup_updates, "total_updates": total_updates, "updates_per_epoch": updates_per_epoch},
+    }
+    scheduler = train["scheduler"]
+    if "_target_" not in scheduler:
+        return build_schedule(**{str(key): value for key, value in scheduler.items()}, **known)
+    target = scheduler["_target_"]
+    parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return instantiate(scheduler, **{key: value for key, value in known.items() if takes_all or key in parameters})
