@@ -1,0 +1,95 @@
+"""Masks as COCO run-length encodings (RLE): ``{"size": [height, width], "counts": str}``, column-major runs.
+
+Format: compressed RLE of the COCO API (https://github.com/cocodataset/cocoapi, ``common/maskApi.c``): the first run is
+background, a run from the fourth on is stored as the difference to the run two before, in groups of five bits, lowest
+first, each written as one ASCII character from 48 on, bit 5 telling that more follow.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Encodes a ``(H, W)`` array; every value that is not 0 belongs to the object."""
+    from pycocotools import mask as coco
+
+    if mask.ndim != 2:
+        raise ValueError(f"a mask is a 2-D array, got shape {mask.shape}")
+    return _as_text(coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
+
+
+def decode(rle: dict[str, Any]) -> np.ndarray:
+    """Decodes to uint8 ``(H, W)`` of 0 and 1, in column-major (Fortran) memory."""
+    from pycocotools import mask as coco
+
+    return coco.decode(rle)
+
+
+def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """A COCO ``segmentation`` as one RLE: polygons (their union), uncompressed or compressed RLE.
+
+    Raises:
+        ValueError: no polygon, a polygon of fewer than three points or with odd or non-finite numbers, broken RLE.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation.get("counts"), list):
+            rle = _as_text(coco.frPyObjects(segmentation, *segmentation["size"]))
+        else:
+            rle = _as_text(segmentation)
+        check(rle, height, width)
+        return rle
+    if not segmentation:
+        raise ValueError("the segmentation holds no polygon")
+    for polygon in segmentation:
+        points = np.asarray(polygon, np.float64)
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+            raise ValueError(f"polygon {str(polygon)[:80]} is not a list x1, y1, x2, y2, … of at least three points")
+    return _as_text(coco.merge(coco.frPyObjects(segmentation, height, width)))
+
+
+def check(rle: dict[str, Any], height: int, width: int) -> int:
+    """Checks that an RLE is whole and of the size ``height`` x ``width``; returns its area in pixels.
+
+    pycocotools decodes runs that are too short into uninitialised memory, hence this check.
+
+    Raises:
+        ValueError: wrong size, or runs that do not add up to it.
+    """
+    try:
+        size, counts = [int(value) for value in rle["size"]], rle["counts"]
+        codes = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64)
+    except (KeyError, TypeError, ValueError, AttributeError, UnicodeEncodeError):
+        raise ValueError(f"expected a COCO RLE {{size, counts}}, got {str(rle)[:80]}") from None
+    if size != [height, width]:
+        raise ValueError(f"the mask is {size[0]} rows x {size[1]} columns, its image {height} x {width}")
+    runs = _runs(codes - 48)
+    if runs is None or (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"the runs of the mask do not add up to its {height} x {width} pixels: it is cut short or broken")
+    return int(runs[1::2].sum())
+
+
+def _runs(codes: np.ndarray) -> np.ndarray | None:
+    """Run lengths of compressed counts; None where the text is not an encoding."""
+    if not len(codes) or (codes < 0).any() or (codes > 63).any() or codes[-1] & 32:
+        return None
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 6:  # 35 bits: no image is so large, and shifts would overflow
+        return None
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    values -= np.where(codes[ends] & 16, np.int64(32) << (5 * place[ends]), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    counts = rle["counts"]
+    return {
+        "size": [int(value) for value in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }

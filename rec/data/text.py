@@ -1,0 +1,150 @@
+"""Phrases: tokenizers, vocabulary, and the left/right words of a mirrored image."""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+PAD, UNK, CLS = "PAD", "UNK", "CLS"
+_REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
+
+
+def tokenize(sentence: str) -> list[str]:
+    """SimREC's words: lower case; ``. , ' ! ? " ( ) * # : ;`` deleted; ``-`` and ``/`` to spaces; split on white space."""
+    return _REMOVED.sub("", sentence.lower()).replace("-", " ").replace("/", " ").split()
+
+
+@functools.cache
+def get_tokenizer(name: str) -> Callable[[str], list[str]]:
+    """``"simrec"`` (:func:`tokenize`), or ``"spacy:<language code or pipeline>"``, for example ``"spacy:en"``.
+
+    A two-letter code is spaCy's rule-based tokenizer of that language; anything else is a pipeline's name or folder.
+    spaCy tokens are lower-cased, white space dropped.
+
+    Raises:
+        ValueError: unknown name, or a pipeline that is not installed.
+    """
+    if name == "simrec":
+        return tokenize
+    kind, _, pipeline = name.partition(":")
+    if kind != "spacy" or not pipeline:
+        raise ValueError(f"unknown tokenizer {name!r}: expected 'simrec' or 'spacy:<language code or pipeline>'")
+    import spacy
+
+    try:
+        nlp = spacy.blank(pipeline) if len(pipeline) == 2 else spacy.load(pipeline)
+    except (ImportError, OSError) as error:
+        raise ValueError(f"tokenizer {name!r}: spaCy cannot load {pipeline!r} ({error})") from None
+    make_doc = nlp.make_doc
+    return lambda sentence: [token.lower_ for token in make_doc(sentence) if not token.is_space]
+
+
+class Vocabulary:
+    """Words by id; ids are positions, ``PAD, UNK, CLS`` are 0, 1, 2.
+
+    Args:
+        words: the list with ``PAD, UNK, CLS`` first.
+        tokenizer: see :func:`get_tokenizer`; travels with the vocabulary, because ids mean nothing without it.
+
+    Attributes:
+        words: tuple of words.
+        tokenizer: name of the tokenizer.
+    """
+
+    def __init__(self, words: Iterable[str], tokenizer: str = "simrec") -> None:
+        self.words, self.tokenizer = tuple(words), tokenizer
+        if self.words[:3] != (PAD, UNK, CLS):
+            raise ValueError(f"a vocabulary begins with {PAD}, {UNK}, {CLS}; this one with {list(self.words[:3])}")
+        self._ids = {word: number for number, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
+            raise ValueError("the vocabulary holds a word twice")
+        self._split = get_tokenizer(tokenizer)
+
+    @classmethod
+    def build(cls, sentences: Iterable[str], tokenizer: str = "simrec") -> "Vocabulary":
+        """Ids by first appearance in ``sentences``."""
+        split = get_tokenizer(tokenizer)
+        words = dict.fromkeys((PAD, UNK, CLS))
+        for sentence in sentences:
+            words.update(dict.fromkeys(split(sentence)))
+        return cls(words, tokenizer)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and (self.words, self.tokenizer) == (other.words, other.tokenizer)
+
+    def __hash__(self) -> int:
+        return hash((self.words, self.tokenizer))
+
+    def tokens(self, sentence: str) -> list[str]:
+        """The words of a sentence, known or not, untruncated."""
+        return self._split(sentence)
+
+    def encode(self, sentence: str, max_token_length: int) -> list[int]:
+        """``max_token_length`` ids: unknown words are ``UNK`` (1), longer sentences are cut, shorter ones padded with 0."""
+        get, unknown = self._ids.get, self._ids[UNK]
+        ids = [get(word, unknown) for word in self._split(sentence)[:max_token_length]]
+        return ids + [0] * (max_token_length - len(ids))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes ``vocab.json``: ``{"tokenizer": …, "words": […]}``."""
+        content = {"tokenizer": self.tokenizer, "words": list(self.words)}
+        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+        """Reads ``vocab.json``.
+
+        Raises:
+            ValueError: the file is not such a vocabulary; names the file.
+            FileNotFoundError: there is no such file.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            words, tokenizer = content["words"], content["tokenizer"]
+            if not (isinstance(tokenizer, str) and isinstance(words, list) and all(isinstance(w, str) for w in words)):
+                raise TypeError("words must be a list of strings, tokenizer a string")
+            return cls(words, tokenizer)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a vocabulary file {{'tokenizer': …, 'words': […]}}: {error!r}") from None
+
+
+_SIDE = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|sided|ish|er|est|wards?|y|ies|ie|s)?\b)", re.IGNORECASE)
+# "right" before one of these is often no direction ("right behind her"), unless a word of _PLACE stands before it
+# ("the man on the right behind her").
+_ADVERB = re.compile(
+    r"(?:\b([a-z]+)\W+)?\bright\s+(?:above|after|against|ahead|angles?|at|away|back|before|behind|below|beneath|beside"
+    r"|between|beyond|by|down|here|in|inside|near|next|now|on|out|over|past|there|through|to|under|up|where)\b",
+    re.IGNORECASE,
+)
+_PLACE = frozenset("the on to far at upper lower top bottom front back middle center very most his her our your my its".split())
+# Remains, idioms, misspelt directions and clock positions: swapping words would not mirror the meaning.
+_UNSURE = re.compile(
+    r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|uneaten)\b"
+    r"|\b(?:is|are|was|were|only\s+\w+|last\s+\w+)\s+left\W*$"
+    r"|\b(?:l|r|lt|rt|lft|rgt|rite|rigth|righ|lef|letf|lefft|rght)\b|\bo\W*clock\b|clockwise\b",
+    re.IGNORECASE,
+)
+
+
+def mirror_phrase(sentence: str) -> str | None:
+    """The phrase that fits the mirrored image, or None where that cannot be told.
+
+    The words left and right, alone or in leftmost, right-handed, leftish, …, change places, on word boundaries and with
+    their case kept ("bright" and "copyright" stay). Handedness changes too: a mirrored left-handed man is right-handed.
+    """
+    if _UNSURE.search(sentence) or any((m.group(1) or "").lower() not in _PLACE for m in _ADVERB.finditer(sentence)):
+        return None
+    return _SIDE.sub(_swap_side, sentence)
+
+
+def _swap_side(match: re.Match[str]) -> str:
+    word = match.group(1)
+    other = "right" if word.lower() == "left" else "left"
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
