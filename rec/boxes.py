@@ -53,8 +53,9 @@ def letterbox_geometry(height: int, width: int, size: int) -> np.ndarray:
     Returns:
         float32 ``(6,)``: h, w, nh, nw, dx, dy.
     """
-    longest = max(height, width)
-    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
+    aspect = width / height  # SimREC truncates in floating point; integer arithmetic is one pixel off for e.g. 624 x 360
+    new_height, new_width = (size, int(size * aspect)) if aspect < 1 else (int(size / aspect), size)
+    new_height, new_width = max(1, new_height), max(1, new_width)
     dx, dy = (size - new_width) // 2, (size - new_height) // 2
     return np.array([height, width, new_height, new_width, dx, dy], np.float32)
 
