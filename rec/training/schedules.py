@@ -5,11 +5,12 @@ rate by it. Nothing has to be saved: a resumed run asks for the factor of its ne
 """
 
 import bisect
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+from rec.training.build import with_known
 
 Schedule = Callable[[int], float]
 
@@ -76,8 +77,6 @@ def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch:
     A LazyCall receives those of ``base_lr, warmup_lr, min_lr, warmup_updates, total_updates, updates_per_epoch`` that its target
     takes. ``train.warmup_ratio`` (a fraction of all updates), where set, replaces ``train.warmup_epochs``.
     """
-    from rec.config import instantiate, locate
-
     if train.get("warmup_ratio") is not None:
         warmup_updates = round(train["warmup_ratio"] * total_updates)
     else:
@@ -89,7 +88,4 @@ def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch:
     scheduler = train["scheduler"]
     if "_target_" not in scheduler:
         return build_schedule(**{str(key): value for key, value in scheduler.items()}, **known)
-    target = scheduler["_target_"]
-    parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return instantiate(scheduler, **{key: value for key, value in known.items() if takes_all or key in parameters})
+    return with_known(scheduler, known)

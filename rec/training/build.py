@@ -1,0 +1,77 @@
+"""From config nodes to data set, model and optimizer: what is only known at run time is added here."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from rec.config import instantiate, locate
+
+
+def with_known(node: Any, known: Mapping[str, Any]) -> Any:
+    """Instantiates a LazyCall with those of ``known`` that its target takes, so that targets from anywhere fit."""
+    target = node["_target_"]
+    parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return instantiate(node, **{key: value for key, value in known.items() if takes_all or key in parameters})
+
+
+def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Any = None) -> Any:
+    """The data set of ``cfg.dataset`` at ``split``; the vocabulary is built from it where none is given."""
+    known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
+    if vocabulary is not None:
+        known["vocabulary"] = vocabulary
+    return with_known(cfg.dataset, known)
+
+
+def set_vocabulary_size(cfg: Any, vocabulary: Any) -> None:
+    """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config."""
+    if vocabulary is not None and "language_encoder" in cfg.model:
+        cfg.model.language_encoder.token_size = len(vocabulary)
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, *, backbone_lr_factor: float = 1.0, decay_norms_and_biases: bool = True
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups, for any ``torch.optim`` class.
+
+    Args:
+        model: parameters whose name starts with ``visual_backbone.`` are the backbone's.
+        lr: the optimizer's rate.
+        backbone_lr_factor: multiplies the backbone's rate.
+        decay_norms_and_biases: False gives one-dimensional parameters (norms, biases) weight decay 0.
+
+    Returns:
+        At most four groups, in a fixed order; empty ones are left out.
+    """
+    groups: dict[tuple[bool, bool], list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_backbone = name.startswith("visual_backbone.") and backbone_lr_factor != 1
+            undecayed = parameter.ndim <= 1 and not decay_norms_and_biases
+            groups.setdefault((in_backbone, undecayed), []).append(parameter)
+    return [
+        {"params": parameters}
+        | ({"lr": lr * backbone_lr_factor} if in_backbone else {})
+        | ({"weight_decay": 0.0} if undecayed else {})
+        for (in_backbone, undecayed), parameters in sorted(groups.items())
+    ]
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """``cfg.optim`` over :func:`parameter_groups`, by ``cfg.train.parameter_groups``."""
+    groups = parameter_groups(model, cfg.optim.lr, **cfg.train.get("parameter_groups", {}))
+    if not groups:
+        raise ValueError("the model has no trainable parameter: everything is frozen")
+    return instantiate(cfg.optim, params=groups)
+
+
+def build_model(cfg: Any, dataset: Any) -> nn.Module:
+    """``cfg.model`` with the word vectors of the data set, where it has any, and the weights of ``train.load_weight``."""
+    model = instantiate(cfg.model)
+    vectors = dataset.word_vectors() if hasattr(dataset, "word_vectors") else None
+    if vectors is not None:
+        model.language_encoder.load_word_vectors(vectors)
+    return model

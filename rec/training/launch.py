@@ -1,0 +1,77 @@
+"""The one place that builds the Accelerator and puts a model under it."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
+from torch import nn
+
+from rec.config import solve_batch_size
+from rec.training.resume import TrainingError
+
+
+def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
+    """Accelerator as the launch profile says, and the split of the total batch.
+
+    Returns:
+        (accelerator, samples per process and batch, batches per update).
+
+    Raises:
+        ConfigError: ``train.batch_size`` does not divide; ``train.amp.enabled`` disagrees with the launch profile.
+    """
+    train = cfg.train
+    accumulation = train.num_accumulation_steps
+    accelerator = Accelerator(
+        gradient_accumulation_steps=accumulation,
+        log_with=list(train.trackers) or None,
+        project_dir=train.output_dir,
+        dataloader_config=DataLoaderConfiguration(),
+        # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    precision = accelerator.mixed_precision
+    if train.amp.enabled is not None and train.amp.enabled != (precision != "no"):
+        raise TrainingError(
+            f"train.amp.enabled={train.amp.enabled} disagrees with the launch profile's mixed_precision={precision!r}: leave "
+            f"train.amp.enabled=null, or launch with --mixed_precision {'bf16' if train.amp.enabled else 'no'}"
+        )
+    _, per_process, accumulation = solve_batch_size(
+        total=train.batch_size, processes=accelerator.num_processes, accumulation=accumulation
+    )
+    return accelerator, per_process, accumulation
+
+
+def prepare_model(
+    cfg: Any, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[nn.Module, Any]:
+    """Applies the switches of ``cfg.train`` (SyncBN, activation checkpointing, compile) and ``accelerator.prepare``.
+
+    Raises:
+        TrainingError: a switch that cannot work here, with the override that turns it off.
+    """
+    train = cfg.train
+    if train.sync_bn.enabled:
+        if accelerator.device.type == "cpu":
+            raise TrainingError("SyncBatchNorm needs GPUs: on CPU use train.sync_bn.enabled=false")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and train.ema.enabled:
+        raise TrainingError(
+            f"EMA keeps whole weights on every process, which {accelerator.distributed_type.value} avoids: use train.ema.enabled=false"
+        )
+    if train.activation_checkpoint.enabled:
+        if not hasattr(model, "enable_activation_checkpointing"):
+            raise TrainingError(
+                f"{type(model).__name__} has no enable_activation_checkpointing(): use train.activation_checkpoint.enabled=false"
+            )
+        model.enable_activation_checkpointing()
+    if accelerator.device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if train.compile.enabled:
+        model.compile()  # in place: state-dict names stay
+    return accelerator.prepare(model, optimizer)
+
+
+def broadcast_tensors(tensors: list[torch.Tensor]) -> None:
+    """Gives every process the main process's values."""
+    for tensor in tensors:
+        torch.distributed.broadcast(tensor, 0)

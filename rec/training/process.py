@@ -1,0 +1,101 @@
+"""The training process among others: one run per output folder, stop requests, a dead launcher, the C allocator."""
+
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class OutputFolderError(Exception):
+    """The output folder cannot be used; the text says why and what to do."""
+
+
+def lock_output_folder(folder: Path) -> IO[str]:
+    """Creates ``folder`` and takes its lock, which the kernel gives back when the process ends, however it ends.
+
+    Returns:
+        The open lock file; keep it for the life of the process.
+
+    Raises:
+        OutputFolderError: it cannot be written, or another run holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise OutputFolderError(
+            f"train.output_dir={str(folder)!r} cannot be written ({error.strerror}): choose another folder, "
+            "e.g. train.output_dir=outputs/my_run"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        raise OutputFolderError(
+            f"another run (process {lock.read().strip() or 'unknown'}) is using train.output_dir={str(folder)!r}: wait for it, "
+            "stop it (it may have outlived its launcher), or choose another train.output_dir"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+class StopRequest:
+    """Turns SIGTERM, Ctrl-C and the launcher's death into a flag that the training loop reads at step boundaries.
+
+    A second signal of the same kind has its usual effect and stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._parent = os.getppid()
+        launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+        self._watch_parent = launched and self._parent != 1
+        for number in EXIT_STATUS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+
+    @property
+    def launcher_died(self) -> bool:
+        """True once the launcher that started this process is gone: nobody would restart or stop it any more."""
+        return self._watch_parent and os.getppid() != self._parent
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None or self.launcher_died
+
+    @property
+    def reason(self) -> str:
+        if self.signal is not None:
+            return self.signal.name
+        return "the launcher died" if self.launcher_died else "another process was asked to stop"
+
+    @property
+    def exit_status(self) -> int:
+        return EXIT_STATUS[self.signal or signal.SIGTERM]
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep the memory of freed tensors instead of returning it to the kernel after every operation.
+
+    On CPU runs the returning and re-faulting of large tensors costs up to half of the time. Must be called before the
+    first large allocation; does nothing on other C libraries. See ``mallopt(3)``.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        trim_threshold, top_pad, mmap_max = -1, -2, -4
+        library.mallopt(mmap_max, 0)
+        library.mallopt(trim_threshold, -1)
+        library.mallopt(top_pad, 512 * 1024 * 1024)

@@ -1,0 +1,148 @@
+"""What a run tells: console, ``train.log``, ``metrics.jsonl`` and Accelerate's trackers. Silent off the main process."""
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+WALL_CLOCK = ("time", "images_per_second", "data_wait", "memory_gb", "eta_seconds")
+
+
+class RunLog:
+    """Log of one run on its main process.
+
+    Args:
+        folder: the output folder.
+        accelerator: its trackers are started here.
+        config: plain dict, shown to the trackers as hyper-parameters.
+        update: the update the run continues from; later lines of ``metrics.jsonl``, of a run that was killed, are dropped.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, config: Mapping[str, Any], update: int) -> None:
+        self.accelerator = accelerator
+        self.main = accelerator.is_main_process
+        self.metrics_file = folder / "metrics.jsonl"
+        self.bar: tqdm | None = None
+        self.logger = logging.getLogger("rec")
+        if not self.main:
+            return
+        self.logger.setLevel(logging.INFO)
+        self.logger.propagate = False
+        self.logger.handlers = [logging.FileHandler(folder / "train.log", encoding="utf-8"), _Console()]
+        for handler in self.logger.handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._drop_after(update)
+        if accelerator.log_with:
+            flat = {key: str(value) for key, value in flatten(config).items()}
+            accelerator.init_trackers("rec", config=flat)
+
+    def _drop_after(self, update: int) -> None:
+        if not self.metrics_file.exists():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["update"] <= update:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                self.line(f"{self.metrics_file}: dropped a line that is not complete: {line[:80]!r}")
+        temporary = self.metrics_file.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.metrics_file)
+
+    def line(self, text: str) -> None:
+        """One line on the console and in ``train.log``."""
+        if self.main:
+            self.logger.info(text)
+
+    def metrics(self, kind: str, update: int, values: Mapping[str, float], **more: Any) -> None:
+        """One record to ``metrics.jsonl`` and its numbers to the trackers, under ``kind/name``."""
+        if not self.main:
+            return
+        record = {"kind": kind, "update": update, **more, **values}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
+
+    def progress(self, total: int, done: int) -> None:
+        """Starts a progress bar where the console is a terminal."""
+        self.bar = tqdm(total=total, initial=done, unit="update", disable=not (self.main and sys.stderr.isatty()))
+
+    def advance(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.accelerator.end_training()
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class Window:
+    """Means of the losses since the last log line, kept on the device: nothing is read back until a line is due."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.batches = 0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self.started, self.images, self.data_wait = time.perf_counter(), 0, 0.0
+
+    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
+        for name, value in losses.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.batches += 1
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over the window and all processes (a collective); empties the window."""
+        names = sorted(self.sums)
+        sums = accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean") / max(1, self.batches)
+        self.sums, self.batches = {}, 0
+        return dict(zip(names, sums.tolist(), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        return {"batches": self.batches, "sums": {name: value.item() for name, value in self.sums.items()}}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.batches = state["batches"]
+        self.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+
+    def speed(self) -> dict[str, float]:
+        """Wall-clock fields: images/s of this process, share of the time spent waiting for data, memory in GB."""
+        elapsed = max(1e-9, time.perf_counter() - self.started)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if torch.cuda.is_available():
+            memory = torch.cuda.max_memory_allocated()
+        speed = {"images_per_second": self.images / elapsed, "data_wait": self.data_wait / elapsed}
+        return speed | {"memory_gb": memory / 1e9}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": [1]}}`` to ``{"a.b.0": 1}``."""
+    if isinstance(config, Mapping):
+        items = [(str(key), value) for key, value in config.items()]
+    elif isinstance(config, list | tuple):
+        items = [(str(index), value) for index, value in enumerate(config)]
+    else:
+        return {prefix: config}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

@@ -1,0 +1,282 @@
+"""Trains a referring expression model from a lazy config.
+
+    accelerate launch scripts/train.py configs/x.py [key=value ...]
+    python scripts/train.py configs/x.py [key=value ...]
+    python scripts/train.py --check configs/x.py [key=value ...]      checks every key and argument, builds nothing
+
+Started again with the same command it continues from the newest checkpoint in train.output_dir.
+Exit status: 0 finished, 1 training failed, 2 bad config or input, 130 / 143 stopped by Ctrl-C / SIGTERM with a checkpoint saved.
+
+Config keys it reads (configs/common/train.py has every train key, its default and its meaning):
+
+    model      LazyCall of a torch.nn.Module: model(batch) -> {"loss": ..., ...} in training, {"box", "score", ...} in evaluation
+    dataset    LazyCall of a map-style data set; receives split, training, vocabulary, seed where it takes them
+    optim      LazyCall of a torch optimizer class; receives params
+    train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
+               base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
+               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled multi_scale_training.{enabled,img_scales}
+               activation_checkpoint.enabled compile.enabled max_skipped_updates
+               data.{num_workers,pin_memory,mean,std}
+               evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
+               save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
+               log_period trackers log_image profile hub.{repo_id,push,private} fast_dev_run
+"""
+
+import argparse
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+
+def train(cfg: Any) -> int:
+    """Trains until the configured length, a stop request or an error; returns the exit status."""
+    import torch
+    from accelerate.utils import set_seed
+
+    from rec.config import LazyConfig, to_native
+    from rec.data.loader import TrainingBatches, training_loader
+    from rec.training import build, checkpoint, process, resume, schedules
+    from rec.training.ema import EMA
+    from rec.training.launch import broadcast_tensors, build_accelerator, prepare_model
+    from rec.training.multi_scale import image_size
+    from rec.training.run_log import RunLog, Window
+
+    if not torch.cuda.is_available():
+        process.keep_freed_memory()
+    stop = process.StopRequest()
+    accelerator, per_process, accumulation = build_accelerator(cfg)
+    set_seed(cfg.train.seed)  # the same on every process while the model is built, different ones from then on
+
+    dataset = build.build_dataset(cfg, cfg.dataset.get("split", "train"), training=True)
+    vocabulary = getattr(dataset, "vocabulary", None)
+    build.set_vocabulary_size(cfg, vocabulary)
+    validation = [] if not cfg.train.evaluation.enabled else [
+        (split, build.build_dataset(cfg, split, training=False, vocabulary=vocabulary)) for split in cfg.train.evaluation.splits
+    ]  # fmt: skip
+    model = build.build_model(cfg, dataset)
+    optimizer = build.build_optimizer(cfg, model)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+
+    batches = TrainingBatches(
+        len(dataset), per_process, processes=accelerator.num_processes, rank=accelerator.process_index,
+        accumulation=accumulation, seed=cfg.train.seed,
+    )  # fmt: skip
+    updates_per_epoch = min(2, batches.updates_per_epoch) if cfg.train.fast_dev_run else batches.updates_per_epoch
+    epochs = 1 if cfg.train.fast_dev_run else cfg.train.epochs
+    total_updates = updates_per_epoch * epochs
+    if cfg.train.train_iter and not cfg.train.fast_dev_run:
+        total_updates = cfg.train.train_iter
+    schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
+    loader = training_loader(dataset, batches, num_workers=cfg.train.data.num_workers, pin_memory=cfg.train.data.pin_memory)
+
+    output_dir = Path(cfg.train.output_dir)
+    lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
+    model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
+    bare = accelerator.unwrap_model(model)
+    ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
+    state = resume.initial_state(cfg, accelerator, getattr(dataset, "fingerprint", ""), accumulation)
+    set_seed(cfg.train.seed, device_specific=True)
+    state, notes = resume.restore(cfg, accelerator, bare, ema, state)
+    accelerator.step = 0  # of accumulation; a checkpoint is always taken between two updates
+
+    config = to_native(cfg)
+    log = RunLog(output_dir, accelerator, config, state.update)
+    writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
+    if accelerator.is_main_process:
+        LazyConfig.save(cfg, str(output_dir / "config.yaml"))
+    for note in notes:
+        log.line(note)
+    trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
+    log.line(
+        f"{len(dataset)} training samples, {total_updates} updates of {cfg.train.batch_size} = {per_process} per process x "
+        f"{accelerator.num_processes} x {accumulation} accumulation; {sum(p.numel() for p in bare.parameters()):,} parameters, "
+        f"{trainable:,} trainable; {accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
+    )
+    window = Window()
+    window.load(state.window, accelerator.device)
+    log.progress(total_updates, state.update)
+    status, scales = 0, cfg.train.multi_scale_training
+    model.train()
+
+    while state.update < total_updates:
+        batches.set_position(state.epoch, state.update_in_epoch)
+        iterator = iter(loader)
+        while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
+            size = image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
+            factor = schedule(state.update)
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * factor
+            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, iterator, size, window, stop)
+            finite = math.isfinite(gradient_norm)
+            state.update += 1
+            state.update_in_epoch += 1
+            state.skipped_updates += not finite
+            state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+            if finite and ema is not None:
+                ema.update(bare)
+            log.advance()
+            if state.skipped_in_a_row > cfg.train.max_skipped_updates:
+                raise resume.TrainingError(
+                    f"update {state.update}: the loss or its gradient was not finite in {state.skipped_in_a_row} updates in a row. "
+                    "Lower optim.lr or train.clip_grad_norm, look at the data (scripts/browse_data.py), or train in float32; "
+                    f"the last checkpoint in {output_dir} is from before"
+                )
+
+            epoch_ended = state.update_in_epoch == updates_per_epoch
+            finished = state.update == total_updates
+            is_log = state.update % cfg.train.log_period == 0 or finished
+            is_evaluation = validation and (
+                finished or epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0
+            )
+            period = cfg.train.checkpointer.period
+            is_save = (
+                finished or stopping or bool(period and state.update % period == 0)
+                or epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0
+            )  # fmt: skip
+            if epoch_ended:
+                state.epoch, state.update_in_epoch = state.epoch + 1, 0
+            if is_log:
+                log_update(log, window, accelerator, state, total_updates, base_rates[0] * factor, gradient_norm)
+            improved = False
+            if is_evaluation:
+                if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
+                    broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
+                improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log)
+                window.restart_clock()
+            if is_save or improved:
+                state.window, state.ema_updates = window.state(), ema.updates if ema else 0
+                publish = best_folder(cfg, output_dir, vocabulary, dataset, state) if improved else None
+                writer.save(accelerator, model, optimizer, ema, state, publish)
+            if epoch_ended or stopping:
+                break
+        if stopping and state.update < total_updates:
+            status = stop.exit_status
+            log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from there")
+            break
+
+    writer.wait()
+    if writer.failure is not None:
+        raise resume.TrainingError(f"the last checkpoint could not be saved: {writer.failure}")
+    if state.skipped_updates:
+        log.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
+    log.close()
+    del lock
+    return status
+
+
+def one_update(
+    cfg: Any, accelerator: Any, model: Any, optimizer: Any, iterator: Any, size: int | None, window: Any, stop: Any
+) -> tuple[float, bool]:
+    """Forward and backward of every accumulated batch, clip, step unless the gradient is not finite.
+
+    Returns:
+        (total gradient norm before clipping, whether any process was asked to stop). The one read-back of an update.
+    """
+    import torch
+
+    from rec.data.batch import prepare
+
+    data = cfg.train.data
+    for _ in range(accelerator.gradient_accumulation_steps):
+        started = time.perf_counter()
+        batch = to_device(next(iterator), accelerator.device)
+        window.data_wait += time.perf_counter() - started
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                losses = model(prepare(batch, data.mean, data.std, size))
+            accelerator.backward(losses["loss"])
+        window.add(losses)
+        window.images += len(batch["image"])
+    norm = accelerator.clip_grad_norm_(model.parameters(), cfg.train.clip_grad_norm or math.inf)
+    flags = torch.stack([norm.float(), torch.tensor(float(stop.requested), device=norm.device)])
+    if accelerator.num_processes > 1:  # the norm is the same everywhere, a stop request need not be
+        flags = accelerator.reduce(flags, "mean")
+    gradient_norm, asked = flags.tolist()
+    if math.isfinite(gradient_norm) or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and learns
+        optimizer.step()
+    optimizer.zero_grad()
+    return gradient_norm, asked > 0
+
+
+def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+    return {key: value.to(device, non_blocking=True) if hasattr(value, "to") else value for key, value in batch.items()}
+
+
+def evaluate_splits(
+    cfg: Any, accelerator: Any, model: Any, bare: Any, ema: Any, validation: list[Any], state: Any, log: Any
+) -> bool:
+    """Evaluates every split with the EMA weights where there are any; True when the first split's metric is the best so far."""
+    from contextlib import nullcontext
+
+    from rec.config import instantiate
+    from rec.data.loader import evaluation_loader
+    from rec.evaluation import evaluate
+
+    options, data = cfg.train.evaluation, cfg.train.data
+    limit = 2 if cfg.train.fast_dev_run else options.eval_iter
+    first: dict[str, float] = {}
+    bare.eval()
+    with ema.applied(bare) if ema is not None else nullcontext():
+        for split, dataset in validation:
+            started = time.perf_counter()
+            loader = evaluation_loader(
+                dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
+                num_workers=data.num_workers, pin_memory=data.pin_memory,
+            )  # fmt: skip
+            evaluator = None if options.evaluator is None else instantiate(options.evaluator)
+            metrics, _ = evaluate(
+                bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator
+            )
+            log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+            log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
+            first = first or metrics
+    bare.train()
+    if options.eval_metric not in first:
+        raise ValueError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(first)}")
+    value = first[options.eval_metric]
+    sign = {"max": 1, "min": -1}[options.eval_mode]
+    if state.best_metric is not None and sign * value <= sign * state.best_metric:
+        return False
+    state.best_metric, state.best_metrics = value, {validation[0][0]: first}
+    return True
+
+
+def best_folder(cfg: Any, output_dir: Path, vocabulary: Any, dataset: Any, state: Any) -> Any:
+    """The function that turns a weights file into the model folder ``best/``."""
+    from functools import partial
+
+    from rec.inference import model_folder
+
+    config = model_folder.from_run(cfg, dataset, update=state.update)
+    return partial(model_folder.write, output_dir / "best", config=config, vocabulary=vocabulary, metrics=state.best_metrics)
+
+
+def log_update(
+    log: Any, window: Any, accelerator: Any, state: Any, total: int, rate: float, gradient_norm: float
+) -> None:
+    """One line and one record: losses (means since the last line), rate, gradient norm, speed, data wait, memory, ETA."""
+    elapsed, updates = time.perf_counter() - window.started, state.update - window.first_update
+    speed = window.speed()
+    losses = window.means(accelerator)
+    eta = elapsed / max(1, updates) * (total - state.update)
+    window.restart_clock()
+    window.first_update = state.update
+    speed["images_per_second"] *= accelerator.num_processes
+    parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    log.line(
+        f"epoch {state.epoch}  {state.update}/{total}  {parts}  lr {rate:.2e}  gradient norm {gradient_norm:.2f}  "
+        f"{speed['images_per_second']:.0f} images/s  data wait {speed['data_wait']:.0%}  {speed['memory_gb']:.1f} GB  "
+        f"ETA {timedelta(seconds=round(eta))}"
+    )
+    numbers = {**losses, "lr": rate, "gradient_norm": gradient_norm, **speed, "eta_seconds": eta}
+    log.metrics("train", state.update, numbers, epoch=state.epoch)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a lazy config: configs/x.py, or the config.yaml of a run")
+    parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
+    parser.add_argument("overrides", nargs="*", help="key=value, after an optional --cfg-options")

@@ -1,0 +1,67 @@
+"""Learning rates equal the original's, value by value (tests/fixtures: 25 epochs of 10 updates, 3 of warm-up)."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rec.config import LazyCall
+from rec.training.schedules import build_schedule, from_config
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+COMMON = dict(base_lr=1e-4, warmup_lr=1e-7, min_lr=1e-6, warmup_updates=30, total_updates=250, updates_per_epoch=10)
+
+
+def expected(name):
+    with np.load(FIXTURES / "utils.npz") as file:
+        return file[f"lr/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "optimizer_lr", "options"),
+    [
+        ("cosine", 1e-4, {}),
+        ("cosine_optimizer_lr_2e-4", 2e-4, {}),
+        ("step_decay_30_35_37", 1e-4, {"name": "step"}),
+        ("step_decay_15_20_22", 1e-4, {"name": "step", "decay_epochs": [15, 20, 22]}),
+    ],
+)
+def test_rates_equal_the_original(fixture, optimizer_lr, options):
+    schedule = build_schedule(**options, **COMMON)
+    rates = [optimizer_lr * schedule(update) for update in range(251)]
+    np.testing.assert_allclose(rates, expected(fixture), rtol=1e-9, atol=1e-18)
+
+
+def train_config(**changes):
+    values = dict(base_lr=1e-4, warmup_lr=1e-7, min_lr=1e-6, warmup_epochs=3, warmup_ratio=None)
+    return values | {"scheduler": {"name": "cosine"}} | changes
+
+
+def test_simrecs_plain_scheduler_dict_and_the_lazy_call_agree():
+    plain = from_config(train_config(), 250, 10)
+    lazy = from_config(train_config(scheduler=LazyCall(build_schedule)(name="cosine")), 250, 10)
+    assert [plain(i) for i in range(250)] == [lazy(i) for i in range(250)]
+
+
+def test_warmup_ratio_replaces_warmup_epochs():
+    schedule = from_config(train_config(warmup_ratio=0.5), 100, 10)
+    assert schedule(49) < schedule(50) == pytest.approx(1.0) > schedule(51)
+
+
+def linear_decay(update, total_updates):
+    return 1 - update / total_updates
+
+
+def own_schedule(total_updates):
+    return partial(linear_decay, total_updates=total_updates)
+
+
+def test_a_schedule_of_ones_own_receives_what_it_takes():
+    schedule = from_config(train_config(scheduler=LazyCall(own_schedule)()), 100, 10)
+    assert schedule(25) == 0.75
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'cosine' or 'step'"):
+        build_schedule("cosin", **COMMON)
