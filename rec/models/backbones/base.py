@@ -1,0 +1,79 @@
+"""What every backbone shares: stages in a row, maps of chosen strides, and freezing that is real."""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Runs ``stages`` one after another and returns the maps behind some of them, finest first.
+
+    Args:
+        stages: the modules to run, in order. Their place in this list is part of the state-dict names.
+        outputs: stage number to ``(stride, channels)`` of the map behind it, for the maps to return.
+        frozen_stages: how many leading stages are frozen: they get no gradients, run without autograd and keep their
+            BatchNorm statistics, also after ``model.train()``.
+        update_frozen_statistics: original arithmetic: the BatchNorm layers of frozen stages stay in training mode
+            (batch statistics, running statistics keep moving) while their weights stand still.
+
+    Attributes:
+        strides: pixels of the image per cell, one per returned map.
+        channels: channels of the returned maps.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        outputs: Mapping[int, tuple[int, int]],
+        frozen_stages: int = 0,
+        update_frozen_statistics: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.output_stages = tuple(sorted(outputs))
+        self.strides = tuple(outputs[stage][0] for stage in self.output_stages)
+        self.channels = tuple(outputs[stage][1] for stage in self.output_stages)
+        self.update_frozen_statistics = update_frozen_statistics
+        self.freeze(frozen_stages)
+
+    def freeze(self, stages: int) -> None:
+        """Freezes the first ``stages`` stages and releases the others; may be called between epochs."""
+        self.frozen_stages = stages
+        for number, stage in enumerate(self.stages):
+            stage.requires_grad_(number >= stages)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if not self.update_frozen_statistics:
+            for stage in self.stages[: self.frozen_stages]:
+                stage.eval()
+        return self
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` to maps ``(B, channels[i], H / strides[i], W / strides[i])``.
+
+        Raises:
+            ValueError: H or W is not a multiple of the largest stride.
+        """
+        check_image_size(image, self.strides[-1])
+        grad = torch.is_grad_enabled()
+        maps, x = [], image
+        for number, stage in enumerate(self.stages):
+            with torch.set_grad_enabled(grad and number >= self.frozen_stages):
+                x = stage(x)
+            if number in self.output_stages:
+                maps.append(x)
+        return maps
+
+
+def check_image_size(image: Tensor, stride: int) -> None:
+    """Raises a ValueError when the sides of ``image`` ``(B, 3, H, W)`` are not multiples of ``stride``."""
+    height, width = image.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not fit a backbone of stride {stride}: both sides must be"
+            f" multiples of {stride} (dataset.input_shape and train.multi_scale_training.img_scales set them)"
+        )

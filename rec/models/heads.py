@@ -1,0 +1,141 @@
+"""Heads: feature maps to boxes and masks, with their losses."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rec.boxes import cxcywh_to_xyxy
+from rec.models.assignment import Assignment, cell_centres, dynamic_assignment
+from rec.models.layers import ConvBlock, PredictionConv
+from rec.models.losses import BOX_LOSSES, mean_over_processes
+
+
+class REChead(nn.Module):
+    """SimREC's head: anchor-free (YOLOX, Ge et al. 2021), one object per image, no classes.
+
+    A 1x1 stem and two 3x3 blocks; from there every cell predicts a box ``(tx, ty, tw, th)`` and an objectness logit.
+    Cell (x, y) of stride s means cx = (tx + x) s, cy = (ty + y) s, w = s exp(tw), h = s exp(th); the box of the cell
+    with the highest objectness is the answer. Positive cells are found by
+    :func:`~rec.models.assignment.dynamic_assignment`.
+
+    Args:
+        label_smooth: objectness targets are clamped to [label_smooth, 1 - label_smooth].
+        num_classes: 0; kept for SimREC's configs.
+        width: of the tower, times 256 channels.
+        strides: one stride: the level the head sits on.
+        in_channels: channels of its map, one number.
+        act: ``silu``, ``relu`` or ``lrelu``.
+        depthwise: tower of depthwise and pointwise blocks.
+        use_l1: add an L1 loss on the raw box outputs.
+        box_loss: ``iou`` (1 - IoU^2, SimREC's), ``giou`` or ``diou``.
+        box_loss_weight: its weight in the total.
+        global_counts: divide by the positives of all data-parallel processes together rather than each process by
+            its own, so that the loss is that of the whole batch.
+
+    Raises:
+        ValueError: classes, several levels, or an unknown loss or activation are asked for.
+    """
+
+    def __init__(
+        self,
+        label_smooth: float = 0.0,
+        num_classes: int = 0,
+        width: float = 1.0,
+        strides: Sequence[int] = (32,),
+        in_channels: Sequence[int] = (512,),
+        act: str = "silu",
+        depthwise: bool = False,
+        use_l1: bool = False,
+        box_loss: str = "iou",
+        box_loss_weight: float = 5.0,
+        global_counts: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_classes:
+            raise ValueError(f"REChead finds the one object a phrase names: num_classes must be 0, not {num_classes}")
+        if len(strides) != 1 or len(in_channels) != 1:
+            raise ValueError(
+                f"REChead sits on one level: strides={list(strides)} and in_channels={list(in_channels)} must have one"
+                " entry each"
+            )
+        if box_loss not in BOX_LOSSES:
+            raise ValueError(f"unknown box_loss {box_loss!r}: expected one of {', '.join(BOX_LOSSES)}")
+        self.label_smooth, self.use_l1, self.global_counts = label_smooth, use_l1, global_counts
+        self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
+        self.stride, self.in_channels = strides[0], in_channels[0]
+        hidden = int(256 * width)
+
+        def block() -> nn.Module:
+            if depthwise:
+                return nn.Sequential(
+                    ConvBlock(hidden, hidden, 3, groups=hidden, act=act), ConvBlock(hidden, hidden, act=act)
+                )
+            return ConvBlock(hidden, hidden, 3, act=act)
+
+        self.stem = ConvBlock(self.in_channels, hidden, act=act)
+        self.tower = nn.Sequential(block(), block())
+        self.box = PredictionConv(hidden, 4, 1)
+        self.objectness = PredictionConv(hidden, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` to raw outputs, float32 ``(B, 5, H, W)``: tx, ty, tw, th, objectness logit."""
+        x = self.tower(self.stem(x))
+        return torch.cat([self.box(x), self.objectness(x)], 1)
+
+    def decode(self, raw: Tensor) -> Tensor:
+        """Raw outputs ``(B, 5, H, W)`` to boxes ``(B, H * W, 4)``, cxcywh in pixels, cells row by row."""
+        values = raw[:, :4].flatten(2).transpose(1, 2)
+        corners = cell_centres(*raw.shape[-2:], self.stride, values) - self.stride / 2
+        return torch.cat([values[..., :2] * self.stride + corners, values[..., 2:].exp() * self.stride], -1)
+
+    def predict(self, raw: Tensor) -> dict[str, Tensor]:
+        """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1."""
+        logit, cell = raw[:, 4].flatten(1).max(1)
+        boxes = self.decode(raw).gather(1, cell[:, None, None].expand(-1, 1, 4))[:, 0]
+        return {"box": cxcywh_to_xyxy(boxes), "score": logit.sigmoid()}
+
+    def assign(self, raw: Tensor, box: Tensor) -> Assignment:
+        """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
+        centres = cell_centres(*raw.shape[-2:], self.stride, raw)
+        return dynamic_assignment(self.decode(raw), box, centres, self.stride)
+
+    def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
+        """Losses of raw outputs ``(B, 5, H, W)`` against ``box`` ``(B, 4)``, cxcywh as fractions of the image.
+
+        A row of zeros in ``box`` means no object: all cells of that image are negative.
+
+        Returns:
+            ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
+            over cells divided by the number of positive cells in the batch.
+        """
+        height, width = raw.shape[-2:]
+        size = raw.new_tensor([width, height, width, height]) * self.stride
+        target = box.to(raw.dtype) * size
+        cells, positive, _ = self.assign(raw, target)
+        count = positive.sum().to(raw.dtype)
+        count = (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
+
+        index = cells[..., None].expand(-1, -1, 4)
+        predicted = self.decode(raw).gather(1, index)
+        losses = {"loss_iou": self._mean(BOX_LOSSES[self.box_loss](predicted, target[:, None]), positive, count)}
+
+        logits = raw[:, 4].flatten(1)
+        is_object = torch.zeros_like(logits).scatter_reduce(1, cells, positive.to(logits.dtype), "amax")
+        is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
+        losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
+        total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
+        if self.use_l1:
+            raw_box = raw[:, :4].flatten(2).transpose(1, 2).gather(1, index)
+            corners = (cell_centres(height, width, self.stride, raw) / self.stride - 0.5)[cells]
+            target = target[:, None] / self.stride
+            raw_target = torch.cat([target[..., :2] - corners, (target[..., 2:] + 1e-8).log().expand_as(corners)], -1)
+            losses["loss_l1"] = self._mean((raw_box - raw_target).abs().sum(-1), positive, count)
+            total = total + losses["loss_l1"]
+        return {"loss": total, **losses}
+
+    @staticmethod
+    def _mean(values: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+        """Sum of ``values`` ``(B, K)`` where ``positive``, divided by ``count``."""
+        return (values * positive).sum() / count

@@ -1,0 +1,90 @@
+"""Small layers the models share: convolution blocks, upsampling, and convolutions that keep predictions in float32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = {
+    "silu": nn.SiLU,
+    "relu": lambda: nn.ReLU(inplace=True),
+    "lrelu": lambda: nn.LeakyReLU(0.1, inplace=True),
+}
+
+
+def activation(name: str) -> nn.Module:
+    """The activation called ``name``: ``silu``, ``relu`` or ``lrelu`` (leaky, slope 0.1)."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, BatchNorm, activation: ``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``.
+
+    Args:
+        padding: pixels; by default what keeps the size at stride 1.
+        act: name for :func:`activation`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        act: str = "lrelu",
+    ) -> None:
+        super().__init__()
+        if padding is None:
+            padding = (dilation * (kernel_size - 1) + 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class UpsampledConvBlock(ConvBlock):
+    """A 1x1 :class:`ConvBlock` on the bilinearly doubled map: ``(B, in, H, W)`` to ``(B, out, 2H, 2W)``.
+
+    Bilinear weights sum to one and act per channel, so they commute with a 1x1 convolution: convolving before
+    upsampling gives the same result for a quarter of the work. BatchNorm stays behind, its statistics are those of
+    the upsampled map.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(upsample(self.conv(x), 2)))
+
+
+class PredictionConv(nn.Conv2d):
+    """A convolution that computes and answers in float32 (float64 stays) whatever autocast or the weights' dtype say.
+
+    In bfloat16 the scores of two cells can tie, and a box edge at 400 px is known to 2 px only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._conv_forward(x.to(dtype), self.weight.to(dtype), bias)
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Bilinear upsampling of ``(B, C, H, W)`` by a whole factor, corners aligned as in SimREC and MCN."""
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+
+
+def coordinate_channels(x: Tensor) -> Tensor:
+    """``(B, 2, H, W)`` column and row of every cell of ``x``, from -1 to 1 (cell centres), in its dtype."""
+    height, width = x.shape[-2:]
+    rows = (torch.arange(height, device=x.device, dtype=x.dtype) + 0.5) * (2 / height) - 1
+    columns = (torch.arange(width, device=x.device, dtype=x.dtype) + 0.5) * (2 / width) - 1
+    grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])
+    return grid.expand(x.shape[0], -1, -1, -1)

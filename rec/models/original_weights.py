@@ -1,0 +1,308 @@
+"""Reads weights of the original SimREC and MCN code: names, shapes, file formats, with a report of what fitted.
+
+Original names are those of ``state_dict`` in SimREC's checkpoints. :func:`our_name` maps one name;
+:func:`convert_state_dict` maps a whole state dict and reports what is missing, unexpected, dropped or of
+another shape. Nothing is ever loaded partially without saying so.
+"""
+
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+# (original module, our module); * stands for a number. More specific rules come first.
+_RULES = [
+    # CSPDarknet, DarkNet53
+    ("visual_encoder.model.9.cv1", "visual_backbone.stages.9.reduce"),
+    ("visual_encoder.model.9.cv2", "visual_backbone.stages.9.merge"),
+    ("visual_encoder.model.*.m.*.cv1", "visual_backbone.stages.*.bottlenecks.*.reduce"),
+    ("visual_encoder.model.*.m.*.cv2", "visual_backbone.stages.*.bottlenecks.*.expand"),
+    ("visual_encoder.model.*.cv1", "visual_backbone.stages.*.main"),
+    ("visual_encoder.model.*.cv2", "visual_backbone.stages.*.bypass"),
+    ("visual_encoder.model.*.cv3", "visual_backbone.stages.*.merge"),
+    ("visual_encoder.model.*", "visual_backbone.stages.*"),
+    ("visual_encoder.module_list.*.module_list.*.0", "visual_backbone.stages.*.*.reduce"),
+    ("visual_encoder.module_list.*.module_list.*.1", "visual_backbone.stages.*.*.expand"),
+    ("visual_encoder.module_list.*", "visual_backbone.stages.*"),
+    # LSTM_SA
+    ("lang_encoder.embedding", "language_encoder.embedding"),
+    ("lang_encoder.lstm", "language_encoder.rnn"),
+    ("lang_encoder.sa_list.*.mhatt.linear_v", "language_encoder.blocks.*.attention.value"),
+    ("lang_encoder.sa_list.*.mhatt.linear_k", "language_encoder.blocks.*.attention.key"),
+    ("lang_encoder.sa_list.*.mhatt.linear_q", "language_encoder.blocks.*.attention.query"),
+    ("lang_encoder.sa_list.*.mhatt.linear_merge", "language_encoder.blocks.*.attention.out"),
+    ("lang_encoder.sa_list.*.ffn.mlp.fc.linear", "language_encoder.blocks.*.expand"),
+    ("lang_encoder.sa_list.*.ffn.mlp.linear", "language_encoder.blocks.*.contract"),
+    ("lang_encoder.sa_list.*.norm1", "language_encoder.blocks.*.attention_norm"),
+    ("lang_encoder.sa_list.*.norm2", "language_encoder.blocks.*.feed_forward_norm"),
+    ("lang_encoder.att_flat.mlp.fc.linear", "language_encoder.pool.hidden"),
+    ("lang_encoder.att_flat.mlp.linear", "language_encoder.pool.score"),
+    ("lang_encoder.att_flat.linear_merge", "language_encoder.pool.out"),
+    # SimpleFusion: three in SimREC, one in MCN
+    ("fusion_manner.*.v_proj.0", "fusion_manner.*.image.conv"),
+    ("fusion_manner.*.v_proj.1", "fusion_manner.*.image.norm"),
+    ("fusion_manner.*.q_proj.0", "fusion_manner.*.text.conv"),
+    ("fusion_manner.*.q_proj.1", "fusion_manner.*.text.norm"),
+    ("fusion_manner.*.norm.0", "fusion_manner.*.norm"),
+    ("fusion_manner.v_proj.0", "fusion_manner.image.conv"),
+    ("fusion_manner.v_proj.1", "fusion_manner.image.norm"),
+    ("fusion_manner.q_proj.0", "fusion_manner.text.conv"),
+    ("fusion_manner.q_proj.1", "fusion_manner.text.norm"),
+    ("fusion_manner.norm.0", "fusion_manner.norm"),
+    # MultiScaleFusion
+    ("multi_scale_manner.up_modules.*.1", "multi_scale_manner.up.*.0"),
+    ("multi_scale_manner.up_modules.*.2", "multi_scale_manner.up.*.1"),
+    ("multi_scale_manner.down_modules.*", "multi_scale_manner.down.*"),
+    ("multi_scale_manner.bot_proj", "multi_scale_manner.out.0"),
+    ("multi_scale_manner.mid_proj", "multi_scale_manner.out.1"),
+    ("multi_scale_manner.top_proj", "multi_scale_manner.out.2"),
+    # GaranAttention
+    *(
+        (f"{theirs}.{original}", f"{ours}.{name}")
+        for theirs, ours in (
+            ("attention_manner", "attention_manner"),
+            ("det_garan", "det_attention"),
+            ("seg_garan", "seg_attention"),
+        )
+        for original, name in (
+            ("w_qs", "query"),
+            ("w_kc", "collect_key"),
+            ("w_kd", "diffuse_key"),
+            ("w_vs", "value"),
+            ("w_o", "out"),
+            ("layer_norm", "norm"),
+            ("w_m", "map_logits"),
+        )
+    ),
+    # REChead, MCNhead
+    ("head.stems.0", "head.stem"),
+    ("head.reg_convs.0.*", "head.tower.*"),
+    ("head.reg_preds.0", "head.box"),
+    ("head.obj_preds.0", "head.objectness"),
+    ("head.d_proj", "head.mask_energy"),
+    ("head.s_proj", "head.box_energy"),
+    ("head.dconv", "head.anchors"),
+    ("head.sconv.0.conv*", "head.mask.branches.*"),
+    ("head.sconv.0.out_proj", "head.mask.logits"),
+]
+# Computed by the original, read by nobody, therefore not built.
+_UNREAD = re.compile(r".*\.map_logits\.|multi_scale_manner\.out\.")
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern, str]]:
+    patterns = []
+    for original, ours in _RULES:
+        numbers = iter(range(1, 10))
+        target = re.sub(r"\*", lambda _, numbers=numbers: rf"\g<{next(numbers)}>", ours)  # type: ignore[misc]
+        patterns.append((re.compile(re.escape(original).replace(r"\*", r"(\d+)") + r"(?=\.)"), target))
+    return patterns
+
+
+def our_name(original: str) -> str | None:
+    """Our state-dict name of an entry of an original SimREC or MCN state dict; None for a name it never has.
+
+    One to one: no two names of one model meet.
+    """
+    for pattern, target in _patterns():
+        match = pattern.match(original)
+        if match:
+            return match.expand(target) + re.sub(r"\.(bn|batch_norm)\.", ".norm.", original[match.end() :])
+    return None
+
+
+@dataclass
+class ConversionReport:
+    """What became of every entry of an original state dict, and of every entry a model expects.
+
+    Attributes:
+        matched: our names that were filled.
+        missing: our names that no entry filled.
+        unexpected: original names that have no place in the model.
+        dropped: original names of parts that the original computes and nobody reads.
+        clashes: our name, shape found, shape expected.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    clashes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Everything the model expects was filled and nothing was left over."""
+        return not (self.missing or self.unexpected or self.clashes)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} tensors matched"]
+        for what, names in (
+            ("dropped, computed by the original but read by nobody", self.dropped),
+            ("missing from the file", self.missing),
+            ("not expected by the model", self.unexpected),
+            ("of another shape", [f"{n}: found {found}, expected {want}" for n, found, want in self.clashes]),
+        ):
+            if names:
+                shown = ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
+                lines.append(f"{len(names)} {what}: {shown}")
+        return "\n".join(lines)
+
+
+def convert_state_dict(
+    original: Mapping[str, Tensor], model: nn.Module
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Renames and reshapes an original SimREC or MCN state dict for ``model``.
+
+    Args:
+        original: names as in the original's checkpoints, with or without a leading ``module.``; names of ours pass
+            unchanged.
+        model: a :class:`~rec.models.SimREC` or :class:`~rec.models.MCN` of the same architecture.
+
+    Returns:
+        The matched tensors under our names, and a report; ``model.load_state_dict`` takes them when it is complete.
+    """
+    expected = model.state_dict()
+    state: dict[str, Tensor] = {}
+    report = ConversionReport()
+    for name, tensor in original.items():
+        name = name.removeprefix("module.")
+        ours = name if name in expected else our_name(name)
+        if ours is not None and ours in expected:
+            shape = expected[ours].shape
+            # The original has 1x1 convolutions where GaranAttention has linear layers.
+            if tensor.shape != shape and tensor.shape == (*shape, 1, 1):
+                tensor = tensor.reshape(shape)
+            if tensor.shape == shape:
+                state[ours] = tensor
+                report.matched.append(ours)
+            else:
+                report.clashes.append((ours, tuple(tensor.shape), tuple(shape)))
+        elif ours is not None and _UNREAD.match(ours):
+            report.dropped.append(name)
+        else:
+            report.unexpected.append(name)
+    clashing = {name for name, _, _ in report.clashes}
+    report.missing = [name for name in expected if name not in state and name not in clashing]
+    return state, report
+
+
+def load_original(model: nn.Module, original: Mapping[str, Tensor], source: str) -> ConversionReport:
+    """Loads an original state dict into ``model``, all of it or nothing.
+
+    Args:
+        source: what the error calls the weights, usually the file.
+
+    Raises:
+        ValueError: something is missing, unexpected or of another shape; the message is the report.
+    """
+    state, report = convert_state_dict(original, model)
+    if not report.complete:
+        raise ValueError(f"{source} does not hold the weights of this {type(model).__name__}:\n{report}")
+    model.load_state_dict(state)
+    return report
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` or ``.pth`` file: the file itself, or its ``state_dict`` or ``model``.
+
+    Nothing in a ``.pth`` is executed: files that hold objects other than tensors and plain values are refused.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, holds objects, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weight file {path} does not exist; docs/weights.md says where to get the originals")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
+    content = _load_pth(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    tensors = {n: v for n, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors: expected a state dict, or a dict with one under 'state_dict'")
+    return tensors
+
+
+def _load_pth(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds Python objects, which are not loaded because they can run code. Save its state_dict alone"
+            f" (tensors by name) with the program that wrote it. torch says: {str(error).splitlines()[0]}"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a complete PyTorch file: {error}") from None
+
+
+def load_backbone(backbone: nn.Module, path: str | Path | None) -> None:
+    """Loads backbone weights, all of them or nothing.
+
+    Args:
+        backbone: a CspDarkNet or DarkNet53.
+        path: a state dict (see :func:`read_state_dict`) of the backbone, or of a model that contains it, under the
+            original's names or ours. What the file holds besides the backbone is left out and logged.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no path, or the file does not fill the backbone.
+    """
+    if not path:
+        raise ValueError(
+            f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
+            " model.visual_backbone.pretrained=false to start from random weights"
+        )
+    expected = backbone.state_dict()
+    state: dict[str, Tensor] = {}
+    clashes, left = [], []
+    for name, tensor in read_state_dict(path).items():
+        ours = _backbone_name(name, expected)
+        if ours is None:
+            left.append(name)
+        elif tensor.shape == expected[ours].shape:
+            state[ours] = tensor
+        else:
+            clashes.append(f"{ours}: found {tuple(tensor.shape)}, expected {tuple(expected[ours].shape)}")
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{path} does not hold the weights of this {type(backbone).__name__}: {len(state)} tensors matched,"
+            f" {len(missing)} missing ({', '.join(missing[:4])}, ...), {len(clashes)} of another shape"
+            f" ({'; '.join(clashes[:4])}), {len(left)} without a place ({', '.join(left[:4])})"
+        )
+    backbone.load_state_dict(state, strict=False)
+    logger.info("backbone weights from %s: %d tensors matched, %d left out", path, len(state), len(left))
+
+
+def _backbone_name(name: str, expected: Mapping[str, Any]) -> str | None:
+    """Our name inside the backbone of ``name``, which may carry the prefixes of whole models and wrappers."""
+    while True:
+        ours = our_name(f"visual_encoder.{name}")
+        for candidate in (name, ours.removeprefix("visual_backbone.") if ours else name):
+            if candidate in expected:
+                return candidate
+        prefix = _WRAPPERS.match(name)
+        if prefix is None:
+            return None
+        name = name[prefix.end() :]
+
+
+_WRAPPERS = re.compile(r"(module|visual_encoder|visual_backbone|backbone|model(?=\.model))\.")

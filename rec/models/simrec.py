@@ -1,0 +1,179 @@
+"""SimREC: one-stage referring expression comprehension, with an optional mask branch."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rec.models.language_encoders import check_width
+
+
+class SimREC(nn.Module):
+    """Image and phrase to a box, and to a mask where a mask head is given.
+
+    Luo et al., "What Goes beyond Multi-modal Fusion in One-stage Referring Expression Comprehension: An Empirical
+    Study", 2022: backbone maps, a :class:`~rec.models.fusion.SimpleFusion` with the phrase on every scale,
+    :class:`~rec.models.fusion.MultiScaleFusion` across scales, :class:`~rec.models.fusion.GaranAttention`, anchor-free
+    head.
+
+    The image half (:meth:`encode_image`) does not see the phrase: :meth:`ground` answers any number of phrases from
+    one pass over each image.
+
+    Args:
+        visual_backbone: gives maps, finest first; has ``strides`` and ``channels``.
+        language_encoder: gives one vector per phrase.
+        multi_scale_manner: mixes the scales.
+        fusion_manner: one fusion per map of the backbone.
+        attention_manner: attends on the head's map.
+        head: box head; it sits on the map of its own stride. None for segmentation alone.
+        mask_attention: attends on the mask head's map.
+        mask_head: mask head; it sits on the map of its own stride. None for boxes alone.
+
+    Raises:
+        ValueError: parts that do not fit each other, naming both.
+    """
+
+    def __init__(
+        self,
+        visual_backbone: nn.Module,
+        language_encoder: nn.Module,
+        multi_scale_manner: nn.Module,
+        fusion_manner: nn.ModuleList,
+        attention_manner: nn.Module | None,
+        head: nn.Module | None,
+        mask_attention: nn.Module | None = None,
+        mask_head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.visual_backbone = visual_backbone
+        self.language_encoder = language_encoder
+        self.multi_scale_manner = multi_scale_manner
+        self.fusion_manner = fusion_manner
+        self.attention_manner = attention_manner
+        self.head = head
+        self.mask_attention = mask_attention
+        self.mask_head = mask_head
+        check_pyramid(visual_backbone, fusion_manner, multi_scale_manner)
+        for fusion in fusion_manner:
+            check_width(language_encoder, fusion.q_planes, "fusion_manner (q_planes)")
+        if head is None and mask_head is None:
+            raise ValueError("SimREC needs a head, a mask_head, or both")
+        levels = {}
+        for name, branch, attention in (("head", head, attention_manner), ("mask_head", mask_head, mask_attention)):
+            if (branch is None) != (attention is None):
+                raise ValueError(f"SimREC's {name} and its attention come together: give both or neither")
+            if branch is not None:
+                check_width(language_encoder, attention.d_q, f"the attention of {name} (d_q)")
+                levels[name] = head_level(name, branch, attention, visual_backbone, multi_scale_manner)
+        self.levels = levels
+        multi_scale_manner.keep_outputs(set(levels.values()))
+
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """Normalised images ``(N, 3, S, S)`` to the image half of every fusion, ``(N, C_i, S / s_i, S / s_i)``."""
+        maps = self.visual_backbone(image)
+        return [fusion.project_image(v) for fusion, v in zip(self.fusion_manner, maps, strict=True)]
+
+    def forward_features(
+        self, features: Sequence[Tensor], tokens: Tensor, image_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Raw outputs of the heads for phrases on encoded images.
+
+        Args:
+            features: from :meth:`encode_image`, N images.
+            tokens: int64 ``(B, L)``.
+            image_index: int64 ``(B,)``: the image each phrase is about; absent, phrase i is about image i.
+
+        Returns:
+            ``head`` raw box outputs and ``mask_head`` mask logits, those of the two that exist.
+        """
+        phrase = self.language_encoder(tokens)
+        fused = []
+        for fusion, projected in zip(self.fusion_manner, features, strict=True):
+            if image_index is not None:
+                projected = projected[image_index]
+            fused.append(fusion.fuse(projected, phrase))
+        maps = self.multi_scale_manner(fused)
+        raw = {}
+        if self.head is not None:
+            raw["head"] = self.head(self.attention_manner(phrase, maps[self.levels["head"]])[0])
+        if self.mask_head is not None:
+            raw["mask_head"] = self.mask_head(self.mask_attention(phrase, maps[self.levels["mask_head"]])[0])
+        return raw
+
+    def ground(
+        self, features: Sequence[Tensor], tokens: Tensor, image_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Predictions for phrases on encoded images; arguments as for :meth:`forward_features`.
+
+        Returns:
+            ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; ``mask`` logits
+            ``(B, 1, S, S)``.
+        """
+        raw = self.forward_features(features, tokens, image_index)
+        predictions = {}
+        if self.head is not None:
+            predictions.update(self.head.predict(raw["head"]))
+        if self.mask_head is not None:
+            predictions.update(self.mask_head.predict(raw["mask_head"]))
+        return predictions
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A prepared batch to losses (training) or predictions (evaluation).
+
+        Args:
+            batch: ``image`` float ``(N, 3, S, S)``, ``tokens`` int64 ``(B, L)``, optionally ``image_index`` int64
+                ``(B,)``; in training also ``box`` ``(B, 4)`` cxcywh fractions and, for a mask head, ``mask`` uint8
+                ``(B, 1, S, S)``.
+        """
+        features = self.encode_image(batch["image"])
+        if not self.training:
+            return self.ground(features, batch["tokens"], batch.get("image_index"))
+        raw = self.forward_features(features, batch["tokens"], batch.get("image_index"))
+        losses = {}
+        total = torch.zeros((), device=batch["image"].device)
+        if self.head is not None:
+            losses.update(self.head.losses(raw["head"], batch["box"]))
+            total = losses["loss"]
+        if self.mask_head is not None:
+            mask_losses = self.mask_head.losses(raw["mask_head"], mask_of(batch))
+            total = total + mask_losses.pop("loss")
+            losses.update(mask_losses)
+        return {**losses, "loss": total}
+
+
+def mask_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """``batch["mask"]``; a ValueError that says what to do where the data have none."""
+    if "mask" not in batch:
+        raise ValueError(
+            "this model has a mask head but the batch has no mask: use a dataset with masks (dataset.mask_path), or a"
+            " model without mask_head"
+        )
+    return batch["mask"]
+
+
+def check_pyramid(backbone: nn.Module, fusions: Sequence[nn.Module], multi_scale: nn.Module) -> None:
+    """Raises a ValueError unless backbone, one fusion per map, and multi-scale fusion fit each other."""
+    strides, channels = tuple(backbone.strides), tuple(backbone.channels)
+    if len(fusions) != len(strides) or len(multi_scale.v_planes) != len(strides):
+        raise ValueError(
+            f"{type(backbone).__name__} gives {len(strides)} maps (strides {strides}), but there are {len(fusions)}"
+            f" fusions and multi_scale_manner.v_planes has {len(multi_scale.v_planes)} entries: all three must agree"
+        )
+    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+        raise ValueError(f"each map must be half as large as the one before; the backbone's strides are {strides}")
+    for what, found, expected in (
+        ("backbone channels and fusion v_planes", channels, tuple(fusion.v_planes for fusion in fusions)),
+        ("fusion out_planes and multi_scale v_planes", tuple(f.out_planes for f in fusions), multi_scale.v_planes),
+    ):
+        if found != tuple(expected):
+            raise ValueError(f"{what} must agree: found {found} and {tuple(expected)}")
+
+
+def head_level(name: str, head: nn.Module, attention: nn.Module, backbone: nn.Module, multi_scale: nn.Module) -> int:
+    """Number of the map whose stride is the head's; a ValueError where there is none or its channels differ."""
+    if head.stride not in backbone.strides:
+        raise ValueError(f"{name} sits on stride {head.stride}, the backbone's maps have strides {backbone.strides}")
+    for what, expected in ((f"{name} in_channels", head.in_channels), (f"attention of {name} d_v", attention.d_v)):
+        if expected != multi_scale.out_planes:
+            raise ValueError(f"{what} is {expected}, multi_scale_manner gives maps of {multi_scale.out_planes} channels")
+    return tuple(backbone.strides).index(head.stride)
