@@ -1,0 +1,27 @@
+"""Lazy configs: Python files that describe objects, changed by overrides, saved as safe YAML, built by ``instantiate``.
+
+Knows nothing of REC or torch and needs omegaconf alone.
+"""
+
+from rec.config.call import LazyCall, check, instantiate, locate
+from rec.config.errors import ConfigError
+from rec.config.lazy import LazyConfig, get_config, try_get_key
+from rec.config.overrides import apply_overrides, parse_config_arguments
+from rec.config.printing import diff, list_keys
+from rec.config.yaml_io import safe_load_yaml
+
+__all__ = [
+    "ConfigError",
+    "LazyCall",
+    "LazyConfig",
+    "apply_overrides",
+    "check",
+    "diff",
+    "get_config",
+    "instantiate",
+    "list_keys",
+    "locate",
+    "parse_config_arguments",
+    "safe_load_yaml",
+    "try_get_key",
+]
