@@ -1,0 +1,6 @@
+"""Metrics, exact on any number of processes; prediction files; pictures of predictions; the HTML report."""
+
+from rec.evaluation.evaluate import Evaluator, evaluate
+from rec.evaluation.metrics import breakdown, summarize
+
+__all__ = ["Evaluator", "breakdown", "evaluate", "summarize"]

@@ -1,0 +1,230 @@
+"""Run a model over a split once, exactly, on any number of processes.
+
+Every process predicts its own samples; the per-sample results (not their means) are gathered, de-duplicated and sorted
+by the sample's index, and metrics are computed from that table. So from the same predictions the metrics are identical
+to the last digit on any number of processes, whatever the batch size and however unevenly samples are shared out.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from rec import boxes
+from rec.data.batch import prepare
+from rec.evaluation import masks, metrics
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Batch = dict[str, torch.Tensor]
+
+
+class Evaluator(Protocol):
+    """What ``train.evaluation.evaluator`` may be: a fresh one is made for every evaluation."""
+
+    def update(self, outputs: Batch, batch: Batch) -> None:
+        """Take one batch's predictions, on this process. Both dicts are as the model gave and received them."""
+
+    def compute(self) -> dict[str, float]:
+        """Called on every process after the last batch; returns the metrics of all processes' samples on each of them
+        (``accelerate.utils.gather_object`` brings the processes' results together)."""
+
+
+class BoxAndMaskEvaluator:
+    """The built-in :class:`Evaluator`: IoU of boxes and masks in original pixels.
+
+    Args:
+        dataset: The evaluated data set: ``describe(i)``, and ``target_mask(i)`` for models that predict masks.
+        mask_threshold: A mask pixel is on where its probability is above this.
+        mask_any_overlap: SimREC's mask arithmetic, needed for published mask figures (see :func:`masks.to_image`).
+    """
+
+    def __init__(self, dataset: Any, mask_threshold: float = 0.5, mask_any_overlap: bool = False):
+        self.dataset = dataset
+        self.mask_threshold = mask_threshold
+        self.mask_any_overlap = mask_any_overlap
+        self.results: dict[int, dict[str, Any]] = {}
+
+    def update(self, outputs: Batch, batch: Batch) -> None:
+        """Results of one batch: ``box`` xyxy in letterboxed pixels, ``score``, ``mask`` logits ``(B, 1, S, S)``."""
+        geometry = _numpy(batch["geometry"])
+        target = _numpy(batch["box_pixels"])
+        columns: dict[str, list[Any]] = {"target": target.tolist()}
+        if "box" in outputs:
+            box = boxes.from_letterbox(_numpy(outputs["box"]), geometry)
+            # A box that is not finite overlaps nothing: without this one NaN would turn the whole mean IoU into NaN.
+            columns["iou"] = np.nan_to_num(boxes.box_iou(box, target), nan=0.0).tolist()
+            columns["box"] = [row if np.isfinite(row).all() else None for row in box.tolist()]
+        if "score" in outputs:
+            columns["score"] = np.nan_to_num(_numpy(outputs["score"]), nan=0.0).tolist()
+        probabilities = outputs["mask"].float().sigmoid()[:, 0].cpu().numpy() if "mask" in outputs else None
+        for i, index in enumerate(batch["index"].tolist()):
+            result = {name: values[i] for name, values in columns.items()}
+            if probabilities is not None:
+                result |= self._mask_result(index, probabilities[i], geometry[i])
+            self.results[index] = result
+
+    def _mask_result(self, index: int, probability: np.ndarray, geometry: np.ndarray) -> dict[str, Any]:
+        predicted = masks.to_image(probability, geometry, self.mask_threshold, self.mask_any_overlap)
+        result: dict[str, Any] = {"mask": masks.encode(predicted)}
+        target = self.dataset.target_mask(index)
+        if target is not None:
+            result["mask_intersection"], result["mask_union"] = masks.overlap(predicted, target)
+        return result
+
+    def gather(self) -> None:
+        """Bring the results of all processes together on each, in index order, every sample once."""
+        from accelerate.utils import gather_object
+
+        everyone = gather_object([self.results])
+        self.results = {index: part[index] for part in reversed(everyone) for index in part}
+        self.results = dict(sorted(self.results.items()))
+
+    def compute(self) -> dict[str, float]:
+        """Gather, then :func:`metrics.summarize_records` over all samples."""
+        self.gather()
+        return metrics.summarize_records(list(self.results.values()))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Lines of ``predictions.jsonl``, in index order; call after :meth:`compute`."""
+        keys = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
+        lines = []
+        for index, result in self.results.items():
+            described = self.dataset.describe(index)
+            lines.append({"index": index} | {key: described.get(key) for key in keys} | _NO_PREDICTION | result)
+        return lines
+
+
+_NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "score": None, "mask": None}
+
+
+def evaluate(
+    model: torch.nn.Module,
+    loader: Iterable[Batch],
+    dataset: Any,
+    accelerator: "Accelerator | None" = None,
+    *,
+    mean: Any,
+    std: Any,
+    limit: int | None = None,
+    evaluator: Any = None,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and per-sample records of ``model`` on one split.
+
+    Every process must call it. The model runs in evaluation mode under the accelerator's autocast and is put back into
+    its former mode. Under DDP the bare module runs, so processes may have different numbers of batches, none included;
+    where parameters are sharded (FSDP, DeepSpeed) every forward is a collective, so processes that run out of batches
+    repeat sample 0 and drop the answer. Buffers (BatchNorm statistics) are first set to those of process 0.
+
+    Args:
+        model: Keeps the model contract: ``model(batch)`` gives ``box``, ``score`` and, for masks, ``mask``. Its
+            attributes ``mask_threshold`` (probability) and ``mask_any_overlap``, where it has them, decide its masks.
+        loader: This process's batches (see ``docs/architecture.md``); any sharding over processes.
+        dataset: The split: ``len``, ``describe(i)``, ``collate``, ``target_mask(i)`` where masks are predicted.
+        accelerator: The run's accelerator; None for a single process on the model's own device.
+        mean: Normalisation mean, three channels, for pixels in 0-1.
+        std: Normalisation standard deviation, three channels.
+        limit: Stop after this many batches on each process.
+        evaluator: An :class:`Evaluator` in place of the built-in one; records are then whatever its ``records()``
+            returns, if it has one.
+
+    Returns:
+        Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
+        lines of ``predictions.jsonl`` in index order (elsewhere an empty list).
+
+    Raises:
+        RuntimeError: without ``limit``, some samples of the split never arrived.
+    """
+    from accelerate.utils import send_to_device
+
+    bare = accelerator.unwrap_model(model) if accelerator is not None else model
+    device = accelerator.device if accelerator is not None else next(bare.parameters()).device
+    autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
+    share_buffers(bare)
+    judge = evaluator or BoxAndMaskEvaluator(
+        dataset, getattr(bare, "mask_threshold", 0.5), getattr(bare, "mask_any_overlap", False)
+    )
+    was_training = bare.training
+    bare.eval()
+    try:
+        with torch.inference_mode():
+            for batch, counts in _batches(loader, dataset, accelerator, limit):
+                ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
+                with autocast():
+                    outputs = bare(ready)
+                if counts:
+                    judge.update(outputs, ready)
+    finally:
+        bare.train(was_training)
+    result = judge.compute()
+    if evaluator is None and limit is None and result["count"] != len(dataset):
+        raise RuntimeError(
+            f"evaluation saw {result['count']} of the split's {len(dataset)} samples; "
+            "the evaluation loader must give every index to one process (no dropped last batch)"
+        )
+    is_main = accelerator is None or accelerator.is_main_process
+    return result, judge.records() if is_main and hasattr(judge, "records") else []
+
+
+def share_buffers(model: torch.nn.Module) -> None:
+    """Set every process's buffers to process 0's; after a DDP step BatchNorm statistics differ between processes."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return
+    for buffer in model.buffers():
+        distributed.broadcast(buffer, 0)
+
+
+def _batches(
+    loader: Any, dataset: Any, accelerator: "Accelerator | None", limit: int | None
+) -> Iterable[tuple[Batch, bool]]:
+    """This process's batches, each with whether it counts; fillers keep sharded models' collectives in step."""
+    sharded = accelerator is not None and accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    for batch in _in_step(loader, accelerator) if sharded else loader:
+        if limit is not None and limit <= 0:
+            return
+        limit = None if limit is None else limit - 1
+        yield (batch, True) if batch is not None else (loader.collate_fn([dataset[0]]), False)
+
+
+def _in_step(loader: Iterable[Batch], accelerator: Any) -> Iterable[Batch | None]:
+    """The loader's batches, then None until every process has run out."""
+    iterator = iter(loader)
+    while True:
+        batch = next(iterator, None)
+        waiting = torch.tensor([batch is not None], dtype=torch.int32, device=accelerator.device)
+        if not accelerator.reduce(waiting, "sum").item():
+            return
+        yield batch
+
+
+def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], records: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` and ``predictions.jsonl`` into ``folder``, each replaced in one move.
+
+    Args:
+        folder: Made if absent.
+        split_metrics: ``{split: metrics}``, fractions 0-1.
+        records: ``{split: records}``; with more than one split every line names its own.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "metrics.json", json.dumps(split_metrics, indent=2) + "\n")
+    several = len(records) > 1
+    lines = (({"split": split} if several else {}) | line for split, part in records.items() for line in part)
+    _replace(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()

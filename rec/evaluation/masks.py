@@ -1,0 +1,58 @@
+"""Masks on their way back from the letterboxed square to the image, and their overlap with the truth."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+def to_image(
+    probability: np.ndarray, geometry: np.ndarray, threshold: float = 0.5, any_overlap: bool = False
+) -> np.ndarray:
+    """A mask predicted on the letterboxed square, as a mask of the original image.
+
+    Args:
+        probability: float ``(S, S)``, 0-1 for each letterboxed pixel.
+        geometry: ``(6,)`` letterbox record (see :mod:`rec.boxes`).
+        threshold: A pixel is on where its probability is above this.
+        any_overlap: SimREC's arithmetic: threshold first, resize the 0/1 mask, and count every value above 0 as on,
+            which grows the mask by part of a pixel. Published mask figures need it.
+
+    Returns:
+        bool ``(h, w)`` at the original image's size.
+    """
+    h, w, nh, nw, dx, dy = (int(v) for v in geometry)
+    inside = np.ascontiguousarray(probability[dy : dy + nh, dx : dx + nw], np.float32)
+    if any_overlap:
+        return cv2.resize((inside > threshold).astype(np.float32), (w, h), interpolation=cv2.INTER_LINEAR) > 0
+    return cv2.resize(inside, (w, h), interpolation=cv2.INTER_LINEAR) > threshold
+
+
+def overlap(predicted: np.ndarray, target: np.ndarray) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two ``(h, w)`` masks.
+
+    Raises:
+        ValueError: the masks are of different sizes.
+    """
+    if predicted.shape != target.shape:
+        raise ValueError(f"predicted mask is {predicted.shape}, target mask is {target.shape}; sizes must be equal")
+    predicted, target = predicted.astype(bool), target.astype(bool)
+    return int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target))
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """A bool ``(h, w)`` mask as compressed COCO RLE ``{"size": [h, w], "counts": str}``."""
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode(rle: dict[str, Any]) -> np.ndarray:
+    """bool ``(h, w)`` from compressed COCO RLE; the inverse of :func:`encode`."""
+    from pycocotools import mask as coco
+
+    counts = rle["counts"]
+    return (
+        coco.decode({"size": rle["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}) > 0
+    )

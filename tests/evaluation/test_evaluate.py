@@ -1,0 +1,179 @@
+"""The evaluation loop: every sample once on any number of processes, records, custom evaluators."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from evaluation_toy import SIZE, ToyModel, ToySplit, run
+
+from rec.evaluation import evaluate, masks
+from rec.evaluation.evaluate import BoxAndMaskEvaluator, write
+
+ROOT = Path(__file__).parents[2]
+NORMALISATION = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+
+def loader(dataset, batch_size, indices=None):
+    return torch.utils.data.DataLoader(
+        torch.utils.data.Subset(dataset, indices) if indices is not None else dataset, batch_size=batch_size
+    )
+
+
+def test_results_do_not_depend_on_batch_size_or_order():
+    dataset, model = ToySplit(23), ToyModel().train()
+    reference = evaluate(model, loader(dataset, 23), dataset, **NORMALISATION)
+    assert model.training, "the model comes back in the mode it was in"
+    for size in (1, 4, 7):
+        assert evaluate(model, loader(dataset, size), dataset, **NORMALISATION) == reference
+    backwards = loader(dataset, 5, list(range(22, -1, -1)))
+    assert evaluate(model, backwards, dataset, **NORMALISATION) == reference
+    assert reference[0]["count"] == 23 and 0 < reference[0]["Acc@0.5"] < 1
+
+
+def test_samples_repeated_by_a_padding_sampler_count_once():
+    dataset, model = ToySplit(5), ToyModel()
+    padded = loader(dataset, 2, [0, 1, 2, 3, 4, 0, 1])
+    assert evaluate(model, padded, dataset, **NORMALISATION) == evaluate(
+        model, loader(dataset, 5), dataset, **NORMALISATION
+    )
+
+
+def test_a_lost_sample_is_an_error_not_a_better_number():
+    dataset = ToySplit(5)
+    with pytest.raises(RuntimeError, match="4 of the split's 5"):
+        evaluate(ToyModel(), loader(dataset, 2, [0, 1, 2, 3]), dataset, **NORMALISATION)
+
+
+def test_limit_stops_after_that_many_batches():
+    dataset, model = ToySplit(50), ToyModel()
+    result, records = evaluate(model, loader(dataset, 4), dataset, limit=2, **NORMALISATION)
+    assert result["count"] == len(records) == 8 and model.batches_seen == 2
+
+
+def test_records_name_the_sample_and_hold_boxes_in_original_pixels():
+    dataset = ToySplit(3, with_masks=True)
+    _, records = evaluate(ToyModel(with_masks=True), loader(dataset, 2), dataset, **NORMALISATION)
+    first = records[0]
+    assert first["sentence"] == "thing 0" and first["image"] == "0.jpg" and first["index"] == 0 and first["score"] == 1
+    geometry, truth = dataset.truth(0)
+    np.testing.assert_allclose(first["target"], truth)
+    np.testing.assert_allclose(first["box"], truth, atol=1e-3)  # sample 0 is answered without a shift
+    mask = masks.decode(first["mask"])
+    assert mask.shape == tuple(geometry[:2].astype(int)) and first["mask_intersection"] / first["mask_union"] > 0.8
+
+
+def test_a_box_that_is_not_finite_counts_as_a_miss_and_stays_valid_json():
+    class Broken(ToyModel):
+        def forward(self, batch):
+            outputs = super().forward(batch)
+            outputs["box"][0] = float("nan")
+            return outputs
+
+    dataset = ToySplit(4)
+    result, records = evaluate(Broken(), loader(dataset, 4), dataset, **NORMALISATION)
+    assert records[0]["box"] is None and records[0]["iou"] == 0 and np.isfinite(result["mIoU"])
+    json.loads(json.dumps(records, allow_nan=False))
+
+
+def test_a_segmentation_model_without_boxes_has_mask_metrics_only():
+    class MasksOnly(ToyModel):
+        def forward(self, batch):
+            outputs = super().forward(batch)
+            return {"mask": outputs["mask"], "score": outputs["score"]}
+
+    dataset = ToySplit(4, with_masks=True)
+    result, records = evaluate(MasksOnly(with_masks=True), loader(dataset, 4), dataset, **NORMALISATION)
+    assert "mask_mIoU" in result and "Acc@0.5" not in result and records[0]["box"] is None
+
+
+def test_a_custom_evaluator_replaces_the_built_in_one():
+    class MeanScore:
+        def __init__(self):
+            self.scores = []
+
+        def update(self, outputs, batch):
+            assert batch["image"].dtype == torch.float32 and batch["image"].shape[-1] == SIZE
+            self.scores += outputs["score"].tolist()
+
+        def compute(self):
+            return {"mean_score": sum(self.scores) / len(self.scores)}
+
+    dataset = ToySplit(10)
+    result, records = evaluate(ToyModel(), loader(dataset, 3), dataset, evaluator=MeanScore(), **NORMALISATION)
+    assert result == {"mean_score": pytest.approx(0.55)} and records == []
+
+
+def test_one_two_and_three_processes_agree_to_the_last_digit(tmp_path):
+    reference = {length: run(Accelerator(cpu=True), int(length), 3) for length in ("1", "13")}
+    for processes in (2, 3):
+        out = tmp_path / f"run{processes}"
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+        command += [str(Path(__file__).parent / "evaluation_toy.py"), str(out), *reference]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [json.loads(Path(f"{out}.{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
+        for length, expected in reference.items():
+            reports = [rank[length] for rank in ranks]
+            assert all(report["processes"] == processes for report in reports), "the processes really formed one group"
+            assert sum(report["samples_here"] for report in reports) == int(length)
+            assert all(report["metrics"] == expected["metrics"] for report in reports)
+            assert all(report["buffer"] == [0.0, 0.0, 0.0] for report in reports), "all use process 0's statistics"
+            assert reports[0]["records"] == expected["records"]
+            assert all(report["records"] == [] for report in reports[1:]), "records are the main process's"
+            assert expected["metrics"]["count"] == int(length) == len(expected["records"])
+
+
+def test_processes_without_a_batch_keep_a_sharded_models_collectives_in_step():
+    class Sharded:
+        """An accelerator whose other process has five batches where this one has two."""
+
+        distributed_type, device, is_main_process = "FSDP", torch.device("cpu"), True
+        steps = 0
+
+        def reduce(self, tensor, how):
+            self.steps += 1
+            return tensor + (1 if self.steps <= 5 else 0)
+
+        def unwrap_model(self, model):
+            return model
+
+        def autocast(self):
+            return torch.autocast("cpu", enabled=False)
+
+    dataset, model = ToySplit(4), ToyModel()
+    result, _ = evaluate(model, loader(dataset, 2), dataset, Sharded(), **NORMALISATION)
+    assert model.batches_seen == 5 and result["count"] == 4
+
+
+def test_written_files_can_be_read_back_and_nothing_partial_stays(tmp_path):
+    dataset = ToySplit(3)
+    result, records = evaluate(ToyModel(), loader(dataset, 2), dataset, **NORMALISATION)
+    write(tmp_path / "out", {"val": result, "test": result}, {"val": records, "test": records[:1]})
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == {
+        "val": result,
+        "test": result,
+    }
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["split"] for line in lines] == ["val", "val", "val", "test"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "predictions.jsonl"]
+
+
+def test_masks_are_judged_with_the_models_own_threshold():
+    class Faint(ToyModel):
+        def forward(self, batch):
+            outputs = super().forward(batch)
+            outputs["mask"] = torch.where(outputs["mask"] > 0, 0.0, -8.0)  # probability one half inside
+            return outputs
+
+    dataset = ToySplit(4, with_masks=True)
+    own, _ = evaluate(Faint(with_masks=True), loader(dataset, 4), dataset, **NORMALISATION)
+    judge = BoxAndMaskEvaluator(dataset, mask_threshold=0.6)
+    strict, _ = evaluate(Faint(with_masks=True), loader(dataset, 4), dataset, evaluator=judge, **NORMALISATION)
+    assert own["mask_mIoU"] > 0.5 and strict["mask_mIoU"] < 1e-6
