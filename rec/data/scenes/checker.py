@@ -196,7 +196,7 @@ class _Reader:
         return sorted(among, key=lambda k: self.points[k][axis], reverse=from_largest)
 
     def in_half(self, k: int, axis: int, upper: bool) -> bool:
-        return (self.points[k][axis] > 0.5) == upper
+        return self.points[k][axis] > 0.5 if upper else self.points[k][axis] < 0.5
 
     def squared_distance(self, a: int, b: int | None) -> float:
         if b is None:

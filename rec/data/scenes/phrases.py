@@ -107,7 +107,7 @@ class SceneView:
 
 
 def _descriptions(view: SceneView, rng: random.Random, target: int) -> list[tuple[tuple[str, ...], int]]:
-    """Every choice of the target's attributes with the set it fits, in random order; half of the time the short first."""
+    """Every choice of the target's attributes with the set it fits, at random, or the short ones first."""
     order = shuffled(rng, view.descriptions(target))
     return sorted(order, key=lambda pair: len(pair[0])) if rng.random() < 0.5 else order
 
