@@ -50,7 +50,7 @@ def decode_image(image: str | os.PathLike[str] | bytes, name: str | None = None)
         data, name = image, name or f"of {len(image)} bytes"
     else:
         data, name = read_bytes(image), name or os.fspath(image)
-    if _opencv_reads_it_whole(data):
+    if _has_end(data):  # OpenCV fills what is missing of a truncated file with gray and says nothing; PIL raises
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is not None:
             return pixels
@@ -110,11 +110,6 @@ def _has_end(data: bytes) -> bool:
     return data.startswith(b"\x89PNG") and b"IEND" in data[-1024:]
 
 
-def _opencv_reads_it_whole(data: bytes) -> bool:
-    # OpenCV fills what is missing of a truncated file with gray and says nothing; PIL raises.
-    return _has_end(data)
-
-
 def letterbox(image: np.ndarray, geometry: np.ndarray, size: int) -> np.ndarray:
     """Resizes bilinearly to ``geometry``'s ``nh`` x ``nw`` and pads with 127 to a square.
 
@@ -149,6 +144,8 @@ def letterbox_mask(mask: np.ndarray, geometry: np.ndarray, size: int) -> np.ndar
     """
     nh, nw, dx, dy = (int(value) for value in geometry[2:])
     square = np.zeros((1, size, size), np.uint8)
-    columns = np.ascontiguousarray(mask.T) * np.uint8(255)  # no copy for column-major input, so the resize is done on it
+    columns = np.ascontiguousarray(mask.T) * np.uint8(
+        255
+    )  # no copy for column-major input, so the resize is done on it
     square[0, dy : dy + nh, dx : dx + nw] = cv2.resize(columns, (nh, nw)).T
     return square

@@ -67,7 +67,9 @@ def check(rle: dict[str, Any], height: int, width: int) -> int:
         raise ValueError(f"the mask is {size[0]} rows x {size[1]} columns, its image {height} x {width}")
     runs = _runs(codes - 48)
     if runs is None or (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"the runs of the mask do not add up to its {height} x {width} pixels: it is cut short or broken")
+        raise ValueError(
+            f"the runs of the mask do not add up to its {height} x {width} pixels: it is cut short or broken"
+        )
     return int(runs[1::2].sum())
 
 

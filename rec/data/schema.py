@@ -158,31 +158,40 @@ class Report:
 
 
 def clean_rows(
-    rows: Iterable[dict[str, Any]], on_bad_record: str = "raise", report: Report | None = None, where: str = "record"
+    rows: Iterable[dict[str, Any] | BadRecord],
+    on_bad_record: str = "raise",
+    report: Report | None = None,
+    where: str = "table",
+    split: str = "",
+    seen: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the valid rows in their order.
 
     Args:
-        rows: rows as readers make them; a reader may put a :class:`BadRecord` in place of a row it could not make.
+        rows: rows as readers make them; a reader puts a :class:`BadRecord` in place of a row it could not make.
         on_bad_record: ``"raise"`` stops at the first bad record, ``"skip"`` counts it in ``report``.
         report: counts are added to it.
-        where: what the rows are called in messages, for example a file and a split.
+        where: what the rows are called in messages, for example a data set and its split.
+        split, seen: name of this split, and the ref ids met so far with their splits, kept up to date: a ref may occur once
+            per split, and in no second split unless both are test splits (RefClef's testA, testB and testC overlap).
 
     Raises:
         BadRecord: with ``on_bad_record="raise"``; names ``where``, the record's number and its ids.
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}; expected 'raise' or 'skip'")
-    report = Report() if report is None else report
-    seen: set[str] = set()
+    report, seen = Report() if report is None else report, {} if seen is None else seen
     for number, row in enumerate(rows):
         try:
             if isinstance(row, BadRecord):
                 raise row
             report.see_box(row)
             row = validate_row(row)
-            if row["ref_id"] in seen:
-                raise BadRecord("duplicate id", f"ref_id {row['ref_id']} occurs more than once")
+            earlier = seen.get(row["ref_id"])
+            if earlier == split:
+                raise BadRecord("duplicate id", "an earlier record has the same ref_id")
+            if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
+                raise BadRecord("ref in two splits", f"the ref is in split {earlier} too")
         except BadRecord as error:
             ids = "" if isinstance(row, BadRecord) else f" (ref_id {row.get('ref_id')}, image_id {row.get('image_id')})"
             place = f"{where}, record {number}{ids}"
@@ -190,7 +199,7 @@ def clean_rows(
                 raise BadRecord(error.reason, f"{place}: {error}. Mend it, or use --on-bad-record skip") from None
             report.skip(error, place)
             continue
-        seen.add(row["ref_id"])
+        seen[row["ref_id"]] = split
         report.rows += 1
         report.sentences += len(row["sentences"])
         yield row

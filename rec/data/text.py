@@ -123,7 +123,9 @@ _ADVERB = re.compile(
     r"|between|beyond|by|down|here|in|inside|near|next|now|on|out|over|past|there|through|to|under|up|where)\b",
     re.IGNORECASE,
 )
-_PLACE = frozenset("the on to far at upper lower top bottom front back middle center very most his her our your my its".split())
+_PLACE = frozenset(
+    "the on to far at upper lower top bottom front back middle center very most his her our your my its".split()
+)
 # Remains, idioms, misspelt directions and clock positions: swapping words would not mirror the meaning.
 _UNSURE = re.compile(
     r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|uneaten)\b"

@@ -1,0 +1,341 @@
+"""``RefCOCODataSet``: rows of a table to samples, samples to batches."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from rec.data.samples import SampleMaker
+from rec.data.tables import SCENES, Table, open_table
+from rec.data.text import Vocabulary
+from rec.data.text_statistics import text_statistics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Part:
+    """One table of a data set, and where its samples begin."""
+
+    table: Table
+    name: str
+    split: str
+    repeat: float
+    sentence_offsets: np.ndarray  # int64 (rows + 1,)
+    units: int = 0  # objects or sentences of one pass
+    first: int = 0
+    length: int = 0  # units x repeat
+
+
+class RefCOCODataSet(Dataset):
+    """Samples of referring expression data, by index or by ``(epoch, index)``.
+
+    In training (``sentence_sampling="per_object"``) a sample is an object with one of its sentences, drawn anew each epoch;
+    in evaluation it is one (object, sentence) pair. Everything random is a function of (seed, epoch, index).
+
+    A sample is a dict of tensors: ``image`` uint8 ``(3, S, S)`` RGB, letterboxed with 127; ``tokens`` int64 ``(L,)``, 0 is
+    padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
+    :mod:`rec.boxes`; ``box_pixels`` float32 ``(4,)`` xyxy in the original image (in training: in the augmented one);
+    ``index`` int64 ``()``; with masks ``mask`` uint8 ``(1, S, S)``, 0-255.
+
+    Args:
+        dataset: name of the data set, a key of ``ann_path``; a list of names concatenates them; a mapping from names to
+            numbers is a mixture in which each object of a source is seen that many times per epoch (0.5: every second one,
+            drawn anew each epoch; evaluation takes every object once).
+        ann_path: name to source, or one source for all; see :func:`rec.data.tables.open_table`.
+        image_path, mask_path: name to folder, or one folder.
+        input_shape: ``[S, S]`` in pixels; only squares.
+        flip_lr: mirror half of the training samples, with the phrase's left and right (:func:`~rec.data.text.mirror_phrase`);
+            phrases that cannot be mirrored keep their image.
+        transforms: SimREC's ToTensor and Normalize; accepted where it changes nothing, else refused: normalisation happens on
+            the device with ``train.data.mean`` and ``train.data.std``.
+        candidate_transforms: name to transform; one is drawn for each training sample. See :mod:`rec.data.augment`.
+        max_token_length: words per sentence; more are cut. -1 takes the longest sentence of the split.
+        use_glove: whether :attr:`pretrained_emb` holds word vectors, from ``word_vectors``.
+        split: the data set's own name; ``"train+val"`` joins several.
+        training: whether to sample as in training; by default for splits with ``train`` in them.
+        vocabulary: a :class:`~rec.data.text.Vocabulary` or the path of its file; by default built.
+        vocabulary_from: ``"train"``, or ``"all"`` to build it from all splits as the original does.
+        tokenizer: of a vocabulary that is built; see :func:`rec.data.text.get_tokenizer`.
+        word_vectors: spaCy pipeline, its folder, or a GloVe text file; see :mod:`rec.data.word_vectors`.
+        sentence_sampling: ``"per_object"``, or ``"per_sentence"`` to see every sentence once per epoch in training.
+        with_masks: whether samples hold a mask.
+        label_clip: clip the four label fractions to ``[0, label_clip]``; the original clips to 0.99.
+        hide: for blind baselines: ``"phrase"`` makes all tokens padding, ``"image"`` makes the image constant 127.
+        seed: of everything random.
+
+    Attributes:
+        vocabulary: the :class:`~rec.data.text.Vocabulary`.
+        fingerprint: digest of the data and of how it is sampled; equal for copies on other machines.
+        available_splits: all splits of the sources.
+        truncated: how many sentences of the split have more than ``max_token_length`` words.
+
+    Raises:
+        rec.data.sources.SourceError: unknown data set or split, broken files.
+        ValueError: an argument that cannot be right; names it.
+    """
+
+    accepts_epoch = True
+
+    def __init__(
+        self,
+        dataset: str | Sequence[str] | Mapping[str, float] = "refcoco",
+        ann_path: Any = None,
+        image_path: Any = None,
+        mask_path: Any = None,
+        input_shape: Sequence[int] = (416, 416),
+        flip_lr: bool = False,
+        transforms: Any = None,
+        candidate_transforms: Mapping[str, Any] | None = None,
+        max_token_length: int = 15,
+        use_glove: bool = False,
+        split: str = "train",
+        *,
+        training: bool | None = None,
+        vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
+        vocabulary_from: str = "train",
+        tokenizer: str = "simrec",
+        word_vectors: str | None = None,
+        sentence_sampling: str = "per_object",
+        with_masks: bool = False,
+        label_clip: float | None = None,
+        hide: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        _choice("sentence_sampling", sentence_sampling, ("per_object", "per_sentence"))
+        _choice("vocabulary_from", vocabulary_from, ("train", "all"))
+        if len(input_shape) != 2 or input_shape[0] != input_shape[1]:
+            raise ValueError(f"dataset.input_shape is {list(input_shape)}; expected a square such as [416, 416]")
+        self.split = split
+        self.training = "train" in split.split("+") if training is None else training
+        self.use_glove, self.word_vectors, self.seed = use_glove, word_vectors, seed
+        self._sources = _name_sources(dataset, ann_path, image_path, mask_path)
+        self._with_masks = with_masks
+        self._expanded = not self.training or sentence_sampling == "per_sentence"
+        self._parts = self._open(split.split("+"))
+        self._firsts = np.array([part.first for part in self._parts])
+        self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
+        self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
+        statistics = [text_statistics(part.table, tokenizer) for part in self._parts]
+        self.vocabulary = self._get_vocabulary(vocabulary, vocabulary_from, tokenizer)
+        longest = max(len(s["lengths"]) - 1 for s in statistics)
+        self.max_token_length = longest if max_token_length == -1 else max_token_length
+        if self.max_token_length < 1:
+            raise ValueError(
+                f"dataset.max_token_length is {max_token_length}; expected at least 1, or -1 for the longest"
+            )
+        self.truncated = sum(sum(s["lengths"][self.max_token_length + 1 :]) for s in statistics)
+        if self.truncated:
+            total = sum(sum(s["lengths"]) for s in statistics)
+            logger.info(
+                "%d of %d sentences of split %s are cut to %d words",
+                self.truncated,
+                total,
+                split,
+                self.max_token_length,
+            )
+        self._make = SampleMaker(
+            self.vocabulary,
+            size=int(input_shape[0]),
+            max_token_length=self.max_token_length,
+            training=self.training,
+            flip_lr=flip_lr,
+            transforms=transforms,
+            candidate_transforms=candidate_transforms or {},
+            with_masks=with_masks,
+            label_clip=label_clip,
+            hide=hide,
+        )
+
+    def _open(self, splits: Sequence[str]) -> list[_Part]:
+        parts, first = [], 0
+        for name, (repeat, spec, image_path, mask_path) in self._sources.items():
+            for split in splits:
+                table = open_table(
+                    spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
+                )
+                if self._with_masks and (missing := table.rows.data.column("mask").null_count):
+                    raise ValueError(
+                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "
+                        "masks: prepare the data with --generate_mask, or leave the source out"
+                    )
+                part = _Part(table, name, split, repeat, _sentence_offsets(table.rows))
+                part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
+                part.first, part.length = first, round(part.units * (repeat if self.training else 1))
+                parts.append(part)
+                first += part.length
+        return parts
+
+    def _get_vocabulary(self, vocabulary: Any, vocabulary_from: str, tokenizer: str) -> Vocabulary:
+        if isinstance(vocabulary, Vocabulary):
+            return vocabulary
+        if vocabulary is not None:
+            return Vocabulary.load(vocabulary)
+        words: dict[str, None] = {}
+        for name, (_, spec, image_path, mask_path) in self._sources.items():
+            opened = {part.split: part.table for part in self._parts if part.name == name}
+            splits = next(iter(opened.values())).splits
+            for split in splits if vocabulary_from == "all" else ["train"] if "train" in splits else splits[:1]:
+                table = opened.get(split) or open_table(
+                    spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
+                )
+                words.update(dict.fromkeys(text_statistics(table, tokenizer)["words"]))
+        return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
+
+    def __len__(self) -> int:
+        return self._parts[-1].first + self._parts[-1].length
+
+    @cached_property
+    def fingerprint(self) -> str:
+        content = [(p.table.fingerprint, p.split, p.repeat) for p in self._parts], self._expanded, self.training
+        return hashlib.sha256(repr(content).encode()).hexdigest()[:24]
+
+    @cached_property
+    def pretrained_emb(self) -> np.ndarray | None:
+        """Word vectors of the vocabulary, float32 ``(len(vocabulary), D)``; None without ``use_glove``."""
+        if not self.use_glove:
+            return None
+        from rec.data.word_vectors import load_word_vectors
+
+        return load_word_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
+
+    def _locate(self, epoch: int, index: int) -> tuple[_Part, int, int | None]:
+        """Part, row and sentence number (None: to be drawn) of a sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of a data set of {len(self)} samples")
+        number = int(np.searchsorted(self._firsts, index, "right")) - 1
+        while not self._parts[number].length:  # an empty part begins where the next one does
+            number -= 1
+        part = self._parts[number]
+        unit = index - part.first
+        if part.length % part.units:
+            unit = int(self._order(epoch, number)[unit % part.units])
+        unit %= part.units
+        if not self._expanded:
+            return part, unit, None
+        row = int(np.searchsorted(part.sentence_offsets, unit, "right")) - 1
+        return part, row, unit - int(part.sentence_offsets[row])
+
+    def _order(self, epoch: int, number: int) -> np.ndarray:
+        """Which units a source that is not seen a whole number of times gives in an epoch."""
+        if self._order_cache is None or self._order_cache[0] != (epoch, number):
+            order = np.random.default_rng((self.seed, epoch, number)).permutation(self._parts[number].units)
+            self._order_cache = (epoch, number), order
+        return self._order_cache[1]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self._sample(key, {})
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
+        """Samples of several keys; phrases of one image share its decoding."""
+        decoded: dict[Any, Any] = {}
+        return [self._sample(key, decoded) for key in keys]
+
+    def _sample(self, key: int | tuple[int, int], decoded: dict[Any, Any]) -> dict[str, torch.Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        part, row, sentence = self._locate(epoch, index)
+        return self._make(part.table, part.table.rows[row], sentence, index, (self.seed, epoch, index), decoded)
+
+    def collate(
+        self, samples: Sequence[dict[str, torch.Tensor]], share_images: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Samples to a batch of tensors with a leading dimension B, in shared memory inside a worker.
+
+        Args:
+            samples: of this data set.
+            share_images: put each image once; ``image`` is then ``(U, 3, S, S)``, U <= B, and ``image_index`` int64 ``(B,)``
+                tells each row's image. Images are the same where their samples were read together.
+        """
+        if not share_images:
+            return default_collate(list(samples))
+        unique: dict[int, int] = {}
+        rows = [unique.setdefault(id(sample["image"]), len(unique)) for sample in samples]
+        first = {row: sample["image"] for row, sample in zip(reversed(rows), reversed(samples), strict=True)}
+        batch = default_collate([{key: sample[key] for key in sample if key != "image"} for sample in samples])
+        return batch | {
+            "image": default_collate([first[row] for row in range(len(unique))]),
+            "image_index": torch.tensor(rows, dtype=torch.int64),
+        }
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """What sample ``index`` of evaluation is: ``image`` (path), ``image_id``, ``ref_id``, ``sentence_index``,
+        ``sentence`` (None where a sentence is drawn), ``source``."""
+        part, number, sentence = self._locate(0, index)
+        row = part.table.rows[number]
+        path = row["image"]["path"]
+        return {
+            "image": path if row["image"]["bytes"] is not None else os.path.join(part.table.image_root, path),
+            "image_id": row["image_id"],
+            "ref_id": row["ref_id"],
+            "sentence_index": sentence,
+            "sentence": None if sentence is None else row["sentences"][sentence],
+            "source": row["source"],
+        }
+
+    def image_groups(self) -> np.ndarray:
+        """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation."""
+        groups, used = [], 0
+        for part in self._parts:
+            numbers = _image_numbers(part.table.rows) + used
+            used = int(numbers.max(initial=used - 1)) + 1
+            groups.append(np.repeat(numbers, np.diff(part.sentence_offsets)) if self._expanded else numbers)
+        return np.concatenate(groups)
+
+
+def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"dataset.{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def _name_sources(
+    dataset: Any, ann_path: Any, image_path: Any, mask_path: Any
+) -> dict[str, tuple[float, Any, Any, Any]]:
+    """Name to (repeat, source, image folder, mask folder)."""
+    repeats = (
+        dict(dataset)
+        if isinstance(dataset, Mapping)
+        else dict.fromkeys([dataset] if isinstance(dataset, str) else dataset, 1)
+    )
+    if not repeats or any(not isinstance(r, int | float) or r <= 0 for r in repeats.values()):
+        raise ValueError(
+            f"dataset.dataset is {dataset!r}; expected a name, a list of names, or names with numbers above 0"
+        )
+    named = isinstance(ann_path, Mapping) and "path" not in ann_path
+    sources = {}
+    for name, repeat in repeats.items():
+        if ann_path is None or (named and name not in ann_path):
+            if name not in SCENES:
+                known = sorted({*(ann_path or ()), *SCENES})
+                raise ValueError(
+                    f"dataset.dataset is {name!r}, which dataset.ann_path does not have; it has {', '.join(known)}"
+                )
+            spec: Any = name
+        else:
+            spec = ann_path[name] if named else ann_path
+        folders = (paths.get(name) if isinstance(paths, Mapping) else paths for paths in (image_path, mask_path))
+        sources[name] = (float(repeat), spec, *folders)
+    return sources
+
+
+def _sentence_offsets(rows: Any) -> np.ndarray:
+    """int64 ``(rows + 1,)``: the number of the first sentence of each row; a row of the table costs 8 bytes here."""
+    import pyarrow.compute as pc
+
+    counts = [
+        pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in rows.data.column("sentences").chunks
+    ]
+    return np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
+
+
+def _image_numbers(rows: Any) -> np.ndarray:
+    import pyarrow.compute as pc
+
+    names = pc.binary_join_element_wise(rows.data.column("source"), rows.data.column("image_id"), "/")
+    return names.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,0 +1,139 @@
+"""One row and one sentence to one sample: decode, augment, letterbox, tokenise."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from rec import boxes
+from rec.data import masks
+from rec.data.images import PAD_VALUE, ImageError, decode_image, letterbox, letterbox_mask
+from rec.data.tables import Table
+from rec.data.text import Vocabulary, mirror_phrase
+
+
+class SampleMaker:
+    """Makes samples; its arguments are those of :class:`rec.data.dataset.RefCOCODataSet`, ``size`` is the square's side."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        size: int,
+        max_token_length: int,
+        training: bool,
+        flip_lr: bool = False,
+        transforms: Any = None,
+        candidate_transforms: Mapping[str, Any] | None = None,
+        with_masks: bool = False,
+        label_clip: float | None = None,
+        hide: str | None = None,
+    ) -> None:
+        if hide not in (None, "phrase", "image"):
+            raise ValueError(f"dataset.hide is {hide!r}; expected null, 'phrase' or 'image'")
+        if transforms is not None or (training and candidate_transforms):
+            from rec.data.augment import Augmentation, check_transforms
+
+            check_transforms(transforms)
+        self.vocabulary, self.size, self.max_token_length = vocabulary, size, max_token_length
+        self.flip_lr = flip_lr and training
+        self.augmentation = Augmentation(candidate_transforms) if training and candidate_transforms else None
+        self.training, self.with_masks, self.label_clip, self.hide = training, with_masks, label_clip, hide
+
+    def __call__(
+        self,
+        table: Table,
+        row: dict[str, Any],
+        sentence_number: int | None,
+        index: int,
+        random_key: tuple[int, ...],
+        decoded: dict[Any, Any],
+    ) -> dict[str, torch.Tensor]:
+        """A sample.
+
+        Args:
+            table: where the row is from.
+            row: of :data:`rec.data.schema.FEATURES`.
+            sentence_number: None draws one.
+            index: goes into the sample.
+            random_key: everything random is a function of it.
+            decoded: images met so far in this batch, so that phrases of one image share them; added to.
+
+        Raises:
+            ImageError: the image is missing or broken; names the file and the record.
+        """
+        rng = np.random.default_rng(random_key) if self.training else None
+        sentences = row["sentences"]
+        if sentence_number is None:
+            sentence_number = int(rng.integers(len(sentences))) if rng is not None else 0
+        sentence = sentences[sentence_number]
+        box = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64))
+        mask = masks.decode(row["mask"]) if self.with_masks else None
+        height, width = row["height"], row["width"]
+        key = row["source"], row["image_id"]
+        if self.augmentation is None and not self.flip_lr:
+            geometry = boxes.letterbox_geometry(height, width, self.size)
+            image = decoded.get(key)
+            if image is None:
+                image = decoded[key] = torch.from_numpy(self._square(table, row, geometry))
+        else:
+            pixels = decoded.get(key)
+            if pixels is None:
+                pixels = decoded[key] = self._pixels(table, row)
+            box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
+            pixels, box, mask, sentence = self._augment(pixels, box, mask, sentence, rng)
+            height, width = pixels.shape[:2]
+            geometry = boxes.letterbox_geometry(height, width, self.size)
+            image = torch.from_numpy(letterbox(pixels, geometry, self.size))
+        label = boxes.xyxy_to_cxcywh(boxes.to_letterbox(box, geometry.astype(np.float64))) / self.size
+        if self.label_clip is not None:
+            label = label.clip(0, self.label_clip)
+        if self.hide == "phrase":
+            tokens = torch.zeros(self.max_token_length, dtype=torch.int64)
+        else:
+            tokens = torch.tensor(self.vocabulary.encode(sentence, self.max_token_length))
+        sample = {
+            "image": image,
+            "tokens": tokens,
+            "box": torch.from_numpy(label.astype(np.float32)),
+            "geometry": torch.from_numpy(geometry),
+            "box_pixels": torch.from_numpy(box.astype(np.float32)),
+            "index": torch.tensor(index),
+        }
+        if mask is not None:
+            sample["mask"] = torch.from_numpy(letterbox_mask(mask, geometry, self.size))
+        return sample
+
+    def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray) -> np.ndarray:
+        """uint8 ``(3, S, S)``."""
+        if self.hide == "image":
+            return np.full((3, self.size, self.size), PAD_VALUE, np.uint8)
+        return letterbox(self._pixels(table, row), geometry, self.size)
+
+    def _pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
+        """uint8 ``(H, W, 3)``, RGB, as stored."""
+        data, path = row["image"]["bytes"], row["image"]["path"]
+        try:
+            pixels = decode_image(os.path.join(table.image_root, path) if data is None else data, path)
+            shape = row["height"], row["width"]
+            if table.stored_size is None and pixels.shape[:2] != shape:
+                raise ImageError(
+                    f"the image {path} is {pixels.shape[:2]} pixels (height, width), its record says {shape}"
+                )
+        except ImageError as error:
+            raise ImageError(f"{error} ({row['source']}, ref_id {row['ref_id']}, image_id {row['image_id']})") from None
+        return pixels
+
+    def _augment(
+        self, pixels: np.ndarray, box: np.ndarray, mask: Any, sentence: str, rng: Any
+    ) -> tuple[Any, Any, Any, str]:
+        if self.augmentation is not None:
+            pixels, box, mask = self.augmentation(pixels, box, mask, rng)
+        if self.flip_lr and rng.random() < 0.5 and (mirrored := mirror_phrase(sentence)) is not None:
+            pixels, sentence = cv2.flip(pixels, 1), mirrored
+            box = boxes.flip_left_right(box, pixels.shape[1])
+            mask = None if mask is None else np.asfortranarray(mask[:, ::-1])
+        return pixels, box, mask, sentence

@@ -1,0 +1,175 @@
+"""REFER files: RefCOCO, RefCOCO+, RefCOCOg, RefClef (ReferItGame), and anything else in their layout.
+
+Format (https://github.com/lichengunc/refer): a folder with ``instances.json`` (COCO: images, annotations, categories) and
+one or more ``refs(<split_by>).p``, pickled lists of ``{ref_id, ann_id, image_id, category_id, split, sentences: [{sent,
+raw, tokens, sent_id}]}``. An image's file name is in ``instances.json``; ``refs[].file_name`` is something else.
+"""
+
+import functools
+import io
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rec.data.schema import BadRecord
+from rec.data.sources import Source, SourceError, load_json
+
+# The splits everybody reports on, for folders that hold several refs files.
+USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "referit": "unc"}
+# Broken files of the SAIAPR TC-12 images; SimREC and others skip them.
+BROKEN_REFCLEF_IMAGES = frozenset({"19579.jpg", "17975.jpg", "19575.jpg"})
+# (refs of each split, all sentences) of the published files.
+SPLIT_COUNTS: dict[str, tuple[dict[str, int], int]] = {
+    "refcoco_unc": ({"train": 42404, "val": 3811, "testA": 1975, "testB": 1810}, 142210),
+    "refcoco_google": ({"train": 40000, "val": 5000, "test": 5000}, 142210),
+    "refcoco+_unc": ({"train": 42278, "val": 3805, "testA": 1975, "testB": 1798}, 141564),
+    "refcocog_umd": ({"train": 42226, "val": 2573, "test": 5023}, 95010),
+    "refcocog_google": ({"train": 44822, "val": 5000}, 95010),
+}
+_IMAGE_FOLDERS = {"refclef": ("saiapr_tc-12", "refclef"), "referit": ("saiapr_tc-12", "refclef")}
+
+
+class _BuiltinTypesOnly(pickle.Unpickler):
+    """Lists, dicts, texts and numbers need no global; anything that does could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}; such files hold built-in types only, so it was not run"
+        )
+
+
+def load_pickle(path: Path) -> Any:
+    """Loads a pickle of built-in types; nothing in the file can run.
+
+    Raises:
+        SourceError: missing, cut short, no pickle, or one that asks for anything but built-in types.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    for encoding in ("utf-8", "latin-1"):  # Python 2 wrote the published files: their texts are bytes
+        try:
+            return _BuiltinTypesOnly(io.BytesIO(data), encoding=encoding).load()
+        except UnicodeDecodeError:
+            continue
+        except Exception as error:  # a broken pickle raises almost anything
+            raise SourceError(f"{path} was refused: {error!s} ({type(error).__name__})") from None
+    raise SourceError(f"{path} was refused: its texts are neither UTF-8 nor Latin-1")
+
+
+def find_refs_file(folder: Path, name: str, split_by: str | None) -> Path:
+    """The ``refs(<split_by>).p`` of a folder; without ``split_by`` the only one, or the one everybody reports on.
+
+    Raises:
+        SourceError: none, or several and no rule; lists those there are.
+    """
+    found = {
+        match.group(1): path
+        for path in folder.glob("refs(*).p")
+        if (match := re.fullmatch(r"refs\((.+)\)\.p", path.name))
+    }
+    if split_by is None:
+        split_by = next(iter(found)) if len(found) == 1 else USUAL_SPLIT_BY.get(name)
+    if split_by not in found:
+        raise SourceError(
+            f"{folder} has no refs({split_by or '…'}).p; it has {sorted(found) or 'none'}: choose split_by from those"
+        )
+    return found[split_by]
+
+
+def open_refer(folder: Path, name: str, image_root: str | None = None, split_by: str | None = None) -> Source:
+    """Opens a REFER folder.
+
+    Args:
+        folder: with ``instances.json`` and ``refs(<split_by>).p``.
+        name: of the data set, for the rows' ``source`` and its rules (``refclef``: three broken images are left out).
+        image_root: folder of the images; by default ``../images/train2014`` (``../images/saiapr_tc-12`` or
+            ``../images/refclef`` for RefClef) beside ``folder``, where it exists.
+        split_by: see :func:`find_refs_file`.
+
+    Raises:
+        SourceError: files missing, broken or of another layout.
+    """
+    refs_file, instances_file = find_refs_file(folder, name, split_by), folder / "instances.json"
+    refs = load_pickle(refs_file)
+    if not (
+        isinstance(refs, list) and all(isinstance(ref, dict) and isinstance(ref.get("split"), str) for ref in refs)
+    ):
+        raise SourceError(f"{refs_file} is not a list of refs with a split each; is it a refs(…).p file?")
+    splits = dict.fromkeys(split for ref in refs for split in _splits_of(ref["split"]))
+    if image_root is None:
+        beside = [folder.parent / "images" / sub for sub in _IMAGE_FOLDERS.get(name, ("train2014", "coco", "."))]
+        image_root = str(next((path for path in beside if path.is_dir()), beside[0]))
+    index = functools.cache(lambda: _index(instances_file))
+
+    def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
+        images, annotations, categories = index()
+        for ref in refs:
+            if split in _splits_of(ref["split"]):
+                row = _row(ref, images, annotations, categories, Path(image_root), name)
+                if row is not None:
+                    yield row
+
+    return Source(
+        name=name,
+        splits=tuple(sorted(splits, key=_split_order)),
+        read=read,
+        files=(refs_file, instances_file),
+        image_root=image_root,
+        options={"kind": "refer", "split_by": refs_file.name[5:-3]},
+    )
+
+
+def _splits_of(split: str) -> list[str]:
+    """RefClef marks a ref of several test splits as ``testAC``; everything else is one split."""
+    return [f"test{letter}" for letter in split[4:]] if re.fullmatch(r"test[A-Z]+", split) else [split]
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    return next((n for n, start in enumerate(("train", "val", "test")) if split.startswith(start)), 9), split
+
+
+def _index(path: Path) -> tuple[dict[Any, Any], dict[Any, Any], dict[Any, Any]]:
+    content = load_json(path)
+    try:
+        images, annotations = ({entry["id"]: entry for entry in content[key]} for key in ("images", "annotations"))
+        return images, annotations, {entry["id"]: entry["name"] for entry in content.get("categories", ())}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{path} is not a COCO file with images and annotations ({error!r})") from None
+
+
+def _row(
+    ref: dict[str, Any],
+    images: dict[Any, Any],
+    annotations: dict[Any, Any],
+    categories: dict[Any, Any],
+    root: Path,
+    name: str,
+) -> dict[str, Any] | BadRecord | None:
+    ids = f"ref_id {ref.get('ref_id')}"
+    image, annotation = images.get(ref.get("image_id")), annotations.get(ref.get("ann_id"))
+    if image is None:
+        return BadRecord("image id without image", f"{ids}: image_id {ref.get('image_id')} is not in instances.json")
+    if annotation is None:
+        return BadRecord("no annotation", f"{ids}: ann_id {ref.get('ann_id')} is not in instances.json")
+    if name in _IMAGE_FOLDERS and image.get("file_name") in BROKEN_REFCLEF_IMAGES:
+        return None
+    try:
+        return {
+            "image": str(root / image["file_name"]),
+            "image_id": ref["image_id"],
+            "ref_id": ref["ref_id"],
+            "ann_id": ref["ann_id"],
+            "width": image["width"],
+            "height": image["height"],
+            "bbox": annotation["bbox"],
+            "segmentation": annotation.get("segmentation"),
+            "sentences": [sentence["sent"] for sentence in ref["sentences"]],
+            "category": categories.get(ref.get("category_id")),
+            "source": name,
+        }
+    except (KeyError, TypeError) as error:
+        return BadRecord("incomplete record", f"{ids}: {error!r} is missing")

@@ -1,0 +1,227 @@
+"""One door to every annotation source: :func:`open_table`.
+
+What is no table yet is prepared once into the cache of the ``datasets`` library and read from there, memory-mapped.
+"""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rec.data.prepare import INFO_FILE, identity, prepare, read_info
+from rec.data.sources import Source, SourceError
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+SCENES = ("scenes", "scenes_hard")
+SPEC_KEYS = ("path", "split_by", "bbox_format", "columns", "count", "size", "phrases_per_scene", "on_bad_record")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split of one source.
+
+    Attributes:
+        rows: of :data:`rec.data.schema.FEATURES`, memory-mapped, without an indices mapping.
+        image_root: folder that relative image paths start from.
+        fingerprint: digest of the content.
+        splits: all splits of the source.
+        stored_size: side of the square the images were letterboxed to when they were stored; None: stored as they are.
+    """
+
+    rows: "datasets.Dataset"
+    image_root: str
+    fingerprint: str
+    splits: tuple[str, ...]
+    stored_size: int | None = None
+
+
+def open_table(
+    spec: str | os.PathLike[str] | Mapping[str, Any],
+    split: str,
+    *,
+    name: str,
+    image_path: str | None = None,
+    mask_path: str | None = None,
+    with_masks: bool = False,
+) -> Table:
+    """Opens a split of a source.
+
+    Args:
+        spec: a prepared folder, a folder of ``datasets.save_to_disk`` or of parquet, a parquet file, a Hub id, ``"scenes"`` or
+            ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}`` carries further choices:
+            ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign tables), ``count``, ``size``,
+            ``phrases_per_scene`` (scenes), ``on_bad_record``.
+        split: the data set's own name of it.
+        name: of the data set; SimREC's names select the rule for image names.
+        image_path, mask_path: folders of images and masks, where the source does not tell.
+        with_masks: whether masks are wanted; without, a source that is prepared on the fly leaves them out.
+
+    Raises:
+        SourceError: no such source or split; lists what there is.
+        BadRecord: a record that cannot be used (``on_bad_record: skip`` counts and leaves out).
+    """
+    choices = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    unknown = sorted(set(choices) - set(SPEC_KEYS))
+    if unknown or "path" not in choices:
+        raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
+    path = Path(choices["path"])
+    if (path / INFO_FILE).is_file():
+        return _open_prepared(path, split, image_path)
+    if any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+        tables = _load_saved(path)
+        if _has_schema(tables):
+            return _of_saved(tables, split, path, image_path)
+    source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
+    if split not in source.splits:
+        raise _unknown_split(name, split, source.splits)
+    return _open_prepared(
+        _prepared_in_cache(source, split, with_masks, choices.get("on_bad_record", "raise")), split, None
+    )
+
+
+def open_source(
+    spec: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str,
+    image_path: str | None = None,
+    mask_path: str | None = None,
+) -> Source:
+    """Recognises annotation files by their layout and opens their reader.
+
+    Args:
+        spec: see :func:`open_table`; here a REFER folder, SimREC's JSON, JSONL or CSV, Visual Genome's
+            ``region_descriptions.json``, a Flickr30k Entities folder, parquet or a saved table of any columns, a Hub id, or
+            shape scenes.
+        name, image_path, mask_path: see :func:`open_table`.
+
+    Raises:
+        SourceError: nothing there, or a layout that is not known; says what was looked for.
+    """
+    choices = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    text = str(choices["path"])
+    path = Path(text)
+    if text in SCENES and not path.exists():
+        return _open_scenes(choices)
+    if path.is_dir():
+        if list(path.glob("refs(*).p")):
+            from rec.data.sources.refer import open_refer
+
+            return open_refer(path, name, image_path, choices.get("split_by"))
+    raise SourceError(
+        f"ann_path of {name!r}: {text} is "
+        + ("of no known layout" if path.exists() else "neither a file nor a folder")
+        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, SimREC's JSON, "
+        "JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
+    )
+
+
+def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> SourceError:
+    return SourceError(f"data set {name!r} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+
+
+def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
+    from datasets import load_from_disk
+
+    info = read_info(folder)
+    splits = tuple(info["splits"])
+    if split not in splits:
+        raise _unknown_split(info["name"], split, splits)
+    if info["format"] == "parquet":
+        rows = _load_parquet(sorted(folder.glob(f"{split}-*.parquet")))
+    else:
+        rows = load_from_disk(str(folder / split))
+    store = info.get("store")
+    root = str(folder) if store else _image_root(rows, image_path, info["image_root"], folder)
+    return Table(rows, root, info["splits"][split]["fingerprint"], splits, store and store["size"])
+
+
+def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str, folder: Path) -> str:
+    """``image_path`` where the first image is there, else the folder recorded at preparation."""
+    if not len(rows) or rows[0]["image"]["bytes"] is not None or os.path.isabs(rows[0]["image"]["path"]):
+        return ""
+    first = rows[0]["image"]["path"]
+    for root in (image_path, recorded, str(folder)):
+        if root and os.path.isfile(os.path.join(root, first)):
+            return root
+    raise SourceError(
+        f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, where they "
+        "were at preparation; point dataset.image_path to their folder"
+    )
+
+
+def _load_saved(path: Path) -> "datasets.DatasetDict":
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    loaded = load_from_disk(str(path))
+    return DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
+
+
+def _load_parquet(files: list[Path]) -> "datasets.Dataset":
+    from datasets import load_dataset
+
+    return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+
+
+def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
+    from rec.data.schema import FEATURES
+
+    return all(set(FEATURES) <= set(table.column_names) for table in tables.values())
+
+
+def _of_saved(tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, image_path: str | None) -> Table:
+    from rec.data.schema import FEATURES
+
+    if split not in tables:
+        raise _unknown_split(str(path), split, tuple(tables))
+    rows = tables[split].select_columns(list(FEATURES)).cast(FEATURES).flatten_indices()
+    return Table(rows, _image_root(rows, image_path, "", path), rows._fingerprint, tuple(tables))
+
+
+def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_record: str) -> Path:
+    from datasets import config
+
+    splits = None if source.files else [split]  # drawn scenes cost time per split, files are read whole anyway
+    key = identity(source) + ("-masks" if with_masks else "") + ("" if splits is None else f"-{split}")
+    folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"
+    if (folder / INFO_FILE).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        reports = prepare(source, temporary, splits=splits, with_masks=with_masks, on_bad_record=on_bad_record)
+        for name, report in reports.items():
+            for line in report.warnings():
+                logger.warning("%s, split %s: %s", source.name, name, line)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / INFO_FILE).is_file():  # otherwise another process was faster with the same work
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _open_scenes(choices: Mapping[str, Any]) -> Source:
+    from rec.data import scenes
+
+    level = "hard" if choices["path"] == "scenes_hard" else "easy"
+    counts = choices.get("count") or {}
+    options = {key: choices[key] for key in ("size", "phrases_per_scene") if key in choices}
+
+    def read(split: str) -> Any:
+        count = counts if isinstance(counts, int) else counts.get(split)
+        seeds = scenes.split_seeds(split, count)
+        processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
+        return scenes.generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
+
+    return Source(str(choices["path"]), tuple(scenes.SPLITS), read, options={"level": level, "count": counts} | options)
