@@ -8,10 +8,11 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from rec.config.errors import ConfigError, did_you_mean
+from rec.config.errors import ConfigError, did_you_mean, error_like
+from rec.config.namespace import refused_names
 from rec.config.nodes import (
     CONFIGS,
     SEQUENCES,
@@ -23,20 +24,13 @@ from rec.config.nodes import (
     path_of,
     sources_of,
     to_config,
-    where,
 )
-
-OPTIONS = ("_target_", "_partial_", "_recursive_")
 
 
 class LazyCall:
-    """``LazyCall(target)(**arguments)``: a config node describing ``target(**arguments)``, built by :func:`instantiate`.
+    """``LazyCall(target)(**arguments)``: a config node describing ``target(**arguments)``, for :func:`instantiate`.
 
-    Args:
-        target: a callable, its dotted name, or another LazyCall's node whose result will be called.
-
-    Raises:
-        TypeError: ``target`` is none of these.
+    ``target`` is a callable, its dotted name, or another LazyCall's node whose result is called (else TypeError).
     """
 
     def __init__(self, target: Callable | str | Mapping):
@@ -52,29 +46,26 @@ def locate(name: str) -> Any:
     """The object with the dotted ``name``, its module imported. Raises ConfigError with the cause if there is none."""
     parts = name.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(f"`{name}` is not a dotted name such as `package.module.Class`")
+        raise ConfigError(f"`{name}` is not a dotted name such as package.module.Class")
     for split in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:split])
         try:
             found: Any = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and (module + ".").startswith(error.name + ".") and split > 1:
-                continue
-            raise ConfigError.like(error, f"`{name}` cannot be imported: {error}") from error
+            for part in parts[split:]:
+                if not hasattr(found, part):
+                    raise ImportError(f"{module} has no `{part}`{did_you_mean(part, dir(found))}")
+                found = getattr(found, part)
+            return found
         except Exception as error:
-            text = f"`{name}` cannot be imported: {module} raised {type(error).__name__}: {error}"
-            raise ConfigError.like(error, text) from error
-        for part in parts[split:]:
-            if not hasattr(found, part):
-                hint = did_you_mean(part, dir(found))
-                raise ConfigError.like(ImportError, f"`{name}` cannot be imported: {module} has no `{part}`{hint}")
-            found = getattr(found, part)
-        return found
-    raise AssertionError("a dotted name has at least one module part")
+            missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            if not missing or split == 1:  # else the last part may be a class in the module before it
+                text = f"`{name}` cannot be imported: {type(error).__name__}: {error}"
+                raise error_like(error, text) from error
+    raise AssertionError
 
 
 def object_name(value: Any) -> str | None:
-    """The shortest dotted name that imports ``value`` (a class, function, enum member, dtype), or None if none does."""
+    """The shortest dotted name that imports ``value`` (a class, function, enum member, dtype), or None."""
     if isinstance(value, Enum):
         module, tail = type(value).__module__, f"{type(value).__qualname__}.{value.name}"
     elif hasattr(value, "__qualname__"):
@@ -92,162 +83,133 @@ def object_name(value: Any) -> str | None:
 
 
 def describe(target: Any) -> str:
-    """The name of a target for people: dotted if it has one, else its repr."""
+    """A target's name for people: dotted if it has one."""
     return target if isinstance(target, str) else object_name(target) or getattr(target, "__qualname__", repr(target))
 
 
-def parameters(target: Callable) -> Mapping[str, inspect.Parameter] | None:
-    """The parameters ``target`` takes by keyword, or None where any name may be taken or nobody knows."""
+def parameters(target: Callable) -> dict[str, inspect.Parameter] | None:
+    """The parameters that ``target`` takes by keyword, or None where it takes any name or has no signature."""
     try:
-        found = inspect.signature(target).parameters
-    except (ValueError, TypeError):  # some builtins have no signature
+        found = inspect.signature(target).parameters.values()
+    except (ValueError, TypeError):
         return None
-    if any(p.kind is p.VAR_KEYWORD for p in found.values()):
-        return None
-    return {k: p for k, p in found.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    by_keyword = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return None if any(p.kind is p.VAR_KEYWORD for p in found) else by_keyword
 
 
 def unexpected(target: Callable, names: list[str]) -> Iterator[tuple[str, str]]:
     """Each of ``names`` that ``target`` does not take, with what to say about it."""
     takes = parameters(target)
     for name in names if takes is not None else ():
-        if name not in takes:
-            known = f"it takes {', '.join(takes)}" if takes else "it takes no keyword arguments"
-            yield name, f"unexpected argument '{name}'; {known}{did_you_mean(name, takes)}"
+        if takes is not None and name not in takes:
+            yield (
+                name,
+                f"unexpected argument '{name}'; it takes {', '.join(takes) or 'none'}{did_you_mean(name, takes)}",
+            )
 
 
-def instantiate(cfg: Any, _allowed_: Container[str] | None = None, /, **extra: Any) -> Any:
+def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: Any) -> Any:
     """Build what ``cfg`` describes, from the inside out.
 
-    Mappings with ``_target_`` become the target's result; other mappings, lists and tuples become native ``dict``, ``list``
-    and ``tuple`` of built values; every other object, and every native container with nothing to build, is returned itself.
+    Mappings with ``_target_`` become the target's result; other mappings, lists and tuples native ones of built values.
+    Any other object, and a native container with nothing to build in it, is returned itself.
+    ``_partial_=True`` in a call gives ``functools.partial``; ``_recursive_=False`` hands nested calls over unbuilt.
 
     Args:
         cfg: a config node, a container of nodes, or any object.
-        _allowed_: the exact dotted names that may be called, for a config that came from elsewhere; None allows all.
+        _allowed_: the exact dotted names that may be used, for a config that came from elsewhere; None allows all.
         **extra: more arguments of the outermost call, passed as they are; they win over the config's.
 
-    ``_partial_=True`` in a call gives ``functools.partial``; ``_recursive_=False`` hands nested calls over unbuilt.
-
     Raises:
-        ConfigError: with the config path, the target, the file and line where known, and the cause. It is also of the
-            type of the exception that the target raised.
+        ConfigError: with config path, target, file and line where known, and cause; also of the type of the exception
+            that the target raised.
     """
-    path = path_of(cfg)
-    builder = _Builder(_allowed_, sources_of(cfg))
+    builder, path = _Builder(cfg, _allowed_), path_of(cfg)
     if not extra:
         return builder.build(cfg, path)
-    if not (is_call(cfg) and "_target_" in cfg):
-        raise ConfigError.like(TypeError, f"cfg.{path}: arguments {', '.join(extra)} were given, but it is no LazyCall")
+    if not is_call(cfg):
+        builder.fail(TypeError, path, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
     return builder.call(cfg, path, extra)
-
-
-class _Builder:
-    def __init__(self, allowed: Container[str] | None, sources: dict[str, str]):
-        self.allowed = allowed
-        self.sources = sources
-
-    def error(self, kind: Any, path: str, text: str) -> ConfigError:
-        return ConfigError.like(kind, f"{join('cfg', path) if path[:1] == '[' else f'cfg.{path}'.rstrip('.')}{text}")
-
-    def build(self, value: Any, path: str, recursive: bool = True) -> Any:
-        if is_structured(value):
-            return OmegaConf.to_object(value)
-        if is_call(value):
-            if not recursive:
-                return value
-            return self.call(value, path, {}) if "_target_" in value else self.resolve(value["_object_"], path)
-        if not isinstance(value, (Mapping, *SEQUENCES)):
-            return value
-        try:
-            items = list(children(value, resolve=True))
-        except OmegaConfBaseException as error:
-            raise self.unresolved(error, path) from error
-        built = [(key, self.build(child, join(path, key), recursive)) for key, child in items]
-        if not isinstance(value, CONFIGS) and all(new is old for (_, new), (_, old) in zip(built, items, strict=True)):
-            return value
-        if isinstance(value, Mapping):
-            return dict(built)
-        if hasattr(value, "_fields"):  # a native namedtuple
-            return type(value)(*(new for _, new in built))
-        return (tuple if is_tuple(value) else list)(new for _, new in built)
-
-    def unresolved(self, error: Exception, path: str) -> ConfigError:
-        key = getattr(error, "full_key", None) or path
-        return self.error(error, key, f": {str(error).splitlines()[0]}{where(self.sources, key)}")
-
-    def resolve(self, name: Any, path: str) -> Any:
-        """The object of a dotted name, which must be allowed before anything is imported."""
-        place = where(self.sources, path)
-        if self.allowed is not None and name not in self.allowed:
-            text = f" → {name}: not in the list of names that a config from elsewhere may use{place}"
-            raise self.error(PermissionError, path, text)
-        try:
-            return locate(name)
-        except ConfigError as error:
-            raise self.error(error, path, f": {error}{place}") from error
-
-    def call(self, node: Any, path: str, extra: dict[str, Any]) -> Any:
-        try:
-            given = {k: v for k, v in children(node, resolve=True) if k not in extra}
-        except OmegaConfBaseException as error:
-            raise self.unresolved(error, path) from error
-        options = {k: extra.pop(k, None) if k in extra else given.pop(k, None) for k in OPTIONS}
-        target = options["_target_"]
-        name = describe(target)
-        if isinstance(target, str) or self.allowed is not None:
-            found = self.resolve(name if not isinstance(target, Mapping) else "a target that is itself a call", path)
-            target = found if isinstance(target, str) else target
-        elif isinstance(target, Mapping):
-            target = self.build(target, join(path, "_target_"))
-            name = describe(target)
-        arguments = {
-            k: self.build(v, join(path, k), options["_recursive_"] is not False) for k, v in given.items()
-        } | extra
-        if not callable(target):
-            raise self.error(TypeError, path, f" → {name}: cannot be called{where(self.sources, path)}")
-        for key, text in unexpected(target, list(arguments)):
-            raise self.error(TypeError, path, f" → {name}: {text}{where(self.sources, join(path, key))}")
-        try:
-            return functools.partial(target, **arguments) if options["_partial_"] else target(**arguments)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            raise self.error(error, path, f" → {name} raised {cause}{where(self.sources, path)}") from error
 
 
 def check(cfg: Any) -> list[str]:
     """What would go wrong when building ``cfg``, one line each, found without building anything.
 
-    Every target and named object must import, every argument name must be taken by its target's signature, every
-    interpolation must resolve and every ``???`` be filled in, in all nested places. Imports the targets' modules.
+    Every target must import and take the arguments it is given, every interpolation must resolve, every ``???`` must
+    be filled in, in all nested places; the names must be canonical. Imports the targets' modules.
     """
-    return list(_check(cfg, path_of(cfg), _Builder(None, sources_of(cfg))))
+    builder = _Builder(cfg, None, refused_names(cfg) if isinstance(cfg, Mapping) else [])
+    builder.build(cfg, path_of(cfg))
+    return builder.problems or []
 
 
-def _check(node: Any, path: str, builder: _Builder) -> Iterator[str]:
-    for key, raw in children(node):
-        child_path = join(path, key)
-        if raw == MISSING and isinstance(raw, str):
-            yield f"cfg.{child_path}: mandatory value (???) is not set{where(builder.sources, child_path)}"
-            continue
+class _Builder:
+    """The walk of :func:`instantiate`, and with a list of ``problems`` that of :func:`check`, which builds nothing."""
+
+    def __init__(self, cfg: Any, allowed: Container[str] | None, problems: list[str] | None = None):
+        self.sources, self.allowed, self.problems = sources_of(cfg), allowed, problems
+
+    def fail(self, kind: Any, path: str, text: str, key: str = "") -> None:
+        place = join(path, key) if key else path
+        while place and place not in self.sources:
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        message = f"{join('cfg', path) if path and path[0] != '[' else f'cfg{path}'}{text}"
+        message += f" [{self.sources[place]}]" if place else ""
+        if self.problems is None:
+            raise error_like(kind, message) from (kind if isinstance(kind, Exception) else None)
+        self.problems.append(message)
+
+    def values(self, node: Any, path: str) -> Iterator[tuple[Any, Any]]:
+        for key, value in children(node):
+            try:
+                yield key, node[key] if isinstance(node, CONFIGS) else value
+            except OmegaConfBaseException as error:
+                self.fail(error, join(path, key), f": {str(error).splitlines()[0]}")
+
+    def build(self, value: Any, path: str, recursive: bool = True) -> Any:
+        if is_call(value) or is_structured(value):
+            return self.call(value, path, {}) if recursive or self.problems is not None else value
+        if not isinstance(value, (Mapping, *SEQUENCES)):
+            return value
+        built = {k: self.build(v, join(path, k), recursive) for k, v in self.values(value, path)}
+        if not isinstance(value, CONFIGS) and all(built.get(k) is v for k, v in children(value)):
+            return value
+        if isinstance(value, Mapping):
+            return built
+        if isinstance(value, tuple) and hasattr(value, "_make"):  # a native namedtuple
+            return value._make(built.values())
+        return tuple(built.values()) if is_tuple(value) else list(built.values())
+
+    def call(self, node: Any, path: str, extra: dict[str, Any]) -> Any:
+        given = dict(self.values(node, path)) | extra
+        if is_structured(node):
+            target = node._metadata.object_type
+            given = {k: v for k, v in given.items() if k in inspect.signature(target).parameters}
+        else:
+            target = given.pop("_target_" if "_target_" in node else "_object_", None)
+        partial, recursive = given.pop("_partial_", False), given.pop("_recursive_", True)
+        name = "a target that is itself a call" if isinstance(target, Mapping) else describe(target)
+        # Before anything is imported or any argument built: a config from elsewhere must not get that far.
+        if self.allowed is not None and name not in self.allowed:
+            text = f" → {name} is not among the names that a config from elsewhere may use"
+            self.fail(PermissionError, path, text, "_target_")
+        if isinstance(target, Mapping):
+            target = self.build(target, join(path, "_target_"))
+        elif isinstance(target, str):
+            try:
+                target = locate(target)
+            except ConfigError as error:
+                self.fail(error, path, f": {error}", "_target_")
+                target = None
+        if "_object_" in node:
+            return target
+        arguments = {k: v if k in extra else self.build(v, join(path, k), recursive) for k, v in given.items()}
+        for key, text in unexpected(target, list(arguments)) if callable(target) else ():
+            self.fail(TypeError, path, f" → {name}: {text}", key)
+        if self.problems is not None:
+            return None
         try:
-            child = node[key]
-        except OmegaConfBaseException as error:
-            yield str(builder.unresolved(error, child_path))
-            continue
-        if isinstance(child, (Mapping, *SEQUENCES)):
-            yield from _check(child, child_path, builder)
-    if not is_call(node) or "_target_" not in node:
-        names = [node["_object_"]] if is_call(node) else []
-    else:
-        names = [node["_target_"]]
-    for target in names:
-        try:
-            target = builder.resolve(target, path) if isinstance(target, str) else target
-        except ConfigError as error:
-            yield str(error)
-            continue
-        if "_target_" in node and callable(target):
-            keys = [k for k in node if k not in OPTIONS]
-            for key, text in unexpected(target, keys):
-                yield f"cfg.{path} → {describe(target)}: {text}{where(builder.sources, join(path, key))}"
+            return functools.partial(target, **arguments) if partial else target(**arguments)
+        except Exception as error:
+            cause = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+            self.fail(error, path, f" → {name} raised {cause}")

@@ -1,40 +1,37 @@
-"""The one exception of the config system, and the nearest-name hints in its messages."""
+"""The exception of the config system, and the nearest-name hints in its messages."""
 
 import difflib
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
 
 
 class ConfigError(Exception):
-    """A config that cannot be loaded, changed, saved or built. The message is one paragraph for the person who wrote it.
+    """A config that cannot be loaded, changed, saved or built; the message is one paragraph for whoever wrote it.
 
-    Raised errors are also of the Python type that fits (``KeyError`` for an unknown key, ``ImportError`` for a relative
-    import, the original exception's type where a config file or a target raised), so ``except KeyError`` keeps working.
+    What is raised is also of the fitting Python type (``KeyError`` for an unknown key, the original exception's type
+    where a config file or a target raised), so that ``except KeyError`` works.
     """
 
+    located = False  # True once the message starts with the file and line of a config
+
     def __init__(self, message: str):
-        Exception.__init__(self, message)
-        self.message = message
+        Exception.__init__(self, message)  # not super(): UnicodeError and others want more arguments
 
     def __str__(self) -> str:  # KeyError would show the repr, OSError its errno
-        return self.message
-
-    @classmethod
-    def like(cls, kind: type[BaseException] | BaseException, message: str) -> "ConfigError":
-        """A ``ConfigError`` that is also a ``kind`` (a type or an exception whose type is taken)."""
-        kind = kind if isinstance(kind, type) else type(kind)
-        return (cls if issubclass(cls, kind) else _both(cls, kind))(message)
+        return str(self.args[0])
 
 
 @cache
-def _both(cls: type[ConfigError], kind: type[BaseException]) -> Any:
+def _class(kind: type) -> type[ConfigError]:
     try:
-        both = kind if issubclass(kind, cls) else type(f"{cls.__name__}_{kind.__name__}", (cls, kind), {})
-        both("")
-        return both
-    except TypeError:  # a type that cannot be a base, or whose __new__ wants arguments
-        return cls
+        return kind if issubclass(kind, ConfigError) else type(f"Config{kind.__name__}", (ConfigError, kind), {})
+    except TypeError:  # a type that cannot be a base
+        return ConfigError
+
+
+def error_like(kind: type | BaseException, message: str) -> ConfigError:
+    """A ``ConfigError`` that is also a ``kind``: a type, or an exception whose type is taken."""
+    return _class(kind if isinstance(kind, type) else type(kind))(message)
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

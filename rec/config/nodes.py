@@ -1,41 +1,37 @@
-"""What omegaconf needs help with: tuples on 2.3, native containers, strict nodes inside config files, where a key was set."""
+"""What omegaconf needs help with: tuples on 2.3, objects it would take apart, strict groups, and who set which key."""
 
 import dataclasses
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import omegaconf
 from omegaconf import AnyNode, DictConfig, ListConfig
 
-from rec.config.errors import ConfigError, did_you_mean
+from rec.config.errors import ConfigError, did_you_mean, error_like
+from rec.config.namespace import canonical_name
 
-TupleConfig: Any = getattr(omegaconf, "TupleConfig", None)
-SEQUENCES: tuple[type, ...] = (list, tuple, ListConfig) + ((TupleConfig,) if TupleConfig else ())
-CONFIGS: tuple[type, ...] = (DictConfig, *SEQUENCES[2:])
-SCALARS = (str, int, float, bool, type(None))
-MODULE_MARK = "__config_file__"  # the global by which a frame is known to belong to a config file
+LISTS: tuple[type, ...] = (ListConfig, getattr(omegaconf, "TupleConfig", ListConfig))
+CONFIGS, SEQUENCES, SCALARS = (DictConfig, *LISTS), (list, tuple, *LISTS), (str, int, float, bool, type(None))
 
-if TupleConfig is None:  # omegaconf 2.3 stores a tuple as a list; without the mark it would reach constructors as one
+if not hasattr(omegaconf, "TupleConfig"):  # 2.3 stores a tuple as a list; unmarked, it would reach constructors as one
     _set_value_impl = ListConfig._set_value_impl
 
-    def _set_and_mark(self: ListConfig, value: Any, flags: Any = None) -> None:
-        was_tuple = isinstance(value, tuple) or (isinstance(value, ListConfig) and is_tuple(value))
+    def _set_and_mark(self: Any, value: Any, flags: Any = None) -> None:
         _set_value_impl(self, value, flags)
-        if was_tuple:
+        if is_tuple(value):
             self._metadata.object_type = tuple
 
-    ListConfig._set_value_impl = _set_and_mark
+    ListConfig._set_value_impl = _set_and_mark  # type: ignore[method-assign]
 
 
 def is_tuple(value: Any) -> bool:
     """True for a tuple and for the config node that holds one."""
-    return isinstance(value, tuple) or (isinstance(value, SEQUENCES[2:]) and value._metadata.object_type is tuple)
+    return isinstance(value, tuple) or (isinstance(value, LISTS) and value._metadata.object_type is tuple)
 
 
 def is_structured(value: Any) -> bool:
     """True for a config node backed by a dataclass."""
-    return isinstance(value, DictConfig) and dataclasses.is_dataclass(value._metadata.object_type)
+    return isinstance(value, DictConfig) and value._is_typed()
 
 
 def is_call(value: Any) -> bool:
@@ -43,84 +39,74 @@ def is_call(value: Any) -> bool:
     return isinstance(value, Mapping) and ("_target_" in value or "_object_" in value)
 
 
-def wrap(value: Any) -> Any:
-    """Native ``value`` made ready for omegaconf, which would otherwise flatten namedtuples and open up dataclass types."""
-    if isinstance(value, type) and (dataclasses.is_dataclass(value) or hasattr(value, "__attrs_attrs__")):
+def to_config(value: Any) -> Any:
+    """A native dict as a config node that may hold any Python object; every other value as it is."""
+    return DictConfig(_wrap(value), flags={"allow_objects": True}) if type(value) is dict else value
+
+
+def _wrap(value: Any) -> Any:
+    if isinstance(value, type) and dataclasses.is_dataclass(value):  # omegaconf would make an instance of it
         return AnyNode(value, flags={"allow_objects": True})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return to_config({"_target_": type(value), **dict(zip(value._fields, value, strict=True))})
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a namedtuple would become a plain tuple
+        return to_config({"_target_": type(value), **value._asdict()})
     if type(value) in (list, tuple):
-        return type(value)(wrap(v) for v in value)
-    return {k: wrap(v) for k, v in value.items()} if type(value) is dict else value
+        return type(value)(_wrap(v) for v in value)
+    return {k: _wrap(v) for k, v in value.items()} if type(value) is dict else value
 
 
-def to_config(value: dict) -> DictConfig:
-    """A native dict as a config node that may hold any Python object."""
-    return DictConfig(wrap(value), flags={"allow_objects": True})
-
-
-def children(node: Any, resolve: bool = False) -> Iterator[tuple[Any, Any]]:
-    """Key (or index) and value of each child; without ``resolve`` interpolations and ``???`` come as their text."""
-    if isinstance(node, Mapping):
-        keys: Any = node.keys()
-    else:
-        keys = range(len(node)) if isinstance(node, list | tuple) or node._content.__class__ is list else ()
-    for key in keys:
-        if resolve or not isinstance(node, CONFIGS):
-            yield key, node[key]
-        else:
-            child = node._get_node(key)
-            special = not isinstance(child, CONFIGS) or not isinstance(child._content, dict | list)
-            yield key, child._value() if special else child
+def children(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Key (or index) and value of each child of a container; interpolations and ``???`` come as their text."""
+    if not isinstance(node, CONFIGS):
+        yield from node.items() if isinstance(node, Mapping) else enumerate(node)
+    elif isinstance(node._content, dict | list):
+        for key in list(node._content) if isinstance(node, DictConfig) else range(len(node)):
+            child: Any = node._get_node(key)
+            yield (
+                key,
+                child if isinstance(child, CONFIGS) and child._content.__class__ in (dict, list) else child._value(),
+            )
 
 
 def join(path: str, key: Any) -> str:
-    """``path`` extended by a key or index: ``a.b``, ``a[0]``, ``a["x.y"]``."""
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    if not isinstance(key, str) or not key or any(c in key for c in ".[]\"'= "):
-        return f"{path}[{key!r}]"
-    return f"{path}.{key}" if path else key
+    """``path`` extended by a key or index: ``a.b``, ``a[0]``, ``a['x.y']``."""
+    if isinstance(key, str) and key and not any(c in key for c in ".[]'\"= "):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key!r}]"
 
 
 def path_of(node: Any) -> str:
-    """The path of ``node`` from the root of its config, empty for the root and for native containers."""
-    path, keys = "", []
-    while isinstance(node, CONFIGS) and node._get_parent() is not None:
-        keys.append(node._key())
-        node = node._get_parent()
-    for key in reversed(keys):
-        path = join(path, key)
-    return path
+    """The path of a node from the root of its config; empty for the root and for native values."""
+    parent = node._get_parent() if isinstance(node, CONFIGS) else None
+    return "" if parent is None else join(path_of(parent), node._key())
 
 
-def set_sources(root: Any, sources: dict[str, str]) -> None:
-    """Remember on the config's root which ``file:line`` set each path. Lives in the metadata: it survives a deep copy."""
-    root._metadata.rec_sources = sources
+def all_paths(node: Any, path: str = "") -> Iterator[str]:
+    """The path of every key under ``node``."""
+    for key, child in children(node):
+        yield join(path, key)
+        if isinstance(child, (Mapping, *SEQUENCES)):
+            yield from all_paths(child, join(path, key))
 
 
 def sources_of(node: Any) -> dict[str, str]:
-    """The record made by :func:`set_sources` for the config that ``node`` belongs to."""
-    return getattr(node._get_root()._metadata, "rec_sources", {}) if isinstance(node, CONFIGS) else {}
+    """Which ``file:line`` set each path of the config that ``node`` is in. Kept in metadata: it survives a deep copy."""
+    return node._get_root()._metadata.__dict__.setdefault("rec_sources", {}) if isinstance(node, CONFIGS) else {}
 
 
-def where(sources: dict[str, str], path: str) -> str:
-    """`` [file:line]`` of the nearest known setter of ``path``, or an empty string."""
-    while path and path not in sources:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
-    return f" [{sources[path]}]" if path in sources else ""
+def under(path: str, top: str) -> bool:
+    """Whether ``path`` is ``top`` or lies below it."""
+    return path.startswith(top) and path[len(top) : len(top) + 1] in ("", ".", "[")
 
 
-def config_line() -> str:
-    """``file:line: `` of the config file being executed, or an empty string."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and MODULE_MARK not in frame.f_globals:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
+def unknown_key(path: str, known: Iterable[str], how: str) -> ConfigError:
+    """The ``KeyError`` for a key that does not exist: the canonical name, or the nearest ones, and how to add it."""
+    instead = canonical_name(path)
+    hint = f": {instead}" if instead else f"{did_you_mean(path, known)} ({how})"
+    return error_like(KeyError, f"there is no `{path}`{hint}")
 
 
 class StrictConfig(DictConfig):
-    """A plain group as a config file sees it after importing it: existing keys only. Opened again when the load ends."""
+    """A plain group as a config file that imported it sees it: existing keys only, until the load ends."""
 
     def __setattr__(self, key: str, value: Any) -> None:
         self._refuse_unknown(key)
@@ -130,27 +116,22 @@ class StrictConfig(DictConfig):
         self._refuse_unknown(key)
         super().__setitem__(key, value)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "StrictConfig":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = super().__deepcopy__(memo)
         object.__setattr__(copied, "__class__", StrictConfig)  # a copy is as easily misspelt as the original
-        return copied  # type: ignore[return-value]
+        return copied
 
     def _refuse_unknown(self, key: Any) -> None:
-        if key in self._content or self._get_flag("struct") is False:
-            return
-        group = join(getattr(self._get_root()._metadata, "rec_name", ""), path_of(self))
-        raise unknown_key(join(group, key), [join(group, k) for k in self], config_line())
-
-
-def unknown_key(path: str, known: list[str], place: str = "", how: str = "") -> ConfigError:
-    """The ``KeyError`` for a key that does not exist, with the nearest existing ones."""
-    how = how or "to add a key on purpose: `with omegaconf.open_dict(node): ...`, or assign the whole group"
-    return ConfigError.like(KeyError, f"{place}unknown key `{path}`{did_you_mean(path, known)} ({how})")
+        content: Any = self._content
+        if key not in content and self._get_flag("struct") is not False:
+            group = join(self._get_root()._metadata.__dict__.get("rec_name", ""), path_of(self)).strip(".")
+            how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
+            raise unknown_key(join(group, key), [join(group, k) for k in content], how)
 
 
 def set_strict(node: Any, strict: bool) -> None:
-    """Make every plain group under ``node`` strict or open, in place. LazyCall nodes stay open: signatures check them."""
-    if isinstance(node, DictConfig) and not is_structured(node) and (not strict or not is_call(node)):
+    """Make every plain group under ``node`` strict or open, in place. LazyCalls stay open: signatures check them."""
+    if isinstance(node, DictConfig) and not (strict and (is_call(node) or is_structured(node))):
         object.__setattr__(node, "__class__", StrictConfig if strict else DictConfig)
     for _, child in children(node) if isinstance(node, (Mapping, *SEQUENCES)) else ():
         set_strict(child, strict)
