@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from rec.data import masks
 from rec.data.samples import SampleMaker
 from rec.data.tables import SCENES, Table, open_table
 from rec.data.text import Vocabulary
@@ -37,25 +38,25 @@ class _Part:
 class RefCOCODataSet(Dataset):
     """Samples of referring expression data, by index or by ``(epoch, index)``.
 
-    In training (``sentence_sampling="per_object"``) a sample is an object with one of its sentences, drawn anew each epoch;
-    in evaluation it is one (object, sentence) pair. Everything random is a function of (seed, epoch, index).
+    In training (``sentence_sampling="per_object"``) a sample is an object with one of its sentences, drawn anew each
+    epoch; in evaluation it is one (object, sentence) pair. Everything random is a function of (seed, epoch, index).
 
-    A sample is a dict of tensors: ``image`` uint8 ``(3, S, S)`` RGB, letterboxed with 127; ``tokens`` int64 ``(L,)``, 0 is
-    padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
+    A sample is a dict of tensors: ``image`` uint8 ``(3, S, S)`` RGB, letterboxed with 127; ``tokens`` int64 ``(L,)``, 0
+    is padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
     :mod:`rec.boxes`; ``box_pixels`` float32 ``(4,)`` xyxy in the original image (in training: in the augmented one);
     ``index`` int64 ``()``; with masks ``mask`` uint8 ``(1, S, S)``, 0-255.
 
     Args:
         dataset: name of the data set, a key of ``ann_path``; a list of names concatenates them; a mapping from names to
-            numbers is a mixture in which each object of a source is seen that many times per epoch (0.5: every second one,
-            drawn anew each epoch; evaluation takes every object once).
+            numbers is a mixture in which each object of a source is seen that many times per epoch (0.5: every second
+            one, drawn anew each epoch; evaluation takes every object once).
         ann_path: name to source, or one source for all; see :func:`rec.data.tables.open_table`.
         image_path, mask_path: name to folder, or one folder.
         input_shape: ``[S, S]`` in pixels; only squares.
-        flip_lr: mirror half of the training samples, with the phrase's left and right (:func:`~rec.data.text.mirror_phrase`);
-            phrases that cannot be mirrored keep their image.
-        transforms: SimREC's ToTensor and Normalize; accepted where it changes nothing, else refused: normalisation happens on
-            the device with ``train.data.mean`` and ``train.data.std``.
+        flip_lr: mirror half of the training samples, with the phrase's left and right
+            (:func:`~rec.data.text.mirror_phrase`); phrases that cannot be mirrored keep their image.
+        transforms: SimREC's ToTensor and Normalize; accepted where it changes nothing, else refused: normalisation
+            happens on the device with ``train.data.mean`` and ``train.data.std``.
         candidate_transforms: name to transform; one is drawn for each training sample. See :mod:`rec.data.augment`.
         max_token_length: words per sentence; more are cut. -1 takes the longest sentence of the split.
         use_glove: whether :attr:`pretrained_emb` holds word vectors, from ``word_vectors``.
@@ -163,8 +164,8 @@ class RefCOCODataSet(Dataset):
                 )
                 if self._with_masks and (missing := table.rows.data.column("mask").null_count):
                     raise ValueError(
-                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "
-                        "masks: prepare the data with --generate_mask, or leave the source out"
+                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks "
+                        "for masks: prepare the data with --generate_mask, or leave the source out"
                     )
                 part = _Part(table, name, split, repeat, _sentence_offsets(table.rows))
                 part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
@@ -250,8 +251,8 @@ class RefCOCODataSet(Dataset):
 
         Args:
             samples: of this data set.
-            share_images: put each image once; ``image`` is then ``(U, 3, S, S)``, U <= B, and ``image_index`` int64 ``(B,)``
-                tells each row's image. Images are the same where their samples were read together.
+            share_images: put each image once; ``image`` is then ``(U, 3, S, S)``, U <= B, and ``image_index`` int64
+                ``(B,)`` tells each row's image. Images are the same where their samples were read together.
         """
         if not share_images:
             return default_collate(list(samples))
@@ -278,6 +279,18 @@ class RefCOCODataSet(Dataset):
             "sentence": None if sentence is None else row["sentences"][sentence],
             "source": row["source"],
         }
+
+    def target_mask(self, index: int) -> np.ndarray | None:
+        """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the row
+        has none."""
+        part, number, _ = self._locate(0, index)
+        rle = part.table.rows[number]["mask"]
+        return None if rle is None else masks.decode(rle).astype(bool)
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The values of the rows' ``source``: what a model trained on this data set has seen."""
+        return tuple(sorted({source for part in self._parts for source in part.table.rows.unique("source")}))
 
     def image_groups(self) -> np.ndarray:
         """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation."""

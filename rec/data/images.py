@@ -11,8 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rec.boxes import letterbox_geometry
-
 PAD_VALUE = 127
 
 

@@ -1,8 +1,8 @@
 """From a source's raw rows to a table on disk: completed, checked, counted, resumable.
 
-A *prepared folder* is what ``datasets.DatasetDict.save_to_disk`` writes (or ``<split>-XXXXX-of-XXXXX.parquet`` files), with
-``prepared.json`` beside it: name, source, image folder, and per split rows, sentences, images, skipped records and a
-fingerprint of the content. ``prepared.json`` is written last: a folder that has it is complete.
+A *prepared folder* is what ``datasets.DatasetDict.save_to_disk`` writes (or ``<split>-XXXXX-of-XXXXX.parquet`` files),
+with ``prepared.json`` beside it: name, source, image folder, and per split rows, sentences, images, skipped records and
+a fingerprint of the content. ``prepared.json`` is written last: a folder that has it is complete.
 """
 
 import dataclasses
@@ -165,7 +165,8 @@ def _report(entry: dict[str, Any]) -> Report:
 
 
 def _complete(rows: Iterable[Any], root: str, with_masks: bool, embed: bool) -> Iterator[dict[str, Any] | BadRecord]:
-    """Fills in what readers leave open: image size, mask, bytes; makes paths relative to ``root``, so that images can move.
+    """Fills in what readers leave open: image size, mask, bytes; makes paths relative to ``root``, so that images can
+    move.
 
     Neighbouring rows of one image share the look at its file.
     """
@@ -184,8 +185,8 @@ def _complete(rows: Iterable[Any], root: str, with_masks: bool, embed: bool) -> 
             if (row.get("width") or width, row.get("height") or height) != (width, height):
                 raise BadRecord(
                     "wrong image size",
-                    f"the record says {row['width']}x{row['height']}, {image['path']} is {width}x{height} as it is shown "
-                    "(EXIF orientation applied)",
+                    f"the record says {row['width']}x{row['height']}, {image['path']} is {width}x{height} (EXIF orientation "
+                    "applied)",
                 )
             path = image["path"]
             if data is None and root and Path(path).is_relative_to(root):
@@ -281,8 +282,9 @@ def _shards_of(work: Path, split: str, count: int) -> "datasets.Dataset":
 
 
 def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> None:
-    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` (which itself would want every image
-    file at hand to estimate sizes) or as parquet."""
+    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` (which itself would want every
+    image file at hand to estimate sizes) or as parquet.
+    """
     from pyarrow import parquet as pq
 
     for split, table in tables.items():

@@ -16,7 +16,9 @@ from rec.data.text import Vocabulary, mirror_phrase
 
 
 class SampleMaker:
-    """Makes samples; its arguments are those of :class:`rec.data.dataset.RefCOCODataSet`, ``size`` is the square's side."""
+    """Makes samples; its arguments are those of :class:`rec.data.dataset.RefCOCODataSet`, ``size`` is the square's
+    side.
+    """
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The one row schema of all annotation sources, and what makes a row fit to train on.
 
-One row is one referred object. Readers yield rows as plain dicts; :func:`clean_rows` is the gate every row passes before
-it is written to a table.
+One row is one referred object. Readers yield rows as plain dicts; :func:`clean_rows` is the gate every row passes
+before it is written to a table.
 """
 
 import logging
@@ -55,15 +55,15 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     """Checks one row and brings it into the form of :data:`FEATURES`.
 
     Args:
-        row: see ``docs/architecture.md``; ``bbox`` is xywh in pixels of the oriented image; ``mask`` is a COCO RLE of the
-            image's size or None. ``ann_id``, ``mask``, ``category`` may be missing.
+        row: see ``docs/architecture.md``; ``bbox`` is xywh in pixels of the oriented image; ``mask`` is a COCO RLE of
+            the image's size or None. ``ann_id``, ``mask``, ``category`` may be missing.
 
     Returns:
         A new row of the schema's columns and types.
 
     Raises:
-        BadRecord: no image, size not positive, box not four finite numbers, empty, negative or outside the image by more
-            than :data:`BOX_TOLERANCE` pixels, no phrase or an empty one, mask broken, empty or of another size.
+        BadRecord: no image, size not positive, box not four finite numbers, empty, negative or outside the image by
+            more than :data:`BOX_TOLERANCE` pixels, no phrase or an empty one, mask broken, empty or of another size.
     """
     image = row["image"] if isinstance(row.get("image"), dict) else {"path": row.get("image"), "bytes": None}
     if not (image.get("path") or image.get("bytes")):
@@ -117,7 +117,8 @@ def _fits_as_xyxy(x: float, y: float, right: float, bottom: float, width: int, h
 
 @dataclass
 class Report:
-    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box format."""
+    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box format.
+    """
 
     rows: int = 0
     sentences: int = 0
@@ -151,8 +152,8 @@ class Report:
         ]
         if self.boxes and self.boxes_outside >= XYXY_SUSPICION * self.boxes and self.boxes_not_xyxy == 0:
             lines.append(
-                f"{self.boxes_outside} of {self.boxes} boxes leave their image when read as xywh, and every box fits when "
-                "read as xyxy: the source probably holds xyxy (say so with --bbox-format xyxy)"
+                f"{self.boxes_outside} of {self.boxes} boxes leave their image when read as xywh, and every box fits "
+                "when read as xyxy: the source probably holds xyxy (say so with --bbox-format xyxy)"
             )
         return lines
 
@@ -172,8 +173,9 @@ def clean_rows(
         on_bad_record: ``"raise"`` stops at the first bad record, ``"skip"`` counts it in ``report``.
         report: counts are added to it.
         where: what the rows are called in messages, for example a data set and its split.
-        split, seen: name of this split, and the ref ids met so far with their splits, kept up to date: a ref may occur once
-            per split, and in no second split unless both are test splits (RefClef's testA, testB and testC overlap).
+        split, seen: name of this split, and the ref ids met so far with their splits, kept up to date: a ref may occur
+            once per split, and in no second split unless both are test splits (RefClef's testA, testB and testC
+            overlap).
 
     Raises:
         BadRecord: with ``on_bad_record="raise"``; names ``where``, the record's number and its ids.

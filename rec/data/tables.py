@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info
 from rec.data.sources import Source, SourceError
+from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
+from rec.data.sources.foreign import open_foreign
+from rec.data.sources.refer import open_refer
+from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
+from rec.data.sources.tabular import SUFFIXES, open_tabular
+from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 
 if TYPE_CHECKING:
     import datasets
@@ -56,10 +62,10 @@ def open_table(
     """Opens a split of a source.
 
     Args:
-        spec: a prepared folder, a folder of ``datasets.save_to_disk`` or of parquet, a parquet file, a Hub id, ``"scenes"`` or
-            ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}`` carries further choices:
-            ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign tables), ``count``, ``size``,
-            ``phrases_per_scene`` (scenes), ``on_bad_record``.
+        spec: a prepared folder, a folder of ``datasets.save_to_disk`` or of parquet, a parquet file, a Hub id,
+            ``"scenes"`` or ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}`` carries
+            further choices: ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign tables),
+            ``count``, ``size``, ``phrases_per_scene`` (scenes), ``on_bad_record``.
         split: the data set's own name of it.
         name: of the data set; SimREC's names select the rule for image names.
         image_path, mask_path: folders of images and masks, where the source does not tell.
@@ -69,15 +75,19 @@ def open_table(
         SourceError: no such source or split; lists what there is.
         BadRecord: a record that cannot be used (``on_bad_record: skip`` counts and leaves out).
     """
-    choices = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
     unknown = sorted(set(choices) - set(SPEC_KEYS))
     if unknown or "path" not in choices:
         raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
     path = Path(choices["path"])
+    if path.suffix == ".json" and not path.exists() and (path.with_suffix("") / INFO_FILE).is_file():
+        path = path.with_suffix(
+            ""
+        )  # SimREC's configs name anns/refcoco.json, scripts/prepare_data.py makes anns/refcoco
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
-    if any((path / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
-        tables = _load_saved(path)
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
+        tables = _load_tables(path)
         if _has_schema(tables):
             return _of_saved(tables, split, path, image_path)
     source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
@@ -99,28 +109,42 @@ def open_source(
 
     Args:
         spec: see :func:`open_table`; here a REFER folder, SimREC's JSON, JSONL or CSV, Visual Genome's
-            ``region_descriptions.json``, a Flickr30k Entities folder, parquet or a saved table of any columns, a Hub id, or
-            shape scenes.
+            ``region_descriptions.json``, a Flickr30k Entities folder, parquet or a saved table of any columns, a Hub
+            id, or shape scenes.
         name, image_path, mask_path: see :func:`open_table`.
 
     Raises:
         SourceError: nothing there, or a layout that is not known; says what was looked for.
     """
-    choices = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
     text = str(choices["path"])
     path = Path(text)
     if text in SCENES and not path.exists():
         return _open_scenes(choices)
-    if path.is_dir():
-        if list(path.glob("refs(*).p")):
-            from rec.data.sources.refer import open_refer
-
-            return open_refer(path, name, image_path, choices.get("split_by"))
+    if path.is_dir() and list(path.glob("refs(*).p")):
+        return open_refer(path, name, image_path, choices.get("split_by"))
+    if path.name == REGIONS_FILE or (path / REGIONS_FILE).is_file():
+        return open_visual_genome(path, name, image_path)
+    if is_flickr30k(path):
+        return open_flickr30k(path, name, image_path)
+    if path.suffix == ".json" and path.is_file() and is_simrec_json(path):
+        return open_simrec_json(path, name, image_path, mask_path)
+    if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
+        return open_tabular(path, name, image_path, choices.get("bbox_format"))
+    tables = (
+        _load_tables(path)
+        if path.exists()
+        else _load_from_hub(text)
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", text)
+        else None
+    )
+    if tables:
+        return open_foreign(tables, name, image_path, choices.get("columns"), choices.get("bbox_format"))
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
-        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, SimREC's JSON, "
-        "JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
+        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, SimREC's JSON"
+        ", JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
 
 
@@ -153,22 +177,43 @@ def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str,
         if root and os.path.isfile(os.path.join(root, first)):
             return root
     raise SourceError(
-        f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, where they "
-        "were at preparation; point dataset.image_path to their folder"
+        f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, where "
+        "they were at preparation; point dataset.image_path to their folder"
     )
 
 
-def _load_saved(path: Path) -> "datasets.DatasetDict":
-    from datasets import Dataset, DatasetDict, load_from_disk
+def parquet_files(path: Path) -> dict[str, list[Path]]:
+    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there are none."""
+    files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        splits.setdefault(re.split(r"-\d", file.stem)[0] if len(files) > 1 else "train", []).append(file)
+    return splits
 
-    loaded = load_from_disk(str(path))
-    return DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
+
+def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
+    """Split to table, of ``save_to_disk`` folders and parquet; {} for anything else."""
+    from datasets import Dataset, load_from_disk
+
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        loaded = load_from_disk(str(path))
+        return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+    return {split: _load_parquet(files) for split, files in parquet_files(path).items()}
 
 
 def _load_parquet(files: list[Path]) -> "datasets.Dataset":
     from datasets import load_dataset
 
     return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+
+
+def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:
+    from datasets import load_dataset
+
+    try:
+        return dict(load_dataset(name))
+    except Exception as error:  # the client raises dozens of kinds, from no network to no such repository
+        raise SourceError(f"{name} is no file or folder here, and as a Hub data set: {error}") from None
 
 
 def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:

@@ -85,7 +85,9 @@ class Vocabulary:
         return self._split(sentence)
 
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
-        """``max_token_length`` ids: unknown words are ``UNK`` (1), longer sentences are cut, shorter ones padded with 0."""
+        """``max_token_length`` ids: unknown words are ``UNK`` (1), longer sentences are cut, shorter ones padded with
+        0.
+        """
         get, unknown = self._ids.get, self._ids[UNK]
         ids = [get(word, unknown) for word in self._split(sentence)[:max_token_length]]
         return ids + [0] * (max_token_length - len(ids))
@@ -124,7 +126,8 @@ _ADVERB = re.compile(
     re.IGNORECASE,
 )
 _PLACE = frozenset(
-    "the on to far at upper lower top bottom front back middle center very most his her our your my its".split()
+    ["at", "back", "bottom", "center", "far", "front", "her", "his", "its", "lower", "middle", "most", "my", "on"]
+    + ["our", "the", "to", "top", "upper", "very", "your"]
 )
 # Remains, idioms, misspelt directions and clock positions: swapping words would not mirror the meaning.
 _UNSURE = re.compile(

@@ -1,8 +1,9 @@
 """REFER files: RefCOCO, RefCOCO+, RefCOCOg, RefClef (ReferItGame), and anything else in their layout.
 
-Format (https://github.com/lichengunc/refer): a folder with ``instances.json`` (COCO: images, annotations, categories) and
-one or more ``refs(<split_by>).p``, pickled lists of ``{ref_id, ann_id, image_id, category_id, split, sentences: [{sent,
-raw, tokens, sent_id}]}``. An image's file name is in ``instances.json``; ``refs[].file_name`` is something else.
+Format (https://github.com/lichengunc/refer): a folder with ``instances.json`` (COCO: images, annotations, categories)
+and one or more ``refs(<split_by>).p``, pickled lists of ``{ref_id, ann_id, image_id, category_id, split, sentences:
+[{sent, raw, tokens, sent_id}]}``. An image's file name is in ``instances.json``; ``refs[].file_name`` is something
+else.
 """
 
 import functools

@@ -1,0 +1,234 @@
+"""Training augmentation: one candidate transform per sample, with box and mask carried along.
+
+SimREC's configuration names four candidates: ``RandAugment``, ``ElasticTransform``, ``GridDistortion`` (albumentations)
+and ``RandomErasing``. Any other albumentations transform may stand beside them under a name of your own, for example
+``A.ColorJitter()``, or ``A.RandomSizedBBoxSafeCrop(480, 640)`` for a scaled crop that keeps the target.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from rec import boxes
+
+# A sample whose target would lose more than this share of its box to an augmentation is left as it is.
+MAX_HIDDEN = 0.3
+FILL = (127, 127, 127)  # what the letterbox pads with
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box, mask
+
+
+class Augmentation:
+    """Draws one of the candidates for each sample and applies it.
+
+    Args:
+        candidates: name to transform: :class:`RandAugment`, :class:`RandomErasing` (torchvision's of that name is taken
+            as ours), or an albumentations transform.
+
+    Raises:
+        TypeError: a candidate of another kind.
+    """
+
+    def __init__(self, candidates: Mapping[str, Any]) -> None:
+        self.names = list(candidates)
+        self._apply = [_as_function(name, transform) for name, transform in candidates.items()]
+
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
+        """Augments a sample.
+
+        Args:
+            image: uint8 ``(H, W, 3)``, RGB.
+            box: float ``(4,)`` xyxy in pixels.
+            mask: uint8 ``(H, W)`` of 0 and 1, or None.
+            rng: the only source of randomness.
+
+        Returns:
+            Image, box and mask; unchanged where the target would be hidden by more than :data:`MAX_HIDDEN`.
+        """
+        return self._apply[int(rng.integers(len(self._apply)))](image, box, mask, rng)
+
+
+def check_transforms(transforms: Any) -> None:
+    """Accepts SimREC's ``Compose([ToTensor, Normalize(0, 1)])``, which changes nothing here, and nothing else.
+
+    Raises:
+        ValueError: names what to use in its place.
+    """
+    if transforms is None:
+        return
+    for step in getattr(transforms, "transforms", [transforms]):
+        kind = type(step).__name__
+        if kind == "Normalize":
+            if any(float(value) != 0 for value in step.mean) or any(float(value) != 1 for value in step.std):
+                raise ValueError(
+                    f"dataset.transforms normalises with mean {list(step.mean)} and std {list(step.std)}: normalisation "
+                    "happens on the device; set train.data.mean and train.data.std, and dataset.transforms=null"
+                )
+        elif kind != "ToTensor":
+            raise ValueError(
+                f"dataset.transforms holds {kind}: augmentations go into dataset.candidate_transforms, normalisation into "
+                "train.data.mean and train.data.std; set dataset.transforms=null"
+            )
+
+
+def _as_function(name: str, transform: Any) -> Callable[..., Sample]:
+    if isinstance(transform, RandAugment | RandomErasing):
+        return transform
+    if type(transform).__module__.startswith("torchvision") and type(transform).__name__ == "RandomErasing":
+        return RandomErasing(transform.p, transform.scale, transform.ratio, transform.value)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version on import
+    import albumentations as A
+
+    if isinstance(transform, A.BasicTransform | A.BaseCompose):
+        return _Albumentation(transform)
+    raise TypeError(
+        f"dataset.candidate_transforms[{name!r}] is a {type(transform).__name__}; expected an albumentations transform, "
+        "rec.data.augment.RandAugment or rec.data.augment.RandomErasing"
+    )
+
+
+class _Albumentation:
+    """An albumentations transform, seeded anew for each sample."""
+
+    def __init__(self, transform: Any) -> None:
+        import albumentations as A
+
+        carried = A.BboxParams("pascal_voc", label_fields=[], min_visibility=1 - MAX_HIDDEN, clip=True)
+        self.moves = not isinstance(transform, A.ImageOnlyTransform)
+        self.compose = A.Compose([transform], bbox_params=carried if self.moves else None)
+
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+        self.compose.set_random_seed(int(rng.integers(2**32)))
+        if not self.moves:
+            return self.compose(image=image)["image"], box, mask
+        masks = {} if mask is None else {"mask": np.ascontiguousarray(mask)}
+        result = self.compose(image=image, bboxes=box[None], **masks)
+        if not len(result["bboxes"]):
+            return image, box, mask
+        return result["image"], np.asarray(result["bboxes"], np.float64)[0], result.get("mask")
+
+
+class RandomErasing:
+    """Fills a random rectangle of the image (Zhong et al., https://arxiv.org/abs/1708.04896).
+
+    Args:
+        p: probability.
+        scale: range of the rectangle's share of the image.
+        ratio: range of its height to its width.
+        value: ``"random"`` for noise, or one grey value or three of RGB, 0-255.
+    """
+
+    def __init__(
+        self, p: float = 0.5, scale: Any = (0.02, 0.33), ratio: Any = (0.3, 3.3), value: str | float | Any = 0
+    ) -> None:
+        self.p, self.scale, self.ratio, self.value = p, tuple(scale), tuple(ratio), value
+
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+        """Erases; tries ten rectangles that fit the image and hide no more of the target than :data:`MAX_HIDDEN`."""
+        if rng.random() >= self.p:
+            return image, box, mask
+        height, width = image.shape[:2]
+        for _ in range(10):
+            area = rng.uniform(*self.scale) * height * width
+            ratio = float(np.exp(rng.uniform(*np.log(self.ratio))))
+            h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if not (0 < h < height and 0 < w < width):
+                continue
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            if _visible(box, np.array([left, top, left + w, top + h])) > MAX_HIDDEN:
+                continue
+            image = image.copy()
+            noise = isinstance(self.value, str)
+            image[top : top + h, left : left + w] = rng.integers(0, 256, (h, w, 3)) if noise else self.value
+            break
+        return image, box, mask
+
+
+class RandAugment:
+    """Two (``n``) of 14 operations of one strength, drawn with replacement (https://arxiv.org/abs/1909.13719).
+
+    As SimREC's, but box and mask follow the geometric operations.
+
+    Args:
+        n: operations per image.
+        m: strength, 0-30; an operation's value is ``low + m / 30 * (high - low)`` of its range.
+    """
+
+    def __init__(self, n: int = 2, m: int = 9) -> None:
+        self.n, self.m = n, m
+
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+        """Applies the operations."""
+        names = list(_OPERATIONS)
+        for number in rng.integers(len(names), size=self.n):
+            low, high, operation = _OPERATIONS[names[number]]
+            value = low + self.m / 30 * (high - low)
+            if names[number] in _GEOMETRIC:
+                image, box, mask = _warp(image, box, mask, operation(rng.choice([-1, 1]) * value, *image.shape[:2]))
+            else:
+                image = operation(image, value)
+        return image, box, mask
+
+
+def _warp(image: np.ndarray, box: np.ndarray, mask: Any, matrix: np.ndarray) -> Sample:
+    """An affine map, unless it takes too much of the target out of the image; the box encloses the mapped corners."""
+    height, width = image.shape[:2]
+    corners = np.array([[box[0], box[1], 1], [box[2], box[1], 1], [box[2], box[3], 1], [box[0], box[3], 1]]) @ matrix.T
+    moved = np.concatenate([corners.min(0), corners.max(0)])
+    frame = np.array([0, 0, width, height], np.float64)
+    if _visible(moved, frame) < 1 - MAX_HIDDEN:
+        return image, box, mask
+    image = cv2.warpAffine(image, matrix, (width, height), borderValue=FILL)
+    if mask is not None:
+        mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, (width, height), flags=cv2.INTER_NEAREST)
+    return image, np.concatenate([np.maximum(moved[:2], 0), np.minimum(moved[2:], frame[2:])]), mask
+
+
+def _visible(box: np.ndarray, frame: np.ndarray) -> float:
+    """Share of ``box`` that lies in ``frame``, both xyxy."""
+    size = np.minimum(box[2:], frame[2:]) - np.maximum(box[:2], frame[:2])
+    area = boxes.xyxy_to_xywh(box)[2:].prod()
+    return float(size.clip(0).prod() / area) if area > 0 else 0.0
+
+
+def _rotation(degrees: float, height: int, width: int) -> np.ndarray:
+    return cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
+
+
+def _affine(xy: float = 0, yx: float = 0, dx: float = 0, dy: float = 0) -> np.ndarray:
+    return np.array([[1, xy, dx], [yx, 1, dy]], np.float64)
+
+
+def _pil(function: Callable[..., Any]) -> Callable[[np.ndarray, float], np.ndarray]:
+    """A function of a PIL image and a value as one of an array."""
+    return lambda image, value: np.asarray(function(Image.fromarray(image), value))
+
+
+def _solarize_add(image: np.ndarray, value: float) -> np.ndarray:
+    brighter = cv2.add(image, np.full_like(image, int(value)))
+    return np.where(brighter < 128, brighter, 255 - brighter)
+
+
+_GEOMETRIC = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"})
+# Name to (lowest value, highest value, operation).
+_OPERATIONS: dict[str, tuple[float, float, Callable[..., Any]]] = {
+    "AutoContrast": (0, 1, _pil(lambda image, _: ImageOps.autocontrast(image))),
+    "Equalize": (0, 1, _pil(lambda image, _: ImageOps.equalize(image))),
+    "Rotate": (0, 30, _rotation),
+    # A strength of 9 keeps one bit of a channel, as in the original; no bit at all would be a black image.
+    "Posterize": (0, 4, _pil(lambda image, bits: ImageOps.posterize(image, max(1, int(bits))))),
+    "Solarize": (0, 256, _pil(ImageOps.solarize)),
+    "SolarizeAdd": (0, 110, _solarize_add),
+    "Color": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Color(image).enhance(factor))),
+    "Contrast": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Contrast(image).enhance(factor))),
+    "Brightness": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Brightness(image).enhance(factor))),
+    "Sharpness": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor))),
+    "ShearX": (0, 0.3, lambda value, *_: _affine(xy=value)),
+    "ShearY": (0, 0.3, lambda value, *_: _affine(yx=value)),
+    "TranslateX": (0, 100, lambda value, *_: _affine(dx=value)),
+    "TranslateY": (0, 100, lambda value, *_: _affine(dy=value)),
+}

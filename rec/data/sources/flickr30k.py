@@ -1,0 +1,90 @@
+"""Flickr30k Entities, as its publisher gives it.
+
+Format (https://github.com/BryanPlummer/flickr30k_entities): ``Sentences/<image>.txt``, five captions with phrases as
+``[/EN#<entity>/<type> words]``; ``Annotations/<image>.xml``, boxes with the entities they show; ``train.txt``,
+``val.txt``, ``test.txt`` list image numbers. An object here is an entity of an image, its sentences are the phrases
+that name it, its box encloses all boxes of the entity (the "merged boxes" protocol). Entities without a box are left
+out.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from rec import boxes
+from rec.data.schema import BadRecord
+from rec.data.sources import Source, SourceError
+
+_PHRASE = re.compile(r"\[/EN#(\d+)/(\S+) ([^\]]*)\]")
+
+
+def is_flickr30k(path: Path) -> bool:
+    """Whether a folder has the sub-folders of Flickr30k Entities."""
+    return (path / "Sentences").is_dir() and (path / "Annotations").is_dir()
+
+
+def open_flickr30k(path: Path, name: str, image_root: str | None) -> Source:
+    """Opens a Flickr30k Entities folder.
+
+    Args:
+        path: the folder with ``Sentences``, ``Annotations`` and the split lists.
+        name: of the data set, for the rows' ``source``.
+        image_root: folder of ``<image>.jpg``.
+
+    Raises:
+        SourceError: no split list or no ``image_root``.
+    """
+    lists = {split: path / f"{split}.txt" for split in ("train", "val", "test") if (path / f"{split}.txt").is_file()}
+    if not lists:
+        raise SourceError(f"{path} has none of train.txt, val.txt, test.txt, the lists of images of each split")
+    if image_root is None:
+        raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
+
+    def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
+        for image in lists[split].read_text(encoding="utf-8").split():
+            yield from _rows(path, image, Path(image_root), name)
+
+    return Source(name, tuple(lists), read, tuple(lists.values()), image_root, {"kind": "flickr30k"})
+
+
+def _rows(path: Path, image: str, root: Path, name: str) -> Iterator[dict[str, Any] | BadRecord]:
+    try:
+        entities = _boxes(path / "Annotations" / f"{image}.xml")
+        captions = (path / "Sentences" / f"{image}.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ElementTree.ParseError, ValueError) as error:
+        yield BadRecord("broken annotation", f"image {image}: {error}")
+        return
+    phrases: dict[str, list[str]] = {}
+    kinds = {}
+    for entity, kind, words in _PHRASE.findall(captions):
+        phrases.setdefault(entity, []).append(words)
+        kinds[entity] = kind
+    for entity, sentences in phrases.items():
+        if entity in entities:
+            corners = np.array(entities[entity], np.float64)
+            box = boxes.xyxy_to_xywh(np.concatenate([corners[:, :2].min(0), corners[:, 2:].max(0)]))
+            yield {
+                "image": str(root / f"{image}.jpg"),
+                "image_id": image,
+                "ref_id": f"{image}-{entity}",
+                "bbox": box.tolist(),
+                "sentences": sentences,
+                "category": kinds[entity].split("/")[0],
+                "source": name,
+            }
+
+
+def _boxes(file: Path) -> dict[str, list[list[float]]]:
+    """Entity to its boxes, xyxy, counted from 0 (the files count from 1)."""
+    found: dict[str, list[list[float]]] = {}
+    for item in ElementTree.parse(file).getroot().iter("object"):
+        box = item.find("bndbox")
+        if box is not None:
+            corners = [float(box.findtext(key) or "nan") - 1 for key in ("xmin", "ymin", "xmax", "ymax")]
+            for entity in item.iter("name"):
+                found.setdefault(str(entity.text), []).append(corners)
+    return found

@@ -1,0 +1,100 @@
+"""SimREC's annotation files: ``refcoco.json``, ``flickr.json``, ``vg.json``, ``merge.json``.
+
+Format: ``{split: [{iid, bbox [x, y, w, h] pixels, cat_id, refs [sentences], mask_id}]}``; training items hold all
+sentences of an object, evaluation items one each. Masks, where there are any, are ``<mask folder>/<mask_id>.npy``.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rec.data.schema import BadRecord
+from rec.data.sources import Source, SourceError, load_json
+
+_COCO_NAME = "COCO_train2014_{:012d}.jpg"
+# Data sets whose mask_id is the REFER ref_id; elsewhere it is missing or not unique.
+_FROM_REFER = frozenset({"refcoco", "refcoco+", "refcocog", "referit", "refclef"})
+
+
+def is_simrec_json(path: Path) -> bool:
+    """Whether a file begins like ``{"train": [{…`` rather than like another JSON layout."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        start = "".join(file.read(200).split())
+    return start.startswith('{"') and start[1:].partition(":")[2].startswith("[") and '"images":' not in start
+
+
+def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: str | None) -> Source:
+    """Opens a file in SimREC's format.
+
+    Args:
+        path: the JSON file.
+        name: ``refcoco``, ``refcoco+``, ``refcocog``, ``referit``, ``flickr``, ``vg`` or ``merge``: the rule for image
+            names.
+        image_root, mask_root: folders; without ``mask_root`` rows have no masks.
+
+    Raises:
+        SourceError: broken or of another layout, or no ``image_root``.
+    """
+    if image_root is None:
+        raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
+    content = functools.cache(lambda: load_json(path))
+    if not isinstance(content(), dict) or not all(isinstance(items, list) for items in content().values()):
+        raise SourceError(f"{path} is not SimREC's {{split: [items]}}")
+    masks = Path(mask_root) if mask_root and Path(mask_root).is_dir() else None
+
+    def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
+        items = enumerate(content()[split])
+        for _, group in itertools.groupby(items, key=lambda pair: _object_of(pair[1], pair[0], split)):
+            numbers, same = zip(*group, strict=True)
+            yield _row(same, f"{split}-{numbers[0]}", name, Path(image_root), masks)
+
+    options = {"kind": "simrec_json", "mask_root": str(masks or "")}
+    return Source(name, tuple(content()), read, (path,), image_root, options)
+
+
+def _object_of(item: Any, number: int, split: str) -> Any:
+    """Equal for neighbouring evaluation items that are sentences of one object."""
+    if split == "train" or not isinstance(item, dict) or "mask_id" not in item:
+        return number
+    return str(item.get("iid")), str(item["mask_id"]), str(item.get("bbox"))
+
+
+def _row(items: Any, place: str, name: str, root: Path, masks: Path | None) -> dict[str, Any] | BadRecord:
+    try:
+        item = items[0]
+        refer = name in _FROM_REFER and "mask_id" in item
+        file, image_id, source = _image_of(item, name)
+        mask_file = masks / f"{item['mask_id']}.npy" if masks and refer else None
+        return {
+            "image": str(root / file),
+            "image_id": image_id,
+            "ref_id": item["mask_id"] if refer else place,
+            "ann_id": None,
+            "bbox": item["bbox"],
+            "mask_file": mask_file if mask_file and mask_file.is_file() else None,
+            "sentences": [sentence for item in items for sentence in item["refs"]],
+            "category": item.get("cat_id"),
+            "source": source,
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return BadRecord("incomplete record", f"item {place}: {error!r}")
+
+
+def _image_of(item: dict[str, Any], name: str) -> tuple[str, Any, str]:
+    """File below the image folder, image id and source, by the data set's rule."""
+    iid = item["iid"]
+    if name in ("refcoco", "refcoco+", "refcocog"):
+        return _COCO_NAME.format(int(iid)), iid, name
+    if name in ("referit", "refclef"):
+        return f"{int(iid)}.jpg", iid, name
+    if name == "vg" and "url" in item:
+        file = "/".join(item["url"].split("/")[-2:]) if "://" in item["url"] else item["url"]
+        return file, iid, name
+    if "data_source" in item:
+        source = str(item["data_source"])
+        number = str(iid).partition(".")[0]
+        file = _COCO_NAME.format(int(number)) if source == "coco" else str(iid)
+        return f"{source}/{file}", number if source == "coco" else iid, source.lower()
+    return str(iid) if "." in str(iid) else f"{iid}.jpg", iid, name
