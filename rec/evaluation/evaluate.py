@@ -17,6 +17,7 @@ import torch
 
 from rec import boxes
 from rec.data.batch import prepare
+from rec.data.masks import encode
 from rec.evaluation import masks, metrics
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class BoxAndMaskEvaluator:
 
     def _mask_result(self, index: int, probability: np.ndarray, geometry: np.ndarray) -> dict[str, Any]:
         predicted = masks.to_image(probability, geometry, self.mask_threshold, self.mask_any_overlap)
-        result: dict[str, Any] = {"mask": masks.encode(predicted)}
+        result: dict[str, Any] = {"mask": encode(predicted)}
         target = self.dataset.target_mask(index)
         if target is not None:
             result["mask_intersection"], result["mask_union"] = masks.overlap(predicted, target)
@@ -156,6 +157,8 @@ def evaluate(
         with torch.inference_mode():
             for batch, counts in _batches(loader, dataset, accelerator, limit):
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
+                if "image_index" in ready and not hasattr(bare, "encode_image"):  # a model that takes no shared images
+                    ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
                     outputs = bare(ready)
                 if counts:

@@ -1,7 +1,5 @@
 """Masks on their way back from the letterboxed square to the image, and their overlap with the truth."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 
@@ -38,21 +36,3 @@ def overlap(predicted: np.ndarray, target: np.ndarray) -> tuple[int, int]:
         raise ValueError(f"predicted mask is {predicted.shape}, target mask is {target.shape}; sizes must be equal")
     predicted, target = predicted.astype(bool), target.astype(bool)
     return int(np.count_nonzero(predicted & target)), int(np.count_nonzero(predicted | target))
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """A bool ``(h, w)`` mask as compressed COCO RLE ``{"size": [h, w], "counts": str}``."""
-    from pycocotools import mask as coco
-
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode(rle: dict[str, Any]) -> np.ndarray:
-    """bool ``(h, w)`` from compressed COCO RLE; the inverse of :func:`encode`."""
-    from pycocotools import mask as coco
-
-    counts = rle["counts"]
-    return (
-        coco.decode({"size": rle["size"], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}) > 0
-    )

@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from evaluation_toy import SIZE, ToyModel, ToySplit, run
 
-from rec.evaluation import evaluate, masks
+from rec.data.masks import decode
+from rec.evaluation import evaluate
 from rec.evaluation.evaluate import BoxAndMaskEvaluator, write
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def test_records_name_the_sample_and_hold_boxes_in_original_pixels():
     geometry, truth = dataset.truth(0)
     np.testing.assert_allclose(first["target"], truth)
     np.testing.assert_allclose(first["box"], truth, atol=1e-3)  # sample 0 is answered without a shift
-    mask = masks.decode(first["mask"])
+    mask = decode(first["mask"])
     assert mask.shape == tuple(geometry[:2].astype(int)) and first["mask_intersection"] / first["mask_union"] > 0.8
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rec import boxes
 from rec.evaluation import masks, metrics
@@ -126,12 +124,6 @@ def test_all_validation_figures_equal_the_original(recorded):
     assert 100 * result["IE"] == expected["Acc/IE"]
     for level in levels:
         assert 100 * result[f"Pr@{level:g}"] == pytest.approx(expected[f"Acc/MaskIoU@{level:.2f}"]), level
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
-def test_a_mask_survives_its_run_length_code(height, width, random):
-    mask = np.array([[random.random() < 0.5 for _ in range(width)] for _ in range(height)])
-    assert (masks.decode(masks.encode(mask)) == mask).all()
 
 
 def test_masks_of_different_sizes_are_refused():

@@ -1,0 +1,121 @@
+"""Boxes, masks and phrases drawn on images; grids of predictions."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from rec.data.masks import decode
+
+TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
+_PALETTE = (PREDICTED, (9, 105, 218), (191, 135, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """The colour of the n-th of several answers on one image."""
+    return _PALETTE[number % len(_PALETTE)]
+
+
+def annotate(
+    image: np.ndarray,
+    marks: Sequence[tuple[Sequence[float] | None, tuple[int, int, int], str]] = (),
+    masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]] = (),
+    caption: str = "",
+) -> Image.Image:
+    """A copy of an image with boxes, labels, half-transparent masks, and a caption on a strip below.
+
+    Args:
+        image: uint8 ``(H, W, 3)`` RGB.
+        marks: ``(box xyxy in pixels or None, colour, label)`` each.
+        masks: ``(bool (H, W), colour)`` each.
+        caption: Wrapped to the image's width.
+    """
+    pixels = image
+    for mask, tint in masks:
+        pixels = np.where(mask[..., None], pixels // 2 + np.array(tint, np.uint8) // 2, pixels)
+    picture = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
+    draw = ImageDraw.Draw(picture)
+    line = max(1, round(max(picture.size) / 200))
+    font = ImageFont.load_default(max(10, round(max(picture.size) / 32)))
+    for box, tint, label in marks:
+        if box is None:
+            continue
+        left, right = (min(max(float(v), 0), picture.width - 1) for v in (box[0], box[2]))
+        top, bottom = (min(max(float(v), 0), picture.height - 1) for v in (box[1], box[3]))
+        # Pillow refuses a rectangle whose corners are in the wrong order.
+        draw.rectangle(
+            [min(left, right), min(top, bottom), max(left, right), max(top, bottom)], outline=tint, width=line
+        )
+        if label:
+            size = draw.textbbox((0, 0), label, font=font)
+            x, y = max(0, min(left, picture.width - size[2] - 4)), max(0, top - size[3] - 4)
+            draw.rectangle([x, y, x + size[2] + 4, y + size[3] + 4], fill=tint)
+            draw.text((x + 2, y + 1), label, fill="white", font=font)
+    return _with_caption(picture, caption) if caption else picture
+
+
+def _with_caption(picture: Image.Image, caption: str, lines: int = 3) -> Image.Image:
+    font = ImageFont.load_default(13)
+    rows, row = [], ""
+    for word in caption.split():
+        if row and font.getlength(f"{row} {word}") > picture.width - 8:
+            rows.append(row)
+            row = word
+        else:
+            row = f"{row} {word}".strip()
+    rows = [*rows, row][:lines]
+    strip = Image.new("RGB", (picture.width, picture.height + 17 * lines + 4), "white")
+    strip.paste(picture)
+    ImageDraw.Draw(strip).multiline_text((4, picture.height + 1), "\n".join(rows), fill="black", font=font, spacing=3)
+    return strip
+
+
+def picture_of(dataset: Any, record: Mapping[str, Any], side: int = 320) -> Image.Image:
+    """One prediction on its image: true box and mask green, predicted ones red, phrase and IoU below.
+
+    Args:
+        dataset: The data set the record is from; its letterboxed image is drawn on.
+        record: A line of ``predictions.jsonl``.
+        side: Length of the image's longer side in the picture.
+    """
+    sample = dataset[record["index"]]
+    h, w, nh, nw, dx, dy = (int(v) for v in sample["geometry"])
+    scale = side / max(nh, nw)
+    size = max(1, round(nw * scale)), max(1, round(nh * scale))
+    image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy()[dy : dy + nh, dx : dx + nw])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+    tinted = []
+    if record.get("mask") is not None:
+        for mask, tint in ((dataset.target_mask(record["index"]), TRUE), (decode(record["mask"]), PREDICTED)):
+            if mask is not None:
+                tinted.append((cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0, tint))
+    factors = np.array([size[0] / w, size[1] / h] * 2)
+    marks = [
+        (None if record.get(key) is None else np.array(record[key]) * factors, tint, "")
+        for key, tint in (("target", TRUE), ("box", PREDICTED))
+    ]
+    iou = "" if record.get("iou") is None else f"  (IoU {record['iou']:.2f})"
+    return annotate(image, marks, tinted, f"{record.get('sentence') or ''}{iou}")
+
+
+def grid(pictures: Sequence[Image.Image], columns: int = 6, gap: int = 8) -> Image.Image:
+    """Pictures in rows, each in a cell of the largest one's size."""
+    if not pictures:
+        raise ValueError("a grid needs at least one picture; no predictions were made")
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        sheet.paste(picture, (gap + column * (width + gap), gap + row * (height + gap)))
+    return sheet
+
+
+def prediction_grid(dataset: Any, records: Sequence[Mapping[str, Any]], count: int = 24) -> Image.Image:
+    """A grid of ``count`` predictions, evenly spaced through the split, so that it shows hits and misses alike."""
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
+    return grid([picture_of(dataset, records[i], side=256) for i in chosen])

@@ -1,0 +1,35 @@
+"""The names a model folder's config may call, when nobody vouches for the folder.
+
+Exact names, never prefixes: ``torch.hub.os.system`` resolves through module attributes, so a rule "everything below
+``torch``" would be no protection. Every name here is a ``torch.nn.Module`` that builds layers from numbers; none reads
+a file, opens a connection or takes a name that leads to code. Arguments that would (``pretrained`` and its paths) are
+turned off by :func:`harmless` before anything is built.
+"""
+
+from typing import Any
+
+_MODELS = {
+    "rec.models": ("SimREC",),
+    "rec.models.simrec": ("SimREC",),
+    "rec.models.backbones": ("CspDarkNet",),
+    "rec.models.backbones.cspdarknet": ("CspDarkNet",),
+    "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
+    "rec.models.heads": ("REChead",),
+    "rec.models.language_encoders": ("LSTM_SA",),
+    "torch.nn": ("ModuleList", "Sequential", "Identity"),
+    "torch.nn.modules.container": ("ModuleList", "Sequential"),
+    "torch.nn.modules.linear": ("Identity",),
+}
+ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.items() for name in names)
+
+# Arguments that fetch or read weights from elsewhere; a model folder brings its own.
+_OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
+
+
+def harmless(config: Any) -> Any:
+    """A copy of a native config with every ``pretrained`` flag, path and vector argument off, at any depth."""
+    if isinstance(config, dict):
+        return {key: _OFF[key] if key in _OFF else harmless(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(harmless(value) for value in config)
+    return config

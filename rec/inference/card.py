@@ -1,0 +1,93 @@
+"""The model card (``README.md`` of a model folder), generated from what was measured.
+
+Format: https://huggingface.co/docs/hub/model-cards (YAML front matter, Markdown body).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_USE = """\
+```python
+import rec
+
+grounder = rec.from_pretrained("{folder}")  # this folder, or the id of the repository it was pushed to
+result = grounder("photo.jpg", "the man on the left")
+print(result.box, result.score)  # xyxy in pixels of the image
+result.draw().save("marked.png")
+```
+
+```bash
+python scripts/predict.py {folder} photo.jpg "the man on the left" --out marked.png
+```
+"""
+
+
+def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]], origin: str, name: str) -> str:
+    """A hub-ready card: front matter with tags and results; origin, measured metrics, how to use it.
+
+    Args:
+        config: Of the model folder, native containers.
+        metrics: ``{split: metrics}``, fractions 0-1.
+        origin: One line on what the model was trained on.
+        name: Of the model folder.
+    """
+    import yaml
+
+    about = dict(config.get("about") or {})
+    architecture = str(config["model"]["_target_"]).rsplit(".", 1)[-1]
+    dataset = str(about.get("dataset") or "unknown")
+    results = [
+        {
+            "task": {"type": "object-detection", "name": "Referring expression comprehension"},
+            "dataset": {"type": dataset, "name": dataset, "split": split},
+            "metrics": [{"type": key, "value": round(value, 6)} for key, value in values.items() if value == value],
+        }
+        for split, values in metrics.items()
+    ]
+    front = {
+        "license": about.get("licence", "apache-2.0"),
+        "library_name": "rec",
+        "pipeline_tag": "object-detection",
+        "tags": ["referring-expression-comprehension", "visual-grounding", architecture.lower()],
+        "datasets": [dataset],
+        "model-index": [{"name": name, "results": results}],
+    }
+    measured = _metrics_table(metrics) if metrics else "Not measured.\n"
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
+
+# {architecture}, {dataset}
+
+Referring expression comprehension: an image and a phrase in, the box of the object the phrase names out.
+
+This model was {origin}.
+
+## Measured
+
+{measured}
+A box counts as right when its IoU with the true one, in pixels of the original image, is above the threshold.
+
+## Use
+
+{_USE.format(folder=name)}
+## Config
+
+Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
+{config["preprocess"]["max_token_length"]} words.
+
+```json
+{json.dumps(about, indent=2, ensure_ascii=False)}
+```
+
+The model itself is described in `config.yaml`, its words in `vocab.json`.
+"""
+
+
+def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for split, values in metrics.items():
+        cells = [values.get(name, float("nan")) for name in names]
+        rows.append(f"| {split} | " + " | ".join(str(v) if isinstance(v, int) else f"{v:.4f}" for v in cells) + " |")
+    return "\n".join(rows) + "\n"

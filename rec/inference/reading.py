@@ -1,0 +1,245 @@
+"""Reading a model folder that may be a stranger's, without running anything it names.
+
+Safe YAML, exact allow-listed targets, ``pretrained`` off, shapes compared with the weights file's header before memory
+is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported.
+"""
+
+import json
+import math
+import re
+import stat
+import threading
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from rec.inference.allowed import ALLOWED_TARGETS, harmless
+
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
+MAX_VOCABULARY_BYTES = 64 << 20
+MAX_SIDE = 4096
+
+
+class ModelFolderError(Exception):
+    """A model folder that cannot be written, read or trusted; the message names the file and says what to do."""
+
+
+def read(folder: str | Path, trust_config: bool = False, device: Any = "cpu") -> tuple[Any, dict[str, Any], Any]:
+    """Read a model folder, running nothing that it names unless ``trust_config``.
+
+    Args:
+        folder: The folder.
+        trust_config: Allow any target in ``config.yaml``. It can then run any code: only for folders of your own.
+        device: Where the model goes.
+
+    Returns:
+        The model in evaluation mode, the config as native containers, the vocabulary (None where the folder has none
+        and the model no language encoder).
+
+    Raises:
+        ModelFolderError: a file is missing, a link, damaged, or does not fit the others; a target is not allowed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+    config = read_config(_checked_file(folder, CONFIG))
+    shapes = _weight_shapes(_checked_file(folder, WEIGHTS))
+    vocabulary = _read_vocabulary(folder, config, trust_config)
+    model = _build(folder, config["model"], shapes, trust_config)
+    _load_weights(folder, model)
+    return model.to(device).eval(), config, vocabulary
+
+
+def _checked_file(folder: Path, name: str) -> Path:
+    """The path of a regular file that lies in ``folder``, or in the blob store of its own hub cache.
+
+    A hub cache keeps ``<repository>/snapshots/<revision>/<file>`` as a link into ``<repository>/blobs``.
+    """
+    path = folder / name
+    if not path.exists():
+        raise ModelFolderError(f"{folder} has no {name}; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+    real, root = path.resolve(), folder.resolve()
+    homes = [root]
+    if root.parent.name == "snapshots":
+        homes.append(root.parent.parent / "blobs")
+    if real.parent not in homes:
+        raise ModelFolderError(f"{path} is a link to {real}, outside the model folder; copy the file itself there")
+    if not stat.S_ISREG(real.stat().st_mode):
+        raise ModelFolderError(f"{path} is no regular file")
+    return real
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    from rec.config import ConfigError, safe_load_yaml
+
+    try:
+        config = safe_load_yaml(path)
+    except (ConfigError, OSError, RecursionError) as error:
+        raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
+    preprocess = config.get("preprocess")
+    if (
+        not isinstance(config.get("model"), dict)
+        or "_target_" not in config["model"]
+        or not isinstance(preprocess, dict)
+    ):
+        raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
+    if not isinstance(config.get("about", {}), dict):
+        raise ModelFolderError(f"{path}: about is {config['about']!r}, expected a mapping")
+    shape, mean, std = (preprocess.get(key) for key in ("input_shape", "mean", "std"))
+    length = preprocess.get("max_token_length")
+    # Bounds, because these sizes decide how much memory the first prediction takes.
+    if not (_numbers(shape, 2) and shape[0] == shape[1] and type(shape[0]) is int and 1 <= shape[0] <= MAX_SIDE):
+        raise ModelFolderError(
+            f"{path}: preprocess.input_shape is {shape!r}, expected two equal sides up to {MAX_SIDE}"
+        )
+    if not (_numbers(mean, 3) and _numbers(std, 3) and all(value > 0 for value in std)):
+        raise ModelFolderError(
+            f"{path}: preprocess.mean and std are {mean!r} and {std!r}, expected 3 numbers each, std > 0"
+        )
+    if type(length) is not int or not 1 <= length <= 10_000:
+        raise ModelFolderError(f"{path}: preprocess.max_token_length is {length!r}, expected 1 to 10000")
+    return config
+
+
+def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
+
+
+def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from the file's header, which safetensors checks against the file's length."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise ModelFolderError(f"{path} is no whole safetensors file ({error}); copy or download it again") from error
+
+
+def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -> Any:
+    from rec.data.text import Vocabulary
+
+    encoder = config["model"].get("language_encoder")
+    if not (folder / VOCABULARY).exists() and encoder is None:
+        return None
+    path = _checked_file(folder, VOCABULARY)
+    if path.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise ModelFolderError(f"{path} has {path.stat().st_size} bytes, more than {MAX_VOCABULARY_BYTES}")
+    try:
+        vocabulary = Vocabulary.load(path) if trust_config else _load_plain_vocabulary(path)
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(str(error)) from error
+    rows = encoder.get("token_size") if isinstance(encoder, dict) else None
+    if rows is not None and rows != len(vocabulary):
+        raise ModelFolderError(
+            f"{path} has {len(vocabulary)} words but the model was built for {rows} "
+            "(model.language_encoder.token_size); take the vocabulary the model was trained with"
+        )
+    return vocabulary
+
+
+def _load_plain_vocabulary(path: Path) -> Any:
+    """A vocabulary whose tokenizer cannot run code: a spaCy pipeline's name or folder would be imported."""
+    from rec.data.text import Vocabulary
+
+    name = json.loads(path.read_text(encoding="utf-8")).get("tokenizer")
+    plain = name == "simrec" or (isinstance(name, str) and re.fullmatch("spacy:[a-z]{2}", name) is not None)
+    if not plain:
+        raise ValueError(
+            f"{path}: tokenizer {name!r} names a spaCy pipeline, which can run code; only 'simrec' and spaCy's "
+            "rule-based ones (spacy:en) are loaded without trust_config=True"
+        )
+    return Vocabulary.load(path)
+
+
+def _build(folder: Path, node: dict[str, Any], shapes: dict[str, tuple[int, ...]], trust_config: bool) -> Any:
+    """The model without memory for its parameters, its shapes equal to those of the weights file."""
+    import torch
+
+    from rec.config import ConfigError, instantiate
+
+    try:
+        with _CountedRegistrations(len(shapes)), torch.device("meta"):
+            model = instantiate(harmless(node), None if trust_config else ALLOWED_TARGETS)
+    except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
+        hint = "" if trust_config else "; trust_config=True builds anything, for folders of your own only"
+        raise ModelFolderError(f"the model of {folder / CONFIG} cannot be built: {error}{hint}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise ModelFolderError(f"{folder / CONFIG} describes a {type(model).__name__}, not a torch.nn.Module")
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differing = [
+        f"{len(found)} {what}, such as {found[0]}"
+        for what, found in (
+            ("missing", sorted(own.keys() - shapes.keys())),
+            ("unexpected", sorted(shapes.keys() - own.keys())),
+            (
+                "of another shape",
+                [
+                    f"{n} {shapes[n]} instead of {own[n]}"
+                    for n in sorted(own.keys() & shapes.keys())
+                    if own[n] != shapes[n]
+                ],
+            ),
+        )
+        if found
+    ]
+    if differing:
+        raise ModelFolderError(
+            f"{folder / WEIGHTS} does not fit the model of {CONFIG}: tensors {'; '.join(differing)}. "
+            "Both must come from the same run"
+        )
+    return model
+
+
+class _CountedRegistrations:
+    """Stops a config that asks for endless layers: a model registers no more than a few times the file's tensors."""
+
+    def __init__(self, tensors: int):
+        self.left = 20 * tensors + 1000
+        self.thread = threading.get_ident()
+
+    def _count(self, *_: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError(f"the config describes far more layers than {WEIGHTS} has tensors")
+
+    def __enter__(self) -> None:
+        from torch.nn.modules import module
+
+        self.hooks = [
+            module.register_module_module_registration_hook(self._count),
+            module.register_module_parameter_registration_hook(self._count),
+        ]
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _load_weights(folder: Path, model: Any) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    path = _checked_file(folder, WEIGHTS)
+    own = model.state_dict()
+    weights = {}
+    for name, value in load_file(path).items():
+        if value.dtype != own[name].dtype and not (value.is_floating_point() and own[name].is_floating_point()):
+            raise ModelFolderError(f"{path}: {name} is {value.dtype}, the model has {own[name].dtype}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelFolderError(
+                f"{path}: {name} holds values that are not finite; these weights cannot predict anything"
+            )
+        weights[name] = value.to(own[name].dtype)
+    model.load_state_dict(weights, assign=True)
+    lost = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
+    if lost:
+        raise ModelFolderError(
+            f"{type(model).__name__} keeps {lost[0]} outside its state dict, so {path} cannot restore it: "
+            "make it a persistent buffer"
+        )

@@ -1,0 +1,168 @@
+"""Model folders: what is written can be used with nothing else, is whole at every moment, and is reproducible."""
+
+import json
+import os
+import threading
+
+import pytest
+import torch
+import yaml
+from inference_toy import SIZE, VOCABULARY, folder_config, model_node, new_model, write_folder
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from rec.inference import model_folder
+from rec.inference.model_folder import ModelFolderError
+
+
+def test_a_written_folder_gives_back_the_same_model(tmp_path):
+    folder = write_folder(tmp_path / "best")
+    model, config, vocabulary = model_folder.read(folder)
+    batch = {
+        "image": torch.rand(2, 3, SIZE, SIZE),
+        "tokens": torch.tensor([VOCABULARY.encode("the red circle", 6)] * 2),
+    }
+    with torch.inference_mode():
+        found, expected = model(batch), new_model()(batch)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert vocabulary == VOCABULARY and config["preprocess"]["input_shape"] == [SIZE, SIZE]
+    assert not model.training and next(model.parameters()).device.type == "cpu"
+
+
+def test_read_parameters_can_be_trained_on(tmp_path):
+    model, _, _ = model_folder.read(write_folder(tmp_path / "best"))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_folder_names_no_path_of_this_machine_and_fetches_nothing(tmp_path):
+    text = (write_folder(tmp_path / "best") / "config.yaml").read_text(encoding="utf-8")
+    assert "secret.pth" not in text and yaml.safe_load(text)["model"]["visual_backbone"]["pretrained"] is False
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path):
+    first, second = write_folder(tmp_path / "a" / "best"), write_folder(tmp_path / "b" / "best")
+    for name in ("model.safetensors", "config.yaml", "vocab.json", "README.md"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_a_weights_file_is_hard_linked(tmp_path):
+    checkpoint = tmp_path / "ema.safetensors"
+    save_file(new_model().state_dict(), checkpoint)
+    model_folder.write(tmp_path / "best", checkpoint, folder_config(), VOCABULARY)
+    assert os.stat(tmp_path / "best" / "model.safetensors").st_ino == checkpoint.stat().st_ino
+    model_folder.read(tmp_path / "best")
+
+
+def test_readers_see_a_whole_folder_while_it_is_replaced(tmp_path):
+    folder, trouble, stop = tmp_path / "best", [], threading.Event()
+    write_folder(folder)
+
+    def look():
+        while not stop.is_set():
+            names = set(os.listdir(folder)) if folder.exists() else set()
+            if names != {"model.safetensors", "config.yaml", "vocab.json", "README.md"}:
+                trouble.append(names)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(5):
+        write_folder(folder)
+    stop.set()
+    watcher.join()
+    assert not trouble and os.listdir(tmp_path) == ["best"], "and nothing temporary stays"
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "photo.jpg").write_bytes(b"photo")
+    with pytest.raises(ModelFolderError, match="no model folder"):
+        write_folder(tmp_path / "holiday")
+    assert os.listdir(tmp_path / "holiday") == ["photo.jpg"]
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelFolderError, match="cannot be written"):
+        write_folder(tmp_path / "file" / "best")
+    with pytest.raises(ModelFolderError, match="cannot be written"):
+        model_folder.write(tmp_path / "best", tmp_path / "absent.safetensors", folder_config(), VOCABULARY)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_card_states_origin_and_measured_metrics(tmp_path):
+    card = (write_folder(tmp_path / "best") / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["model-index"][0]["results"][0]["metrics"] == [{"type": "Acc@0.5", "value": 0.75}]
+    assert "drawn shapes only" in card and "| val | 0.7500 |" in card and "rec.from_pretrained" in card
+
+
+def test_origin_is_one_printable_line():
+    line = model_folder.describe_origin({"about": {"sources": ["scenes\x1b[31m\nrm"], "samples": 3, "split": "train"}})
+    assert line.isprintable() and "shapes only" in line
+    photos = {"about": {"dataset": "refcoco", "sources": ["refcoco"]}}
+    assert "shapes" not in model_folder.describe_origin(photos)
+
+
+def test_the_config_comes_from_a_run_with_interpolations_resolved():
+    class Rows:
+        sources, max_token_length = ("refcoco",), 9
+
+        def __len__(self):
+            return 42
+
+    cfg = OmegaConf.create(
+        {
+            "model": {"_target_": "torch.nn.Identity", "a": "${dataset.dataset}"},
+            "dataset": {"dataset": "refcoco", "input_shape": [96, 96], "max_token_length": -1, "split": "train"},
+            "train": {"data": {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}},
+        }
+    )
+    config = model_folder.from_run(cfg, Rows(), update=7)
+    assert config["model"]["a"] == "refcoco"
+    assert config["preprocess"] == {
+        "input_shape": [96, 96], "mean": [0.5, 0.5, 0.5], "std": [1, 1, 1], "max_token_length": 9
+    }  # fmt: skip
+    assert config["about"] | {"rec_version": ""} == {
+        "dataset": "refcoco", "split": "train", "sources": ["refcoco"], "samples": 42, "updates": 7, "rec_version": ""
+    }  # fmt: skip
+
+
+def test_half_precision_files_are_read_as_the_models_own_type(tmp_path):
+    folder = write_folder(tmp_path / "best")
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors")
+    model, _, _ = model_folder.read(folder)
+    assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "vocab.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    folder = write_folder(tmp_path / "best")
+    (folder / name).unlink()
+    with pytest.raises(ModelFolderError, match=name):
+        model_folder.read(folder)
+
+
+def test_weights_of_another_model_are_refused_with_examples(tmp_path):
+    folder = write_folder(tmp_path / "best")
+    weights = load_file(folder / "model.safetensors")
+    weights["stranger"] = weights.pop("head.box.weight")
+    weights["head.box.bias"] = torch.zeros(9)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelFolderError, match=r"missing, such as head.box.weight.*stranger.*\(9,\) instead of \(4,\)"):
+        model_folder.read(folder)
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "best")
+    content = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    content["words"].append("extra")
+    (folder / "vocab.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="token_size"):
+        model_folder.read(folder)
+
+
+def test_the_live_lazy_call_and_the_read_config_describe_the_same_model(tmp_path):
+    _, config, _ = model_folder.read(write_folder(tmp_path / "best"))
+    assert config["model"]["head"]["_target_"] == "rec.models.heads.REChead"
+    assert set(config["model"]) == set(model_node())
