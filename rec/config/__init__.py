@@ -11,20 +11,6 @@ from rec.config.overrides import apply_overrides, parse_config_arguments
 from rec.config.printing import diff, list_keys
 from rec.config.yaml_io import safe_load_yaml, to_native
 
-__all__ = [
-    "ConfigError",
-    "LazyCall",
-    "LazyConfig",
-    "apply_overrides",
-    "check",
-    "diff",
-    "get_config",
-    "instantiate",
-    "list_keys",
-    "locate",
-    "parse_config_arguments",
-    "safe_load_yaml",
-    "solve_batch_size",
-    "to_native",
-    "try_get_key",
-]
+__all__ = ["ConfigError", "LazyCall", "LazyConfig", "apply_overrides", "check", "diff", "get_config"]
+__all__ += ["instantiate", "list_keys", "locate", "parse_config_arguments", "safe_load_yaml", "solve_batch_size"]
+__all__ += ["to_native", "try_get_key"]

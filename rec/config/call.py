@@ -11,20 +11,10 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from rec.config import nodes
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.namespace import refused_names
-from rec.config.nodes import (
-    CONFIGS,
-    SEQUENCES,
-    children,
-    is_call,
-    is_structured,
-    is_tuple,
-    join,
-    path_of,
-    sources_of,
-    to_config,
-)
+from rec.config.nodes import is_call, is_structured, join
+from rec.other_names import refused_names
 
 
 class LazyCall:
@@ -39,14 +29,12 @@ class LazyCall:
         self._target = target
 
     def __call__(self, /, **arguments: Any) -> DictConfig:
-        return to_config({"_target_": self._target, **arguments})
+        return nodes.to_config({"_target_": self._target, **arguments})
 
 
 def locate(name: str) -> Any:
     """The object with the dotted ``name``, its module imported. Raises ConfigError with the cause if there is none."""
     parts = name.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(f"`{name}` is not a dotted name such as package.module.Class")
     for split in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:split])
         try:
@@ -59,19 +47,17 @@ def locate(name: str) -> Any:
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
             if not missing or split == 1:  # else the last part may be a class in the module before it
-                text = f"`{name}` cannot be imported: {type(error).__name__}: {error}"
-                raise error_like(error, text) from error
-    raise AssertionError
+                raise error_like(error, f"`{name}` cannot be imported: {type(error).__name__}: {error}") from error
+    raise error_like(ImportError, f"`{name}` is not a dotted name such as package.module.Class")
 
 
 def object_name(value: Any) -> str | None:
     """The shortest dotted name that imports ``value`` (a class, function, enum member, dtype), or None."""
+    module, _, tail = str(value).rpartition(".")  # torch.float16 and its like print as their own name
     if isinstance(value, Enum):
         module, tail = type(value).__module__, f"{type(value).__qualname__}.{value.name}"
     elif hasattr(value, "__qualname__"):
         module, tail = value.__module__ or "builtins", value.__qualname__
-    else:
-        module, _, tail = str(value).rpartition(".")  # torch.float16 and its like print as their own name
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         found = sys.modules.get(".".join(parts[:end]))
@@ -84,7 +70,7 @@ def object_name(value: Any) -> str | None:
 
 def describe(target: Any) -> str:
     """A target's name for people: dotted if it has one."""
-    return target if isinstance(target, str) else object_name(target) or getattr(target, "__qualname__", repr(target))
+    return target if isinstance(target, str) else object_name(target) or repr(target)
 
 
 def parameters(target: Callable) -> dict[str, inspect.Parameter] | None:
@@ -97,9 +83,9 @@ def parameters(target: Callable) -> dict[str, inspect.Parameter] | None:
     return None if any(p.kind is p.VAR_KEYWORD for p in found) else by_keyword
 
 
-def unexpected(target: Callable, names: list[str]) -> Iterator[tuple[str, str]]:
+def unexpected(target: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """Each of ``names`` that ``target`` does not take, with what to say about it."""
-    takes = parameters(target)
+    takes = parameters(target) if callable(target) else None
     for name in names if takes is not None else ():
         if takes is not None and name not in takes:
             yield (
@@ -124,12 +110,10 @@ def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: A
         ConfigError: with config path, target, file and line where known, and cause; also of the type of the exception
             that the target raised.
     """
-    builder, path = _Builder(cfg, _allowed_), path_of(cfg)
-    if not extra:
-        return builder.build(cfg, path)
-    if not is_call(cfg):
+    builder, path = _Builder(cfg, _allowed_), nodes.path_of(cfg)
+    if extra and not is_call(cfg):
         builder.fail(TypeError, path, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
-    return builder.call(cfg, path, extra)
+    return builder.call(cfg, path, extra) if extra else builder.build(cfg, path)
 
 
 def check(cfg: Any) -> list[str]:
@@ -138,47 +122,49 @@ def check(cfg: Any) -> list[str]:
     Every target must import and take the arguments it is given, every interpolation must resolve, every ``???`` must
     be filled in, in all nested places; the names must be canonical. Imports the targets' modules.
     """
-    builder = _Builder(cfg, None, refused_names(cfg) if isinstance(cfg, Mapping) else [])
-    builder.build(cfg, path_of(cfg))
-    return builder.problems or []
+    problems = refused_names(cfg) if isinstance(cfg, Mapping) else []
+    _Builder(cfg, None, problems).build(cfg, nodes.path_of(cfg))
+    return problems
 
 
 class _Builder:
     """The walk of :func:`instantiate`, and with a list of ``problems`` that of :func:`check`, which builds nothing."""
 
     def __init__(self, cfg: Any, allowed: Container[str] | None, problems: list[str] | None = None):
-        self.sources, self.allowed, self.problems = sources_of(cfg), allowed, problems
+        self.sources = nodes.notes(cfg._get_root())["sources"] if isinstance(cfg, nodes.CONFIGS) else {}
+        self.allowed, self.problems = allowed, problems
 
     def fail(self, kind: Any, path: str, text: str, key: str = "") -> None:
         place = join(path, key) if key else path
         while place and place not in self.sources:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
-        message = f"{join('cfg', path) if path and path[0] != '[' else f'cfg{path}'}{text}"
-        message += f" [{self.sources[place]}]" if place else ""
+        message = (
+            f"cfg{'.' if path[:1] not in ('', '[') else ''}{path}{text}{f' [{self.sources[place]}]' if place else ''}"
+        )
         if self.problems is None:
             raise error_like(kind, message) from (kind if isinstance(kind, Exception) else None)
         self.problems.append(message)
 
     def values(self, node: Any, path: str) -> Iterator[tuple[Any, Any]]:
-        for key, value in children(node):
+        for key, value in nodes.children(node):
             try:
-                yield key, node[key] if isinstance(node, CONFIGS) else value
+                yield key, node[key] if isinstance(node, nodes.CONFIGS) else value
             except OmegaConfBaseException as error:
                 self.fail(error, join(path, key), f": {str(error).splitlines()[0]}")
 
     def build(self, value: Any, path: str, recursive: bool = True) -> Any:
         if is_call(value) or is_structured(value):
             return self.call(value, path, {}) if recursive or self.problems is not None else value
-        if not isinstance(value, (Mapping, *SEQUENCES)):
+        if not isinstance(value, nodes.CONTAINERS):
             return value
         built = {k: self.build(v, join(path, k), recursive) for k, v in self.values(value, path)}
-        if not isinstance(value, CONFIGS) and all(built.get(k) is v for k, v in children(value)):
+        if not isinstance(value, nodes.CONFIGS) and all(built.get(k) is v for k, v in nodes.children(value)):
             return value
         if isinstance(value, Mapping):
             return built
         if isinstance(value, tuple) and hasattr(value, "_make"):  # a native namedtuple
             return value._make(built.values())
-        return tuple(built.values()) if is_tuple(value) else list(built.values())
+        return tuple(built.values()) if nodes.is_tuple(value) else list(built.values())
 
     def call(self, node: Any, path: str, extra: dict[str, Any]) -> Any:
         given = dict(self.values(node, path)) | extra
@@ -186,25 +172,22 @@ class _Builder:
             target = node._metadata.object_type
             given = {k: v for k, v in given.items() if k in inspect.signature(target).parameters}
         else:
-            target = given.pop("_target_" if "_target_" in node else "_object_", None)
+            target = given.pop("_object_" if "_object_" in node else "_target_", None)
         partial, recursive = given.pop("_partial_", False), given.pop("_recursive_", True)
         name = "a target that is itself a call" if isinstance(target, Mapping) else describe(target)
         # Before anything is imported or any argument built: a config from elsewhere must not get that far.
         if self.allowed is not None and name not in self.allowed:
             text = f" → {name} is not among the names that a config from elsewhere may use"
             self.fail(PermissionError, path, text, "_target_")
-        if isinstance(target, Mapping):
-            target = self.build(target, join(path, "_target_"))
-        elif isinstance(target, str):
-            try:
-                target = locate(target)
-            except ConfigError as error:
-                self.fail(error, path, f": {error}", "_target_")
-                target = None
+        try:
+            target = locate(target) if isinstance(target, str) else self.build(target, join(path, "_target_"))
+        except ConfigError as error:
+            self.fail(error, path, f": {error}", "_target_")
+            target = None
         if "_object_" in node:
             return target
         arguments = {k: v if k in extra else self.build(v, join(path, k), recursive) for k, v in given.items()}
-        for key, text in unexpected(target, list(arguments)) if callable(target) else ():
+        for key, text in unexpected(target, list(arguments)):
             self.fail(TypeError, path, f" → {name}: {text}", key)
         if self.problems is not None:
             return None

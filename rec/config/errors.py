@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable
-from functools import cache
 
 
 class ConfigError(Exception):
@@ -21,17 +20,16 @@ class ConfigError(Exception):
         return str(self.args[0])
 
 
-@cache
-def _class(kind: type) -> type[ConfigError]:
-    try:
-        return kind if issubclass(kind, ConfigError) else type(f"Config{kind.__name__}", (ConfigError, kind), {})
-    except TypeError:  # a type that cannot be a base
-        return ConfigError
-
-
-def error_like(kind: type | BaseException, message: str) -> ConfigError:
+def error_like(kind: type | BaseException, message: str, located: bool = False) -> ConfigError:
     """A ``ConfigError`` that is also a ``kind``: a type, or an exception whose type is taken."""
-    return _class(kind if isinstance(kind, type) else type(kind))(message)
+    kind = kind if isinstance(kind, type) else type(kind)
+    try:
+        both = kind if issubclass(kind, ConfigError) else type(f"Config{kind.__name__}", (ConfigError, kind), {})
+    except TypeError:  # a type that cannot be a base
+        both = ConfigError
+    error = both(message)
+    error.located = located
+    return error
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources_of, to_config, under
+from rec.config.nodes import CONFIGS, SCALARS, children, join, notes, set_strict, to_config
 from rec.config.overrides import apply_overrides
 from rec.config.printing import to_py
 from rec.config.yaml_io import read_yaml, save_yaml
@@ -39,25 +39,25 @@ class LazyConfig:
             ConfigError: with file, line and cause; also of the original exception's type.
         """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml"):
-            names, sources = read_yaml(path)
-        elif path.suffix == ".py":
-            names, sources, own = _run(path.resolve())
-            if keys is None:
-                kept = (dict, *CONFIGS), (dict, *CONFIGS, *SCALARS, list, tuple)
-                names = {k: v for k, v in names.items() if k[0] != "_" and isinstance(v, kept[k in own])}
-        else:
+        if path.suffix not in (".py", ".yaml", ".yml"):
             raise error_like(ValueError, f"{path}: a config is a .py, .yaml or .yml file")
-        wanted = (keys,) if isinstance(keys, str) else keys or ()
-        for key in wanted:
+        names, sources = _run(path.resolve()) if path.suffix == ".py" else read_yaml(path)
+        for key in (keys,) if isinstance(keys, str) else keys or ():
             if key not in names:
                 raise error_like(KeyError, f"{path} has no `{key}`{did_you_mean(key, names)}")
-        values = [to_config({k: v for k, v in names.items() if k in wanted} if wanted else names)]
-        set_strict(values[0], False)
-        sources_of(values[0]).update(sources)
+        for value in names.values():
+            set_strict(value, False)
         if keys is not None:
-            values = [values[0][key] if isinstance(names[key], (dict, *CONFIGS)) else names[key] for key in wanted]
-        return values[0] if keys is None or isinstance(keys, str) else tuple(values)
+            return names[keys] if isinstance(keys, str) else tuple(names[key] for key in keys)
+        if path.suffix == ".py":
+            kept = CONFIGS, (*CONFIGS, *SCALARS, list, tuple)
+            names = {k: v for k, v in names.items() if k[0] != "_" and isinstance(v, kept[k in sources])}
+        cfg = to_config(names)
+        for key, child in children(cfg):
+            found = notes(child)["sources"] if isinstance(child, CONFIGS) else {}
+            notes(cfg)["sources"] |= {key + inner: place for inner, place in found.items()}
+        notes(cfg)["sources"] |= sources
+        return cfg
 
     @staticmethod
     def load_rel(path: str | Path, keys: str | tuple[str, ...] | None = None) -> Any:
@@ -69,8 +69,8 @@ class LazyConfig:
         return loaded
 
 
-def _run(path: Path) -> tuple[dict[str, Any], dict[str, str], set[str]]:
-    """Execute a config file. Returns its globals, the ``file:line`` that set each path, and the names it assigns."""
+def _run(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Execute a config file. Returns its globals, and the ``file:line`` of each path that it sets itself."""
     if path in _loading.get():
         raise error_like(ImportError, f"circular relative import: {' → '.join(map(str, (*_loading.get(), path)))}")
     try:
@@ -79,15 +79,13 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, str], set[str]]:
     except SyntaxError as error:
         raise _located(error, f"{path}:{error.lineno}: {error.msg}: `{(error.text or '').strip()}`") from error
     except (OSError, ValueError) as error:
-        text = f"does not exist{_neighbours(path)}" if not path.exists() else f"cannot be read: {error}"
+        text = f"cannot be read: {error}" if path.exists() else f"does not exist{_neighbours(path)}"
         raise error_like(error, f"config {path} {text}") from error
-    imported: dict[tuple[int, str], dict[str, str]] = {}
 
     def import_hook(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         if level == 0:
             return builtins.__import__(name, globals, locals, fromlist, level)
-        module, imported[level, name] = _import(path.parents[level - 1], "." * level + name, fromlist or ())
-        return module
+        return _import(path.parents[level - 1], "." * level + name, fromlist or ())
 
     # The file gets builtins of its own: relative imports work in it alone, and nothing has to be put back if it raises.
     space: dict[str, Any] = {"__name__": f"config_file_{path.stem}", "__file__": str(path), _MARK: True}
@@ -95,15 +93,23 @@ def _run(path: Path) -> tuple[dict[str, Any], dict[str, str], set[str]]:
     token = _loading.set((*_loading.get(), path))
     try:
         exec(code, space)
+        names = {key: value if key[0] == "_" else to_config(value) for key, value in space.items()}
     except Exception as error:
         if getattr(error, "located", False):
             raise
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        text = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        raise _located(error, f"{path}:{lines[-1]}: {text}") from error
+        lines = [
+            f":{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+        ]
+        text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        raise _located(error, f"{path}{(lines or [''])[-1]}: {text}") from error
     finally:
         _loading.reset(token)
-    return space, *_sources(tree, str(path), imported)
+    sources = _sources(tree, str(path))
+    for key, place in sources.items():
+        top = key.partition(".")[0].partition("[")[0]
+        if isinstance(names.get(top), CONFIGS):
+            notes(names[top])["sources"][key[len(top) :]] = place
+    return names, sources
 
 
 def _located(error: Exception, message: str) -> ConfigError:
@@ -116,63 +122,50 @@ def _neighbours(path: Path) -> str:
     return did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
 
 
-def _import(folder: Path, written: str, fromlist: tuple[str, ...]) -> tuple[types.ModuleType, dict[str, str]]:
+def _import(folder: Path, written: str, fromlist: tuple[str, ...]) -> types.ModuleType:
     """Run the file meant by ``from <written> import <fromlist>`` and hand over those names, groups as strict nodes."""
     target = folder.joinpath(*written.lstrip(".").split("."))
     file = target.with_name(f"{target.name}.py")
-    if written.strip(".") == "" or (target.is_dir() and not file.exists()):
+    if not written.strip(".") or (target.is_dir() and not file.exists()):
         text = f"relative import of a directory, `from {written} import ...`: import from a config file in it"
         raise error_like(ImportError, text)
     if not file.exists():
         raise error_like(ImportError, f"cannot import `{written}`: {file} does not exist{_neighbours(file)}")
-    names, sources, _ = _run(file)
+    names, _ = _run(file)
     public = names.get("__all__", [k for k in names if k[0] != "_"])
     module = types.ModuleType(names["__name__"])
     for key in public if "*" in fromlist else fromlist:
         if key not in names:
             raise error_like(ImportError, f"cannot import `{key}` from `{written}` ({file}){did_you_mean(key, public)}")
-        value = to_config(names[key])
-        if isinstance(value, CONFIGS):
-            set_strict(value, True)
-            value._metadata.__dict__["rec_name"] = key
-        setattr(module, key, value)
-    return module, sources
+        if isinstance(names[key], CONFIGS):
+            set_strict(names[key], True)
+            notes(names[key])["name"] = key
+        setattr(module, key, names[key])
+    return module
 
 
-def _sources(tree: ast.Module, file: str, imported: dict) -> tuple[dict[str, str], set[str]]:
-    """Read off the source which line sets which path, and which names the file assigns itself."""
+def _sources(tree: ast.Module, file: str) -> dict[str, str]:
+    """Read off the source which line sets which path: assignments, and the arguments and items inside their values."""
     found: dict[str, str] = {}
-    own: set[str] = set()
-    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.ImportFrom)
+
+    def record(path: str, value: ast.expr) -> None:
+        found[path] = f"{file}:{value.lineno}"
+        inner: list[tuple[Any, ast.expr]] = []
+        if isinstance(value, ast.Call):
+            inner = [(keyword.arg, keyword.value) for keyword in value.keywords]
+        elif isinstance(value, ast.Dict):
+            inner = [(getattr(k, "value", None), v) for k, v in zip(value.keys, value.values, strict=True)]
+        elif isinstance(value, ast.List | ast.Tuple):
+            inner = list(enumerate(value.elts))
+        for key, child in inner:
+            record(join(path, key), child)
+
+    kinds = (ast.Assign, ast.AnnAssign, ast.AugAssign)
     for node in sorted((n for n in ast.walk(tree) if isinstance(n, kinds)), key=lambda n: n.lineno):
-        if isinstance(node, ast.ImportFrom):
-            for path, place in imported.get((node.level, node.module or ""), {}).items():
-                for alias in node.names:
-                    if alias.name == "*" or under(path, alias.name):
-                        found[path if alias.name == "*" else (alias.asname or alias.name) + path[len(alias.name) :]] = (
-                            place
-                        )
-            continue
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             for one in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
-                own.add(getattr(one, "id", ""))
-                written = ast.unparse(one)
-                found = {path: place for path, place in found.items() if not under(path, written)}
-                _lines(written, node.value or one, file, found)
-    return found, own
-
-
-def _lines(path: str, value: ast.expr, file: str, found: dict[str, str]) -> None:
-    found[path] = f"{file}:{value.lineno}"
-    inner: list[tuple[Any, ast.expr]] = []
-    if isinstance(value, ast.Call):
-        inner = [(keyword.arg, keyword.value) for keyword in value.keywords if keyword.arg]
-    elif isinstance(value, ast.Dict):
-        inner = [(getattr(k, "value", None), v) for k, v in zip(value.keys, value.values, strict=True)]
-    elif isinstance(value, ast.List | ast.Tuple):
-        inner = list(enumerate(value.elts))
-    for key, child in inner:
-        _lines(join(path, key), child, file, found)
+                record(ast.unparse(one), node.value or one)
+    return found
 
 
 def get_config(name: str) -> DictConfig:

@@ -1,17 +1,19 @@
 """What omegaconf needs help with: tuples on 2.3, objects it would take apart, strict groups, and who set which key."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import omegaconf
 from omegaconf import AnyNode, DictConfig, ListConfig
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.namespace import canonical_name
+from rec.other_names import canonical_name
 
-LISTS: tuple[type, ...] = (ListConfig, getattr(omegaconf, "TupleConfig", ListConfig))
-CONFIGS, SEQUENCES, SCALARS = (DictConfig, *LISTS), (list, tuple, *LISTS), (str, int, float, bool, type(None))
+LISTS: tuple[Any, ...] = (ListConfig, getattr(omegaconf, "TupleConfig", ListConfig))
+CONFIGS: tuple[Any, ...] = (DictConfig, *LISTS)
+CONTAINERS: tuple[Any, ...] = (Mapping, list, tuple, *LISTS)
+SCALARS = (str, int, float, bool, type(None))
 
 if not hasattr(omegaconf, "TupleConfig"):  # 2.3 stores a tuple as a list; unmarked, it would reach constructors as one
     _set_value_impl = ListConfig._set_value_impl
@@ -54,17 +56,22 @@ def _wrap(value: Any) -> Any:
     return {k: _wrap(v) for k, v in value.items()} if type(value) is dict else value
 
 
-def children(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Key (or index) and value of each child of a container; interpolations and ``???`` come as their text."""
+def children(node: Any, resolve: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Key (or index) and value of each child; without ``resolve``, interpolations and ``???`` come as their text."""
     if not isinstance(node, CONFIGS):
         yield from node.items() if isinstance(node, Mapping) else enumerate(node)
     elif isinstance(node._content, dict | list):
         for key in list(node._content) if isinstance(node, DictConfig) else range(len(node)):
-            child: Any = node._get_node(key)
-            yield (
-                key,
-                child if isinstance(child, CONFIGS) and child._content.__class__ in (dict, list) else child._value(),
-            )
+            child = node._get_node(key)
+            group = isinstance(child, CONFIGS) and isinstance(child._content, dict | list)
+            yield key, node[key] if resolve else child if group else child._value()
+
+
+def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Path and value of everything below ``node``, groups before what is in them."""
+    for key, child in children(node) if isinstance(node, CONTAINERS) else ():
+        yield join(path, key), child
+        yield from walk(child, join(path, key))
 
 
 def join(path: str, key: Any) -> str:
@@ -80,29 +87,17 @@ def path_of(node: Any) -> str:
     return "" if parent is None else join(path_of(parent), node._key())
 
 
-def all_paths(node: Any, path: str = "") -> Iterator[str]:
-    """The path of every key under ``node``."""
-    for key, child in children(node):
-        yield join(path, key)
-        if isinstance(child, (Mapping, *SEQUENCES)):
-            yield from all_paths(child, join(path, key))
+def notes(node: Any) -> dict[str, Any]:
+    """Our notes on a node: ``sources`` (which ``file:line`` set which path under it), ``name``. Deep copies keep them."""
+    return node._metadata.__dict__.setdefault("rec_notes", {"sources": {}, "name": ""})
 
 
-def sources_of(node: Any) -> dict[str, str]:
-    """Which ``file:line`` set each path of the config that ``node`` is in. Kept in metadata: it survives a deep copy."""
-    return node._get_root()._metadata.__dict__.setdefault("rec_sources", {}) if isinstance(node, CONFIGS) else {}
-
-
-def under(path: str, top: str) -> bool:
-    """Whether ``path`` is ``top`` or lies below it."""
-    return path.startswith(top) and path[len(top) : len(top) + 1] in ("", ".", "[")
-
-
-def unknown_key(path: str, known: Iterable[str], how: str) -> ConfigError:
-    """The ``KeyError`` for a key that does not exist: the canonical name, or the nearest ones, and how to add it."""
+def unknown_key(path: str, known: list[str], how: str) -> ConfigError:
+    """The ``KeyError`` for a key that does not exist: the canonical name, or the nearest ones and how to add it."""
     instead = canonical_name(path)
-    hint = f": {instead}" if instead else f"{did_you_mean(path, known)} ({how})"
-    return error_like(KeyError, f"there is no `{path}`{hint}")
+    return error_like(
+        KeyError, f"there is no `{path}`" + (f": {instead}" if instead else f"{did_you_mean(path, known)} ({how})")
+    )
 
 
 class StrictConfig(DictConfig):
@@ -124,14 +119,13 @@ class StrictConfig(DictConfig):
     def _refuse_unknown(self, key: Any) -> None:
         content: Any = self._content
         if key not in content and self._get_flag("struct") is not False:
-            group = join(self._get_root()._metadata.__dict__.get("rec_name", ""), path_of(self)).strip(".")
+            group = ".".join(filter(None, [notes(self._get_root())["name"], path_of(self)]))
             how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
             raise unknown_key(join(group, key), [join(group, k) for k in content], how)
 
 
-def set_strict(node: Any, strict: bool) -> None:
-    """Make every plain group under ``node`` strict or open, in place. LazyCalls stay open: signatures check them."""
-    if isinstance(node, DictConfig) and not (strict and (is_call(node) or is_structured(node))):
-        object.__setattr__(node, "__class__", StrictConfig if strict else DictConfig)
-    for _, child in children(node) if isinstance(node, (Mapping, *SEQUENCES)) else ():
-        set_strict(child, strict)
+def set_strict(root: Any, strict: bool) -> None:
+    """Make every plain group in ``root`` strict or open, in place. LazyCalls stay open: signatures check them."""
+    for node in [root, *(value for _, value in walk(root))]:
+        if isinstance(node, DictConfig) and not (strict and (is_call(node) or is_structured(node))):
+            object.__setattr__(node, "__class__", StrictConfig if strict else DictConfig)

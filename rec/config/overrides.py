@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rec.config.call import describe, unexpected
 from rec.config.errors import ConfigError, error_like
-from rec.config.nodes import CONFIGS, all_paths, children, is_call, join, sources_of, to_config, under, unknown_key
+from rec.config.nodes import CONFIGS, children, is_call, join, notes, to_config, unknown_key, walk
 
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 _INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
@@ -28,24 +28,21 @@ def parse_value(text: str) -> Any:
     ``[lists]``, ``(tu, ples)`` and ``{key: dicts}`` of all of these; anything else is a string as it stands.
     """
     text = text.strip()
-    if text[:1] not in tuple("[({'\""):
+    if not text.startswith(("[", "(", "{", "'", '"')):
         return _scalar(text)
-    try:  # bare words quoted, the text is a Python literal; the parentheses keep neighbours from being joined
-        tree = ast.parse(
-            _TOKEN.sub(lambda m: m[2] or f"({m[1] or _literal(_scalar(m[3].strip()))})", text), mode="eval"
-        )
+
+    def python(token: re.Match[str]) -> str:  # the parentheses keep neighbouring strings from being joined
+        word = None if token[1] or token[2] else repr(_scalar(token[3].strip()))
+        return token[2] or f"({token[1] or (word or '').replace('inf', '1e999' if word in ('inf', '-inf') else 'inf')})"
+
+    try:
+        tree = ast.parse(_TOKEN.sub(python, text), mode="eval")
         if any(isinstance(node, ast.Set) for node in ast.walk(tree)):
-            raise ValueError("a dict is written {key: value}")
+            raise ValueError("{a, b} is no dict")
         return ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        reason = str(error) if "dict" in str(error) else "a bracket or quote is not closed, or something follows it"
-        raise ConfigError(
-            f"`{text}` is not a value: {reason}; to mean a string, put quotes around all of it"
-        ) from error
-
-
-def _literal(value: Any) -> str:
-    return "1e999" if value == float("inf") else "-1e999" if value == float("-inf") else repr(value)
+        hint = "is a bracket or quote not closed? To mean a string, put quotes around all of it"
+        raise ConfigError(f"`{text}` is no value: {hint}") from error
 
 
 def _scalar(text: str) -> Any:
@@ -65,86 +62,64 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             through a value that has no keys.
     """
     for override in overrides:
-        sign = override[:1] if override[:1] in "+~" else ""
+        sign = override[:1] if override[:1] in ("+", "~") else ""
         key, equals, text = override[len(sign) :].partition("=")
-        key = key.strip()
         if bool(equals) == (sign == "~") or not re.fullmatch(f"({_STEP.pattern})+", key) or override[0] in "-.":
             raise ConfigError(f"`{override}` is no override: write key=value, +key=value to add or ~key to delete")
-        steps = [next(filter(None, step)) for step in _STEP.findall(key)]
-        path = ""
+        steps, path = [next(filter(None, step)) for step in _STEP.findall(key)], ""
         for step in steps:
             path = join(path, int(step) if step.isdigit() else step)
         try:
-            _put(cfg, steps, parse_value(text), sign, "")
-        except _Unknown as error:
-            how = f"to add a new key: +{error.args[0]}=..."
-            raise unknown_key(error.args[0], all_paths(cfg), how) from None
+            _put(cfg, steps, parse_value(text), sign)
+        except _UnknownKey:
+            how = f"to add a new key: +{path}=..."
+            raise unknown_key(path, [known for known, _ in walk(cfg)], how) from None
         except (ConfigError, OmegaConfBaseException) as error:
             raise error_like(error, f"override `{override}`: {str(error).splitlines()[0]}") from error
-        sources = sources_of(cfg)
-        for old in [old for old in sources if under(old, path)]:
-            del sources[old]
-        sources[path] = f"command line: {override}"
+        notes(cfg)["sources"][path] = f"command line: {override}"
     return cfg
 
 
-class _Unknown(Exception):
-    """There is no such path."""
+class _UnknownKey(Exception):
+    pass
 
 
-def _put(node: Any, steps: list[str], value: Any, sign: str, path: str) -> None:
-    if not isinstance(node, CONFIGS):
-        raise error_like(KeyError, f"`{path}` is {node!r}, it has no key `{steps[0]}`")
+def _put(node: Any, steps: list[str], value: Any, sign: str) -> None:
     step, *rest = steps
-    if isinstance(node, DictConfig):
-        keys = [key for key in (step, int(step) if step.isdigit() else step) if key in node.keys()]
-    else:
-        keys = [int(step) % len(node)] if re.fullmatch(r"-?\d+", step) and -len(node) <= int(step) < len(node) else []
-    key = keys[0] if keys else step
-    inner = join(path, key)
-    if not keys:
-        if (
-            not isinstance(node, DictConfig)
-            or sign == "~"
-            or not (sign == "+" or (not rest and _takes(node, step, inner)))
-        ):
-            for rest_step in rest:
-                inner = join(inner, rest_step)
-            raise _Unknown(inner)
-        if rest:
-            node[key] = to_config({})
-    if not rest and sign == "~":
-        del node[key]
-    elif not rest and not (isinstance(value, dict) and keys and isinstance(node[key], DictConfig)):
-        node[key] = _replacement(value)
-    elif not rest and value.get("_delete_"):
-        node[key] = _replacement(value)
-    else:
-        child = node[key]
-        fixed = isinstance(child, CONFIGS) and not isinstance(child, DictConfig | ListConfig)
-        if fixed:  # omegaconf's tuple is immutable: change a list of the same and put it back as a tuple
-            child = to_config({"list": [v for _, v in children(child)]}).list
-        if rest:
-            _put(child, rest, value, sign, inner)
-        else:
-            for inner_key, inner_value in value.items():
-                _put(child, [str(inner_key)], inner_value, sign, inner)
+    if not isinstance(node, CONFIGS):
+        raise error_like(KeyError, f"there is no `{step}` in {node!r}, which is no group")
+    keys = {str(key): key for key, _ in children(node)}
+    key = keys.get(step, step)
+    if step not in keys:
+        if not isinstance(node, DictConfig) or not (sign == "+" or (not sign and not rest and _takes(node, step))):
+            raise _UnknownKey
+        node[key] = to_config({}) if rest else None
+    old = node[key] if rest or isinstance(value, dict) else None
+    if rest or (isinstance(old, DictConfig) and not value.get("_delete_")):
+        # omegaconf's tuple is immutable: change a list of the same, and put it back as a tuple
+        fixed = isinstance(old, CONFIGS) and not isinstance(old, DictConfig | ListConfig)
+        group = to_config({"items": [v for _, v in children(old)]})["items"] if fixed else old
+        for inner, inner_value in [(rest, value)] if rest else [([str(k)], v) for k, v in value.items()]:
+            _put(group, inner, inner_value, sign)
         if fixed:
-            node[key] = tuple(v for _, v in children(child))
+            node[key] = tuple(v for _, v in children(group))
+    elif sign == "~":
+        del node[key]
+    else:
+        node[key] = _without_delete(value)
 
 
-def _takes(node: DictConfig, name: str, path: str) -> bool:
+def _takes(node: DictConfig, name: str) -> bool:
     """Whether ``node`` is a LazyCall whose target takes the argument ``name``."""
     target = node.get("_target_") if is_call(node) else None
     for _, text in unexpected(target, [name]) if callable(target) else ():
-        raise error_like(KeyError, f"`{path}` → {describe(target)}: {text}")
+        raise error_like(KeyError, f"{describe(target)}: {text}")
     return target is not None  # a target given by name may be hostile: it is imported only when it is built
 
 
-def _replacement(value: Any) -> Any:
-    if isinstance(value, dict):
-        return to_config({k: _replacement(v) for k, v in value.items() if k != "_delete_"})
-    return value
+def _without_delete(value: Any) -> Any:
+    group = isinstance(value, dict)
+    return to_config({k: _without_delete(v) for k, v in value.items() if k != "_delete_"}) if group else value
 
 
 def parse_config_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,52 +1,44 @@
 """Configs for people: as readable Python, as a list of keys, and what differs between two."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from rec.config.call import describe, locate, parameters
-from rec.config.nodes import CONFIGS, SCALARS, SEQUENCES, children, is_call, is_tuple, join
+from rec.config.call import is_call, locate, parameters
+from rec.config.errors import ConfigError
+from rec.config.nodes import join
+from rec.config.yaml_io import to_native
 
 _WIDTH = 88
 
 
 def to_py(cfg: Any, prefix: str = "cfg") -> str:
     """``cfg`` as readable Python: one assignment a line, LazyCalls as calls, interpolations resolved."""
-    return "".join(f"{line}\n" for line in _assignments(cfg, prefix))
+    return "".join(f"{line}\n" for line in _assignments(to_native(cfg), prefix))
 
 
-def _assignments(node: Any, path: str) -> Iterator[str]:
-    for key, child in _values(node, True):
+def _assignments(node: dict, path: str) -> Iterator[str]:
+    for key, value in node.items():
         inner = join(path, key)
-        if isinstance(child, Mapping) and len(child) and not is_call(child):
-            yield from _assignments(child, inner)
+        if isinstance(value, dict) and value and not is_call(value):
+            yield from _assignments(value, inner)
         else:
-            yield f"{inner} = {_layout(_tree(child, True), 0, len(inner) + 3)}"
+            yield f"{inner} = {_layout(_tree(value), 0, len(inner) + 3)}"
 
 
-def _values(node: Any, resolve: bool) -> Iterator[tuple[Any, Any]]:
-    return ((k, node[k] if resolve and isinstance(node, CONFIGS) else v) for k, v in children(node))
-
-
-def _tree(value: Any, resolve: bool) -> Any:
-    """A value as text, or as (opening bracket, [(prefix, tree), ...], closing bracket)."""
+def _tree(value: Any) -> Any:
+    """A native value as text, or as (opening bracket, [(prefix, tree), ...], closing bracket)."""
     if is_call(value):
-        target = value["_object_"] if "_object_" in value else value["_target_"]
-        name = _layout(_tree(target, resolve), 0, 0) if isinstance(target, Mapping) else describe(target)
-        parts = [(f"{k}=", _tree(v, resolve)) for k, v in _values(value, resolve) if k != "_target_"]
-        return (f"{name}(", parts, ")") if "_target_" in value else name
-    if isinstance(value, Mapping):
-        return "{", [(f"{_text(k)}: ", _tree(v, resolve)) for k, v in _values(value, resolve)], "}"
-    if isinstance(value, SEQUENCES):
-        parts = [("", _tree(v, resolve)) for _, v in _values(value, resolve)]
-        return ("(", parts, ",)" if len(parts) == 1 else ")") if is_tuple(value) else ("[", parts, "]")
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str) and not any(c in repr(value) for c in '"\\'):
-        return f'"{value}"'
-    return repr(value) if isinstance(value, SCALARS) else describe(value)
+        target = value.get("_object_", value.get("_target_"))
+        name = target if isinstance(target, str) else _flat(target)
+        parts = [(f"{k}=", _tree(v)) for k, v in value.items() if k != "_target_"]
+        return name if "_object_" in value else (f"{name}(", parts, ")")
+    if isinstance(value, dict):
+        return "{", [(f"{_tree(k)}: ", _tree(v)) for k, v in value.items()], "}"
+    if isinstance(value, list | tuple):
+        parts = [("", _tree(v)) for v in value]
+        return ("[", parts, "]") if isinstance(value, list) else ("(", parts, ",)" if len(parts) == 1 else ")")
+    return f'"{value}"' if isinstance(value, str) and not any(c in repr(value) for c in '"\\') else repr(value)
 
 
 def _layout(tree: Any, indent: int, used: int) -> str:
@@ -54,7 +46,7 @@ def _layout(tree: Any, indent: int, used: int) -> str:
     if isinstance(tree, str):
         return tree
     opening, parts, closing = tree
-    flat = opening + ", ".join(prefix + _layout(part, 0, -(10**6)) for prefix, part in parts) + closing
+    flat = opening + ", ".join(prefix + _layout(part, 0, -(1 << 30)) for prefix, part in parts) + closing
     if used + len(flat) <= _WIDTH or not parts:
         return flat
     pad = " " * (indent + 4)
@@ -62,37 +54,40 @@ def _layout(tree: Any, indent: int, used: int) -> str:
     return f"{opening}\n{''.join(lines)}{' ' * indent}{closing[-1]}"
 
 
-def flatten(cfg: Any, path: str = "", defaults: bool = False) -> dict[str, str]:
-    """Every key of ``cfg`` with its value as Python text, interpolations as written.
+def _flat(value: Any) -> str:
+    return _layout(_tree(value), 0, -(1 << 30))
 
-    With ``defaults``, also the parameters of each LazyCall's target that the config leaves alone, marked so.
+
+def flatten(node: Any, path: str = "", defaults: bool = False) -> dict[str, str]:
+    """Every key of a native config with its value as Python text, lists without groups in them as one.
+
+    With ``defaults``, also the parameters of each target that the config leaves alone, marked so.
     """
     found: dict[str, str] = {}
-    for key, child in children(cfg):
-        inner = join(path, key)
-        nested = [v for _, v in children(child)] if isinstance(child, (Mapping, *SEQUENCES)) else []
-        if nested and (isinstance(child, Mapping) or any(isinstance(v, Mapping) for v in nested)):
-            found |= flatten(child, inner, defaults)
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        nested = isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value)
+        if nested or (isinstance(value, dict) and value):
+            found |= flatten(value, join(path, key), defaults)
         else:
-            found[inner] = describe(child) if key == "_target_" else _layout(_tree(child, False), 0, -(10**6))
-    if defaults and is_call(cfg) and isinstance(target := cfg.get("_target_"), str) | callable(target):
-        for name, parameter in (parameters(locate(target) if isinstance(target, str) else target) or {}).items():
-            default = (
-                "(required)"
-                if parameter.default is inspect.Parameter.empty
-                else f"{_text(parameter.default)}  (default)"
-            )
-            found.setdefault(join(path, name), default)
+            found[join(path, key)] = value if key in ("_target_", "_object_") else _flat(value)
+    if defaults and is_call(node) and isinstance(node.get("_target_"), str):
+        try:
+            takes = parameters(locate(node["_target_"])) or {}
+        except ConfigError:
+            takes = {}
+        for name, parameter in takes.items():
+            left = "(required)" if parameter.default is inspect.Parameter.empty else f"{parameter.default!r}  (default)"
+            found.setdefault(join(path, name), left)
     return found
 
 
 def list_keys(cfg: Any) -> list[str]:
     """Every key with its value, and of each LazyCall the parameters left at the target's defaults."""
-    return [f"{key} = {value}" for key, value in flatten(cfg, defaults=True).items()]
+    return [f"{key} = {value}" for key, value in flatten(to_native(cfg, resolve=False), defaults=True).items()]
 
 
 def diff(a: Any, b: Any) -> list[str]:
     """What differs from ``a`` to ``b``, a line each: ``~ key: old → new``, ``- key = old``, ``+ key = new``."""
-    old, new = flatten(a), flatten(b)
+    old, new = (flatten(to_native(cfg, resolve=False)) for cfg in (a, b))
     lines = [f"- {k} = {v}" if k not in new else f"~ {k}: {v} → {new[k]}" for k, v in old.items() if new.get(k) != v]
     return lines + [f"+ {k} = {v}" for k, v in new.items() if k not in old]
