@@ -65,13 +65,14 @@ def check_transforms(transforms: Any) -> None:
         if kind == "Normalize":
             if any(float(value) != 0 for value in step.mean) or any(float(value) != 1 for value in step.std):
                 raise ValueError(
-                    f"dataset.transforms normalises with mean {list(step.mean)} and std {list(step.std)}: normalisation "
-                    "happens on the device; set train.data.mean and train.data.std, and dataset.transforms=null"
+                    f"dataset.transforms normalises with mean {list(step.mean)} and std {list(step.std)}: "
+                    "normalisation happens on the device; set train.data.mean and train.data.std, and "
+                    "dataset.transforms=null"
                 )
         elif kind != "ToTensor":
             raise ValueError(
-                f"dataset.transforms holds {kind}: augmentations go into dataset.candidate_transforms, normalisation into "
-                "train.data.mean and train.data.std; set dataset.transforms=null"
+                f"dataset.transforms holds {kind}: augmentations go into dataset.candidate_transforms, normalisation "
+                "into train.data.mean and train.data.std; set dataset.transforms=null"
             )
 
 
@@ -86,8 +87,8 @@ def _as_function(name: str, transform: Any) -> Callable[..., Sample]:
     if isinstance(transform, A.BasicTransform | A.BaseCompose):
         return _Albumentation(transform)
     raise TypeError(
-        f"dataset.candidate_transforms[{name!r}] is a {type(transform).__name__}; expected an albumentations transform, "
-        "rec.data.augment.RandAugment or rec.data.augment.RandomErasing"
+        f"dataset.candidate_transforms[{name!r}] is a {type(transform).__name__}; expected an albumentations "
+        "transform, rec.data.augment.RandAugment or rec.data.augment.RandomErasing"
     )
 
 

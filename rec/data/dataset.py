@@ -164,8 +164,8 @@ class RefCOCODataSet(Dataset):
                 )
                 if self._with_masks and (missing := table.rows.data.column("mask").null_count):
                     raise ValueError(
-                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks "
-                        "for masks: prepare the data with --generate_mask, or leave the source out"
+                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model "
+                        "asks for masks: prepare the data with --generate_mask, or leave the source out"
                     )
                 part = _Part(table, name, split, repeat, _sentence_offsets(table.rows))
                 part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
@@ -281,8 +281,9 @@ class RefCOCODataSet(Dataset):
         }
 
     def target_mask(self, index: int) -> np.ndarray | None:
-        """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the row
-        has none."""
+        """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the
+        row has none.
+        """
         part, number, _ = self._locate(0, index)
         rle = part.table.rows[number]["mask"]
         return None if rle is None else masks.decode(rle).astype(bool)

@@ -16,19 +16,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-from rec.data import masks
-from rec.data.images import ImageError, decode_image, image_size
+from rec.data.complete import complete_rows
 from rec.data.schema import FEATURES, BadRecord, Report, clean_rows
-from rec.data.sources import Source, SourceError
+from rec.data.sources import Source, SourceError, load_json
+from rec.data.store import store_images, stored_rows
 
 if TYPE_CHECKING:
     import datasets
 
+    from rec.data.leakage import ImageIndex
+
 SHARD_ROWS = 10_000
 INFO_FILE = "prepared.json"
+STORES = ("plain", "embedded", "letterboxed", "raw")
 
 
 def prepare(
@@ -38,10 +40,12 @@ def prepare(
     splits: Iterable[str] | None = None,
     with_masks: bool = True,
     on_bad_record: str = "raise",
-    embed_images: bool = False,
+    store: str = "plain",
+    size: int = 416,
     parquet: bool = False,
+    exclude: "ImageIndex | None" = None,
     progress: bool = True,
-) -> dict[str, Report]:
+) -> dict[str, Any]:
     """Writes a source's splits as a prepared folder; continues where an interrupted run stopped.
 
     Args:
@@ -50,53 +54,62 @@ def prepare(
         splits: all of the source by default.
         with_masks: whether masks are encoded; without, they are null.
         on_bad_record: ``"raise"`` or ``"skip"``, see :func:`rec.data.schema.clean_rows`.
-        embed_images: put the encoded image files into the table (for parquet that is moved or streamed).
+        store: where images are kept: ``"plain"`` names the files, ``"embedded"`` puts them into the table,
+            ``"letterboxed"`` and ``"raw"`` make them ``size`` pixels, see :mod:`rec.data.store`.
+        size: side of the stored square in pixels.
         parquet: write parquet shards in place of Arrow.
-        progress: show a bar on a terminal.
+        exclude: leave out the rows whose image it holds, counted as skipped: for training data that must not meet the
+            images of an evaluation.
+        progress: show bars on a terminal.
 
     Returns:
-        The reports per split; also those of splits that were already complete.
+        The content of ``prepared.json``.
 
     Raises:
-        SourceError: unknown split, or a folder that holds another data set.
+        SourceError: unknown split, or a folder that holds other data.
         BadRecord: with ``on_bad_record="raise"``.
     """
     folder, wanted = Path(folder), list(splits or source.splits)
     unknown = [split for split in wanted if split not in source.splits]
     if unknown:
         raise SourceError(f"{source.name} has no split {unknown[0]!r}; it has {', '.join(source.splits)}")
-    work = folder / ".partial"
-    options = {
-        "with_masks": with_masks,
-        "on_bad_record": on_bad_record,
-        "embed_images": embed_images,
-        "parquet": parquet,
-    }
-    state = _State(work / "state.json", {"source": identity(source), "splits": wanted} | options)
+    if store not in STORES:
+        raise ValueError(f"store is {store!r}; expected one of {', '.join(STORES)}")
+    job = {"with_masks": with_masks, "on_bad_record": on_bad_record, "embed": store == "embedded", "parquet": parquet}
+    job["store"] = {"kind": store, "size": size} if store in ("letterboxed", "raw") else None
+    print_of_exclude = exclude and exclude.fingerprint()
+    state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
     if (folder / INFO_FILE).exists():
         info = read_info(folder)
         if info["identity"] != state.identity:
-            raise SourceError(
-                f"{folder} already holds a prepared data set made from other input: choose another output folder"
-            )
-        return {split: _report(entry) for split, entry in info["splits"].items()}
-    if folder.exists() and not work.exists() and any(folder.iterdir()):
-        raise SourceError(f"{folder} is not empty and holds no prepared data set: choose another output folder")
+            raise SourceError(f"{folder} already holds data prepared from other input: choose another output folder")
+        return info
     state.open()
     seen: dict[str, str] = {}
-    reports = {split: _write_split(source, split, work, state, seen, options, progress) for split in wanted}
-    tables = {split: _shards_of(work, split, state.splits[split]["shards"]) for split in wanted}
+    reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
+    tables = {split: state.table(split) for split in wanted}
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
+    info["store"] = job["store"]
     info["splits"] = {
         split: dataclasses.asdict(reports[split])
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}
         for split, table in tables.items()
     }
+    if job["store"]:
+        names = store_images(tables, source.image_root, folder, store, size, progress)
+        for split, table in tables.items():
+            _write_shard(state.shard(split, "stored"), stored_rows(table, names))
+        tables = {split: _of_shards([state.shard(split, "stored")]) for split in wanted}
     _save(tables, folder, parquet)
     write_json(folder / INFO_FILE, info)
-    shutil.rmtree(work)
-    return reports
+    shutil.rmtree(state.folder)
+    return info
+
+
+def report_of(info: dict[str, Any], split: str) -> Report:
+    """The :class:`~rec.data.schema.Report` of a split, from the content of ``prepared.json``."""
+    return _report(info["splits"][split])
 
 
 def identity(source: Source) -> str:
@@ -120,8 +133,6 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         SourceError: it cannot be read.
     """
-    from rec.data.sources import load_json
-
     info = load_json(Path(folder) / INFO_FILE)
     if not isinstance(info, dict) or "splits" not in info:
         raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project: prepare the data again")
@@ -130,33 +141,47 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON so that the file is whole or absent at every instant."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 class _State:
-    """What an interrupted preparation has done: raw rows consumed and the report, per split."""
+    """What an interrupted preparation has done, in ``<folder>/.partial``: shards, raw rows consumed, reports."""
 
-    def __init__(self, path: Path, job: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self.folder = folder / ".partial"
+        self.file = self.folder / "state.json"
         self.identity = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:24]
         self.splits: dict[str, Any] = {}
 
     def open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+        target = self.folder.parent
+        if self.file.exists():
+            content = load_json(self.file)
             if content["identity"] == self.identity:
                 self.splits = content["splits"]
                 return
-        shutil.rmtree(self.path.parent)  # of another job, or of changed files
-        self.path.parent.mkdir()
+            shutil.rmtree(self.folder)  # of another job, or the annotation files have changed since
+        elif not self.folder.exists() and target.exists() and any(target.iterdir()):
+            raise SourceError(f"{target} is not empty and holds no prepared data: choose another output folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, {"identity": self.identity, "splits": {}})
 
     def save(self, split: str, consumed: int, shards: int, report: Report, done: bool) -> None:
         entry = {"consumed": consumed, "shards": shards, "done": done, "report": dataclasses.asdict(report)}
         self.splits[split] = entry
-        write_json(self.path, {"identity": self.identity, "splits": self.splits})
+        write_json(self.file, {"identity": self.identity, "splits": self.splits})
+
+    def shard(self, split: str, number: int | str) -> Path:
+        return (
+            self.folder / f"{split}-{number:05d}.arrow"
+            if isinstance(number, int)
+            else self.folder / f"{split}.{number}"
+        )
+
+    def table(self, split: str) -> "datasets.Dataset":
+        return _of_shards([self.shard(split, number) for number in range(self.splits[split]["shards"])])
 
 
 def _report(entry: dict[str, Any]) -> Report:
@@ -164,99 +189,34 @@ def _report(entry: dict[str, Any]) -> Report:
     return Report(**known | {"skipped": Counter(known["skipped"])})
 
 
-def _complete(rows: Iterable[Any], root: str, with_masks: bool, embed: bool) -> Iterator[dict[str, Any] | BadRecord]:
-    """Fills in what readers leave open: image size, mask, bytes; makes paths relative to ``root``, so that images can
-    move.
-
-    Neighbouring rows of one image share the look at its file.
-    """
-    last: tuple[Any, Any] = (None, None)
-    for row in rows:
-        if isinstance(row, BadRecord):
-            yield row
-            continue
-        row = dict(row)
-        image = row["image"] if isinstance(row["image"], dict) else {"path": row["image"], "bytes": None}
-        try:
-            key = image["path"], len(image["bytes"] or b"")
-            if last[0] != key:
-                last = (key, _look(image, embed))
-            (width, height), data = last[1]
-            if (row.get("width") or width, row.get("height") or height) != (width, height):
-                raise BadRecord(
-                    "wrong image size",
-                    f"the record says {row['width']}x{row['height']}, {image['path']} is {width}x{height} (EXIF orientation "
-                    "applied)",
-                )
-            path = image["path"]
-            if data is None and root and Path(path).is_relative_to(root):
-                path = str(Path(path).relative_to(root))
-            row |= {"width": width, "height": height, "image": {"path": path, "bytes": data}}
-            row["mask"] = _mask(row, width, height) if with_masks else None
-        except BadRecord as error:
-            yield BadRecord(error.reason, f"ref_id {row.get('ref_id')}, image_id {row.get('image_id')}: {error}")
-            continue
-        yield row
-
-
-def _look(image: dict[str, Any], embed: bool) -> tuple[tuple[int, int], bytes | None]:
-    path, data = image["path"], image["bytes"]
-    if not (path or data):
-        raise BadRecord("no image", "the record names no image file and holds no image bytes")
-    try:
-        if data is None and not os.path.isfile(path):
-            raise BadRecord("missing image", f"there is no file {path}")
-        size = image_size(data or path, path)
-        return size, data if data or not embed else Path(path).read_bytes()
-    except ImageError as error:
-        raise BadRecord("unreadable image", str(error)) from None
-
-
-def _mask(row: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
-    segmentation, file = row.pop("segmentation", None), row.pop("mask_file", None)
-    try:
-        if file is not None:
-            array = np.load(file, allow_pickle=False) if str(file).endswith(".npy") else decode_image(file)[..., 0]
-            if array.shape[:2] != (height, width):
-                raise ValueError(
-                    f"{file} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}"
-                )
-            return masks.encode(array.reshape(height, width))
-        if segmentation is not None:
-            return masks.from_coco(segmentation, height, width)
-    except (OSError, ValueError) as error:
-        raise BadRecord("bad mask", str(error)) from None
-    return row.get("mask")
-
-
 def _write_split(
-    source: Source, split: str, work: Path, state: _State, seen: dict[str, str], job: dict[str, Any], progress: bool
+    source: Source,
+    split: str,
+    state: _State,
+    seen: dict[str, str],
+    job: dict[str, Any],
+    exclude: "ImageIndex | None",
+    progress: bool,
 ) -> Report:
     """Writes the shards of one split that are not written yet; ``seen`` collects the ref ids of all splits."""
-    from datasets.arrow_writer import ArrowWriter
-
     entry = state.splits.get(split, {"consumed": 0, "shards": 0, "done": False})
     report = _report(entry["report"]) if "report" in entry else Report()
     shards = entry["shards"]
     if shards:
-        seen.update(dict.fromkeys(_shards_of(work, split, shards)["ref_id"], split))
+        seen.update(dict.fromkeys(state.table(split)["ref_id"], split))
     if entry["done"]:
         return report
     raw = _Counted(itertools.islice(source.read(split), entry["consumed"], None), entry["consumed"])
-    complete = _complete(raw, source.image_root, job["with_masks"], job["embed_images"])
+    kept = raw if exclude is None else _without(raw, exclude, report)
+    complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"])
     rows = clean_rows(complete, job["on_bad_record"], report, f"{source.name}, split {split}", split, seen)
     bar = tqdm(rows, f"{source.name} {split}", unit=" refs", initial=report.rows, disable=None if progress else True)
     done = False
     while not done:
-        shard, before = work / f"{split}-{shards:05d}.arrow", report.rows
-        with ArrowWriter(path=f"{shard}.tmp", features=FEATURES, writer_batch_size=500) as writer:
-            for row in itertools.islice(bar, SHARD_ROWS):
-                writer.write(row)
-            writer.finalize()
+        before = report.rows
+        _write_shard(state.shard(split, shards), itertools.islice(bar, SHARD_ROWS))
         done = report.rows - before < SHARD_ROWS
-        if report.rows > before or not shards:  # a split of which nothing is left still is one
-            os.replace(f"{shard}.tmp", shard)
-            shards += 1
+        shards += report.rows > before or not shards  # a split of which nothing is left still is one
         state.save(split, raw.count, shards, report, done)
     return report
 
@@ -273,17 +233,36 @@ class _Counted(Iterator[Any]):
         return item
 
 
-def _shards_of(work: Path, split: str, count: int) -> "datasets.Dataset":
+def _without(rows: Iterable[Any], exclude: "ImageIndex", report: Report) -> Iterator[Any]:
+    for row in rows:
+        where = None if isinstance(row, BadRecord) else exclude.find(row)
+        if where is None:
+            yield row
+        else:
+            reason = BadRecord("image of an evaluation split", f"image_id {row['image_id']} is in {where}")
+            report.skip(reason, f"ref_id {row['ref_id']}")
+
+
+def _write_shard(shard: Path, rows: Iterable[dict[str, Any]]) -> None:
+    from datasets.arrow_writer import ArrowWriter
+
+    with ArrowWriter(path=f"{shard}.tmp", features=FEATURES, writer_batch_size=500) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
+    os.replace(f"{shard}.tmp", shard)
+
+
+def _of_shards(shards: list[Path]) -> "datasets.Dataset":
     from datasets import Dataset, concatenate_datasets
 
-    return concatenate_datasets(
-        [Dataset.from_file(str(work / f"{split}-{number:05d}.arrow")) for number in range(count)]
-    )
+    return concatenate_datasets([Dataset.from_file(str(shard)) for shard in shards])
 
 
 def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> None:
-    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` (which itself would want every
-    image file at hand to estimate sizes) or as parquet.
+    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` or as parquet.
+
+    The library's own function would want every image file at hand, to estimate sizes.
     """
     from pyarrow import parquet as pq
 
@@ -300,13 +279,9 @@ def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) ->
         for shard, name in zip(shards, names, strict=True):
             _link(shard, folder / split / name)
         table.info.write_to_directory(str(folder / split))
-        state = {
-            "_data_files": [{"filename": name} for name in names],
-            "_fingerprint": table._fingerprint,
-            "_split": split,
-        }
+        state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
         state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
-        write_json(folder / split / "state.json", state)
+        write_json(folder / split / "state.json", state | {"_split": split})
     if not parquet:
         write_json(folder / "dataset_dict.json", {"splits": list(tables)})
 

@@ -11,6 +11,7 @@ import torch
 from rec import boxes
 from rec.data import masks
 from rec.data.images import PAD_VALUE, ImageError, decode_image, letterbox, letterbox_mask
+from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
 
@@ -113,11 +114,17 @@ class SampleMaker:
         """uint8 ``(3, S, S)``."""
         if self.hide == "image":
             return np.full((3, self.size, self.size), PAD_VALUE, np.uint8)
+        if table.stored_size == self.size and is_raw(row["image"]["path"]):
+            return read_raw(os.path.join(table.image_root, row["image"]["path"]), self.size)
         return letterbox(self._pixels(table, row), geometry, self.size)
 
     def _pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
         """uint8 ``(H, W, 3)``, RGB, as stored."""
         data, path = row["image"]["bytes"], row["image"]["path"]
+        if table.stored_size is not None and is_raw(path):
+            square = read_raw(os.path.join(table.image_root, path), table.stored_size)
+            nh, nw, dx, dy = boxes.letterbox_geometry(row["height"], row["width"], table.stored_size)[2:].astype(int)
+            return np.ascontiguousarray(square[:, dy : dy + nh, dx : dx + nw].transpose(1, 2, 0))
         try:
             pixels = decode_image(os.path.join(table.image_root, path) if data is None else data, path)
             shape = row["height"], row["width"]

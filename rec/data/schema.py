@@ -44,11 +44,12 @@ class BadRecord(ValueError):
 
     Attributes:
         reason: short name of the fault, by which skipped records are counted.
+        detail: what is wrong with this one.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 def validate_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +118,8 @@ def _fits_as_xyxy(x: float, y: float, right: float, bottom: float, width: int, h
 
 @dataclass
 class Report:
-    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box format.
-    """
+    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box "
+    "format."""
 
     rows: int = 0
     sentences: int = 0
@@ -131,7 +132,7 @@ class Report:
     def skip(self, error: BadRecord, where: str) -> None:
         """Counts a skipped record and remembers the first of each reason."""
         self.skipped[error.reason] += 1
-        self.examples.setdefault(error.reason, f"{where}: {error}")
+        self.examples.setdefault(error.reason, f"{where}: {error.detail}")
 
     def see_box(self, row: dict[str, Any]) -> None:
         """Counts whether the box leaves the image as xywh, and whether it would fit as xyxy."""
@@ -198,7 +199,9 @@ def clean_rows(
             ids = "" if isinstance(row, BadRecord) else f" (ref_id {row.get('ref_id')}, image_id {row.get('image_id')})"
             place = f"{where}, record {number}{ids}"
             if on_bad_record == "raise":
-                raise BadRecord(error.reason, f"{place}: {error}. Mend it, or use --on-bad-record skip") from None
+                raise BadRecord(
+                    error.reason, f"{place}: {error.detail}. Mend it, or use --on-bad-record skip"
+                ) from None
             report.skip(error, place)
             continue
         seen[row["ref_id"]] = split

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rec.data.prepare import INFO_FILE, identity, prepare, read_info
+from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
 from rec.data.sources import Source, SourceError
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
@@ -143,8 +143,8 @@ def open_source(
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
-        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, SimREC's JSON"
-        ", JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
+        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, "
+        "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
 
 
@@ -177,13 +177,14 @@ def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str,
         if root and os.path.isfile(os.path.join(root, first)):
             return root
     raise SourceError(
-        f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, where "
-        "they were at preparation; point dataset.image_path to their folder"
+        f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, "
+        "where they were at preparation; point dataset.image_path to their folder"
     )
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there are none."""
+    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there are "
+    "none."""
     files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
     splits: dict[str, list[Path]] = {}
     for file in sorted(files):
@@ -242,9 +243,9 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        reports = prepare(source, temporary, splits=splits, with_masks=with_masks, on_bad_record=on_bad_record)
-        for name, report in reports.items():
-            for line in report.warnings():
+        info = prepare(source, temporary, splits=splits, with_masks=with_masks, on_bad_record=on_bad_record)
+        for name in info["splits"]:
+            for line in report_of(info, name).warnings():
                 logger.warning("%s, split %s: %s", source.name, name, line)
         try:
             temporary.rename(folder)

@@ -23,7 +23,8 @@ SUFFIXES = (".jsonl", ".csv")
 
 
 def to_xywh(bbox: Any, bbox_format: str) -> Any:
-    """Four numbers of a named format as ``[x, y, w, h]``; what is no four numbers is returned as it is, for the checks."""
+    """Four numbers of a named format as ``[x, y, w, h]``; what is no four numbers is returned as it is, for the "
+    "checks."""
     if isinstance(bbox, str):
         bbox = re.split(r"[\s,;]+", bbox.strip(" \t[](){}"))
     try:

@@ -1,0 +1,125 @@
+"""Images kept at training size: each image once, however many phrases it has.
+
+``letterboxed``: ``images/….jpg``, resized as the letterbox does but not padded, quality 95. ``raw``: one file
+``images.u8`` of uint8 ``(N, 3, S, S)`` letterboxed squares, memory-mapped; an image is named ``images.u8#<number>``.
+"""
+
+import functools
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from rec.boxes import letterbox_geometry
+from rec.data.images import decode_image, letterbox
+
+if TYPE_CHECKING:
+    import datasets
+
+RAW_FILE = "images.u8"
+JPEG_QUALITY = 95
+_GROUP = 256  # images between two notes of progress
+
+
+def store_images(
+    tables: Mapping[str, "datasets.Dataset"], root: str, folder: Path, kind: str, size: int, progress: bool
+) -> dict[tuple[str, str], str]:
+    """Writes the images of all tables; continues where an interrupted run stopped.
+
+    Args:
+        tables: split to table with the original images.
+        root: folder that the tables' relative image paths start from.
+        folder: of the prepared data set.
+        kind: ``letterboxed`` or ``raw``.
+        size: side of the square in pixels.
+        progress: show a bar on a terminal.
+
+    Returns:
+        (source, image_id) to the stored image's name relative to ``folder``.
+
+    Raises:
+        ImageError: an image that cannot be decoded.
+    """
+    first: dict[tuple[str, str], tuple[str, int]] = {}
+    for split, table in tables.items():
+        ids = zip(table["source"], table["image_id"], strict=True)
+        for number, key in enumerate(ids):
+            first.setdefault(key, (split, number))
+    write = _jpeg_writer(folder) if kind == "letterboxed" else _raw_writer(folder, len(first), size)
+    marker = folder / ".partial" / "stored.json"
+    done = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else 0
+
+    def store(number: int, place: tuple[str, int]) -> None:
+        row = tables[place[0]][place[1]]
+        data, path = row["image"]["bytes"], row["image"]["path"]
+        pixels = decode_image(os.path.join(root, path) if data is None else data, path)
+        write(number, pixels, letterbox_geometry(row["height"], row["width"], size), size)
+
+    bar = tqdm(total=len(first), desc="images", unit="", initial=done, disable=None if progress else True)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the interpreter's lock
+        waiting = itertools.islice(enumerate(first.values()), done, None)
+        while group := list(itertools.islice(waiting, _GROUP)):
+            for _ in pool.map(store, *zip(*group, strict=True)):
+                bar.update()
+            done += len(group)
+            marker.write_text(json.dumps(done), encoding="utf-8")
+    return {key: _name(kind, number) for number, key in enumerate(first)}
+
+
+def stored_rows(table: "datasets.Dataset", names: Mapping[tuple[str, str], str]) -> Iterator[dict[str, Any]]:
+    """The rows of a table with their images replaced by the stored ones."""
+    for row in table:
+        yield row | {"image": {"bytes": None, "path": names[row["source"], row["image_id"]]}}
+
+
+def _name(kind: str, number: int) -> str:
+    return f"images/{number // 1000:04d}/{number:07d}.jpg" if kind == "letterboxed" else f"{RAW_FILE}#{number}"
+
+
+def _jpeg_writer(folder: Path) -> Any:
+    def write(number: int, pixels: np.ndarray, geometry: np.ndarray, size: int) -> None:
+        nh, nw = int(geometry[2]), int(geometry[3])
+        small = cv2.cvtColor(cv2.resize(pixels, (nw, nh)), cv2.COLOR_RGB2BGR)
+        file = folder / _name("letterboxed", number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+
+    return write
+
+
+def _raw_writer(folder: Path, count: int, size: int) -> Any:
+    file = folder / RAW_FILE
+    shape = (count, 3, size, size)
+    if not (file.exists() and file.stat().st_size == np.prod(shape)):
+        with open(file, "wb") as stream:
+            stream.truncate(int(np.prod(shape)))
+    squares = np.memmap(file, np.uint8, "r+", shape=shape)
+
+    def write(number: int, pixels: np.ndarray, geometry: np.ndarray, size: int) -> None:
+        squares[number] = letterbox(pixels, geometry, size)
+
+    return write
+
+
+def is_raw(path: str | None) -> bool:
+    """Whether an image's name is of the raw store."""
+    return path is not None and f"{RAW_FILE}#" in path
+
+
+def read_raw(path: str, size: int) -> np.ndarray:
+    """The stored square ``<folder>/images.u8#<number>`` of side ``size``: uint8 ``(3, size, size)``, a copy."""
+    file, _, number = path.rpartition("#")
+    return np.array(_open_raw(file, size)[int(number)])
+
+
+@functools.lru_cache(maxsize=16)
+def _open_raw(file: str, size: int) -> np.ndarray:
+    squares = np.memmap(file, np.uint8, "r")
+    return squares.reshape(-1, 3, size, size)

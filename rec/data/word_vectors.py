@@ -1,0 +1,89 @@
+"""Word vectors of a vocabulary: from a spaCy pipeline, or from a GloVe text file that is streamed."""
+
+import gzip
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rec.data.text import Vocabulary
+
+logger = logging.getLogger(__name__)
+_TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
+
+
+def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
+    """Looks up the vectors of all words; logs how many were found.
+
+    Args:
+        vocabulary: of V words.
+        source: name or folder of a spaCy pipeline with vectors, or a GloVe file (``.txt``, ``.txt.gz``; word2vec's text
+            format ``.vec`` too).
+        seed: of the vectors of words that are not found: normal, of the mean and spread of those that are.
+
+    Returns:
+        float32 ``(V, D)``; the row of PAD is 0 where the source has no such word.
+
+    Raises:
+        ValueError: no source, one that cannot be read, or one that has no vector of the vocabulary.
+    """
+    if source is None:
+        raise ValueError(
+            "dataset.use_glove is true, but no word vectors are named: set dataset.word_vectors to a spaCy pipeline "
+            "with vectors (for example en_core_web_lg) or to a GloVe file (glove.840B.300d.txt), or "
+            "dataset.use_glove=false"
+        )
+    is_text = os.fspath(source).endswith(_TEXT_SUFFIXES)
+    found = dict(_from_text(vocabulary, Path(source)) if is_text else _from_spacy(vocabulary, os.fspath(source)))
+    if not found:
+        raise ValueError(f"{source} has no vector for any of the {len(vocabulary)} words of the vocabulary")
+    known = np.stack(list(found.values()))
+    vectors = np.random.default_rng(seed).normal(known.mean(), known.std(), (len(vocabulary), known.shape[1]))
+    vectors[0] = 0
+    vectors[list(found)] = known
+    share = len(found) / len(vocabulary)
+    logger.info("%d of %d words (%.1f %%) have a vector in %s", len(found), len(vocabulary), 100 * share, source)
+    return vectors.astype(np.float32)
+
+
+def _from_text(vocabulary: Vocabulary, path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Id and vector of the words of a GloVe file; only lines of known words are parsed."""
+    ids = {word: number for number, word in enumerate(vocabulary.words)}
+    dimension = None
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                word, _, rest = line.partition(" ")
+                if dimension is None:
+                    dimension = len(rest.split())
+                    if dimension == 1 and rest.strip().isdigit() and word.isdigit():
+                        dimension = int(rest)  # word2vec's first line: number of words, dimension
+                        continue
+                if word in ids:
+                    values = rest.split()
+                    if len(values) != dimension:
+                        if len(values) > dimension:  # a "word" with a space in it, as GloVe 840B has
+                            continue
+                        raise ValueError(f"{len(values)} numbers in place of {dimension}")
+                    yield ids.pop(word), np.array(values, np.float64)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise ValueError(f"cannot read word vectors from {path}, line {number}: {error}") from None
+
+
+def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    import spacy
+
+    try:
+        nlp = spacy.load(name, exclude=["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"])
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} is neither a GloVe file ({', '.join(_TEXT_SUFFIXES)}) nor a spaCy pipeline that is installed "
+            f"({error})"
+        ) from None
+    for number, word in enumerate(vocabulary.words):
+        if nlp.vocab.has_vector(word):
+            yield number, np.asarray(nlp.vocab.get_vector(word), np.float64)
