@@ -157,10 +157,8 @@ def evaluate(
         with torch.inference_mode():
             for batch, counts in _batches(loader, dataset, accelerator, limit):
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
-                if "image_index" in ready and not hasattr(bare, "encode_image"):  # a model that takes no shared images
-                    ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
-                    outputs = bare(ready)
+                    outputs = forward(bare, ready)
                 if counts:
                     judge.update(outputs, ready)
     finally:
@@ -173,6 +171,14 @@ def evaluate(
         )
     is_main = accelerator is None or accelerator.is_main_process
     return result, judge.records() if is_main and hasattr(judge, "records") else []
+
+
+def forward(model: torch.nn.Module, batch: Batch) -> Batch:
+    """``model(batch)``; images shared by several phrases are repeated for models that have no ``encode_image``."""
+    if "image_index" in batch and not hasattr(model, "encode_image"):
+        batch = batch | {"image": batch["image"][batch["image_index"]]}
+        del batch["image_index"]
+    return model(batch)
 
 
 def share_buffers(model: torch.nn.Module) -> None:

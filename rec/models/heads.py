@@ -96,6 +96,10 @@ class REChead(nn.Module):
         boxes = self.decode(raw).gather(1, cell[:, None, None].expand(-1, 1, 4))[:, 0]
         return {"box": cxcywh_to_xyxy(boxes), "score": logit.sigmoid()}
 
+    def candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Every cell's answer: boxes ``(B, H * W, 4)`` xyxy in letterboxed pixels, scores ``(B, H * W)``, 0-1."""
+        return cxcywh_to_xyxy(self.decode(raw)), raw[:, 4].flatten(1).sigmoid()
+
     def assign(self, raw: Tensor, box: Tensor) -> Assignment:
         """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
         centres = cell_centres(*raw.shape[-2:], self.stride, raw)

@@ -1,0 +1,349 @@
+"""``from_pretrained`` and the Grounder: images and phrases in; boxes, scores and masks in the image's pixels out."""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rec import boxes
+from rec.data.batch import prepare
+from rec.data.images import letterbox
+from rec.data.masks import encode
+from rec.evaluation.evaluate import forward
+from rec.evaluation.masks import to_image
+from rec.inference.inputs import to_pixels
+from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The answer to one phrase on one image.
+
+    Attributes:
+        phrase: As given.
+        box: left, top, right, bottom in pixels of the given image, inside it; None for a segmentation-only model.
+        score: Confidence, 0-1.
+        mask: bool ``(H, W)`` of the given image; None for a model without masks.
+        warning: What to mind about this answer, such as words the model does not know; None if nothing.
+        candidates: With ``top_k``: ``(box, score)`` of that many boxes, best first, overlapping ones suppressed.
+        image: uint8 ``(H, W, 3)`` RGB, as the model saw it (EXIF orientation applied).
+    """
+
+    phrase: str
+    box: tuple[float, float, float, float] | None
+    score: float
+    mask: np.ndarray | None
+    warning: str | None
+    image: np.ndarray = field(repr=False)
+    candidates: tuple[tuple[tuple[float, float, float, float], float], ...] = ()
+
+    def draw(self, with_label: bool = True) -> Any:
+        """A PIL image with box, mask, phrase and score drawn; further candidates in other colours."""
+        return draw([self], with_label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: phrase, box, score, mask (COCO RLE), warning, width, height; candidates where asked for."""
+        plain = {
+            "phrase": self.phrase,
+            "box": None if self.box is None else list(self.box),
+            "score": self.score,
+            "mask": None if self.mask is None else encode(self.mask),
+            "warning": self.warning,
+            "width": self.image.shape[1],
+            "height": self.image.shape[0],
+        }
+        if self.candidates:
+            plain["candidates"] = [{"box": list(box), "score": score} for box, score in self.candidates]
+        return plain
+
+
+def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
+    """A PIL image with all answers on one image drawn, each in its own colour."""
+    from rec.evaluation.pictures import annotate, colour
+
+    marks: list[Any] = []
+    masks = []
+    for number, grounding in enumerate(groundings):
+        for extra, (box, score) in reversed(list(enumerate(grounding.candidates[1:], 1))):
+            marks.append((box, colour(number + extra), f"{score:.2f}" if with_label else ""))
+        label = f"{grounding.phrase} {grounding.score:.2f}" if with_label else ""
+        marks.append((grounding.box, colour(number), label))
+        if grounding.mask is not None:
+            masks.append((grounding.mask, colour(number)))
+    return annotate(groundings[0].image, marks, masks)
+
+
+def from_pretrained(
+    source: str | Path,
+    *,
+    device: Any = "auto",
+    dtype: torch.dtype | str | None = None,
+    trust_config: bool = False,
+    allow_urls: bool = False,
+) -> "Grounder":
+    """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
+
+    Nothing in the folder is run (see :mod:`rec.inference.reading`).
+
+    Args:
+        source: Folder, or hub id with an optional ``@revision``.
+        device: ``"auto"`` takes CUDA, then MPS, then the CPU.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
+        trust_config: Build any target the config names. It can then run any code: for folders of your own only.
+        allow_urls: Fetch images given as http(s) addresses.
+
+    Raises:
+        ModelFolderError: no such folder, or it is damaged or not to be trusted.
+        rec.inference.hub.HubError: no such hub id, or the hub cannot be reached.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
+            raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
+        from rec.inference.hub import pull
+
+        folder = pull(str(source))
+    model, config, vocabulary = read(folder, trust_config)
+    if vocabulary is None:
+        raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
+    return Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls)
+
+
+class Grounder:
+    """Finds what phrases name in images. Safe to call from several threads.
+
+    Args:
+        model: Keeps the model contract of ``docs/architecture.md``.
+        config: Of its model folder: ``preprocess`` and ``about``.
+        vocabulary: Of its model folder.
+        device, dtype, allow_urls: See :func:`from_pretrained`.
+
+    Attributes:
+        origin: One line on what the model was trained on.
+        knows_shapes_only: Whether that was nothing but drawn shapes.
+        model, config, vocabulary, device: As given, the device resolved.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: dict[str, Any],
+        vocabulary: Any,
+        *,
+        device: Any = "auto",
+        dtype: torch.dtype | str | None = None,
+        allow_urls: bool = False,
+    ):
+        self.device = _pick_device() if device == "auto" else torch.device(device)
+        name = str(dtype or "float32").removeprefix("torch.")
+        if name != "float32" and name not in _AUTOCAST:
+            raise ValueError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
+        self._autocast = _AUTOCAST.get(name)
+        # Convolutions run on this layout anyway; doing it once saves a reordering in every call.
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls
+        preprocess = config["preprocess"]
+        self._size, self._length = int(preprocess["input_shape"][0]), int(preprocess["max_token_length"])
+        self._mean, self._std = list(preprocess["mean"]), list(preprocess["std"])
+        self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
+
+    def __repr__(self) -> str:
+        return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
+
+    def __call__(self, image: Any, phrase: Any, *, top_k: int = 1, nms_iou: float = 0.5, batch_size: int = 8) -> Any:
+        """Ground phrases in images.
+
+        Args:
+            image: Anything :func:`rec.inference.inputs.to_pixels` takes, or a list of those.
+            phrase: A phrase, or a list. With one image: phrases about it. With a list of images: one entry for each,
+                itself a phrase or a list; a single phrase is asked of every image.
+            top_k: How many boxes ``candidates`` holds when above 1.
+            nms_iou: Candidates that overlap a better one by more than this are left out.
+            batch_size: Images per forward pass; phrases about one image share its pass.
+
+        Returns:
+            A :class:`Grounding`, or lists of them, nested as ``phrase`` was (per image for a list of images).
+
+        Raises:
+            ImageError: an image cannot be read or is too large.
+            ValueError: an empty phrase, or lists of different lengths.
+        """
+        options = {"top_k": top_k, "nms_iou": nms_iou}
+        if not isinstance(image, list | tuple):
+            answers = self._answer([self._load(image, phrase)], **options)[0]
+            return answers[0] if isinstance(phrase, str) else answers
+        phrases = [phrase] * len(image) if isinstance(phrase, str) else list(phrase)
+        if len(phrases) != len(image):
+            raise ValueError(
+                f"{len(image)} images but {len(phrases)} phrases; give one phrase (or list) for each image"
+            )
+        results = []
+        for asked, answers in zip(
+            phrases, self.stream(zip(image, phrases, strict=True), batch_size, **options), strict=True
+        ):
+            if isinstance(answers, Exception):
+                raise answers
+            results.append(answers[0] if isinstance(asked, str) else answers)
+        return results
+
+    def stream(
+        self, pairs: Iterable[tuple[Any, Any]], batch_size: int = 8, *, top_k: int = 1, nms_iou: float = 0.5
+    ) -> Iterator[list[Grounding] | ValueError]:
+        """Answers for ``(image, phrase or phrases)`` pairs, in order, images being decoded ahead in the background.
+
+        Yields:
+            For each pair the answers to its phrases, or the error that its image or phrases gave.
+        """
+        iterator = iter(pairs)
+        with ThreadPoolExecutor(2) as pool:
+            waiting: deque[Future[Any]] = deque()
+            while True:
+                for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
+                    waiting.append(pool.submit(self._try_load, image, phrase))
+                if not waiting:
+                    return
+                loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                answers = iter(
+                    self._answer(
+                        [pair for pair in loaded if not isinstance(pair, Exception)], top_k=top_k, nms_iou=nms_iou
+                    )
+                )
+                for pair in loaded:
+                    yield pair if isinstance(pair, Exception) else next(answers)
+
+    def _load(self, image: Any, phrase: Any) -> "_Loaded":
+        phrases = _phrases(phrase)
+        pixels, warning = to_pixels(image, self.allow_urls)
+        geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._size)
+        return _Loaded(pixels, letterbox(pixels, geometry, self._size), geometry, warning, phrases)
+
+    def _try_load(self, image: Any, phrase: Any) -> "_Loaded | ValueError":
+        try:
+            return self._load(image, phrase)
+        except ValueError as error:
+            return error
+
+    @torch.inference_mode()
+    def _answer(self, loaded: Sequence["_Loaded"], top_k: int = 1, nms_iou: float = 0.5) -> list[list[Grounding]]:
+        """One encoding per image, one answer per phrase."""
+        if not loaded:
+            return []
+        asked = [(item, phrase) for item in loaded for phrase in item.phrases]
+        batch: dict[str, Any] = {
+            "image": torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device),
+            "tokens": torch.tensor([self.vocabulary.encode(p, self._length) for _, p in asked], device=self.device),
+        }
+        if len(asked) != len(loaded):
+            owners = [number for number, item in enumerate(loaded) for _ in item.phrases]
+            batch["image_index"] = torch.tensor(owners, device=self.device)
+        with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
+            batch = prepare(batch, self._mean, self._std)
+            outputs = forward(self.model, batch) | (self._all_boxes(batch) if top_k > 1 else {})
+        columns = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        answers = [
+            self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, top_k, nms_iou)
+            for row, (item, phrase) in enumerate(asked)
+        ]
+        remaining = iter(answers)
+        return [list(islice(remaining, len(item.phrases))) for item in loaded]
+
+    def _all_boxes(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        head = getattr(self.model, "head", None)
+        if not hasattr(head, "candidates"):
+            raise ValueError(f"{type(self.model).__name__} gives one box only; top_k must be 1")
+        features = self.model.encode_image(batch["image"])  # type: ignore[operator]
+        raw = self.model.forward_features(features, batch["tokens"], batch.get("image_index"))  # type: ignore[operator]
+        found, scores = head.candidates(raw["head"])  # type: ignore[union-attr]
+        return {"candidate_boxes": found, "candidate_scores": scores}
+
+    def _grounding(
+        self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], top_k: int, nms_iou: float
+    ) -> Grounding:
+        height, width = item.pixels.shape[:2]
+
+        def in_image(box: np.ndarray) -> tuple[float, float, float, float]:
+            box = np.nan_to_num(boxes.from_letterbox(box.astype(np.float64), item.geometry))
+            left, top, right, bottom = np.clip(box, 0, [width, height, width, height]).tolist()
+            return left, top, right, bottom
+
+        mask = None
+        if "mask" in output:
+            probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
+            threshold = getattr(self.model, "mask_threshold", 0.5)
+            mask = to_image(probability, item.geometry, threshold, getattr(self.model, "mask_any_overlap", False))
+        candidates: tuple[tuple[tuple[float, float, float, float], float], ...] = ()
+        if "candidate_boxes" in output:
+            found, scores = output["candidate_boxes"], output["candidate_scores"]
+            candidates = tuple((in_image(found[i]), float(scores[i])) for i in suppress(found, scores, top_k, nms_iou))
+        return Grounding(
+            phrase=phrase,
+            box=in_image(output["box"]) if "box" in output else None,
+            score=float(output["score"]) if "score" in output else 0.0,
+            mask=mask,
+            warning="; ".join(filter(None, [item.warning, self._doubts(phrase)])) or None,
+            image=item.pixels,
+            candidates=candidates,
+        )
+
+    def _doubts(self, phrase: str) -> str | None:
+        words = self.vocabulary.tokens(phrase)
+        unknown_id = 1
+        ids = self.vocabulary.encode(phrase, len(words))
+        unknown = [word for word, number in zip(words, ids, strict=True) if number == unknown_id]
+        doubts = []
+        if len(unknown) == len(words):
+            doubts.append("none of the words is known to the model; the answer is a guess")
+        elif unknown:
+            doubts.append(f"unknown to the model: {', '.join(dict.fromkeys(unknown))}")
+        if len(words) > self._length:
+            doubts.append(f"cut to the first {self._length} of {len(words)} words")
+        return "; ".join(doubts) or None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    pixels: np.ndarray  # uint8 (H, W, 3) RGB
+    square: np.ndarray  # uint8 (3, S, S), letterboxed
+    geometry: np.ndarray
+    warning: str | None
+    phrases: list[str]
+
+
+def _pick_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _phrases(phrase: Any) -> list[str]:
+    phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+    if not phrases:
+        raise ValueError("no phrase was given")
+    for one in phrases:
+        if not isinstance(one, str):
+            raise ValueError(f"a phrase is a string, not {type(one).__name__}: {one!r}")
+        if not one.strip():
+            raise ValueError("the phrase is empty; say what to look for, such as 'the man on the left'")
+    return phrases
+
+
+def suppress(found: np.ndarray, scores: np.ndarray, top_k: int, iou: float) -> list[int]:
+    """Greedy non-maximum suppression: numbers of the best ``top_k`` of ``(N, 4)`` xyxy boxes, best first."""
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if len(kept) == top_k:
+            break
+        if not kept or boxes.box_iou(found[kept], found[i]).max() <= iou:
+            kept.append(int(i))
+    return kept

@@ -1,0 +1,286 @@
+"""The Grounder: every kind of input, boxes in the image's own pixels, one pass per image, clear errors."""
+
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+from inference_toy import SIZE, folder_config, model_node, new_model, write_folder
+from PIL import Image
+
+import rec
+from rec import boxes
+from rec.data.images import ImageError
+from rec.inference import Grounder, model_folder
+from rec.inference.grounder import draw, suppress
+from rec.inference.inputs import MAX_PIXELS
+
+
+@pytest.fixture(scope="module")
+def grounder(tmp_path_factory):
+    return rec.from_pretrained(write_folder(tmp_path_factory.mktemp("model") / "best"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 255, (90, 140, 3), np.uint8)
+
+
+def as_png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Pointer(torch.nn.Module):
+    """Answers a fixed box of the letterboxed square, and counts how many images it was shown."""
+
+    def __init__(self, box):
+        super().__init__()
+        self.fixed, self.images = torch.tensor(box), 0
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def encode_image(self, image):
+        self.images += len(image)
+        return [image]
+
+    def forward(self, batch):
+        features = self.encode_image(batch["image"])[0]
+        rows = len(batch["tokens"])
+        inside = torch.zeros(rows, 1, *features.shape[-2:]) - 5
+        left, top, right, bottom = (int(v) for v in self.fixed)
+        inside[:, :, top:bottom, left:right] = 5
+        return {"box": self.fixed.expand(rows, 4), "score": torch.full((rows,), 0.5), "mask": inside}
+
+
+def pointing(grounder, box):
+    return Grounder(Pointer(box), grounder.config, grounder.vocabulary, device="cpu")
+
+
+def test_every_kind_of_input_gives_the_same_answer(grounder, pixels, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(as_png(pixels))
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    expected = grounder(pixels, "the red circle").to_dict()
+    for image in (path, str(path), path.read_bytes(), Image.open(path), tensor, tensor.float() / 255, rgba):
+        assert grounder(image, "the red circle").to_dict() == expected
+
+
+def test_gray_arrays_are_repeated_to_three_channels(grounder, pixels):
+    gray = pixels[..., 0]
+    expected = grounder(np.repeat(gray[..., None], 3, 2), "the red circle").box
+    assert grounder(gray, "the red circle").box == expected == grounder(gray[..., None], "the red circle").box
+
+
+def test_boxes_and_masks_come_back_in_the_images_own_pixels(grounder, pixels):
+    target = np.array([70.0, 18.0, 105.0, 45.0])  # in the 140 x 90 image
+    geometry = boxes.letterbox_geometry(90, 140, SIZE)
+    result = pointing(grounder, boxes.to_letterbox(target, geometry).tolist())(pixels, "the red circle")
+    np.testing.assert_allclose(result.box, target, atol=1e-3)
+    assert result.mask.shape == (90, 140)
+    rows, columns = np.nonzero(result.mask)
+    np.testing.assert_allclose([columns.min(), rows.min(), columns.max(), rows.max()], target, atol=4)
+
+
+def test_boxes_are_cut_at_the_images_border(grounder, pixels):
+    assert pointing(grounder, [-50.0, -50.0, 500.0, 500.0])(pixels, "the red circle").box == (0, 0, 140, 90)
+
+
+def test_exif_orientation_is_applied(grounder, pixels):
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert grounder(buffer.getvalue(), "the red circle").image.shape == (140, 90, 3)
+
+
+def test_lists_nest_as_they_were_given(grounder, pixels):
+    one = grounder(pixels, "the red circle")
+    both = grounder(pixels, ["the red circle", "small triangle"])
+    assert [r.phrase for r in both] == ["the red circle", "small triangle"]
+    np.testing.assert_allclose(both[0].box, one.box, atol=1e-3)
+    pairs = grounder([pixels, pixels[:50]], ["the red circle", ["small triangle", "the red circle"]])
+    assert pairs[0].phrase == "the red circle" and [r.phrase for r in pairs[1]] == ["small triangle", "the red circle"]
+    assert [r.phrase for r in grounder([pixels] * 3, "the red circle", batch_size=2)] == ["the red circle"] * 3
+    with pytest.raises(ValueError, match="2 images but 1 phrases"):
+        grounder([pixels, pixels], ["the red circle"])
+
+
+def test_phrases_of_one_image_share_one_backbone_pass(grounder, pixels):
+    shared = pointing(grounder, [1.0, 2.0, 30.0, 40.0])
+    shared(pixels, ["the red circle", "small triangle", "big square"])
+    assert shared.model.images == 1
+
+
+def test_a_model_without_shared_encoding_is_asked_phrase_by_phrase(grounder, pixels):
+    class Plain(torch.nn.Module):
+        def forward(self, batch):
+            assert "image_index" not in batch and len(batch["image"]) == len(batch["tokens"])
+            return {"box": torch.full((len(batch["tokens"]), 4), 3.0), "score": torch.ones(len(batch["tokens"]))}
+
+    plain = Grounder(Plain(), grounder.config, grounder.vocabulary, device="cpu")
+    assert len(plain([pixels, pixels], [["a circle", "a square"], ["a star"]])[0]) == 2
+
+
+def test_a_stream_goes_on_after_a_bad_image(grounder, pixels):
+    pairs = [(pixels, "the red circle"), (b"no image", "the red circle"), (pixels, " "), (pixels, "small triangle")]
+    good, bad, empty, last = grounder.stream(pairs, batch_size=3)
+    assert good[0].phrase == "the red circle" and last[0].phrase == "small triangle"
+    assert isinstance(bad, ImageError) and "empty" in str(empty)
+
+
+def test_a_stream_reads_its_input_as_it_goes(grounder, pixels):
+    taken = []
+
+    def pairs():
+        for number in range(100):
+            taken.append(number)
+            yield pixels, "the red circle"
+
+    stream = grounder.stream(pairs(), batch_size=2)
+    next(stream)
+    assert len(taken) <= 8
+    stream.close()
+
+
+def test_threads_get_the_same_answers(grounder, pixels):
+    phrases = ["the red circle", "small triangle", "big blue square", "left of the circle"] * 4
+    expected = [grounder(pixels, phrase).box for phrase in phrases]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda phrase: grounder(pixels, phrase).box, phrases)) == expected
+
+
+def test_candidates_are_best_first_and_do_not_overlap(grounder, pixels):
+    result = grounder(pixels, "the red circle", top_k=3, nms_iou=0.5)
+    assert 1 <= len(result.candidates) <= 3
+    np.testing.assert_allclose(result.candidates[0][0], result.box, atol=1e-3)
+    scores = [score for _, score in result.candidates]
+    assert scores == sorted(scores, reverse=True) and len(result.to_dict()["candidates"]) == len(scores)
+
+
+def test_suppression_keeps_the_best_of_overlapping_boxes():
+    found = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 9.5]], np.float64)
+    assert suppress(found, np.array([0.5, 0.9, 0.3, 0.8]), 4, 0.5) == [1, 2]
+    assert suppress(found, np.array([0.5, 0.9, 0.3, 0.8]), 1, 0.5) == [1]
+
+
+def test_a_model_with_one_answer_refuses_top_k(grounder, pixels):
+    with pytest.raises(ValueError, match="top_k"):
+        pointing(grounder, [1.0, 2.0, 3.0, 4.0])(pixels, "the red circle", top_k=2)
+
+
+def test_unknown_and_cut_phrases_are_answered_with_a_warning(grounder, pixels):
+    assert grounder(pixels, "the red circle").warning is None
+    assert "guess" in grounder(pixels, "xylophone zebra").warning
+    assert "guess" in grounder(pixels, "???").warning
+    assert grounder(pixels, "the red zebra").warning == "unknown to the model: zebra"
+    assert "first 6 of 8 words" in grounder(pixels, "the big red circle left of the square").warning
+
+
+@pytest.mark.parametrize("phrase", ["", "   ", [], ["a circle", ""], 7, [3]])
+def test_phrases_that_ask_nothing_are_errors(grounder, pixels, phrase):
+    with pytest.raises((ValueError, TypeError)):
+        grounder(pixels, phrase)
+
+
+def test_a_one_pixel_image_is_answered(grounder):
+    result = grounder(np.zeros((1, 1, 3), np.uint8), "the red circle")
+    assert all(0 <= v <= 1 for v in result.box)
+
+
+def test_the_first_picture_of_an_animation_is_taken_with_a_warning(grounder, pixels):
+    frames = [Image.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (10, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    result = grounder(buffer.getvalue(), "the red circle")
+    assert result.image.mean() < 50 and "animated" in result.warning
+
+
+def test_an_enormous_image_is_refused_by_its_header(grounder, tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    with pytest.raises(ImageError, match=r"huge\.png"):
+        grounder(path, "the red circle")
+    assert MAX_PIXELS < 20_000**2
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "absent.jpg",
+        b"",
+        b"\xff\xd8\xff\xe0 cut",
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        torch.zeros(4, 4, 3),
+        None,
+        "https://example.com/a.jpg",
+    ],
+)
+def test_what_is_no_image_is_one_clear_error(grounder, image):
+    with pytest.raises(ImageError):
+        grounder(image, "the red circle")
+
+
+def test_addresses_are_fetched_only_on_request(grounder, pixels):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(as_png(pixels))
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/photo.png"
+    with pytest.raises(ImageError, match="allow_urls"):
+        grounder(address, "the red circle")
+    online = Grounder(new_model(), grounder.config, grounder.vocabulary, device="cpu", allow_urls=True)
+    assert online(address, "the red circle").image.shape == pixels.shape
+    server.shutdown()
+
+
+def test_drawing_marks_the_box_and_the_mask(grounder, pixels):
+    dark = np.zeros_like(pixels)
+    result = pointing(grounder, [10.0, 20.0, 40.0, 44.0])(dark, "the red circle")
+    picture = np.asarray(result.draw())
+    assert picture.shape == dark.shape and (picture != 0).any(axis=2).sum() > 100 and not dark.any()
+    left, top = (round(v) for v in result.box[:2])
+    assert picture[top : top + 2, left + 5].any()
+    assert draw([result, result]).size == (140, 90)
+
+
+def test_answers_are_plain_json(grounder, pixels):
+    plain = pointing(grounder, [10.0, 20.0, 40.0, 44.0])(pixels, "the red circle").to_dict()
+    assert json.loads(json.dumps(plain)) == plain and plain["width"] == 140 and plain["mask"]["size"] == [90, 140]
+
+
+def test_half_precision_answers_agree_with_full_precision(grounder, pixels):
+    half = Grounder(new_model(), grounder.config, grounder.vocabulary, device="cpu", dtype=torch.bfloat16)
+    assert abs(half(pixels, "the red circle").score - grounder(pixels, "the red circle").score) < 0.05
+    with pytest.raises(ValueError, match="bfloat16 or float16"):
+        Grounder(new_model(), grounder.config, grounder.vocabulary, dtype="int8")
+
+
+def test_the_origin_says_shapes_only(grounder, tmp_path):
+    assert grounder.knows_shapes_only and "drawn shapes only" in repr(grounder)
+    real = rec.from_pretrained(write_folder(tmp_path / "best", dataset="refcoco", sources=["refcoco"]))
+    assert not real.knows_shapes_only
+
+
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path):
+    with pytest.raises(model_folder.ModelFolderError, match="neither a model folder nor a hub id"):
+        rec.from_pretrained(tmp_path / "absent" / "deeper")
+
+
+def test_the_toy_folder_has_every_part(grounder):
+    assert set(folder_config()["model"]) == set(model_node()) == set(grounder.config["model"])
