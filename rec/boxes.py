@@ -16,7 +16,7 @@ import numpy as np
 
 def _stack(parts: list[Any]) -> Any:
     if isinstance(parts[0], np.ndarray | np.generic):
-        return np.stack(parts, -1)
+        return np.stack(parts, -1) if parts[0].ndim else np.array(parts)  # np.stack costs a single box ten times as much
     import torch
 
     return torch.stack(parts, -1)

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from rec.data import masks
-from rec.data.samples import SampleMaker
-from rec.data.tables import SCENES, Table, open_table
+from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
+from rec.data.tables import SCENES, RowReader, Table, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
 
@@ -30,6 +30,7 @@ class _Part:
     split: str
     repeat: float
     sentence_offsets: np.ndarray  # int64 (rows + 1,)
+    reader: RowReader
     units: int = 0  # objects or sentences of one pass
     first: int = 0
     length: int = 0  # units x repeat
@@ -167,7 +168,8 @@ class RefCOCODataSet(Dataset):
                         f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model "
                         "asks for masks: prepare the data with --generate_mask, or leave the source out"
                     )
-                part = _Part(table, name, split, repeat, _sentence_offsets(table.rows))
+                reader = RowReader(table.rows, [*SAMPLE_COLUMNS, "mask"] if self._with_masks else SAMPLE_COLUMNS)
+                part = _Part(table, name, split, repeat, _sentence_offsets(table.rows), reader)
                 part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
                 part.first, part.length = first, round(part.units * (repeat if self.training else 1))
                 parts.append(part)
@@ -242,7 +244,7 @@ class RefCOCODataSet(Dataset):
     def _sample(self, key: int | tuple[int, int], decoded: dict[Any, Any]) -> dict[str, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         part, row, sentence = self._locate(epoch, index)
-        return self._make(part.table, part.table.rows[row], sentence, index, (self.seed, epoch, index), decoded)
+        return self._make(part.table, part.reader[row], sentence, index, (self.seed, epoch, index), decoded)
 
     def collate(
         self, samples: Sequence[dict[str, torch.Tensor]], share_images: bool = False

@@ -122,12 +122,10 @@ def letterbox(image: np.ndarray, geometry: np.ndarray, size: int) -> np.ndarray:
     nh, nw, dx, dy = (int(value) for value in geometry[2:])
     if image.shape[:2] != (nh, nw):
         image = cv2.resize(image, (nw, nh))
-    if (nh, nw) == (size, size):
-        square = np.empty((3, size, size), np.uint8)
-    else:
-        square = np.full((3, size, size), PAD_VALUE, np.uint8)
-    planes = [square[channel, dy : dy + nh, dx : dx + nw] for channel in range(3)]
-    cv2.split(image, planes)
+    square = np.empty((3, size, size), np.uint8)
+    square[:, :dy] = square[:, dy + nh :] = PAD_VALUE
+    square[:, :, :dx] = square[:, :, dx + nw :] = PAD_VALUE
+    cv2.split(image, [square[channel, dy : dy + nh, dx : dx + nw] for channel in range(3)])
     return square
 
 
@@ -135,15 +133,13 @@ def letterbox_mask(mask: np.ndarray, geometry: np.ndarray, size: int) -> np.ndar
     """The same geometry for a mask, padded with 0.
 
     Args:
-        mask: uint8 ``(H, W)`` of 0 and 1, column-major as :func:`rec.data.masks.decode` gives it.
+        mask: uint8 ``(H, W)`` of 0 and 1; column-major as :func:`rec.data.masks.decode` gives it costs no copy.
 
     Returns:
         uint8 ``(1, size, size)``, 0 to 255; edges are soft.
     """
     nh, nw, dx, dy = (int(value) for value in geometry[2:])
     square = np.zeros((1, size, size), np.uint8)
-    columns = np.ascontiguousarray(mask.T) * np.uint8(
-        255
-    )  # no copy for column-major input, so the resize is done on it
-    square[0, dy : dy + nh, dx : dx + nw] = cv2.resize(columns, (nh, nw)).T
+    lying = np.ascontiguousarray(mask.T) * np.uint8(255)
+    cv2.transpose(cv2.resize(lying, (nh, nw)), square[0, dy : dy + nh, dx : dx + nw])
     return square

@@ -16,6 +16,10 @@ from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
 
 
+# What a sample is made of; masks come on top where they are wanted.
+SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "sentences", "source")
+
+
 class SampleMaker:
     """Makes samples; its arguments are those of :class:`rec.data.dataset.RefCOCODataSet`, ``size`` is the square's
     side.
@@ -97,14 +101,14 @@ class SampleMaker:
         if self.hide == "phrase":
             tokens = torch.zeros(self.max_token_length, dtype=torch.int64)
         else:
-            tokens = torch.tensor(self.vocabulary.encode(sentence, self.max_token_length))
+            tokens = torch.from_numpy(np.array(self.vocabulary.encode(sentence, self.max_token_length), np.int64))
         sample = {
             "image": image,
             "tokens": tokens,
             "box": torch.from_numpy(label.astype(np.float32)),
             "geometry": torch.from_numpy(geometry),
             "box_pixels": torch.from_numpy(box.astype(np.float32)),
-            "index": torch.tensor(index),
+            "index": torch.from_numpy(np.array(index, np.int64)),
         }
         if mask is not None:
             sample["mask"] = torch.from_numpy(letterbox_mask(mask, geometry, self.size))

@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
 from rec.data.sources import Source, SourceError
@@ -29,6 +31,31 @@ logger = logging.getLogger(__name__)
 
 SCENES = ("scenes", "scenes_hard")
 SPEC_KEYS = ("path", "split_by", "bbox_format", "columns", "count", "size", "phrases_per_scene", "on_bad_record")
+
+
+class RowReader:
+    """Rows of a table by number, as dicts of some of its columns; a quarter of the time of the library's own access."""
+
+    def __init__(self, rows: "datasets.Dataset", columns: Sequence[str]) -> None:
+        self.rows, self.columns = rows, tuple(columns)
+        self._open()
+
+    def _open(self) -> None:
+        batches = self.rows.data.to_batches()
+        self._arrays = [[batch.column(name) for name in self.columns] for batch in batches]
+        self._firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        batch = int(np.searchsorted(self._firsts, number, "right")) - 1
+        place = number - int(self._firsts[batch])
+        return {name: array[place].as_py() for name, array in zip(self.columns, self._arrays[batch], strict=True)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rows": self.rows, "columns": self.columns}  # sent to another process, the table is mapped there anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
 
 @dataclass(frozen=True)
