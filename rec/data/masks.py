@@ -64,7 +64,9 @@ def check(rle: dict[str, Any], height: int, width: int) -> int:
             memory).
     """
     if not isinstance(rle, dict) or list(rle.get("size", ())) != [height, width]:
-        raise ValueError(f"expected a COCO RLE of {height} rows x {width} columns, the image's size, got {str(rle)[:80]}")
+        raise ValueError(
+            f"expected a COCO RLE of {height} rows x {width} columns, the image's size, got {str(rle)[:80]}"
+        )
     return int(_runs(rle)[1::2].sum())
 
 

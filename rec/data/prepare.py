@@ -90,7 +90,7 @@ def prepare(
     tables = {split: state.table(split) for split in wanted}
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
-    info["store"] = job["store"]
+    info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}
     info["splits"] = {
         split: dataclasses.asdict(reports[split])
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}

@@ -15,7 +15,6 @@ from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
 
-
 # What a sample is made of; masks come on top where they are wanted.
 SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "sentences", "source")
 

@@ -32,6 +32,23 @@ SPLIT_COUNTS: dict[str, tuple[dict[str, int], int]] = {
 _IMAGE_FOLDERS = {"refclef": ("saiapr_tc-12", "refclef"), "referit": ("saiapr_tc-12", "refclef")}
 
 
+def count_warnings(name: str, rows: dict[str, int]) -> list[str]:
+    """Warnings where the refs per split differ from the published counts.
+
+    Args:
+        name: data set and split_by, ``refcoco_unc``.
+        rows: split to number of refs. Fewer than half of all published refs is taken for a sample: no warnings.
+    """
+    expected = SPLIT_COUNTS.get(name, ({}, 0))[0]
+    if 2 * sum(rows.values()) < sum(expected.values()):
+        return []
+    return [
+        f"{rows.get(split, 0)} refs in split {split} of {name}; the published files have {count}"
+        for split, count in expected.items()
+        if rows.get(split, 0) != count
+    ]
+
+
 class _BuiltinTypesOnly(pickle.Unpickler):
     """Lists, dicts, texts and numbers need no global; anything that does could run code."""
 

@@ -1,0 +1,190 @@
+"""Turns annotation files into a table that training reads: Arrow (or parquet) on disk, checked and counted.
+
+The RefCOCO family, with the words of SimREC's data_process.py:
+
+    python scripts/prepare_data.py --data_root data --output_dir data --dataset refcoco --split unc --generate_mask
+
+reads data/refcoco/{instances.json,refs(unc).p} and data/images/train2014, and writes data/anns/refcoco. Anything else
+is named by --source: SimREC's JSON, JSONL or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k
+Entities folder, parquet, a Hub id, scenes or scenes_hard:
+
+    python scripts/prepare_data.py --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
+    data
+
+An interrupted run continues when the same command is given again. Training then takes the folder by name:
+dataset.dataset=refcoco dataset.ann_path='{refcoco: data/anns/refcoco}'. See docs/data.md.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--dataset",
+        default="refcoco",
+        help="name of the data set: refcoco, refcoco+, refcocog, refclef, flickr, vg, mine…",
+    )
+    add("--data_root", default="data", help="folder that holds the REFER folders and images/ (default: data)")
+    add("--output_dir", default=None, help="the table goes to OUTPUT_DIR/anns/DATASET (default: --data_root)")
+    add(
+        "--split",
+        default=None,
+        help="REFER files: who split them, unc, google, umd or berkeley (default: the usual one)",
+    )
+    add("--generate_mask", action="store_true", help="keep masks, as COCO RLE")
+    add("--source", default=None, help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET)")
+    add("--images", default=None, help="folder of the images, where the source does not tell")
+    add("--masks", default=None, help="folder of SimREC's masks/*.npy")
+    add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
+    add(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="column map of a foreign table: sentences=answer …",
+    )
+    add("--splits", nargs="+", default=None, help="only these splits")
+    add(
+        "--on-bad-record",
+        choices=["raise", "skip"],
+        default="raise",
+        help="stop at a bad record, or count and leave it out",
+    )
+    add("--store", choices=["plain", "embedded", "letterboxed", "raw"], default="plain")
+    add("--size", type=int, default=416, help="side in pixels of --store letterboxed and raw")
+    add("--format", choices=["arrow", "parquet"], default="arrow")
+    add("--count", type=int, default=None, help="scenes: how many per split")
+    add(
+        "--exclude-images-of",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="leave out the evaluation images of these tables",
+    )
+    add(
+        "--check-leaks",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="prepare nothing; list images that these tables share",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("httpx", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from rec.data.images import ImageError
+    from rec.data.schema import BadRecord
+    from rec.data.sources import SourceError
+
+    try:
+        return check_leaks(arguments.check_leaks) if arguments.check_leaks else prepare_table(arguments)
+    except (SourceError, BadRecord, ImageError) as error:
+        print(f"prepare_data.py: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"prepare_data.py: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def prepare_table(arguments: argparse.Namespace) -> int:
+    from rec.data.prepare import prepare
+    from rec.data.sources import SourceError
+    from rec.data.tables import open_source
+
+    default = Path(arguments.data_root) / arguments.dataset
+    if arguments.source is None and not default.exists():
+        raise SourceError(
+            f"there is no {default}: put the files of {arguments.dataset} there, or name them with --source"
+        )
+    output = Path(arguments.output_dir or arguments.data_root) / "anns" / arguments.dataset
+    choices: dict[str, Any] = {"path": arguments.source or str(default)}
+    choices |= {"split_by": arguments.split, "bbox_format": arguments.bbox_format, "count": arguments.count}
+    choices["columns"] = dict(column.split("=", 1) for column in arguments.columns)
+    choices = {key: value for key, value in choices.items() if value}
+    source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
+    info = prepare(
+        source,
+        output,
+        splits=arguments.splits,
+        with_masks=arguments.generate_mask,
+        on_bad_record=arguments.on_bad_record,
+        store=arguments.store,
+        size=arguments.size,
+        parquet=arguments.format == "parquet",
+        exclude=evaluation_images(arguments.exclude_images_of) if arguments.exclude_images_of else None,
+    )
+    print_counts(info)
+    print(
+        f"\n{output} is ready: dataset.dataset={arguments.dataset} dataset.ann_path='{{{arguments.dataset}: {output}}}'"
+    )
+    return 0
+
+
+def print_counts(info: dict[str, Any]) -> None:
+    """Counts per split as REFER prints them, then everything that a user should look at."""
+    from rec.data.prepare import report_of
+    from rec.data.sources.refer import count_warnings
+
+    name = "_".join([info["name"], info["options"].get("split_by", "")]).rstrip("_")
+    splits = info["splits"]
+    sentences, rows = (sum(split[key] for split in splits.values()) for key in ("sentences", "rows"))
+    print(f"\ndata set [{name}] contains:")
+    print(f"{sentences} expressions for {rows} refs in {info['images']} images.\n\nAmong them:")
+    for split, entry in splits.items():
+        print(
+            f"{entry['rows']} refs are in split [{split}] ({entry['sentences']} expressions, {entry['images']} images)."
+        )
+    for split in splits:
+        for line in report_of(info, split).warnings():
+            print(f"WARNING, split {split}: {line}")
+    for line in count_warnings(name, {split: entry["rows"] for split, entry in splits.items()}):
+        print(f"WARNING: {line}")
+
+
+def evaluation_images(folders: list[str]) -> Any:
+    """The images of the evaluation splits of prepared folders."""
+    from rec.data.leakage import ImageIndex
+
+    index = ImageIndex()
+    for where, table in tables_of(folders, training=False):
+        index.add(table, where)
+    return index
+
+
+def tables_of(folders: list[str], training: bool) -> list[tuple[str, Any]]:
+    """(folder and split, table) of the training or the evaluation splits of prepared folders."""
+    from rec.data.prepare import read_info
+    from rec.data.tables import open_table
+
+    return [
+        (f"{folder}, split {split}", open_table(folder, split, name=folder))
+        for folder in folders
+        for split in read_info(folder)["splits"]
+        if split.startswith("train") == training
+    ]
+
+
+def check_leaks(folders: list[str]) -> int:
+    """Lists images that training and evaluation splits share; the exit status is 1 where there are any."""
+    from rec.data.leakage import shared_images
+
+    leaks = shared_images(tables_of(folders, training=True), tables_of(folders, training=False))
+    for leak in leaks:
+        print(f"{leak['source']} image {leak['image_id']} of {leak['training']} is in {leak['evaluation']}")
+    print(f"{len(leaks)} images of training splits are in evaluation splits")
+    return 1 if leaks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
