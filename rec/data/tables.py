@@ -17,7 +17,12 @@ import numpy as np
 
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
 from rec.data.sources import Source, SourceError
+from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
+from rec.data.sources.refer import open_refer
+from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
+from rec.data.sources.tabular import SUFFIXES, open_tabular
+from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 
 if TYPE_CHECKING:
     import datasets
@@ -109,7 +114,51 @@ def open_table(
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
-        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
+        tables = _load_tables(path)
+        if _has_schema(tables):
+            return _of_saved(tables, split, path, image_path)
+    source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
+    if split not in source.splits:
+        raise _unknown_split(name, split, source.splits)
+    return _open_prepared(
+        _prepared_in_cache(source, split, with_masks, choices.get("on_bad_record", "raise")), split, None
+    )
+
+
+def open_source(
+    spec: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    name: str,
+    image_path: str | None = None,
+    mask_path: str | None = None,
+) -> Source:
+    """Recognises annotation files by their layout and opens their reader.
+
+    Args:
+        spec: see :func:`open_table`; here a REFER folder, SimREC's JSON, JSONL or CSV, Visual Genome's
+            ``region_descriptions.json``, a Flickr30k Entities folder, parquet or a saved table of any columns, a Hub
+            id, or shape scenes.
+        name, image_path, mask_path: see :func:`open_table`.
+
+    Raises:
+        SourceError: nothing there, or a layout that is not known; says what was looked for.
+    """
+    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    text = str(choices["path"])
+    path = Path(text)
+    if text in SCENES and not path.exists():
+        return _open_scenes(choices)
+    if path.is_dir() and list(path.glob("refs(*).p")):
+        return open_refer(path, name, image_path, choices.get("split_by"))
+    if path.name == REGIONS_FILE or (path / REGIONS_FILE).is_file():
+        return open_visual_genome(path, name, image_path)
+    if is_flickr30k(path):
+        return open_flickr30k(path, name, image_path)
+    if path.suffix == ".json" and path.is_file() and is_simrec_json(path):
+        return open_simrec_json(path, name, image_path, mask_path)
+    if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
+        return open_tabular(path, name, image_path, choices.get("bbox_format"))
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     tables = _load_tables(path) if path.exists() else _load_from_hub(text) if on_hub else None
     if tables:
         return open_foreign(tables, name, image_path, choices.get("columns"), choices.get("bbox_format"))
