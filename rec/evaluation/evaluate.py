@@ -8,12 +8,13 @@ to the last digit on any number of processes, whatever the batch size and howeve
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from rec import boxes
 from rec.data.batch import prepare
@@ -115,6 +116,7 @@ def evaluate(
     std: Any,
     limit: int | None = None,
     evaluator: Any = None,
+    progress: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and per-sample records of ``model`` on one split.
 
@@ -134,6 +136,7 @@ def evaluate(
         limit: Stop after this many batches on each process.
         evaluator: An :class:`Evaluator` in place of the built-in one; records are then whatever its ``records()``
             returns, if it has one.
+        progress: Show a progress bar, on the main process and a terminal.
 
     Returns:
         Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
@@ -151,11 +154,18 @@ def evaluate(
     judge = evaluator or BoxAndMaskEvaluator(
         dataset, getattr(bare, "mask_threshold", 0.5), getattr(bare, "mask_any_overlap", False)
     )
+    is_main = accelerator is None or accelerator.is_main_process
+    shown = tqdm(
+        _batches(loader, dataset, accelerator, limit),
+        total=len(loader) if isinstance(loader, Sized) else None,
+        disable=None if progress and is_main else True,  # None: off where stderr is no terminal
+        leave=False,
+    )
     was_training = bare.training
     bare.eval()
     try:
         with torch.inference_mode():
-            for batch, counts in _batches(loader, dataset, accelerator, limit):
+            for batch, counts in shown:
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
                 with autocast():
                     outputs = forward(bare, ready)
@@ -169,7 +179,6 @@ def evaluate(
             f"evaluation saw {result['count']} of the split's {len(dataset)} samples; "
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
-    is_main = accelerator is None or accelerator.is_main_process
     return result, judge.records() if is_main and hasattr(judge, "records") else []
 
 

@@ -22,6 +22,9 @@ _MODELS = {
 }
 ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.items() for name in names)
 
+# What the data set of a run's config.yaml may call when it is evaluated.
+ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet"})
+
 # Arguments that fetch or read weights from elsewhere; a model folder brings its own.
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
 
@@ -33,3 +36,14 @@ def harmless(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(harmless(value) for value in config)
     return config
+
+
+def strangers(config: Any, allowed: frozenset[str]) -> list[str]:
+    """Names that a native config would call or import and that are not ``allowed``, in order."""
+    if isinstance(config, dict):
+        named = [str(config[key]) for key in ("_target_", "_object_") if key in config]
+        inner = [name for value in config.values() for name in strangers(value, allowed)]
+        return [name for name in named if name not in allowed] + inner
+    if isinstance(config, list | tuple):
+        return [name for value in config for name in strangers(value, allowed)]
+    return []

@@ -107,17 +107,23 @@ def from_pretrained(
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
         rec.inference.hub.HubError: no such hub id, or the hub cannot be reached.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
-            raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
-        from rec.inference.hub import pull
-
-        folder = pull(str(source))
+    folder = resolve(source)
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
     return Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls)
+
+
+def resolve(source: str | Path) -> Path:
+    """The folder of a model: ``source`` itself, or a download of the hub id it is."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
+        raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
+    from rec.inference.hub import pull
+
+    return pull(str(source))
 
 
 class Grounder:
@@ -179,22 +185,20 @@ class Grounder:
             ImageError: an image cannot be read or is too large.
             ValueError: an empty phrase, or lists of different lengths.
         """
-        options = {"top_k": top_k, "nms_iou": nms_iou}
         if not isinstance(image, list | tuple):
-            answers = self._answer([self._load(image, phrase)], **options)[0]
-            return answers[0] if isinstance(phrase, str) else answers
+            alone = self._answer([self._load(image, phrase)], top_k, nms_iou)[0]
+            return alone[0] if isinstance(phrase, str) else alone
         phrases = [phrase] * len(image) if isinstance(phrase, str) else list(phrase)
         if len(phrases) != len(image):
             raise ValueError(
                 f"{len(image)} images but {len(phrases)} phrases; give one phrase (or list) for each image"
             )
-        results = []
-        for asked, answers in zip(
-            phrases, self.stream(zip(image, phrases, strict=True), batch_size, **options), strict=True
-        ):
-            if isinstance(answers, Exception):
+        pairs = zip(image, phrases, strict=True)
+        results: list[Any] = []
+        for answers in self.stream(pairs, batch_size, top_k=top_k, nms_iou=nms_iou):
+            if isinstance(answers, ValueError):
                 raise answers
-            results.append(answers[0] if isinstance(asked, str) else answers)
+            results.append(answers[0] if isinstance(phrases[len(results)], str) else answers)
         return results
 
     def stream(
@@ -207,20 +211,17 @@ class Grounder:
         """
         iterator = iter(pairs)
         with ThreadPoolExecutor(2) as pool:
-            waiting: deque[Future[Any]] = deque()
+            waiting: deque[Future[_Loaded | ValueError]] = deque()
             while True:
                 for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
                     waiting.append(pool.submit(self._try_load, image, phrase))
                 if not waiting:
                     return
                 loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
-                answers = iter(
-                    self._answer(
-                        [pair for pair in loaded if not isinstance(pair, Exception)], top_k=top_k, nms_iou=nms_iou
-                    )
-                )
-                for pair in loaded:
-                    yield pair if isinstance(pair, Exception) else next(answers)
+                good = [item for item in loaded if isinstance(item, _Loaded)]
+                answers = iter(self._answer(good, top_k, nms_iou))
+                for item in loaded:
+                    yield next(answers) if isinstance(item, _Loaded) else item
 
     def _load(self, image: Any, phrase: Any) -> "_Loaded":
         phrases = _phrases(phrase)
@@ -262,8 +263,8 @@ class Grounder:
         head = getattr(self.model, "head", None)
         if not hasattr(head, "candidates"):
             raise ValueError(f"{type(self.model).__name__} gives one box only; top_k must be 1")
-        features = self.model.encode_image(batch["image"])  # type: ignore[operator]
-        raw = self.model.forward_features(features, batch["tokens"], batch.get("image_index"))  # type: ignore[operator]
+        features = self.model.encode_image(batch["image"])
+        raw = self.model.forward_features(features, batch["tokens"], batch.get("image_index"))
         found, scores = head.candidates(raw["head"])  # type: ignore[union-attr]
         return {"candidate_boxes": found, "candidate_scores": scores}
 

@@ -11,7 +11,6 @@
 :func:`write` makes one in a single move; :func:`read` (:mod:`rec.inference.reading`) trusts nothing in it.
 """
 
-import copy
 import ctypes
 import os
 import shutil
@@ -39,29 +38,28 @@ def from_run(cfg: Any, dataset: Any, update: int | None = None) -> dict[str, Any
     Returns:
         Native containers; interpolations resolved, ``pretrained`` off, no path of this machine.
     """
-    from omegaconf import OmegaConf
-
     import rec
+    from rec.config import to_native
 
-    cfg = copy.deepcopy(cfg)
-    OmegaConf.resolve(cfg)
-    length = getattr(dataset, "max_token_length", cfg.dataset.get("max_token_length"))
-    name = cfg.dataset.get("dataset")
+    run = to_native(cfg)
+    data = run["dataset"]
+    length = getattr(dataset, "max_token_length", data.get("max_token_length"))
+    name = data.get("dataset")
     about = {
         "dataset": name if isinstance(name, str) else "+".join(name or [type(dataset).__name__]),
-        "split": cfg.dataset.get("split", "train"),
+        "split": data.get("split", "train"),
         "sources": list(getattr(dataset, "sources", [])),
         "samples": len(dataset),
         "updates": update,
         "rec_version": rec.__version__,
     }
     preprocess = {
-        "input_shape": list(cfg.dataset.get("input_shape", [416, 416])),
-        "mean": list(cfg.train.data.mean),
-        "std": list(cfg.train.data.std),
+        "input_shape": list(data.get("input_shape", [416, 416])),
+        "mean": list(run["train"]["data"]["mean"]),
+        "std": list(run["train"]["data"]["std"]),
         "max_token_length": length,
     }
-    return {"model": cfg.model, "preprocess": preprocess, "about": about}
+    return {"model": harmless(run["model"]), "preprocess": preprocess, "about": about}
 
 
 def write(
@@ -86,7 +84,7 @@ def write(
     Raises:
         ModelFolderError: the place cannot be written or holds something else, or the config cannot be saved.
     """
-    from rec.config import LazyConfig
+    from rec.config import LazyConfig, to_native
     from rec.inference.card import model_card
 
     folder = Path(folder)
@@ -98,7 +96,7 @@ def write(
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         temporary.chmod(0o755)  # mkdtemp makes it private; a model folder is to be read by others
         _put_weights(weights, temporary / WEIGHTS)
-        plain = dict(config) | {"model": harmless(_native(config["model"]))}
+        plain = dict(config) | {"model": harmless(to_native(config["model"]))}
         LazyConfig.save(plain, str(temporary / CONFIG))
         if vocabulary is not None:
             vocabulary.save(temporary / VOCABULARY)
@@ -134,12 +132,6 @@ def knows_shapes_only(config: Mapping[str, Any]) -> bool:
     """Whether the model saw nothing but the embedded shape scenes."""
     sources = (config.get("about") or {}).get("sources") or []
     return bool(sources) and all(str(source).startswith("scenes") for source in sources)
-
-
-def _native(node: Any) -> Any:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def _put_weights(weights: Mapping[str, Any] | str | Path, target: Path) -> None:

@@ -42,11 +42,29 @@ def read(folder: str | Path, trust_config: bool = False, device: Any = "cpu") ->
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
     config = read_config(_checked_file(folder, CONFIG))
-    shapes = _weight_shapes(_checked_file(folder, WEIGHTS))
     vocabulary = _read_vocabulary(folder, config, trust_config)
-    model = _build(folder, config["model"], shapes, trust_config)
-    _load_weights(folder, model)
+    model = load_model(config["model"], _checked_file(folder, WEIGHTS), trust_config)
     return model.to(device).eval(), config, vocabulary
+
+
+def load_model(node: dict[str, Any], weights: Path, trust_config: bool = False) -> Any:
+    """The model that a config's ``model`` describes, with the weights of a safetensors file.
+
+    The model is first built without memory for its parameters and compared with the file's header.
+
+    Args:
+        node: Native containers.
+        weights: The file; its names and shapes must be exactly the model's.
+        trust_config: Build any target.
+
+    Raises:
+        ModelFolderError: a target is not allowed, or the file is damaged, does not fit or holds values that are not
+            finite.
+    """
+    shapes = _weight_shapes(weights)
+    model = _build(node, weights, shapes, trust_config)
+    _load_weights(model, weights)
+    return model
 
 
 def _checked_file(folder: Path, name: str) -> Path:
@@ -120,18 +138,11 @@ def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -> Any:
-    from rec.data.text import Vocabulary
-
     encoder = config["model"].get("language_encoder")
     if not (folder / VOCABULARY).exists() and encoder is None:
         return None
     path = _checked_file(folder, VOCABULARY)
-    if path.stat().st_size > MAX_VOCABULARY_BYTES:
-        raise ModelFolderError(f"{path} has {path.stat().st_size} bytes, more than {MAX_VOCABULARY_BYTES}")
-    try:
-        vocabulary = Vocabulary.load(path) if trust_config else _load_plain_vocabulary(path)
-    except (ValueError, RecursionError) as error:
-        raise ModelFolderError(str(error)) from error
+    vocabulary = load_vocabulary(path, trust_config)
     rows = encoder.get("token_size") if isinstance(encoder, dict) else None
     if rows is not None and rows != len(vocabulary):
         raise ModelFolderError(
@@ -141,22 +152,31 @@ def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -
     return vocabulary
 
 
-def _load_plain_vocabulary(path: Path) -> Any:
-    """A vocabulary whose tokenizer cannot run code: a spaCy pipeline's name or folder would be imported."""
+def load_vocabulary(path: Path, trust_config: bool = False) -> Any:
+    """The vocabulary of a file; unless ``trust_config`` one whose tokenizer cannot run code.
+
+    Raises:
+        ModelFolderError: it is no vocabulary, is too large, or names a spaCy pipeline, which would be imported.
+    """
     from rec.data.text import Vocabulary
 
-    name = json.loads(path.read_text(encoding="utf-8")).get("tokenizer")
-    plain = name == "simrec" or (isinstance(name, str) and re.fullmatch("spacy:[a-z]{2}", name) is not None)
-    if not plain:
-        raise ValueError(
-            f"{path}: tokenizer {name!r} names a spaCy pipeline, which can run code; only 'simrec' and spaCy's "
-            "rule-based ones (spacy:en) are loaded without trust_config=True"
-        )
-    return Vocabulary.load(path)
+    if path.stat().st_size > MAX_VOCABULARY_BYTES:
+        raise ModelFolderError(f"{path} has {path.stat().st_size} bytes, more than {MAX_VOCABULARY_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name = content.get("tokenizer") if isinstance(content, dict) else None
+        plain = name == "simrec" or (isinstance(name, str) and re.fullmatch("spacy:[a-z]{2}", name) is not None)
+        if isinstance(name, str) and not plain and not trust_config:
+            raise ModelFolderError(
+                f"{path}: tokenizer {name!r} names a spaCy pipeline, which can run code; without "
+                "trust_config=True only 'simrec' and spaCy's rule-based ones (spacy:en) are loaded"
+            )
+        return Vocabulary.load(path)
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{path} is no vocabulary: {error}") from error
 
 
-def _build(folder: Path, node: dict[str, Any], shapes: dict[str, tuple[int, ...]], trust_config: bool) -> Any:
-    """The model without memory for its parameters, its shapes equal to those of the weights file."""
+def _build(node: dict[str, Any], weights: Path, shapes: dict[str, tuple[int, ...]], trust_config: bool) -> Any:
     import torch
 
     from rec.config import ConfigError, instantiate
@@ -166,29 +186,20 @@ def _build(folder: Path, node: dict[str, Any], shapes: dict[str, tuple[int, ...]
             model = instantiate(harmless(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
         hint = "" if trust_config else "; trust_config=True builds anything, for folders of your own only"
-        raise ModelFolderError(f"the model of {folder / CONFIG} cannot be built: {error}{hint}") from error
+        raise ModelFolderError(f"the model of {weights.parent} cannot be built: {error}{hint}") from error
     if not isinstance(model, torch.nn.Module):
-        raise ModelFolderError(f"{folder / CONFIG} describes a {type(model).__name__}, not a torch.nn.Module")
+        raise ModelFolderError(f"the config of {weights.parent} describes a {type(model).__name__}, no torch.nn.Module")
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    differing = [
-        f"{len(found)} {what}, such as {found[0]}"
-        for what, found in (
-            ("missing", sorted(own.keys() - shapes.keys())),
-            ("unexpected", sorted(shapes.keys() - own.keys())),
-            (
-                "of another shape",
-                [
-                    f"{n} {shapes[n]} instead of {own[n]}"
-                    for n in sorted(own.keys() & shapes.keys())
-                    if own[n] != shapes[n]
-                ],
-            ),
-        )
-        if found
-    ]
+    both = sorted(own.keys() & shapes.keys())
+    differences = {
+        "missing": sorted(own.keys() - shapes.keys()),
+        "unexpected": sorted(shapes.keys() - own.keys()),
+        "of another shape": [f"{n} {shapes[n]} instead of {own[n]}" for n in both if own[n] != shapes[n]],
+    }
+    differing = [f"{len(found)} {what}, such as {found[0]}" for what, found in differences.items() if found]
     if differing:
         raise ModelFolderError(
-            f"{folder / WEIGHTS} does not fit the model of {CONFIG}: tensors {'; '.join(differing)}. "
+            f"{weights} does not fit the model of its config: tensors {'; '.join(differing)}. "
             "Both must come from the same run"
         )
     return model
@@ -221,11 +232,10 @@ class _CountedRegistrations:
             hook.remove()
 
 
-def _load_weights(folder: Path, model: Any) -> None:
+def _load_weights(model: Any, path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    path = _checked_file(folder, WEIGHTS)
     own = model.state_dict()
     weights = {}
     for name, value in load_file(path).items():

@@ -1,0 +1,173 @@
+"""Evaluate a trained model: a table of metrics per split, predictions.jsonl and metrics.json.
+
+    python scripts/evaluate.py RUN_FOLDER
+    python scripts/evaluate.py MODEL_FOLDER --config configs/x.py --splits val testA testB
+    accelerate launch --num_processes 2 scripts/evaluate.py CHECKPOINT --out outputs/evaluation
+
+The data come from the config (by default the run's own config.yaml), the model with its image size, normalisation and
+vocabulary from the folder. Metrics are the same on any number of processes.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def main() -> int:
+    args = parse_arguments()
+    from accelerate import Accelerator
+
+    from rec.data.loader import evaluation_loader
+    from rec.evaluation import evaluate
+    from rec.evaluation.evaluate import write
+    from rec.evaluation.metrics import format_table
+    from rec.inference.trained import locate
+
+    accelerator = Accelerator()
+    say = print if accelerator.is_main_process else lambda *_: None
+    trained = locate(args.model)
+    cfg, vocabulary = load_config(args, trained)
+    out = Path(args.out or "outputs/evaluation")
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
+    model, origin = trained.load(cfg, next(iter(datasets.values())), args.trust_config)
+    model = model.to(accelerator.device)
+    say(f"{trained.folder}: {type(model).__name__}, {origin}")
+
+    data, options = cfg.train.data, cfg.train.evaluation
+    rows: dict[str, dict[str, float]] = {}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for split, dataset in datasets.items():
+        loader = evaluation_loader(
+            dataset,
+            options.eval_batch_size,
+            processes=accelerator.num_processes,
+            rank=accelerator.process_index,
+            num_workers=data.num_workers,
+            pin_memory=data.pin_memory,
+        )
+        started = time.perf_counter()
+        rows[split], lines[split] = evaluate(
+            model, loader, dataset, accelerator, mean=data.mean, std=data.std,
+            limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        count = rows[split].get("count", len(dataset))
+        say(f"{split}: {count} phrases in {seconds:.1f} s on {accelerator.num_processes} process(es)")
+        rows |= scene_kinds(split, lines[split])
+
+    if accelerator.is_main_process:
+        say(f"\n{format_table(rows)}\n")
+        write(out, rows, lines)
+        say(f"metrics      {out / 'metrics.json'}\npredictions  {out / 'predictions.jsonl'}")
+        first = next(iter(datasets))
+        if args.pictures:
+            from rec.evaluation.pictures import prediction_grid
+
+            prediction_grid(datasets[first], lines[first]).save(args.pictures)
+            say(f"pictures     {args.pictures}")
+        if args.report:
+            from rec.evaluation.report import write_report
+
+            write_report(args.report, datasets, lines, title=f"{trained.folder}: {origin}")
+            say(f"report       {args.report}")
+    if accelerator.num_processes > 1:
+        accelerator.end_training()
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="run folder, checkpoint, or model folder")
+    parser.add_argument("--config", help="a lazy config with dataset and train; default: the run's config.yaml")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train.evaluation.splits of the config")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="for metrics.json and predictions.jsonl; default outputs/evaluation"
+    )
+    parser.add_argument("--pictures", metavar="PNG", help="draw a grid of predictions of the first split")
+    parser.add_argument("--report", metavar="HTML", help="write one self-contained report of all splits")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="let a config.yaml call anything: your own files only"
+    )
+    args, overrides = parser.parse_known_args([word for word in sys.argv[1:] if word != "--cfg-options"])
+    # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
+    args.overrides = [word for word in [*overrides, *(args.splits or [])] if "=" in word]
+    args.splits = [word for word in args.splits or [] if "=" not in word]
+    unknown = [word for word in overrides if "=" not in word]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}; overrides are written key=value")
+    return args
+
+
+def load_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
+    """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
+    from rec.config import LazyConfig, to_native
+    from rec.inference.model_folder import ModelFolderError
+    from rec.inference.reading import load_vocabulary, read_config
+    from rec.inference.trained import check_run_config
+
+    path = args.config or trained.run_config
+    if path is None:
+        raise ModelFolderError(
+            f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"
+        )
+    cfg = LazyConfig.load(str(path))
+    for group in ("dataset", "train"):
+        if group not in cfg:
+            raise ModelFolderError(f"{path} has no `{group}`; evaluation needs a config with dataset and train")
+    if trained.is_checkpoint and "model" not in cfg:
+        raise ModelFolderError(f"{path} has no `model`, which the checkpoint {trained.folder} needs")
+    if "candidate_transforms" in cfg.dataset:
+        cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
+    if not trained.is_checkpoint:
+        preprocess = read_config(trained.folder / "config.yaml")["preprocess"]
+        for key in ("input_shape", "max_token_length"):
+            if key in cfg.dataset:
+                cfg.dataset[key] = preprocess[key]
+        cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
+    LazyConfig.apply_overrides(cfg, args.overrides)
+    if str(path).endswith((".yaml", ".yml")) and not args.trust_config:
+        check_run_config(Path(path), to_native(cfg.dataset))
+    vocabularies = (trained.folder / "vocab.json", trained.folder.parent.parent / "best" / "vocab.json")
+    vocabulary = next((load_vocabulary(file, args.trust_config) for file in vocabularies if file.is_file()), None)
+    return cfg, vocabulary
+
+
+def build_datasets(cfg: Any, splits: list[str], vocabulary: Any) -> dict[str, Any]:
+    from rec.training.build import build_dataset, set_vocabulary_size
+
+    datasets: dict[str, Any] = {}
+    for split in splits:
+        datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
+        vocabulary = vocabulary or getattr(datasets[split], "vocabulary", None)
+    if "model" in cfg:
+        set_vocabulary_size(cfg, vocabulary)
+    return datasets
+
+
+def build_evaluator(cfg: Any) -> Any:
+    from rec.config import instantiate
+
+    return instantiate(cfg.train.evaluation.evaluator) if cfg.train.evaluation.get("evaluator") else None
+
+
+def scene_kinds(split: str, records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Metrics of the three thirds of shape scenes: phrases by attribute, place and relation."""
+    if not any(str(record.get("source")).startswith("scenes") for record in records):
+        return {}
+    from rec.data.scenes import phrase_kind
+    from rec.evaluation.metrics import breakdown
+
+    return {f"{split}/{kind}": row for kind, row in breakdown(records, lambda r: phrase_kind(r["sentence"])).items()}
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)

@@ -1,0 +1,140 @@
+"""scripts/evaluate.py as a user runs it: model folder, run folder, checkpoint; several processes; bad input."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inference_toy import SIZE, model_node, new_model, write_folder
+from PIL import Image
+from safetensors.torch import save_file
+
+from rec.config import LazyConfig
+
+ROOT = Path(__file__).parents[2]
+CONFIG = f"""
+from rec.config import LazyCall
+from rec.data.dataset import RefCOCODataSet
+
+dataset = LazyCall(RefCOCODataSet)(
+    dataset="scenes",
+    ann_path={{"scenes": {{"path": "scenes", "count": {{"train": 3, "val": 5, "test": 4}}, "size": {SIZE}}}}},
+    input_shape=[32, 32],
+    max_token_length=3,
+    split="train",
+)
+train = dict(
+    seed=0,
+    data=dict(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], num_workers=0, pin_memory=False),
+    evaluation=dict(splits=["val"], eval_batch_size=4, eval_iter=None, evaluator=None),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "scenes.py").write_text(CONFIG, encoding="utf-8")
+    write_folder(folder / "run" / "best")
+    return folder
+
+
+@pytest.fixture
+def evaluate(place, monkeypatch, capsys):
+    """Runs the script in this process; gives (exit status, stdout, stderr)."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / "cache"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+def test_a_model_folder_is_evaluated_with_its_own_preprocessing(place, evaluate):
+    status, said, _ = evaluate("run/best", "--config", "scenes.py", "--splits", "val", "test", "--out", "out",
+                               "--pictures", "grid.png", "train.evaluation.eval_batch_size=3")  # fmt: skip
+    assert status == 0 and "drawn shapes only" in said.splitlines()[0] and "Acc@0.5" in said
+    metrics = json.loads((place / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert {"val", "test", "val/attribute", "val/place", "val/relation"} <= set(metrics)
+    lines = [
+        json.loads(line) for line in (place / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(lines) == metrics["val"]["count"] + metrics["test"]["count"] == 27
+    assert [metrics[f"val/{kind}"]["count"] for kind in ("attribute", "place", "relation")] == [5, 5, 5]
+    assert Image.open(place / "grid.png").width > 256
+
+
+def test_two_processes_write_the_same_files_as_one(place, evaluate):
+    arguments = ["run/best", "--config", "scenes.py"]
+    assert evaluate(*arguments, "--out", "one")[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["HF_DATASETS_CACHE"] = str(place / "cache")
+    two = subprocess.run(
+        [*launch, str(ROOT / "scripts" / "evaluate.py"), *arguments, "--out", "two"],
+        cwd=place, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert "2 process(es)" in two.stdout and two.stdout.count("Acc@0.5") == 1
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (place / "one" / name).read_bytes() == (place / "two" / name).read_bytes()
+
+
+def test_a_run_folder_and_a_checkpoint_need_no_config(place, evaluate):
+    cfg = LazyConfig.load(str(place / "scenes.py"))
+    cfg.model = model_node()
+    run = place / "run"
+    LazyConfig.save(cfg, str(run / "config.yaml"))
+    checkpoint = run / "checkpoints" / "step_00000001"
+    checkpoint.mkdir(parents=True)
+    save_file(new_model().state_dict(), checkpoint / "ema.safetensors")
+    (checkpoint / "trainer_state.json").write_text("{}", encoding="utf-8")
+    assert evaluate("run", "--out", "from_run")[0] == 0
+    overrides = [f"dataset.input_shape=[{SIZE},{SIZE}]", "dataset.max_token_length=6"]
+    assert evaluate(checkpoint, "--out", "from_checkpoint", *overrides)[0] == 0
+    for name in ("metrics.json", "predictions.jsonl"):
+        assert (place / "from_run" / name).read_bytes() == (place / "from_checkpoint" / name).read_bytes()
+
+
+def test_a_strangers_run_config_calls_nothing(evaluate, tmp_path):
+    write_folder(tmp_path / "best")
+    canary = tmp_path / "canary"
+    (tmp_path / "config.yaml").write_text(
+        f"dataset: {{_target_: os.mkdir, path: {canary}}}\n"
+        "train: {seed: 0, data: {mean: [0, 0, 0], std: [1, 1, 1]}, evaluation: {splits: [val], eval_batch_size: 1}}\n",
+        encoding="utf-8",
+    )
+    status, _, error = evaluate(tmp_path, "--out", tmp_path / "out")
+    assert status == 2 and "os.mkdir" in error and not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent", "--config", "scenes.py"], "holds no model"),
+        (["alone"], "--config"),
+        (["run/best", "--config", "absent.py"], "absent.py"),
+        (["run/best", "--config", "scenes.py", "--splits", "testC"], "testC"),
+        (["run/best", "--config", "scenes.py", "train.evaluatoin.splits=[val]"], "evaluatoin"),
+        (["run/best", "--config", "scenes.py", "--out", "scenes.py/out"], "scenes.py"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_status_2(place, evaluate, arguments, said):
+    if not (place / "alone").exists():
+        shutil.copytree(place / "run" / "best", place / "alone")
+    status, _, error = evaluate(*arguments)
+    assert status == 2 and said in error and "Traceback" not in error and "\n\n" not in error.strip()
+
+
+def test_help_shows_how_to_call_it(evaluate):
+    status, said, _ = evaluate("--help")
+    assert status == 0 and "accelerate launch" in said
