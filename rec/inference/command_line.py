@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 
 
+class InputError(Exception):
+    """What the user asked for cannot be done; the text says why and what to do."""
+
+
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a script's ``main`` and end the process with its status.
 
