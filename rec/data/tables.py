@@ -144,6 +144,9 @@ def open_source(
         SourceError: nothing there, or a layout that is not known; says what was looked for.
     """
     choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    if image_path is not None and not os.path.isdir(image_path):
+        logger.warning("image_path of %r, %s, is not there; looking where the annotation files say", name, image_path)
+        image_path = None
     text = str(choices["path"])
     path = Path(text)
     if text in SCENES and not path.exists():

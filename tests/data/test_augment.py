@@ -1,0 +1,105 @@
+"""Augmentation carries box and mask along, and is refused where it would be something else."""
+
+import numpy as np
+import pytest
+
+from rec.boxes import box_iou
+from rec.data.augment import Augmentation, RandAugment, RandomErasing, check_transforms
+
+BOX = np.array([100.0, 80, 180, 150])
+
+
+def sample():
+    image = np.full((240, 320, 3), 60, np.uint8)
+    mask = np.zeros((240, 320), np.uint8, order="F")
+    image[80:150, 100:180] = (250, 20, 20)
+    mask[80:150, 100:180] = 1
+    return image, BOX, mask
+
+
+def candidates():
+    import albumentations as A
+
+    return {
+        "RandAugment": RandAugment(2, 9),
+        "ElasticTransform": A.ElasticTransform(p=1, alpha=30, sigma=8),
+        "GridDistortion": A.GridDistortion(p=1),
+        "RandomErasing": RandomErasing(1.0, (0.02, 0.2), (0.05, 8), "random"),
+        "ColorJitter": A.ColorJitter(p=1),
+        "crop": A.RandomSizedBBoxSafeCrop(200, 300),
+        "affine": A.Affine(scale=(0.5, 1.5), translate_percent=0.3, p=1),
+    }
+
+
+@pytest.mark.parametrize("name", candidates())
+def test_box_and_mask_follow_the_image(name):
+    augmentation = Augmentation({name: candidates()[name]})
+    changed = 0
+    for seed in range(30):
+        image, box, mask = augmentation(*sample(), np.random.default_rng(seed))
+        changed += image.shape != (240, 320, 3) or bool((image != sample()[0]).any())
+        assert image.dtype == np.uint8
+        assert mask.shape == image.shape[:2]
+        rows, columns = np.nonzero(mask)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+        assert box_iou(box, found) > 0.85
+        assert (box[:2] >= 0).all() and (box[2:] <= np.array(image.shape[1::-1])).all()
+    assert changed > 10
+
+
+def test_the_red_object_is_where_the_box_says():
+    for seed in range(30):
+        image, box, _ = Augmentation({"affine": candidates()["affine"]})(*sample(), np.random.default_rng(seed))
+        red = (image[..., 0] > 180) & (image[..., 1] < 60)
+        rows, columns = np.nonzero(red)
+        found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+        assert box_iou(box, found) > 0.9
+
+
+def test_a_target_is_never_mostly_hidden():
+    augmentation = Augmentation({"e": RandomErasing(1.0, (0.1, 0.4), (0.3, 3), 0)})
+    for seed in range(50):
+        image, _, mask = augmentation(*sample(), np.random.default_rng(seed))
+        assert (image[mask > 0][:, 0] > 0).mean() >= 0.69
+
+
+def test_one_candidate_is_drawn_for_each_sample():
+    augmentation = Augmentation({"erase": RandomErasing(1.0, (0.02, 0.05), (1, 1), 255), "keep": RandomErasing(0.0)})
+    white = [bool((augmentation(*sample(), np.random.default_rng(s))[0] == 255).any()) for s in range(60)]
+    assert 15 < sum(white) < 45
+
+
+def test_torchvisions_erasing_is_taken_as_ours():
+    from torchvision import transforms
+
+    theirs = transforms.RandomErasing(p=1.0, scale=(0.02, 0.2), ratio=(0.05, 8), value="random")
+    one = Augmentation({"RandomErasing": theirs})(*sample(), np.random.default_rng(1))
+    ours = Augmentation({"RandomErasing": RandomErasing(1.0, (0.02, 0.2), (0.05, 8), "random")})
+    assert (one[0] == ours(*sample(), np.random.default_rng(1))[0]).all()
+
+
+def test_rand_augment_of_the_original_strength_keeps_one_bit_and_moves_nine_degrees():
+    from rec.data.augment import _OPERATIONS
+
+    low, high, rotate = _OPERATIONS["Rotate"]
+    matrix = rotate(low + 9 / 30 * (high - low), 240, 320)
+    assert np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0])) == pytest.approx(9)
+    assert len(_OPERATIONS) == 14
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    assert set(np.unique(_OPERATIONS["Posterize"][2](ramp, 1.2))) == {0, 128}
+
+
+def test_other_candidates_are_refused_by_name():
+    with pytest.raises(TypeError, match=r"candidate_transforms\['flip'\] is a str"):
+        Augmentation({"flip": "yes"})
+
+
+def test_the_manuals_transforms_are_accepted_and_others_name_their_replacement():
+    from torchvision import transforms as T
+
+    check_transforms(None)
+    check_transforms(T.Compose([T.ToTensor(), T.Normalize([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])]))
+    with pytest.raises(ValueError, match=r"train\.data\.mean"):
+        check_transforms(T.Compose([T.ToTensor(), T.Normalize([0.5] * 3, [0.5] * 3)]))
+    with pytest.raises(ValueError, match="candidate_transforms"):
+        check_transforms(T.Compose([T.RandomHorizontalFlip()]))

@@ -1,0 +1,76 @@
+"""Run-length masks are the COCO API's, whole or refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pycocotools import mask as coco
+
+from rec.data import masks
+
+some_masks = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
+    lambda size: arrays(np.uint8, size, elements=st.integers(0, 1))
+)
+
+
+@given(some_masks)
+def test_round_trip_equals_the_coco_api(mask):
+    rle = masks.encode(mask)
+    assert rle["counts"] == coco.encode(np.asfortranarray(mask))["counts"].decode()
+    assert (masks.decode(rle) == mask).all()
+    assert masks.check(rle, *mask.shape) == mask.sum()
+
+
+def test_a_large_mask_round_trips():
+    mask = np.zeros((3000, 2500), np.uint8)
+    mask[100:2900, 40:2400] = 1
+    mask[500:600] = 0
+    assert (masks.decode(masks.encode(mask)) == mask).all()
+
+
+@given(some_masks, st.binary(max_size=12), st.integers(0, 30))
+def test_a_damaged_encoding_is_decoded_whole_or_refused(mask, junk, at):
+    rle = masks.encode(mask)
+    counts = rle["counts"].encode()
+    damaged = {"size": rle["size"], "counts": counts[:at] + junk + counts[at + len(junk) :]}
+    try:
+        decoded = masks.decode(damaged)
+    except ValueError:
+        return
+    assert decoded.shape == mask.shape
+    assert decoded.max(initial=0) <= 1
+
+
+def test_parts_of_a_polygon_object_are_united():
+    parts = [[10, 10, 30, 10, 30, 30, 10, 30], [20, 20, 40, 20, 40, 40, 20, 40]]
+    both = masks.decode(masks.from_coco(parts, 50, 60))
+    assert both.max() == 1
+    assert both[15, 15] and both[35, 35] and both[25, 25] and not both[5, 5]
+
+
+def test_uncompressed_rle_is_read():
+    rle = masks.from_coco({"size": [3, 2], "counts": [1, 2, 3]}, 3, 2)
+    assert masks.decode(rle).T.ravel().tolist() == [0, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "polygons", [[], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], [[1, 2, 3, 4, float("nan"), 6]], None]
+)
+def test_what_is_no_polygon_is_refused(polygons):
+    with pytest.raises(ValueError, match="polygon"):
+        masks.from_coco(polygons, 50, 60)
+
+
+def test_rle_of_another_size_is_refused():
+    rle = masks.encode(np.ones((4, 6), np.uint8))
+    with pytest.raises(ValueError, match="4 rows x 5 columns"):
+        masks.check(rle, 4, 5)
+
+
+def test_masks_take_a_hundredth_of_dense_files(tmp_path):
+    mask = np.zeros((480, 640), np.uint8)
+    grid = np.mgrid[:480, :640]
+    mask[((grid[0] - 240) / 150) ** 2 + ((grid[1] - 300) / 100) ** 2 < 1 + 0.1 * np.sin(grid[1] / 9)] = 1
+    np.save(tmp_path / "dense.npy", mask)
+    assert (tmp_path / "dense.npy").stat().st_size > 100 * len(masks.encode(mask)["counts"])

@@ -1,0 +1,95 @@
+"""Words, ids, and the phrase of a mirrored image."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rec.data.text import Vocabulary, get_tokenizer, mirror_phrase, tokenize
+
+FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "utils.json").read_text(encoding="utf-8"))["tokenizer"]
+
+
+def original_vocabulary():
+    items = (item for split in FIXTURE["corpus"].values() for item in split)
+    return Vocabulary.build(sentence for item in items for sentence in item["refs"])
+
+
+def test_the_vocabulary_is_the_originals():
+    assert {word: number for number, word in enumerate(original_vocabulary().words)} == FIXTURE["vocab"]
+
+
+@pytest.mark.parametrize("case", FIXTURE["sentences"], ids=lambda case: case["text"][:20])
+def test_tokens_and_ids_are_the_originals(case):
+    assert tokenize(case["text"]) == case["tokens"]
+    assert original_vocabulary().encode(case["text"], FIXTURE["max_token_length"]) == case["ids"]
+
+
+@given(st.text())
+def test_every_text_becomes_the_asked_number_of_ids(text):
+    ids = original_vocabulary().encode(text, 15)
+    assert len(ids) == 15
+    assert all(0 <= number < FIXTURE["vocab_size"] for number in ids)
+
+
+def test_a_saved_vocabulary_is_the_same(tmp_path):
+    vocabulary = Vocabulary.build(["caffè 🦊 left", "左"])
+    vocabulary.save(tmp_path / "vocab.json")
+    assert Vocabulary.load(tmp_path / "vocab.json") == vocabulary
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"words": ["a"]}', '{"tokenizer": "simrec", "words": ["a", "b"]}', "{"])
+def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
+    (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="vocab.json is not a vocabulary"):
+        Vocabulary.load(tmp_path / "vocab.json")
+
+
+def test_spacy_splits_what_the_original_deletes():
+    assert get_tokenizer("spacy:en")("The man's hat, left!") == ["the", "man", "'s", "hat", ",", "left", "!"]
+
+
+def test_unknown_tokenizers_are_refused():
+    with pytest.raises(ValueError, match="spacy:no_such_pipeline"):
+        get_tokenizer("spacy:no_such_pipeline")
+    with pytest.raises(ValueError, match="unknown tokenizer"):
+        get_tokenizer("bert")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "mirrored"),
+    [
+        ("the left-handed man on the right", "the right-handed man on the left"),
+        ("Leftmost guy", "Rightmost guy"),
+        ("LEFT one", "RIGHT one"),
+        ("bright copyright sign", "bright copyright sign"),
+        ("second from left", "second from right"),
+        ("right", "left"),
+        ("man's left hand", "man's right hand"),
+        ("the one on the right in front", "the one on the left in front"),
+        ("left, not right", "right, not left"),
+        ("guy in red", "guy in red"),
+    ],
+)
+def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
+    assert mirror_phrase(phrase) == mirrored
+    assert mirror_phrase(mirrored) == phrase
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "woman right behind her",
+        "left over pizza",
+        "leftovers",
+        "only one left",
+        "all right guy",
+        "3 o'clock",
+        "lft guy",
+        "l man",
+    ],
+)
+def test_phrases_whose_mirror_image_is_unsure_are_not_mirrored(phrase):
+    assert mirror_phrase(phrase) is None
