@@ -85,7 +85,9 @@ class MultiScaleFusion(nn.Module):
         hidden_planes: channels of the outputs.
     """
 
-    def __init__(self, v_planes: Sequence[int] = (256, 512, 1024), scaled: bool = True, hidden_planes: int = 512) -> None:
+    def __init__(
+        self, v_planes: Sequence[int] = (256, 512, 1024), scaled: bool = True, hidden_planes: int = 512
+    ) -> None:
         super().__init__()
         self.v_planes, self.out_planes = tuple(v_planes), hidden_planes
         width = hidden_planes // 2 if scaled else hidden_planes

@@ -87,7 +87,7 @@ class REChead(nn.Module):
     def decode(self, raw: Tensor) -> Tensor:
         """Raw outputs ``(B, 5, H, W)`` to boxes ``(B, H * W, 4)``, cxcywh in pixels, cells row by row."""
         values = raw[:, :4].flatten(2).transpose(1, 2)
-        corners = cell_centres(*raw.shape[-2:], self.stride, values) - self.stride / 2
+        corners = cell_centres(raw.shape[2], raw.shape[3], self.stride, values) - self.stride / 2
         return torch.cat([values[..., :2] * self.stride + corners, values[..., 2:].exp() * self.stride], -1)
 
     def predict(self, raw: Tensor) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class REChead(nn.Module):
 
     def assign(self, raw: Tensor, box: Tensor) -> Assignment:
         """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
-        centres = cell_centres(*raw.shape[-2:], self.stride, raw)
+        centres = cell_centres(raw.shape[2], raw.shape[3], self.stride, raw)
         return dynamic_assignment(self.decode(raw), box, centres, self.stride)
 
     def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Language encoders: token ids ``(B, L)`` to one vector per phrase ``(B, hidden_size)``. Id 0 is padding."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +40,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """``x`` ``(B, L, C)``, ``padding`` bool ``(B, L)``; a phrase of padding alone attends evenly."""
         query, key, value = (
-            linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+            linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
         )
         scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
         # The lowest finite number, not -inf: -inf makes NaN of a phrase that is all padding.
@@ -151,7 +151,7 @@ class LanguageEncoder(nn.Module):
         return self.pool(self.encode(self.embedding(tokens), padding), padding)
 
 
-class LSTM_SA(LanguageEncoder):  # noqa: N801 - the name SimREC's configs use
+class LSTM_SA(LanguageEncoder):
     """SimREC's and MCN's encoder: a GRU (in spite of the name), ``depth`` self-attention blocks, attention pooling.
 
     The GRU runs over the padding too; being one-directional, it does not change what comes before.
@@ -300,8 +300,8 @@ def sinusoidal_positions(length: int, size: int, device: torch.device | str | No
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :size]
 
 
-def check_width(module: nn.Module, expected: int, what: str) -> None:
+def check_width(module: Any, expected: Any, what: str) -> None:
     """Raises a ValueError when a language encoder's ``hidden_size`` is not ``expected``."""
-    width: int | Sequence[int] = getattr(module, "hidden_size", expected)
+    width = getattr(module, "hidden_size", expected)
     if width != expected:
         raise ValueError(f"the language encoder gives vectors of {width}, {what} expects {expected}")

@@ -77,5 +77,3 @@ def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     probability, target = logits.sigmoid().flatten(1), mask.to(logits.dtype).flatten(1) / 255
     overlap = (probability * target).sum(1)
     return (1 - (2 * overlap + 1) / (probability.sum(1) + target.sum(1) + 1)).mean()
-
-

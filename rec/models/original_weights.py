@@ -157,9 +157,7 @@ class ConversionReport:
         return "\n".join(lines)
 
 
-def convert_state_dict(
-    original: Mapping[str, Tensor], model: nn.Module
-) -> tuple[dict[str, Tensor], ConversionReport]:
+def convert_state_dict(original: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], ConversionReport]:
     """Renames and reshapes an original SimREC or MCN state dict for ``model``.
 
     Args:

@@ -1,10 +1,14 @@
 """SimREC: one-stage referring expression comprehension, with an optional mask branch."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rec.models.backbones.base import Backbone
+from rec.models.fusion import MultiScaleFusion
 from rec.models.language_encoders import check_width
 
 
@@ -35,9 +39,9 @@ class SimREC(nn.Module):
 
     def __init__(
         self,
-        visual_backbone: nn.Module,
+        visual_backbone: Backbone,
         language_encoder: nn.Module,
-        multi_scale_manner: nn.Module,
+        multi_scale_manner: MultiScaleFusion,
         fusion_manner: nn.ModuleList,
         attention_manner: nn.Module | None,
         head: nn.Module | None,
@@ -48,18 +52,19 @@ class SimREC(nn.Module):
         self.visual_backbone = visual_backbone
         self.language_encoder = language_encoder
         self.multi_scale_manner = multi_scale_manner
-        self.fusion_manner = fusion_manner
-        self.attention_manner = attention_manner
-        self.head = head
-        self.mask_attention = mask_attention
-        self.mask_head = mask_head
+        self.fusion_manner: Any = fusion_manner
+        self.attention_manner: Any = attention_manner
+        self.head: Any = head
+        self.mask_attention: Any = mask_attention
+        self.mask_head: Any = mask_head
         check_pyramid(visual_backbone, fusion_manner, multi_scale_manner)
         for fusion in fusion_manner:
             check_width(language_encoder, fusion.q_planes, "fusion_manner (q_planes)")
         if head is None and mask_head is None:
             raise ValueError("SimREC needs a head, a mask_head, or both")
         levels = {}
-        for name, branch, attention in (("head", head, attention_manner), ("mask_head", mask_head, mask_attention)):
+        branches: Any = (("head", head, attention_manner), ("mask_head", mask_head, mask_attention))
+        for name, branch, attention in branches:
             if (branch is None) != (attention is None):
                 raise ValueError(f"SimREC's {name} and its attention come together: give both or neither")
             if branch is not None:
@@ -151,7 +156,7 @@ def mask_of(batch: Mapping[str, Tensor]) -> Tensor:
     return batch["mask"]
 
 
-def check_pyramid(backbone: nn.Module, fusions: Sequence[nn.Module], multi_scale: nn.Module) -> None:
+def check_pyramid(backbone: Backbone, fusions: Any, multi_scale: MultiScaleFusion) -> None:
     """Raises a ValueError unless backbone, one fusion per map, and multi-scale fusion fit each other."""
     strides, channels = tuple(backbone.strides), tuple(backbone.channels)
     if len(fusions) != len(strides) or len(multi_scale.v_planes) != len(strides):
@@ -159,7 +164,7 @@ def check_pyramid(backbone: nn.Module, fusions: Sequence[nn.Module], multi_scale
             f"{type(backbone).__name__} gives {len(strides)} maps (strides {strides}), but there are {len(fusions)}"
             f" fusions and multi_scale_manner.v_planes has {len(multi_scale.v_planes)} entries: all three must agree"
         )
-    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise ValueError(f"each map must be half as large as the one before; the backbone's strides are {strides}")
     for what, found, expected in (
         ("backbone channels and fusion v_planes", channels, tuple(fusion.v_planes for fusion in fusions)),
@@ -169,11 +174,13 @@ def check_pyramid(backbone: nn.Module, fusions: Sequence[nn.Module], multi_scale
             raise ValueError(f"{what} must agree: found {found} and {tuple(expected)}")
 
 
-def head_level(name: str, head: nn.Module, attention: nn.Module, backbone: nn.Module, multi_scale: nn.Module) -> int:
+def head_level(name: str, head: Any, attention: Any, backbone: Backbone, multi_scale: MultiScaleFusion) -> int:
     """Number of the map whose stride is the head's; a ValueError where there is none or its channels differ."""
     if head.stride not in backbone.strides:
         raise ValueError(f"{name} sits on stride {head.stride}, the backbone's maps have strides {backbone.strides}")
     for what, expected in ((f"{name} in_channels", head.in_channels), (f"attention of {name} d_v", attention.d_v)):
         if expected != multi_scale.out_planes:
-            raise ValueError(f"{what} is {expected}, multi_scale_manner gives maps of {multi_scale.out_planes} channels")
+            raise ValueError(
+                f"{what} is {expected}, multi_scale_manner gives maps of {multi_scale.out_planes} channels"
+            )
     return tuple(backbone.strides).index(head.stride)

@@ -106,7 +106,7 @@ def worst_gradient(got: dict[str, Tensor], want: dict[str, Any]) -> float:
     worst = 0.0
     for name, norm in want["grad_norm_per_param"].items():
         if norm is not None and norm > 1e-6 * total:
-            worst = max(worst, abs(got[our_name(name)].norm().item() - norm) / norm)
+            worst = max(worst, abs(got[our_name(name)].double().norm().item() - norm) / norm)
     for name, first in want.get("grad_first8", {}).items():
         grad = got[our_name(name)]
         scale = grad.abs().max().item()

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from parity import Recorder, batch_of, expected, load, original_state, relative, training_step, worst_feature, worst_gradient
+from parity import (
+    Recorder,
+    batch_of,
+    expected,
+    load,
+    original_state,
+    relative,
+    training_step,
+    worst_feature,
+    worst_gradient,
+)
 from torch import nn
 
 from rec.models import SimREC
@@ -15,6 +25,18 @@ from rec.models.original_weights import our_name
 
 WANT, ARRAYS = expected("simrec")
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+
+
+TRAINING_CASES = ["train_bn_train_256", "train_bn_eval_256", "train_bn_train_l1_256", "train_bn_train_unfrozen_256"]
+BATCH_STATISTICS = [case for case in TRAINING_CASES if WANT[case]["bn_mode"] == "train"]
+
+
+def stored_deviation(quantity: str) -> float:
+    """How far the original's float32 was from its float64, at worst over the cases with batch statistics.
+
+    One run's deviation is a draw: it changes by a factor of 5 with the number of threads alone.
+    """
+    return max(relative(WANT[case]["f32_values"][quantity], WANT[case][quantity]) for case in BATCH_STATISTICS)
 
 
 def build(freeze: bool = True, use_l1: bool = False) -> SimREC:
@@ -76,28 +98,23 @@ def test_boxes_scores_and_features_are_the_originals(case: str, count: int, size
 
 
 @PRECISIONS
-@pytest.mark.parametrize(
-    "case", ["train_bn_train_256", "train_bn_eval_256", "train_bn_train_l1_256", "train_bn_train_unfrozen_256"]
-)
+@pytest.mark.parametrize("case", TRAINING_CASES)
 def test_losses_gradients_and_one_adam_step_are_the_originals(case: str, dtype: torch.dtype) -> None:
     want = WANT[case]
     model = load(build(want["freeze_backbone"], want["use_l1"]), "simrec", dtype)
     batch = batch_of("train_256", 256, 4, dtype)
     with recorded(model) as outputs:
         got = training_step(model, batch, want["bn_mode"])
-    f32 = want["f32_values"]
     if dtype == torch.float64:
         features = losses = gradients = total = second = 1e-6
     elif want["bn_mode"] == "bn_eval":
         features = losses = gradients = total = second = 1e-4
     else:
-        names = ["loss", "loss_iou", "loss_obj"] + ["loss_l1"] * want["use_l1"]
         features = 1e-4
-        losses = 3 * max(relative(f32[name], want[name]) for name in names)
-        gradients = 3 * want["f32_grad_norm_max_rel_dev"]
-        total = 3 * relative(f32["total_grad_norm_before_clip"], want["total_grad_norm_before_clip"])
-        name = "loss_second_forward_after_one_adam_step"
-        second = 3 * relative(f32[name], want[name])
+        losses = 3 * stored_deviation("loss_iou")
+        gradients = 3 * max(WANT[name]["f32_grad_norm_max_rel_dev"] for name in BATCH_STATISTICS)
+        total = 3 * stored_deviation("total_grad_norm_before_clip")
+        second = 3 * stored_deviation("loss_second_forward_after_one_adam_step")
 
     for name, value in got["losses"].items():
         assert relative(value, want[name]) < losses, name

@@ -23,7 +23,7 @@ class Bottleneck(nn.Module):
 
 
 class CSPStage(nn.Module):
-    """"C3": half the channels go through ``depth`` bottlenecks, half go past them; ``(B, C, H, W)`` kept."""
+    """ "C3": half the channels go through ``depth`` bottlenecks, half go past them; ``(B, C, H, W)`` kept."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class CSPStage(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """"SPPF": three chained 5x5 max-pools see 5, 9 and 13 cells; ``(B, C, H, W)`` kept."""
+    """ "SPPF": three chained 5x5 max-pools see 5, 9 and 13 cells; ``(B, C, H, W)`` kept."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
