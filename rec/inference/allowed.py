@@ -15,7 +15,7 @@ _MODELS = {
     "rec.models.backbones.cspdarknet": ("CspDarkNet",),
     "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
     "rec.models.heads": ("REChead",),
-    "rec.models.language_encoders": ("LSTM_SA",),
+    "rec.models.language_encoders": ("LSTM", "LSTM_SA", "Transformer"),
     "torch.nn": ("ModuleList", "Sequential", "Identity"),
     "torch.nn.modules.container": ("ModuleList", "Sequential"),
     "torch.nn.modules.linear": ("Identity",),
@@ -24,6 +24,11 @@ ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.item
 
 # What the data set of a run's config.yaml may call when it is evaluated.
 ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet"})
+
+# What a run's config.yaml may call when it is trained again.
+_OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+_OPTIMIZERS += ("torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.sgd.SGD")
+ALLOWED_RUN_TARGETS = ALLOWED_TARGETS | ALLOWED_DATA_TARGETS | {*_OPTIMIZERS, "rec.training.schedules.build_schedule"}
 
 # Arguments that fetch or read weights from elsewhere; a model folder brings its own.
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
