@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         help="REFER files: who split them, unc, google, umd or berkeley (default: the usual one)",
     )
     add("--generate_mask", action="store_true", help="keep masks, as COCO RLE")
-    add("--source", default=None, help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET)")
+    add("--source", default=None, help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET; scenes and scenes_hard are drawn)")
     add("--images", default=None, help="folder of the images, where the source does not tell")
     add("--masks", default=None, help="folder of SimREC's masks/*.npy")
     add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
@@ -74,7 +74,10 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="prepare nothing; list images that these tables share",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.source is None and arguments.dataset in ("scenes", "scenes_hard"):
+        arguments.source = arguments.dataset  # drawn, not read
+    return arguments
 
 
 def main() -> int:

@@ -23,11 +23,14 @@ Config keys it reads (configs/common/train.py has every train key, its default a
 """
 
 import argparse
-import sys
+import math
+import os
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
 
 
 def train(cfg: Any) -> int:
@@ -96,6 +99,7 @@ def train(cfg: Any) -> int:
     )
     window = Window()
     window.load(state.window, accelerator.device)
+    window.first_update = state.update
     log.progress(total_updates, state.update)
     status, scales = 0, cfg.train.multi_scale_training
     model.train()
@@ -275,8 +279,34 @@ def log_update(
     log.metrics("train", state.update, numbers, epoch=state.epoch)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
+    from rec.config import ConfigError, LazyConfig, check, parse_config_arguments, to_native
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a lazy config: configs/x.py, or the config.yaml of a run")
     parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
-    parser.add_argument("overrides", nargs="*", help="key=value, after an optional --cfg-options")
+    parser.add_argument("--trust-config", action="store_true", help="let a .yaml config call anything: your own files only")
+    args = parse_config_arguments(parser)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
+    if args.config.endswith((".yaml", ".yml")) and not args.trust_config:
+        from rec.inference.allowed import ALLOWED_RUN_TARGETS, strangers
+
+        if found := strangers(to_native(cfg), ALLOWED_RUN_TARGETS):
+            raise ConfigError(
+                f"{args.config} calls {found[0]}, which is not in the list of names that a YAML config may use; "
+                "if the file is your own, add --trust-config, or give the Python config it came from"
+            )
+    missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
+    if missing:
+        raise ConfigError(f"{args.config} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
+    if problems := check(cfg):
+        raise ConfigError("; ".join(problems))
+    if args.check:
+        print(f"{args.config}: every key and argument is known")
+        return 0
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)

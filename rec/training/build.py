@@ -71,7 +71,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
 def build_model(cfg: Any, dataset: Any) -> nn.Module:
     """``cfg.model`` with the word vectors of the data set, where it has any, and the weights of ``train.load_weight``."""
     model = instantiate(cfg.model)
-    vectors = dataset.word_vectors() if hasattr(dataset, "word_vectors") else None
+    vectors = getattr(dataset, "pretrained_emb", None)
     if vectors is not None:
         model.language_encoder.load_word_vectors(vectors)
     return model

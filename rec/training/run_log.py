@@ -99,6 +99,7 @@ class Window:
     def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.batches = 0
+        self.first_update = 0
         self.restart_clock()
 
     def restart_clock(self) -> None:

@@ -1,0 +1,36 @@
+"""SimREC with about a million parameters, for small images: two scales (strides 16 and 32), 64 channels."""
+
+from torch import nn
+
+from rec.config import LazyCall
+from rec.models import SimREC
+from rec.models.backbones import CspDarkNet
+from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
+from rec.models.heads import REChead
+from rec.models.language_encoders import LSTM_SA
+
+WIDTH = 64
+
+model = LazyCall(SimREC)(
+    visual_backbone=LazyCall(CspDarkNet)(width=0.2, depth=0.33, out_strides=(8, 16, 32)),
+    language_encoder=LazyCall(LSTM_SA)(
+        depth=1,
+        hidden_size=WIDTH,
+        num_heads=4,
+        ffn_size=2 * WIDTH,
+        flat_glimpses=1,
+        word_embed_size=WIDTH,
+        dropout_rate=0.0,
+        freeze_embedding=False,
+        use_glove=False,
+    ),
+    multi_scale_manner=LazyCall(MultiScaleFusion)(v_planes=(WIDTH, WIDTH, WIDTH), hidden_planes=WIDTH),
+    fusion_manner=LazyCall(nn.ModuleList)(
+        modules=[
+            LazyCall(SimpleFusion)(v_planes=planes, out_planes=WIDTH, q_planes=WIDTH, coordinates=True)
+            for planes in (48, 104, 208)
+        ]
+    ),
+    attention_manner=LazyCall(GaranAttention)(d_q=WIDTH, d_v=WIDTH, dropout_rate=0.0),
+    head=LazyCall(REChead)(width=0.25, strides=[16], in_channels=[WIDTH]),
+)

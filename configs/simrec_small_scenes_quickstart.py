@@ -1,0 +1,21 @@
+"""The quickstart: a SimREC of about a million parameters, trained from scratch on shape scenes of 128 x 128 pixels."""
+
+from .common.dataset import dataset
+from .common.models.simrec_small import model
+from .common.optim import optim
+from .common.train import train
+
+dataset.dataset = "scenes"
+dataset.ann_path.scenes = "outputs/scenes/anns/scenes"
+dataset.input_shape = [128, 128]
+
+optim.lr = train.base_lr = 3e-3
+train.warmup_lr, train.min_lr, train.warmup_epochs = 1e-5, 1e-5, 1
+train.output_dir = "outputs/quickstart"
+train.epochs = 4
+train.batch_size = 64
+train.clip_grad_norm = 10.0
+train.ema.alpha = 0.998
+train.evaluation.eval_batch_size = 100
+train.data.num_workers = 0
+train.multi_scale_training.enabled = False
