@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,8 +184,7 @@ class _State:
 
 
 def _report(entry: dict[str, Any]) -> Report:
-    known = {f.name: entry[f.name] for f in dataclasses.fields(Report)}
-    return Report(**known | {"skipped": Counter(known["skipped"])})
+    return Report(**{f.name: entry[f.name] for f in dataclasses.fields(Report)})
 
 
 def _write_split(
@@ -210,7 +208,8 @@ def _write_split(
     kept = raw if exclude is None else _without(raw, exclude, report)
     complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"])
     rows = clean_rows(complete, job["on_bad_record"], report, f"{source.name}, split {split}", split, seen)
-    bar = tqdm(rows, f"{source.name} {split}", unit=" refs", initial=report.rows, disable=None if progress else True)
+    title, hidden = f"{source.name} {split}", None if progress else True  # None: shown on a terminal only
+    bar = iter(tqdm(rows, title, unit=" refs", initial=report.rows, disable=hidden))
     done = False
     while not done:
         before = report.rows

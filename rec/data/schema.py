@@ -6,7 +6,6 @@ before it is written to a table.
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,7 +122,7 @@ class Report:
 
     rows: int = 0
     sentences: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     boxes: int = 0
     boxes_outside: int = 0
@@ -131,7 +130,7 @@ class Report:
 
     def skip(self, error: BadRecord, where: str) -> None:
         """Counts a skipped record and remembers the first of each reason."""
-        self.skipped[error.reason] += 1
+        self.skipped[error.reason] = self.skipped.get(error.reason, 0) + 1
         self.examples.setdefault(error.reason, f"{where}: {error.detail}")
 
     def see_box(self, row: dict[str, Any]) -> None:
@@ -149,7 +148,7 @@ class Report:
         """One line for each thing a user should look at."""
         lines = [
             f"skipped {count} records: {reason} (first: {self.examples[reason]})"
-            for reason, count in self.skipped.most_common()
+            for reason, count in sorted(self.skipped.items(), key=lambda item: -item[1])
         ]
         if self.boxes and self.boxes_outside >= XYXY_SUSPICION * self.boxes and self.boxes_not_xyxy == 0:
             lines.append(

@@ -261,7 +261,7 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     from datasets import config
 
     splits = None if source.files else [split]  # drawn scenes cost time per split, files are read whole anyway
-    key = identity(source) + ("-masks" if with_masks else "") + ("" if splits is None else f"-{split}")
+    key = f"{identity(source)}-{on_bad_record}" + ("-masks" if with_masks else "") + ("" if splits is None else f"-{split}")
     folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"
     if (folder / INFO_FILE).is_file():
         return folder

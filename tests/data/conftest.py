@@ -9,3 +9,4 @@ def own_cache(tmp_path_factory):
     from datasets import config
 
     config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+    config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.1  # five seconds after each pass over several shards

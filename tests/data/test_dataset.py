@@ -144,7 +144,7 @@ def test_flips_mirror_image_box_mask_and_words(root):
         said = [words[i] for i in after["tokens"] if i]
         if said == ["left", "box"]:
             flips += 1
-            height, width = after["geometry"][:2].tolist()
+            _height, width = after["geometry"][:2].tolist()
             assert torch.allclose(after["box_pixels"], boxes.flip_left_right(before["box_pixels"], width))
             assert (after["image"].flip(2).int() - before["image"].int()).abs().float().mean() < 12
             assert (after["mask"].flip(2).int() - before["mask"].int()).abs().float().mean() < 12
@@ -197,7 +197,7 @@ def test_truncated_sentences_are_counted(root, caplog):
 def test_errors_name_what_there_is(root, tmp_path):
     with pytest.raises(SourceError, match="no split 'testB'; it has train, val, testA"):
         open_dataset(root, "testB")
-    with pytest.raises(ValueError, match="'refcocog', which dataset.ann_path does not have; it has refcoco"):
+    with pytest.raises(ValueError, match=r"'refcocog', which dataset\.ann_path does not have; it has refcoco"):
         RefCOCODataSet("refcocog", ann_path={"refcoco": str(root / "refcoco")})
     with pytest.raises(SourceError, match="neither a file nor a folder"):
         RefCOCODataSet("refcoco", ann_path={"refcoco": str(tmp_path / "none")})

@@ -43,7 +43,7 @@ def test_a_saved_vocabulary_is_the_same(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", '{"words": ["a"]}', '{"tokenizer": "simrec", "words": ["a", "b"]}', "{"])
 def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
     (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match="vocab.json is not a vocabulary"):
+    with pytest.raises(ValueError, match=r"vocab\.json is not a vocabulary"):
         Vocabulary.load(tmp_path / "vocab.json")
 
 

@@ -81,8 +81,8 @@ def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
                     return
                 try:
                     element, end = decoder.raw_decode(text)
-                    if end == len(text) and not text.endswith(("}", "]", '"')):
-                        raise json.JSONDecodeError("number may go on", text, end)
+                    if not text[end:].lstrip().startswith((",", "]")):
+                        raise json.JSONDecodeError("the element may go on", text, end)
                 except json.JSONDecodeError:
                     more = file.read(block)
                     if not more:

@@ -1,0 +1,298 @@
+"""Preparation: complete or resumable, counted, and never half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_toys import SAMPLE, make_jsonl, make_refer
+
+from rec.data import prepare as preparation
+from rec.data.dataset import RefCOCODataSet
+from rec.data.leakage import ImageIndex, image_key, shared_images
+from rec.data.prepare import prepare, read_info
+from rec.data.sources import SourceError
+from rec.data.tables import open_source, open_table
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
+
+
+def run(*arguments):
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def boxes_jsonl(root, count=25, **last):
+    rows = [{"image": f"{n % 7}.jpg", "phrase": f"box {n}", "bbox": [10, 20, 30, 20 + n]} for n in range(count)]
+    rows[-1] |= last
+    return {"path": str(make_jsonl(root, rows)), "bbox_format": "xywh"}
+
+
+def test_a_prepared_folder_is_what_the_library_saves(tmp_path):
+    from datasets import load_from_disk
+
+    from rec.data.schema import FEATURES
+
+    make_refer(tmp_path)
+    prepare(open_source(tmp_path / "refcoco", name="refcoco"), tmp_path / "out", progress=False)
+    loaded = load_from_disk(str(tmp_path / "out"))
+    assert list(loaded) == ["train", "val", "testA"]
+    assert loaded["train"].features == FEATURES
+    assert loaded["train"][1]["sentences"] == ["right box"]
+
+
+def test_an_interrupted_preparation_continues_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 4)
+    spec = boxes_jsonl(tmp_path)
+    whole = prepare(open_source(spec, name="mine"), tmp_path / "whole", progress=False)
+    looked_at = []
+    complete = preparation.complete_rows
+
+    def stopping(rows, *rest):
+        for row in complete(rows, *rest):
+            if len(looked_at) == 11:
+                raise KeyboardInterrupt
+            looked_at.append(row["ref_id"])
+            yield row
+
+    monkeypatch.setattr(preparation, "complete_rows", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(spec, name="mine"), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "prepared.json").exists()
+    again = []
+    monkeypatch.setattr(
+        preparation,
+        "complete_rows",
+        lambda rows, *rest: (again.append(r["ref_id"]) or r for r in complete(rows, *rest)),
+    )
+    info = prepare(open_source(spec, name="mine"), tmp_path / "out", progress=False)
+    assert again == [f"train-{n}" for n in range(9, 26)]
+    assert info == whole
+    assert not (tmp_path / "out" / ".partial").exists()
+    assert [r["ref_id"] for r in open_table(tmp_path / "out", "train", name="mine").rows] == [
+        f"train-{n}" for n in range(1, 26)
+    ]
+
+
+def test_ids_met_before_an_interruption_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 4)
+    spec = boxes_jsonl(tmp_path, ref_id="train-2")
+    source = open_source(spec, name="mine")
+    with pytest.raises(ValueError, match="same ref_id"):
+        prepare(source, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="same ref_id"):
+        prepare(source, tmp_path / "out", progress=False)
+
+
+def test_changed_annotations_are_prepared_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 4)
+    spec = boxes_jsonl(tmp_path, bbox=[0, 0, 0, 0])
+    with pytest.raises(ValueError, match="empty box"):
+        prepare(open_source(spec, name="mine"), tmp_path / "out", progress=False)
+    spec = boxes_jsonl(tmp_path, count=26)
+    info = prepare(open_source(spec, name="mine"), tmp_path / "out", progress=False)
+    assert info["splits"]["train"]["rows"] == 26
+
+
+def test_a_finished_folder_is_kept_and_a_foreign_one_refused(tmp_path):
+    source = open_source(boxes_jsonl(tmp_path), name="mine")
+    info = prepare(source, tmp_path / "out", progress=False)
+    assert prepare(source, tmp_path / "out", progress=False) == info
+    with pytest.raises(SourceError, match="prepared from other input"):
+        prepare(source, tmp_path / "out", with_masks=False, progress=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(SourceError, match="not empty"):
+        prepare(source, tmp_path / "full", progress=False)
+    with pytest.raises(SourceError, match="no split 'val'; it has train"):
+        prepare(source, tmp_path / "other", splits=["val"], progress=False)
+
+
+def test_images_may_move_after_preparation(tmp_path):
+    make_refer(tmp_path)
+    prepare(open_source(tmp_path / "refcoco", name="refcoco"), tmp_path / "out", progress=False)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match=r"point dataset\.image_path to their folder"):
+        RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "out")})
+    moved = str(tmp_path / "elsewhere" / "train2014")
+    dataset = RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "out")}, {"refcoco": moved}, input_shape=[64, 64])
+    assert dataset[0]["image"].shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize("store", ["embedded", "letterboxed", "raw"])
+def test_every_store_gives_the_samples_of_the_plain_one(tmp_path, store, parquet):
+    make_refer(tmp_path)
+    source = open_source(tmp_path / "refcoco", name="refcoco")
+    prepare(source, tmp_path / "plain", progress=False)
+    prepare(source, tmp_path / "out", store=store, size=96, parquet=parquet, progress=False)
+    if store != "embedded":
+        (tmp_path / "images").rename(tmp_path / "gone")
+        (tmp_path / "out").rename(tmp_path / "moved")
+        (tmp_path / "moved").rename(tmp_path / "out")
+    image_path = {"refcoco": str(tmp_path / "gone" / "train2014")}
+    for size in (96, 64):
+        for split in ("train", "val"):
+            options = {"split": split, "input_shape": [size, size], "with_masks": True, "image_path": image_path}
+            plain = RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "plain")}, **options)
+            stored = RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "out")}, **options)
+            assert stored.fingerprint == plain.fingerprint
+            for i in range(len(plain)):
+                one, other = plain[i], stored[i]
+                for key in ("box", "box_pixels", "geometry", "tokens", "mask"):
+                    assert (one[key] == other[key]).all()
+                difference = (one["image"].int() - other["image"].int()).abs().float()
+                exact = store == "embedded" or (store == "raw" and size == 96)
+                assert difference.mean() <= (0 if exact else 3.5)
+    flipping = RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "out")}, flip_lr=True, input_shape=[96, 96])
+    assert flipping[0]["image"].shape == (3, 96, 96)
+
+
+def test_an_image_is_stored_once_however_many_phrases_it_has(tmp_path):
+    source = open_source(boxes_jsonl(tmp_path), name="mine")
+    prepare(source, tmp_path / "jpeg", store="letterboxed", size=64, progress=False)
+    assert len(list((tmp_path / "jpeg").rglob("*.jpg"))) == 7
+    prepare(source, tmp_path / "raw", store="raw", size=64, progress=False)
+    assert (tmp_path / "raw" / "images.u8").stat().st_size == 7 * 3 * 64 * 64
+
+
+def test_leaks_are_found_by_id_and_by_content_and_can_be_left_out(tmp_path):
+    make_refer(tmp_path, splits=("train", "val"))
+    (tmp_path / "vg").mkdir()
+    images = tmp_path / "images" / "train2014"
+    copy = (images / "COCO_train2014_000000000001.jpg").read_bytes()
+    rows = [{"image": f"{n}.jpg", "phrase": "box", "bbox": [10, 20, 30, 20]} for n in range(3)]
+    rows[0]["image_id"] = "coco/1"
+    spec = {"path": str(make_jsonl(tmp_path / "vg", rows)), "bbox_format": "xywh"}
+    (tmp_path / "vg" / "2.jpg").write_bytes(copy)
+    evaluation = open_table(tmp_path / "refcoco", "val", name="refcoco")
+    leaks = shared_images([("vg", open_table(spec, "train", name="vg"))], [("refcoco val", evaluation)])
+    assert [(leak["image_id"], leak["evaluation"]) for leak in leaks] == [
+        ("coco/1", "refcoco val, by image id"),
+        ("2.jpg", "refcoco val, by content"),
+    ]
+    index = ImageIndex()
+    index.add(evaluation, "refcoco val")
+    info = prepare(open_source(spec, name="vg"), tmp_path / "clean", exclude=index, progress=False)
+    assert info["splits"]["train"]["rows"] == 1
+    assert info["splits"]["train"]["skipped"] == {"image of an evaluation split": 2}
+
+
+def test_the_coco_family_shares_its_image_ids():
+    same = [("refcoco", "716"), ("refcocog", "716"), ("vg", "coco/716"), ("x", "COCO_train2014_000000000716_3.jpg")]
+    assert {image_key(*pair) for pair in same} == {"coco/716"}
+    assert image_key("flickr", "123.jpg") == image_key("flickr", "123") != image_key("referit", "123")
+
+
+# --- scripts/prepare_data.py ------------------------------------------------------------------------------------------
+
+
+def test_the_script_takes_simrecs_words_and_prints_refers_counts(tmp_path):
+    make_refer(tmp_path)
+    words = [
+        "--data_root",
+        tmp_path,
+        "--output_dir",
+        tmp_path,
+        "--dataset",
+        "refcoco",
+        "--split",
+        "unc",
+        "--generate_mask",
+    ]
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert "data set [refcoco_unc] contains:\n12 expressions for 8 refs in 4 images." in out
+    assert "4 refs are in split [train] (6 expressions, 2 images)." in out
+    assert f"dataset.ann_path='{{refcoco: {tmp_path}/anns/refcoco}}'" in out
+    rows = open_table(str(tmp_path / "anns" / "refcoco.json"), "train", name="refcoco").rows
+    assert rows[0]["mask"] is not None
+    assert run(*words)[0] == 0
+
+
+def test_the_scripts_errors_are_one_paragraph(tmp_path):
+    for arguments, words in (
+        (["--dataset", "nope", "--data_root", tmp_path], "there is no"),
+        (["--dataset", "x", "--source", tmp_path / "x.jsonl"], "name the format of its boxes"),
+        (["--dataset", "x", "--source", tmp_path / "x.jsonl", "--bbox-format", "xywh"], "cannot read"),
+    ):
+        status, out, err = run(*arguments)
+        assert status == 1
+        assert words in err
+        assert "Traceback" not in err
+        assert not out
+
+
+def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
+    rows = [{"image": "a.jpg", "phrase": "b", "bbox": [10, 20, 100 + n, 80]} for n in range(9)]
+    rows.append({"image": "a.jpg", "phrase": "b", "bbox": [1, 1, 1, 0]})
+    file = make_jsonl(tmp_path, rows)
+    options = ["--source", file, "--dataset", "mine", "--output_dir", tmp_path]
+    status, _, err = run(*options, "--bbox-format", "xywh")
+    assert status == 1
+    assert "would fit as xyxy" in err
+    status, out, _ = run(*options, "--bbox-format", "xywh", "--on-bad-record", "skip")
+    assert status == 0
+    assert "skipped 9 records: box outside image" in out
+
+
+def test_full_data_sets_of_other_counts_are_warned_of():
+    from rec.data.sources.refer import SPLIT_COUNTS, count_warnings
+
+    published = dict(SPLIT_COUNTS["refcoco_unc"][0])
+    assert count_warnings("refcoco_unc", published) == []
+    assert count_warnings("refcoco_unc", {"train": 95, "val": 20}) == []
+    assert count_warnings("mine", {"train": 95}) == []
+    assert "42403 refs in split train" in count_warnings("refcoco_unc", published | {"train": 42403})[0]
+
+
+def test_the_script_lists_leaks(tmp_path):
+    make_refer(tmp_path, splits=("train", "val"))
+    make_refer(tmp_path, name="refcoco+", splits=("val", "train"))
+    for name in ("refcoco", "refcoco+"):
+        assert run("--data_root", tmp_path, "--dataset", name)[0] == 0
+    tables = [tmp_path / "anns" / "refcoco", tmp_path / "anns" / "refcoco+"]
+    status, out, _ = run("--check-leaks", *tables)
+    assert status == 1
+    assert "2 images of training splits are in evaluation splits" in out
+    status, out, _ = run("--check-leaks", tables[0])
+    assert (status, out) == (0, "0 images of training splits are in evaluation splits\n")
+
+
+# --- the sample of real data ------------------------------------------------------------------------------------------
+
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real data, ../shared/data, is not there")
+
+
+@needs_sample
+@pytest.mark.parametrize(
+    ("name", "images", "sentences", "refs"),
+    [
+        ("refcoco", 102, 719, {"train": 95, "val": 20, "testA": 66, "testB": 72}),
+        ("refcoco+", 102, 718, {"train": 95, "val": 20, "testA": 66, "testB": 72}),
+        ("refcocog", 52, 190, {"train": 56, "val": 25, "test": 20}),
+    ],
+)
+def test_the_real_sample_has_the_counts_of_its_readme_and_its_boxes_survive(tmp_path, name, images, sentences, refs):
+    source = open_source(SAMPLE / name, name=name)
+    info = prepare(source, tmp_path / "out", progress=False)
+    assert info["images"] == images
+    assert {split: entry["rows"] for split, entry in info["splits"].items()} == refs
+    assert sum(entry["sentences"] for entry in info["splits"].values()) == sentences
+    annotations = {
+        a["id"]: a for a in json.loads((SAMPLE / name / "instances.json").read_text(encoding="utf-8"))["annotations"]
+    }
+    for split in refs:
+        dataset = RefCOCODataSet(name, {name: str(tmp_path / "out")}, split=split, with_masks=True, training=False)
+        rows = open_table(tmp_path / "out", split, name=name).rows
+        for i in range(0, len(dataset), 7):
+            sample, row = dataset[i], next(r for r in rows if r["ref_id"] == dataset.describe(i)["ref_id"])
+            x, y, w, h = annotations[int(row["ann_id"])]["bbox"]
+            assert sample["box_pixels"].tolist() == pytest.approx([x, y, x + w, y + h], abs=1e-3)
+            masked = np.nonzero(sample["mask"][0].numpy() > 127)
+            center = (sample["box"][:2] * 416).numpy()
+            assert abs(masked[1].mean() - center[0]) < 2 and abs(masked[0].mean() - center[1]) < 2
+    assert read_info(tmp_path / "out")["options"]["split_by"] in ("unc", "umd")

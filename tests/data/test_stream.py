@@ -1,0 +1,60 @@
+"""Streams of parquet shards: every sample once over all processes and workers, the same in every run."""
+
+import pytest
+import torch
+from data_toys import make_refer
+from torch.utils.data import DataLoader
+
+from rec.data import prepare as preparation
+from rec.data.dataset import RefCOCODataSet
+from rec.data.prepare import prepare
+from rec.data.sources import SourceError
+from rec.data.stream import RefCOCOStream
+from rec.data.tables import open_source
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stream")
+    make_refer(root, splits=("train",) * 10 + ("val",))
+    preparation.SHARD_ROWS = 3
+    try:
+        prepare(
+            open_source(root / "refcoco", name="refcoco"), root / "out", store="embedded", parquet=True, progress=False
+        )
+    finally:
+        preparation.SHARD_ROWS = 10_000
+    return root / "out"
+
+
+def boxes(stream, workers=0):
+    loader = DataLoader(stream, batch_size=3, num_workers=workers, collate_fn=stream.collate)
+    return [tuple(box.tolist()) for batch in loader for box in torch.cat([batch["box_pixels"], batch["geometry"]], 1)]
+
+
+def test_every_object_is_seen_once_over_all_processes_and_workers(shards):
+    dataset = RefCOCODataSet("x", {"x": str(shards)}, input_shape=[64, 64])
+    expected = sorted(
+        tuple(torch.cat([s["box_pixels"], s["geometry"]]).tolist()) for s in (dataset[i] for i in range(20))
+    )
+    options = {"vocabulary": dataset.vocabulary, "input_shape": [64, 64], "processes": 2}
+    for workers in (0, 2):
+        parts = [boxes(RefCOCOStream(shards, rank=rank, **options), workers) for rank in range(2)]
+        assert sorted(parts[0] + parts[1]) == expected
+        assert all(parts)
+
+
+def test_a_pass_is_repeatable_and_epochs_differ(shards):
+    vocabulary = RefCOCODataSet("x", {"x": str(shards)}).vocabulary
+    stream, other = (RefCOCOStream(shards, vocabulary=vocabulary, input_shape=[64, 64], flip_lr=True) for _ in range(2))
+    first, second = boxes(stream), boxes(other)
+    assert first == second
+    stream.set_epoch(1)
+    assert boxes(stream) != first
+    other.set_epoch(1)
+    assert boxes(stream) == boxes(other)
+
+
+def test_shards_that_are_not_there_are_named(shards, tmp_path):
+    with pytest.raises(SourceError, match="no parquet shards of split 'test'"):
+        RefCOCOStream(shards, "test", vocabulary=RefCOCODataSet("x", {"x": str(shards)}).vocabulary)

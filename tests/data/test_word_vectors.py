@@ -1,0 +1,80 @@
+"""Word vectors: streamed from text, or from a spaCy pipeline; what is missing is drawn and told."""
+
+import gzip
+import logging
+
+import numpy as np
+import pytest
+
+from rec.data.text import Vocabulary
+from rec.data.word_vectors import load_word_vectors
+
+VOCABULARY = Vocabulary.build(["red circle left", "caffè"])
+LINES = ["the 0.5 0.5 0.5", "red 1 2 3", "at name 9 9 9", "circle 4 5 6", "caffè -1 -2 -3", "red 7 7 7"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+def test_a_glove_file_is_streamed(tmp_path, suffix, caplog):
+    file = tmp_path / f"glove{suffix}"
+    data = "\n".join(LINES).encode()
+    file.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    with caplog.at_level(logging.INFO):
+        vectors = load_word_vectors(VOCABULARY, file, seed=1)
+    assert vectors.shape == (7, 3)
+    assert vectors.dtype == np.float32
+    assert vectors[3].tolist() == [1, 2, 3]
+    assert vectors[4].tolist() == [4, 5, 6]
+    assert vectors[6].tolist() == [-1, -2, -3]
+    assert not vectors[0].any()
+    assert vectors[5].any()
+    assert (load_word_vectors(VOCABULARY, file, seed=1) == vectors).all()
+    assert (load_word_vectors(VOCABULARY, file, seed=2)[5] != vectors[5]).any()
+    assert "3 of 7 words (42.9 %) have a vector" in caplog.text
+
+
+def test_word2vec_headers_are_skipped(tmp_path):
+    (tmp_path / "w.vec").write_text("6 3\n" + "\n".join(LINES), encoding="utf-8")
+    assert load_word_vectors(VOCABULARY, tmp_path / "w.vec")[3].tolist() == [1, 2, 3]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    import tracemalloc
+
+    file = tmp_path / "big.txt"
+    numbers = " ".join(["0.12345"] * 300)
+    with open(file, "w", encoding="utf-8") as stream:
+        stream.writelines(f"word{n} {numbers}\n" for n in range(3000))
+        stream.write(f"red {numbers}\n")
+    tracemalloc.start()
+    load_word_vectors(VOCABULARY, file)
+    assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 4
+    tracemalloc.stop()
+
+
+def test_a_spacy_pipeline_by_its_folder(tmp_path):
+    import spacy
+
+    nlp = spacy.blank("en")
+    nlp.vocab.reset_vectors(width=3)
+    nlp.vocab.set_vector("red", np.array([1.0, 2, 3], np.float32))
+    nlp.to_disk(tmp_path / "pipeline")
+    vectors = load_word_vectors(VOCABULARY, tmp_path / "pipeline")
+    assert vectors[3].tolist() == [1, 2, 3]
+
+
+def test_sources_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"dataset\.word_vectors"):
+        load_word_vectors(VOCABULARY, None)
+    with pytest.raises(ValueError, match="no_such_pipeline is neither a GloVe file"):
+        load_word_vectors(VOCABULARY, "no_such_pipeline")
+    with pytest.raises(ValueError, match=r"none\.txt"):
+        load_word_vectors(VOCABULARY, tmp_path / "none.txt")
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress("\n".join(LINES * 99).encode())[:-20])
+    with pytest.raises(ValueError, match=r"cut\.txt\.gz"):
+        load_word_vectors(Vocabulary.build(["zebra"]), tmp_path / "cut.txt.gz")
+    (tmp_path / "other.txt").write_text("zebra 1 2 3\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no vector for any of the 7 words"):
+        load_word_vectors(VOCABULARY, tmp_path / "other.txt")
+    (tmp_path / "broken.txt").write_text("the 1 2 3\nred 1 2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.txt, line 2"):
+        load_word_vectors(VOCABULARY, tmp_path / "broken.txt")
