@@ -1,4 +1,4 @@
-"""Heads: feature maps to boxes and masks, with their losses."""
+"""Heads: feature maps to boxes and masks, with their losses. SimREC's box head is here, the others are re-exported."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rec.boxes import cxcywh_to_xyxy
+from rec.models.anchor_head import MCNhead
 from rec.models.assignment import Assignment, cell_centres, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
 from rec.models.losses import BOX_LOSSES, mean_over_processes
+from rec.models.mask_head import MaskHead
+
+__all__ = ["MCNhead", "MaskHead", "REChead"]
 
 
 class REChead(nn.Module):

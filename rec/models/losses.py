@@ -64,15 +64,15 @@ def mean_over_processes(count: Tensor) -> Tensor:
     return count / torch.distributed.get_world_size()
 
 
-def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def mask_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Mean binary cross-entropy of ``(B, 1, S, S)`` logits against a soft uint8 mask 0-255 of the same shape."""
     return F.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype) / 255)
 
 
 def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """``1 - Dice`` per image, averaged; arguments as for :func:`mask_loss`. Milletari et al., "V-Net", 3DV 2016.
+    """``1 - Dice`` per image, averaged; arguments as for :func:`mask_cross_entropy`.
 
-    Cross-entropy alone is content with small objects left out; Dice counts overlap, whatever the size.
+    Milletari et al., "V-Net", 3DV 2016. Cross-entropy alone is content with small objects left out; Dice counts overlap, whatever the size.
     """
     probability, target = logits.sigmoid().flatten(1), mask.to(logits.dtype).flatten(1) / 255
     overlap = (probability * target).sum(1)

@@ -1,6 +1,5 @@
 """SimREC: one-stage referring expression comprehension, with an optional mask branch."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import MultiScaleFusion
 from rec.models.language_encoders import check_width
+from rec.models.pyramid import check_pyramid, head_level, mask_of
 
 
 class SimREC(nn.Module):
@@ -57,8 +57,14 @@ class SimREC(nn.Module):
         self.head: Any = head
         self.mask_attention: Any = mask_attention
         self.mask_head: Any = mask_head
-        check_pyramid(visual_backbone, fusion_manner, multi_scale_manner)
-        for fusion in fusion_manner:
+        fusions: Any = list(fusion_manner)
+        if len(fusions) != len(visual_backbone.strides):
+            raise ValueError(
+                f"fusion_manner has {len(fusions)} fusions, {type(visual_backbone).__name__} gives"
+                f" {len(visual_backbone.strides)} maps (strides {visual_backbone.strides}): one per map is needed"
+            )
+        check_pyramid(visual_backbone, fusions, multi_scale_manner)
+        for fusion in fusions:
             check_width(language_encoder, fusion.q_planes, "fusion_manner (q_planes)")
         if head is None and mask_head is None:
             raise ValueError("SimREC needs a head, a mask_head, or both")
@@ -69,7 +75,9 @@ class SimREC(nn.Module):
                 raise ValueError(f"SimREC's {name} and its attention come together: give both or neither")
             if branch is not None:
                 check_width(language_encoder, attention.d_q, f"the attention of {name} (d_q)")
-                levels[name] = head_level(name, branch, attention, visual_backbone, multi_scale_manner)
+                levels[name] = head_level(
+                    name, branch.stride, branch.in_channels, attention, visual_backbone, multi_scale_manner
+                )
         self.levels = levels
         multi_scale_manner.keep_outputs(set(levels.values()))
 
@@ -144,43 +152,3 @@ class SimREC(nn.Module):
             total = total + mask_losses.pop("loss")
             losses.update(mask_losses)
         return {**losses, "loss": total}
-
-
-def mask_of(batch: Mapping[str, Tensor]) -> Tensor:
-    """``batch["mask"]``; a ValueError that says what to do where the data have none."""
-    if "mask" not in batch:
-        raise ValueError(
-            "this model has a mask head but the batch has no mask: use a dataset with masks (dataset.mask_path), or a"
-            " model without mask_head"
-        )
-    return batch["mask"]
-
-
-def check_pyramid(backbone: Backbone, fusions: Any, multi_scale: MultiScaleFusion) -> None:
-    """Raises a ValueError unless backbone, one fusion per map, and multi-scale fusion fit each other."""
-    strides, channels = tuple(backbone.strides), tuple(backbone.channels)
-    if len(fusions) != len(strides) or len(multi_scale.v_planes) != len(strides):
-        raise ValueError(
-            f"{type(backbone).__name__} gives {len(strides)} maps (strides {strides}), but there are {len(fusions)}"
-            f" fusions and multi_scale_manner.v_planes has {len(multi_scale.v_planes)} entries: all three must agree"
-        )
-    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
-        raise ValueError(f"each map must be half as large as the one before; the backbone's strides are {strides}")
-    for what, found, expected in (
-        ("backbone channels and fusion v_planes", channels, tuple(fusion.v_planes for fusion in fusions)),
-        ("fusion out_planes and multi_scale v_planes", tuple(f.out_planes for f in fusions), multi_scale.v_planes),
-    ):
-        if found != tuple(expected):
-            raise ValueError(f"{what} must agree: found {found} and {tuple(expected)}")
-
-
-def head_level(name: str, head: Any, attention: Any, backbone: Backbone, multi_scale: MultiScaleFusion) -> int:
-    """Number of the map whose stride is the head's; a ValueError where there is none or its channels differ."""
-    if head.stride not in backbone.strides:
-        raise ValueError(f"{name} sits on stride {head.stride}, the backbone's maps have strides {backbone.strides}")
-    for what, expected in ((f"{name} in_channels", head.in_channels), (f"attention of {name} d_v", attention.d_v)):
-        if expected != multi_scale.out_planes:
-            raise ValueError(
-                f"{what} is {expected}, multi_scale_manner gives maps of {multi_scale.out_planes} channels"
-            )
-    return tuple(backbone.strides).index(head.stride)

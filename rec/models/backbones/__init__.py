@@ -2,5 +2,6 @@
 
 from rec.models.backbones.base import Backbone
 from rec.models.backbones.cspdarknet import CspDarkNet
+from rec.models.backbones.darknet53 import DarkNet53
 
-__all__ = ["Backbone", "CspDarkNet"]
+__all__ = ["Backbone", "CspDarkNet", "DarkNet53"]
