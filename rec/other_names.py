@@ -1,4 +1,4 @@
-"""Config names of SimREC, LiBai, detectron2 and mmdetection that have one canonical name here; the others are refused."""
+"""Config names of SimREC, LiBai, detectron2 and mmdetection that are refused, and what to use instead."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ _TABLE = """
 SimREC | train.ddp | choose a launch profile in accelerate_configs/; accelerate sets backend and rendezvous
 LiBai | train.train_epoch | use train.epochs
 LiBai | train.train_samples | use train.epochs or train.train_iter
-LiBai | train.train_micro_batch_size train.global_batch_size | use train.batch_size (total over processes and accumulation)
+LiBai | train.train_micro_batch_size train.global_batch_size | use train.batch_size, the total of all processes
 LiBai | train.test_micro_batch_size | use train.evaluation.eval_batch_size
 LiBai | train.start_iter train.consumed_train_samples train.consumed_valid_samples | drop it: the checkpoint carries it
 LiBai | train.nccl_fusion_threshold_mb train.nccl_fusion_max_ops | set DDP's bucket size and communication hook

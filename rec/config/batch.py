@@ -13,10 +13,8 @@ def solve_batch_size(
     given = {"total": total, "per_process": per_process, "processes": processes, "accumulation": accumulation}
     if any(v is not None and (type(v) is not int or v < 1) for v in given.values()) or not (total or per_process):
         raise ConfigError(f"batch size: {given} must be whole numbers of at least 1, the total or per_process given")
-    if accumulation is None:
-        accumulation = max(1, total // (per_process * processes)) if total and per_process else 1
-    if per_process is None:
-        per_process = max(1, (total or 0) // (processes * accumulation))
+    accumulation = accumulation or (max(1, total // (per_process * processes)) if total and per_process else 1)
+    per_process = per_process or max(1, (total or 0) // (processes * accumulation))
     solved = per_process * processes * accumulation
     if total not in (None, solved):
         product = f"{per_process} per process x {processes} processes x {accumulation} accumulation steps = {solved}"

@@ -13,15 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rec.config import nodes
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.nodes import is_call, is_structured, join
+from rec.config.nodes import is_call, join
 from rec.other_names import refused_names
 
 
 class LazyCall:
-    """``LazyCall(target)(**arguments)``: a config node describing ``target(**arguments)``, for :func:`instantiate`.
-
-    ``target`` is a callable, its dotted name, or another LazyCall's node whose result is called (else TypeError).
-    """
+    """``LazyCall(target)(**arguments)``: a node that describes a call of a callable, a dotted name or a LazyCall."""
 
     def __init__(self, target: Callable | str | Mapping):
         if not (callable(target) or isinstance(target, str | Mapping)):
@@ -38,16 +35,14 @@ def locate(name: str) -> Any:
     for split in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:split])
         try:
-            found: Any = importlib.import_module(module)
-            for part in parts[split:]:
-                if not hasattr(found, part):
-                    raise ImportError(f"{module} has no `{part}`{did_you_mean(part, dir(found))}")
-                found = getattr(found, part)
-            return found
+            return functools.reduce(getattr, parts[split:], importlib.import_module(module))
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
             if not missing or split == 1:  # else the last part may be a class in the module before it
-                raise error_like(error, f"`{name}` cannot be imported: {type(error).__name__}: {error}") from error
+                hint = did_you_mean(error.name, dir(error.obj)) if isinstance(error, AttributeError) else ""
+                raise error_like(
+                    error, f"`{name}` cannot be imported: {type(error).__name__}: {error}{hint}"
+                ) from error
     raise error_like(ImportError, f"`{name}` is not a dotted name such as package.module.Class")
 
 
@@ -60,17 +55,11 @@ def object_name(value: Any) -> str | None:
         module, tail = value.__module__ or "builtins", value.__qualname__
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
-        found = sys.modules.get(".".join(parts[:end]))
-        for part in tail.split(".") if found is not None else ():
-            found = getattr(found, part, None)
-        if found is value and found is not None:
+        found: Any = sys.modules.get(".".join(parts[:end]))
+        found = functools.reduce(lambda inside, part: getattr(inside, part, None), tail.split("."), found)
+        if found is value or (inspect.ismethod(found) and found == value):
             return ".".join([*parts[:end], tail])
     return None
-
-
-def describe(target: Any) -> str:
-    """A target's name for people: dotted if it has one."""
-    return target if isinstance(target, str) else object_name(target) or repr(target)
 
 
 def parameters(target: Callable) -> dict[str, inspect.Parameter] | None:
@@ -86,44 +75,40 @@ def parameters(target: Callable) -> dict[str, inspect.Parameter] | None:
 def unexpected(target: Any, names: list[str]) -> Iterator[tuple[str, str]]:
     """Each of ``names`` that ``target`` does not take, with what to say about it."""
     takes = parameters(target) if callable(target) else None
-    for name in names if takes is not None else ():
+    for name in names:
         if takes is not None and name not in takes:
-            yield (
-                name,
-                f"unexpected argument '{name}'; it takes {', '.join(takes) or 'none'}{did_you_mean(name, takes)}",
-            )
+            known = f"it takes {', '.join(takes) or 'none'}"
+            yield name, f"unexpected argument '{name}'; {known}{did_you_mean(name, takes)}"
 
 
 def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: Any) -> Any:
     """Build what ``cfg`` describes, from the inside out.
 
     Mappings with ``_target_`` become the target's result; other mappings, lists and tuples native ones of built values.
-    Any other object, and a native container with nothing to build in it, is returned itself.
-    ``_partial_=True`` in a call gives ``functools.partial``; ``_recursive_=False`` hands nested calls over unbuilt.
+    Any other object, and a native container with nothing to build in it, is returned itself. ``_partial_=True`` in a
+    call gives ``functools.partial``; ``_recursive_=False`` hands nested calls over unbuilt. Raises ConfigError with
+    config path, target, file:line where known and cause, which is also of the cause's type.
 
     Args:
         cfg: a config node, a container of nodes, or any object.
         _allowed_: the exact dotted names that may be used, for a config that came from elsewhere; None allows all.
         **extra: more arguments of the outermost call, passed as they are; they win over the config's.
-
-    Raises:
-        ConfigError: with config path, target, file and line where known, and cause; also of the type of the exception
-            that the target raised.
     """
-    builder, path = _Builder(cfg, _allowed_), nodes.path_of(cfg)
+    builder = _Builder(cfg, _allowed_)
     if extra and not is_call(cfg):
-        builder.fail(TypeError, path, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
-    return builder.call(cfg, path, extra) if extra else builder.build(cfg, path)
+        builder.fail(TypeError, builder.root, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
+    return builder.call(cfg, builder.root, extra) if extra else builder.build(cfg, builder.root)
 
 
 def check(cfg: Any) -> list[str]:
     """What would go wrong when building ``cfg``, one line each, found without building anything.
 
-    Every target must import and take the arguments it is given, every interpolation must resolve, every ``???`` must
-    be filled in, in all nested places; the names must be canonical. Imports the targets' modules.
+    In all nested places, targets must import and take their arguments, interpolations must resolve, and ``???`` must be
+    filled in; names must be canonical. Imports the targets' modules.
     """
     problems = refused_names(cfg) if isinstance(cfg, Mapping) else []
-    _Builder(cfg, None, problems).build(cfg, nodes.path_of(cfg))
+    builder = _Builder(cfg, None, problems)
+    builder.build(cfg, builder.root)
     return problems
 
 
@@ -131,29 +116,30 @@ class _Builder:
     """The walk of :func:`instantiate`, and with a list of ``problems`` that of :func:`check`, which builds nothing."""
 
     def __init__(self, cfg: Any, allowed: Container[str] | None, problems: list[str] | None = None):
-        self.sources = nodes.notes(cfg._get_root())["sources"] if isinstance(cfg, nodes.CONFIGS) else {}
-        self.allowed, self.problems = allowed, problems
+        self.allowed, self.problems, self.root, self.sources = allowed, problems, "", {}
+        if isinstance(cfg, nodes.CONFIGS):
+            self.root, self.sources = cfg._get_full_key(None), nodes.sources(cfg._get_root())
 
     def fail(self, kind: Any, path: str, text: str, key: str = "") -> None:
         place = join(path, key) if key else path
         while place and place not in self.sources:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
-        message = (
-            f"cfg{'.' if path[:1] not in ('', '[') else ''}{path}{text}{f' [{self.sources[place]}]' if place else ''}"
-        )
+        full = f"cfg{path}" if path[:1] in ("", "[") else f"cfg.{path}"
+        message = f"{full}{text}{f' [{self.sources[place]}]' if place else ''}"
         if self.problems is None:
             raise error_like(kind, message) from (kind if isinstance(kind, Exception) else None)
         self.problems.append(message)
 
-    def values(self, node: Any, path: str) -> Iterator[tuple[Any, Any]]:
+    def values(self, node: Any, path: str, given: Container = ()) -> Iterator[tuple[Any, Any]]:
         for key, value in nodes.children(node):
             try:
-                yield key, node[key] if isinstance(node, nodes.CONFIGS) else value
+                if key not in given:
+                    yield key, node[key] if isinstance(value, str) and isinstance(node, nodes.CONFIGS) else value
             except OmegaConfBaseException as error:
                 self.fail(error, join(path, key), f": {str(error).splitlines()[0]}")
 
     def build(self, value: Any, path: str, recursive: bool = True) -> Any:
-        if is_call(value) or is_structured(value):
+        if is_call(value):
             return self.call(value, path, {}) if recursive or self.problems is not None else value
         if not isinstance(value, nodes.CONTAINERS):
             return value
@@ -162,23 +148,16 @@ class _Builder:
             return value
         if isinstance(value, Mapping):
             return built
-        if isinstance(value, tuple) and hasattr(value, "_make"):  # a native namedtuple
-            return value._make(built.values())
         return tuple(built.values()) if nodes.is_tuple(value) else list(built.values())
 
     def call(self, node: Any, path: str, extra: dict[str, Any]) -> Any:
-        given = dict(self.values(node, path)) | extra
-        if is_structured(node):
-            target = node._metadata.object_type
-            given = {k: v for k, v in given.items() if k in inspect.signature(target).parameters}
-        else:
-            target = given.pop("_object_" if "_object_" in node else "_target_", None)
+        given = dict(self.values(node, path, extra)) | extra
+        target = given.pop("_object_" if "_object_" in node else "_target_", None)
         partial, recursive = given.pop("_partial_", False), given.pop("_recursive_", True)
-        name = "a target that is itself a call" if isinstance(target, Mapping) else describe(target)
+        name = target if isinstance(target, str) else object_name(target) or repr(target)
         # Before anything is imported or any argument built: a config from elsewhere must not get that far.
         if self.allowed is not None and name not in self.allowed:
-            text = f" → {name} is not among the names that a config from elsewhere may use"
-            self.fail(PermissionError, path, text, "_target_")
+            self.fail(PermissionError, path, f" → {name} is not on the list for configs from elsewhere", "_target_")
         try:
             target = locate(target) if isinstance(target, str) else self.build(target, join(path, "_target_"))
         except ConfigError as error:

@@ -23,11 +23,11 @@ class ConfigError(Exception):
 def error_like(kind: type | BaseException, message: str, located: bool = False) -> ConfigError:
     """A ``ConfigError`` that is also a ``kind``: a type, or an exception whose type is taken."""
     kind = kind if isinstance(kind, type) else type(kind)
+    bases = (kind,) if issubclass(kind, ConfigError) else (ConfigError, kind)
     try:
-        both = kind if issubclass(kind, ConfigError) else type(f"Config{kind.__name__}", (ConfigError, kind), {})
-    except TypeError:  # a type that cannot be a base
-        both = ConfigError
-    error = both(message)
+        error = type(f"Config{kind.__name__.removeprefix('Config')}", bases, {})(message)
+    except TypeError:  # a type that cannot be a base, or that wants other arguments
+        error = ConfigError(message)
     error.located = located
     return error
 

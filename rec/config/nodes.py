@@ -1,6 +1,6 @@
 """What omegaconf needs help with: tuples on 2.3, objects it would take apart, strict groups, and who set which key."""
 
-import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,46 +31,48 @@ def is_tuple(value: Any) -> bool:
     return isinstance(value, tuple) or (isinstance(value, LISTS) and value._metadata.object_type is tuple)
 
 
-def is_structured(value: Any) -> bool:
-    """True for a config node backed by a dataclass."""
-    return isinstance(value, DictConfig) and value._is_typed()
-
-
 def is_call(value: Any) -> bool:
-    """True for a mapping that describes a call (``_target_``) or names an importable object (``_object_``)."""
-    return isinstance(value, Mapping) and ("_target_" in value or "_object_" in value)
+    """True for a mapping that describes a call (``_target_``, or a dataclass) or names an object (``_object_``)."""
+    named = isinstance(value, Mapping) and ("_target_" in value or "_object_" in value)
+    return named or (isinstance(value, DictConfig) and value._is_typed())
 
 
 def to_config(value: Any) -> Any:
     """A native dict as a config node that may hold any Python object; every other value as it is."""
-    return DictConfig(_wrap(value), flags={"allow_objects": True}) if type(value) is dict else value
+    return DictConfig(wrap(value), flags={"allow_objects": True}) if type(value) is dict else value
 
 
-def _wrap(value: Any) -> Any:
-    if isinstance(value, type) and dataclasses.is_dataclass(value):  # omegaconf would make an instance of it
+def wrap(value: Any) -> Any:
+    """A native value as a config can hold it, which would take some kinds apart; without ``_delete_`` keys."""
+    if isinstance(value, type):  # omegaconf would make an instance of a dataclass, and a group of dict
         return AnyNode(value, flags={"allow_objects": True})
     if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a namedtuple would become a plain tuple
         return to_config({"_target_": type(value), **value._asdict()})
     if type(value) in (list, tuple):
-        return type(value)(_wrap(v) for v in value)
-    return {k: _wrap(v) for k, v in value.items()} if type(value) is dict else value
+        node = ListConfig([wrap(v) for v in value], flags={"allow_objects": True})
+        node._metadata.object_type = type(value)
+        return node
+    return {k: wrap(v) for k, v in value.items() if k != "_delete_"} if type(value) is dict else value
 
 
-def children(node: Any, resolve: bool = False) -> Iterator[tuple[Any, Any]]:
-    """Key (or index) and value of each child; without ``resolve``, interpolations and ``???`` come as their text."""
+def children(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Key (or index) and value of each child, interpolations and ``???`` as their text; a dataclass as a LazyCall."""
     if not isinstance(node, CONFIGS):
         yield from node.items() if isinstance(node, Mapping) else enumerate(node)
     elif isinstance(node._content, dict | list):
-        for key in list(node._content) if isinstance(node, DictConfig) else range(len(node)):
-            child = node._get_node(key)
-            group = isinstance(child, CONFIGS) and isinstance(child._content, dict | list)
-            yield key, node[key] if resolve else child if group else child._value()
+        kind = node._metadata.object_type if isinstance(node, DictConfig) and node._is_typed() else None
+        if kind:
+            yield "_target_", kind
+        for key, child in node._content.items() if isinstance(node, DictConfig) else enumerate(node._content):
+            value = child._value()
+            if kind is None or key in inspect.signature(kind).parameters:
+                yield key, child if isinstance(child, CONFIGS) and isinstance(value, dict | list) else value
 
 
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Path and value of everything below ``node``, groups before what is in them."""
+    """Path and value of ``node`` and everything in it."""
+    yield path, node
     for key, child in children(node) if isinstance(node, CONTAINERS) else ():
-        yield join(path, key), child
         yield from walk(child, join(path, key))
 
 
@@ -81,34 +83,28 @@ def join(path: str, key: Any) -> str:
     return f"{path}[{key!r}]"
 
 
-def path_of(node: Any) -> str:
-    """The path of a node from the root of its config; empty for the root and for native values."""
-    parent = node._get_parent() if isinstance(node, CONFIGS) else None
-    return "" if parent is None else join(path_of(parent), node._key())
-
-
-def notes(node: Any) -> dict[str, Any]:
-    """Our notes on a node: ``sources`` (which ``file:line`` set which path under it), ``name``. Deep copies keep them."""
-    return node._metadata.__dict__.setdefault("rec_notes", {"sources": {}, "name": ""})
+def sources(node: Any) -> dict[str, str]:
+    """The ``file:line`` that set each path in ``node``; in its metadata, so that copies keep it."""
+    return node._metadata.__dict__.setdefault("rec_sources", {})
 
 
 def unknown_key(path: str, known: list[str], how: str) -> ConfigError:
     """The ``KeyError`` for a key that does not exist: the canonical name, or the nearest ones and how to add it."""
-    instead = canonical_name(path)
-    return error_like(
-        KeyError, f"there is no `{path}`" + (f": {instead}" if instead else f"{did_you_mean(path, known)} ({how})")
-    )
+    text = canonical_name(path) or f"there is no such key{did_you_mean(path, known)} ({how})"
+    return error_like(KeyError, f"`{path}`: {text}")
 
 
 class StrictConfig(DictConfig):
     """A plain group as a config file that imported it sees it: existing keys only, until the load ends."""
 
     def __setattr__(self, key: str, value: Any) -> None:
-        self._refuse_unknown(key)
-        super().__setattr__(key, value)
+        self[key] = value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._refuse_unknown(key)
+        if key not in list(self) and self._get_flag("struct") is not False:
+            group = self._get_full_key(None)
+            how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
+            raise unknown_key(join(group, key), [join(group, k) for k in self], how)
         super().__setitem__(key, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -116,16 +112,12 @@ class StrictConfig(DictConfig):
         object.__setattr__(copied, "__class__", StrictConfig)  # a copy is as easily misspelt as the original
         return copied
 
-    def _refuse_unknown(self, key: Any) -> None:
-        content: Any = self._content
-        if key not in content and self._get_flag("struct") is not False:
-            group = ".".join(filter(None, [notes(self._get_root())["name"], path_of(self)]))
-            how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
-            raise unknown_key(join(group, key), [join(group, k) for k in content], how)
-
 
 def set_strict(root: Any, strict: bool) -> None:
     """Make every plain group in ``root`` strict or open, in place. LazyCalls stay open: signatures check them."""
-    for node in [root, *(value for _, value in walk(root))]:
-        if isinstance(node, DictConfig) and not (strict and (is_call(node) or is_structured(node))):
+    for _, node in walk(root):
+        if isinstance(node, DictConfig) and not (strict and is_call(node)):
             object.__setattr__(node, "__class__", StrictConfig if strict else DictConfig)
+        elif isinstance(node, LISTS) and is_tuple(node):  # 2.4's own tuples take no item and no other value
+            object.__setattr__(node, "__class__", ListConfig)
+            node._metadata.ref_type = Any

@@ -1,0 +1,82 @@
+"""Shows a config as readable Python, with overrides applied and interpolations resolved.
+
+    python scripts/print_config.py configs/x.py [key=value ...]
+    python scripts/print_config.py configs/x.py --diff configs/y.py     what differs from x (with overrides) to y
+    python scripts/print_config.py configs/x.py --keys                  every key, and what targets take by default
+
+Coloured on a terminal, unless NO_COLOR is set. Exit status: 0, or 2 for a config or override that cannot be used.
+"""
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from typing import Any
+
+_COLOURS = {"text": "32", "key": "36", "word": "35", "number": "33", "gone": "31", "new": "32"}
+_PARTS = re.compile(
+    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<gone>^- .*)|(?P<new>^\+ .*)|(?P<key>^(?:~ )?[\w.\[\]+'-]+(?=[ :]))"""
+    r"""|(?P<word>\b(?:None|True|False)\b)|(?P<number>(?<![\w.])-?\d[\d.e+-]*)""",
+    re.MULTILINE,
+)
+
+
+def coloured(text: str) -> str:
+    """``text`` with terminal colours on strings, numbers, constants, keys and differences."""
+    return _PARTS.sub(lambda part: f"\033[{_COLOURS[part.lastgroup or '']}m{part[0]}\033[0m", text)
+
+
+def list_keys(cfg: Any) -> str:
+    """Every key with its value; after those of a LazyCall, the parameters left to the target's defaults."""
+    from rec.config import locate
+    from rec.config.call import parameters
+    from rec.config.printing import flatten
+
+    found = flatten(cfg)
+    lines = []
+    for key, value in found.items():
+        group = key.rpartition(".")[0]
+        lines.append((group, f"{key} = {value}"))
+    for key, value in found.items():
+        if key.rpartition(".")[2] == "_target_":
+            group = key.rpartition(".")[0]
+            for name, parameter in (parameters(locate(value.strip('"'))) or {}).items():
+                path = f"{group}.{name}".lstrip(".")
+                if not any(known == path or known.startswith((f"{path}.", f"{path}[")) for known in found):
+                    required = parameter.default is inspect.Parameter.empty
+                    default = "required" if required else f"{shown(parameter.default)} by default"
+                    last = max(
+                        i for i, (of, _) in enumerate(lines) if of == group or of.startswith((f"{group}.", f"{group}["))
+                    )
+                    lines.insert(last + 1, (group, f"{path}: {default}"))
+    return "".join(f"{line}\n" for _, line in lines)
+
+
+def shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diff", metavar="OTHER", help="show what differs from the config to this one")
+    parser.add_argument("--keys", action="store_true", help="list every key, with the defaults of LazyCall targets")
+
+    from rec.config import ConfigError, LazyConfig, diff, parse_config_arguments
+
+    args = parse_config_arguments(parser, argv)
+    try:
+        cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
+        if args.diff:
+            text = "".join(f"{line}\n" for line in diff(cfg, LazyConfig.load(args.diff)))
+        else:
+            text = list_keys(cfg) if args.keys else LazyConfig.to_py(cfg)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(coloured(text) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
