@@ -217,6 +217,7 @@ def evaluate_splits(
     from rec.config import instantiate
     from rec.data.loader import evaluation_loader
     from rec.evaluation import evaluate
+    from rec.training.resume import TrainingError
 
     options, data = cfg.train.evaluation, cfg.train.data
     limit = 2 if cfg.train.fast_dev_run else options.eval_iter
@@ -239,7 +240,7 @@ def evaluate_splits(
             first = first or metrics
     bare.train()
     if options.eval_metric not in first:
-        raise ValueError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(first)}")
+        raise TrainingError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(first)}")
     value = first[options.eval_metric]
     sign = {"max": 1, "min": -1}[options.eval_mode]
     if state.best_metric is not None and sign * value <= sign * state.best_metric:

@@ -26,7 +26,9 @@ class TrainingBatches(Sampler[list[Any]]):
         seed: of the permutation, together with the epoch.
     """
 
-    def __init__(self, length: int, per_process: int, *, processes: int, rank: int, accumulation: int, seed: int) -> None:
+    def __init__(
+        self, length: int, per_process: int, *, processes: int, rank: int, accumulation: int, seed: int
+    ) -> None:
         self.length, self.per_process, self.processes, self.rank = length, per_process, processes, rank
         self.accumulation, self.seed = accumulation, seed
         self.total = per_process * processes * accumulation
@@ -113,10 +115,14 @@ def _loader(dataset: Any, batches: Sampler[Any], collate: Any, num_workers: int,
         pin_memory=pin_memory and torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker if num_workers else None,
+        # Every iterator draws a seed; from the global generator it would move a resumed run's dropout.
+        generator=torch.Generator(),
     )
 
 
-def training_loader(dataset: Any, batches: TrainingBatches, *, num_workers: int = 0, pin_memory: bool = True) -> DataLoader:
+def training_loader(
+    dataset: Any, batches: TrainingBatches, *, num_workers: int = 0, pin_memory: bool = True
+) -> DataLoader:
     """DataLoader over ``batches``; collates with ``dataset.collate`` where the data set has one.
 
     A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.

@@ -98,7 +98,7 @@ class BoxAndMaskEvaluator:
         keys = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
         lines = []
         for index, result in self.results.items():
-            described = self.dataset.describe(index)
+            described = self.dataset.describe(index) if hasattr(self.dataset, "describe") else {}
             lines.append({"index": index} | {key: described.get(key) for key in keys} | _NO_PREDICTION | result)
         return lines
 

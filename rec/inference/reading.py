@@ -113,7 +113,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelFolderError(
             f"{path}: preprocess.mean and std are {mean!r} and {std!r}, expected 3 numbers each, std > 0"
         )
-    if type(length) is not int or not 1 <= length <= 10_000:
+    if length is not None and (type(length) is not int or not 1 <= length <= 10_000):
         raise ModelFolderError(f"{path}: preprocess.max_token_length is {length!r}, expected 1 to 10000")
     return config
 

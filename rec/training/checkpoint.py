@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.checkpointing import save_accelerator_state
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_map
 
@@ -44,7 +43,7 @@ def folder_of(output_dir: Path, update: int) -> Path:
 
 def clean_temporary(output_dir: Path) -> None:
     """Removes what a killed save left behind. Call with the output folder's lock held."""
-    for left_over in (output_dir / "checkpoints").glob(".step_*"):
+    for left_over in (*(output_dir / "checkpoints").glob(".step_*"), *output_dir.glob(".best.*")):
         shutil.rmtree(left_over, ignore_errors=True)
 
 
@@ -114,7 +113,7 @@ class Writer:
 
     def __init__(self, output_dir: Path, max_to_keep: int, report: Callable[[str], None]) -> None:
         self.output_dir, self.max_to_keep, self.report = output_dir, max(1, max_to_keep), report
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def save(
@@ -180,10 +179,10 @@ class Writer:
             return False
         return True
 
-    def _fail(self, error: OSError, temporary: Path) -> None:
+    def _fail(self, error: Exception, temporary: Path) -> None:
         self.failure = error
         shutil.rmtree(temporary, ignore_errors=True)
-        self.report(f"checkpoint not saved ({error}); the one before it is intact and training goes on")
+        self.report(f"checkpoint not saved ({type(error).__name__}: {error}); the one before it is intact and training goes on")
 
     def _write(
         self, temporary: Path, final: Path, files: dict[str, Any], values: dict[str, Any], publish: Any, blocked: float
@@ -208,8 +207,8 @@ class Writer:
             replace_text(final.parent / "last", final.name + "\n")
             for old in sorted(final.parent.glob("step_*[0-9]"))[: -self.max_to_keep]:
                 shutil.rmtree(old, ignore_errors=True)
-        except (OSError, RuntimeError, SafetensorError) as error:  # safetensors and torch wrap a full disk in their own
-            self._fail(error if isinstance(error, OSError) else OSError(str(error)), temporary)
+        except Exception as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own
+            self._fail(error, temporary)
             return
         self.failure = None
         megabytes = sum(sizes.values()) / 1e6

@@ -1,0 +1,125 @@
+"""``scripts/train.py`` as its users start it."""
+
+import json
+import signal
+import time
+
+import pytest
+
+
+def wait_for_update(project, process, run, update):
+    """Returns once ``metrics.jsonl`` of ``run`` has reached ``update``."""
+    file = project.folder / run / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if file.exists() and any(record["update"] >= update for record in project.metrics(run)):
+            return
+        if process.poll() is not None:
+            pytest.fail(process.stdout.read())
+        time.sleep(0.02)
+    pytest.fail(f"update {update} was not reached")
+
+
+def test_a_strangers_model_and_data_set_train_and_improve(project):
+    output = project.run("train.epochs=8")
+    evaluations = [record for record in project.metrics("run") if record["kind"] == "evaluation"]
+    assert len(evaluations) == 8 and evaluations[-1]["count"] == 67
+    assert evaluations[-1]["mIoU"] > evaluations[0]["mIoU"]
+    best = json.loads((project.folder / "run/checkpoints/step_00000064/trainer_state.json").read_text(encoding="utf-8"))
+    assert best["best_metric"] == max(record["Acc@0.5"] for record in evaluations)
+    assert "67 training samples, 64 updates of 8 = 8 per process x 1 x 1" in output
+    assert sorted(path.name for path in (project.folder / "run/checkpoints").iterdir()) == [
+        "last", "step_00000056", "step_00000064",
+    ]  # fmt: skip
+
+
+def test_a_finished_run_started_again_changes_nothing(project):
+    project.run()
+    before = project.hashes("run"), project.metrics("run")
+    project.run()
+    assert (project.hashes("run"), project.metrics("run")) == before
+
+
+@pytest.mark.parametrize("stop, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_exits_with_its_status_and_continues_to_the_same_end(project, stop, status):
+    slow = "train.epochs=40", "train.log_period=1"
+    project.run(*slow, "train.output_dir=through")
+    process = project.start(*slow)
+    wait_for_update(project, process, "run", 9)
+    process.send_signal(stop)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == status, output
+    assert "the same command continues from there" in output
+    assert "continuing from" in project.run(*slow)
+    assert project.hashes("run") == project.hashes("through")
+    assert project.metrics("run") == project.metrics("through")
+
+
+def test_gradient_accumulation_sees_the_same_samples_per_update(project):
+    project.run("model.width=4", "train.output_dir=whole")
+    project.run("model.width=4", "train.output_dir=halves", "train.num_accumulation_steps=2")
+    whole, halves = (
+        [record["loss"] for record in project.metrics(run) if record["kind"] == "train"] for run in ("whole", "halves")
+    )
+    assert whole == pytest.approx(halves, rel=0.2)  # BatchNorm sees other batches; the samples are the same
+
+
+def test_fast_dev_run_does_two_batches_of_everything(project):
+    project.run("train.fast_dev_run=true", "train.log_period=1")
+    assert [record["update"] for record in project.metrics("run")] == [1, 2, 2]
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_the_run(project):
+    (project.folder / "own_parts.py").write_text(
+        (project.folder / "own_parts.py").read_text(encoding="utf-8").replace(".abs().mean()", ".abs().mean() * float('nan')"),
+        encoding="utf-8",
+    )  # fmt: skip
+    output = project.run("train.max_skipped_updates=3", status=2)
+    assert "update 4: the loss or its gradient was not finite in 4 updates in a row" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.batchsize=4"], "did you mean"),
+        (["train.batch_size=100"], "lower train.batch_size to at most 67"),
+        (["train.batch_size=9", "train.num_accumulation_steps=2"], "9"),
+        (["model.widht=3"], "widht"),
+        (["train.output_dir=/proc/nothing/here"], "cannot be written"),
+        (["train.amp.enabled=true"], "disagrees with the launch profile"),
+        (["train.resume_path=nowhere"], "is not a checkpoint or run folder"),
+        (["train.evaluation.eval_metric=accuracy"], "measured were Acc@0.5"),
+        (["train.sync_bn.enabled=true"], "use train.sync_bn.enabled=false"),
+    ],
+)
+def test_bad_input_is_one_paragraph_that_names_the_key_and_the_remedy(project, overrides, message):
+    output = project.run(*overrides, status=2)
+    assert message in " ".join(output.split()) and "Traceback" not in output
+
+
+def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(project):
+    first = project.start("train.epochs=2000", "train.log_period=1")
+    try:
+        wait_for_update(project, first, "run", 2)
+        assert "another run" in project.run(status=2)
+    finally:
+        first.kill()
+        first.wait()
+    assert "continuing from" in project.run("train.epochs=2000", "train.train_iter=40", "train.log_period=1")
+
+
+def test_another_config_in_the_output_folder_is_refused_with_what_differs(project):
+    project.run()
+    output = project.run("model.width=16", status=2)
+    assert "model.width: 8 -> 16" in output and "Traceback" not in output
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_taken(project):
+    project.run("train.output_dir=through")
+    project.run("train.train_iter=16", "train.log_period=4")
+    newest = project.folder / "run/checkpoints/step_00000016/model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    output = project.run()
+    assert "is damaged and passed over" in output and "step_00000008" in output
+    assert project.hashes("run") == project.hashes("through")
