@@ -11,8 +11,8 @@ Entities folder, parquet, a Hub id, scenes or scenes_hard:
     python scripts/prepare_data.py --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
     data
 
-An interrupted run continues when the same command is given again. Training then takes the folder by name:
-dataset.dataset=refcoco dataset.ann_path='{refcoco: data/anns/refcoco}'. See docs/data.md.
+An interrupted run continues when the same command is given again. The last line it prints is what training needs to
+take the table. See docs/data.md and docs/train_on_your_images.md.
 """
 
 import argparse
@@ -20,6 +20,9 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+
+# Data sets that configs/common/dataset.py has a path for; others are added to it.
+KNOWN_NAMES = ("refcoco", "refcoco+", "refcocog", "referit", "flickr", "vg", "merge", "scenes", "scenes_hard")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,12 +41,17 @@ def parse_arguments() -> argparse.Namespace:
         help="REFER files: who split them, unc, google, umd or berkeley (default: the usual one)",
     )
     add("--generate_mask", action="store_true", help="keep masks, as COCO RLE")
-    add("--source", default=None, help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET; scenes and scenes_hard are drawn)")
+    add(
+        "--source",
+        default=None,
+        help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET; scenes are drawn)",
+    )
     add("--images", default=None, help="folder of the images, where the source does not tell")
     add("--masks", default=None, help="folder of SimREC's masks/*.npy")
     add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
     add(
         "--columns",
+        type=column,
         nargs="+",
         default=[],
         metavar="OURS=THEIRS",
@@ -74,10 +82,14 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="prepare nothing; list images that these tables share",
     )
-    arguments = parser.parse_args()
-    if arguments.source is None and arguments.dataset in ("scenes", "scenes_hard"):
-        arguments.source = arguments.dataset  # drawn, not read
-    return arguments
+    return parser.parse_args()
+
+
+def column(text: str) -> tuple[str, str]:
+    ours, equals, theirs = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OURS=THEIRS, for example sentences=answer")
+    return ours, theirs
 
 
 def main() -> int:
@@ -103,17 +115,17 @@ def main() -> int:
 def prepare_table(arguments: argparse.Namespace) -> int:
     from rec.data.prepare import prepare
     from rec.data.sources import SourceError
-    from rec.data.tables import open_source
+    from rec.data.tables import SCENES, open_source
 
-    default = Path(arguments.data_root) / arguments.dataset
-    if arguments.source is None and not default.exists():
+    default = Path(arguments.dataset if arguments.dataset in SCENES else f"{arguments.data_root}/{arguments.dataset}")
+    if arguments.source is None and arguments.dataset not in SCENES and not default.exists():
         raise SourceError(
             f"there is no {default}: put the files of {arguments.dataset} there, or name them with --source"
         )
     output = Path(arguments.output_dir or arguments.data_root) / "anns" / arguments.dataset
     choices: dict[str, Any] = {"path": arguments.source or str(default)}
     choices |= {"split_by": arguments.split, "bbox_format": arguments.bbox_format, "count": arguments.count}
-    choices["columns"] = dict(column.split("=", 1) for column in arguments.columns)
+    choices["columns"] = dict(arguments.columns)
     choices = {key: value for key, value in choices.items() if value}
     source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
     info = prepare(
@@ -128,9 +140,9 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         exclude=evaluation_images(arguments.exclude_images_of) if arguments.exclude_images_of else None,
     )
     print_counts(info)
-    print(
-        f"\n{output} is ready: dataset.dataset={arguments.dataset} dataset.ann_path='{{{arguments.dataset}: {output}}}'"
-    )
+    name = arguments.dataset
+    path = f"dataset.ann_path='{{{name}: {output}}}'" if name in KNOWN_NAMES else f"+dataset.ann_path.{name}={output}"
+    print(f"\n{output} is ready: dataset.dataset={name} {path}")
     return 0
 
 

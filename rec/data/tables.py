@@ -261,7 +261,11 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     from datasets import config
 
     splits = None if source.files else [split]  # drawn scenes cost time per split, files are read whole anyway
-    key = f"{identity(source)}-{on_bad_record}" + ("-masks" if with_masks else "") + ("" if splits is None else f"-{split}")
+    key = (
+        f"{identity(source)}-{on_bad_record}"
+        + ("-masks" if with_masks else "")
+        + ("" if splits is None else f"-{split}")
+    )
     folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"
     if (folder / INFO_FILE).is_file():
         return folder
@@ -288,10 +292,15 @@ def _open_scenes(choices: Mapping[str, Any]) -> Source:
     level = "hard" if choices["path"] == "scenes_hard" else "easy"
     counts = choices.get("count") or {}
     options = {key: choices[key] for key in ("size", "phrases_per_scene") if key in choices}
+    try:
+        of_split = {
+            s: scenes.split_seeds(s, counts if isinstance(counts, int) else counts.get(s)) for s in scenes.SPLITS
+        }
+    except ValueError as error:
+        raise SourceError(str(error)) from None
 
     def read(split: str) -> Any:
-        count = counts if isinstance(counts, int) else counts.get(split)
-        seeds = scenes.split_seeds(split, count)
+        seeds = of_split[split]
         processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
         return scenes.generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
 

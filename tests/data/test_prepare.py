@@ -207,7 +207,7 @@ def test_the_script_takes_simrecs_words_and_prints_refers_counts(tmp_path):
     assert status == 0, err
     assert "data set [refcoco_unc] contains:\n12 expressions for 8 refs in 4 images." in out
     assert "4 refs are in split [train] (6 expressions, 2 images)." in out
-    assert f"dataset.ann_path='{{refcoco: {tmp_path}/anns/refcoco}}'" in out
+    assert f"dataset.dataset=refcoco dataset.ann_path='{{refcoco: {tmp_path}/anns/refcoco}}'" in out
     rows = open_table(str(tmp_path / "anns" / "refcoco.json"), "train", name="refcoco").rows
     assert rows[0]["mask"] is not None
     assert run(*words)[0] == 0
