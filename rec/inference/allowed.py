@@ -26,7 +26,7 @@ ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.item
 ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet"})
 
 # What a run's config.yaml may call when it is trained again.
-_OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+_OPTIMIZERS: tuple[str, ...] = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 _OPTIMIZERS += ("torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.sgd.SGD")
 ALLOWED_RUN_TARGETS = ALLOWED_TARGETS | ALLOWED_DATA_TARGETS | {*_OPTIMIZERS, "rec.training.schedules.build_schedule"}
 

@@ -1,0 +1,39 @@
+"""Push a model folder to a Hugging Face Hub, as one commit with its generated model card.
+
+    python scripts/push_to_hub.py outputs/run/best user/name
+    python scripts/push_to_hub.py outputs/run user/name --public --message "25 epochs"
+
+Log in first with `hf auth login` or set HF_TOKEN. Only the model folder is pushed; --with-checkpoint adds a checkpoint,
+optimizer state included. Afterwards `rec.from_pretrained("user/name")` loads it anywhere.
+"""
+
+import argparse
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="model folder, or a run folder whose best/ is meant")
+    parser.add_argument("repo_id", help="user/name; made if it does not exist")
+    parser.add_argument("--public", action="store_true", help="make a new repository public; private otherwise")
+    parser.add_argument("--message", default="", help="of the commit")
+    parser.add_argument("--with-checkpoint", metavar="FOLDER", help="push this checkpoint too, with optimizer state")
+    args = parser.parse_args()
+    from rec.inference.hub import push
+    from rec.inference.model_folder import ModelFolderError, read
+    from rec.inference.trained import locate
+
+    trained = locate(args.model)
+    if trained.is_checkpoint:
+        raise ModelFolderError(f"{trained.folder} is a checkpoint; push a model folder, such as best/ of the run")
+    read(trained.folder, trust_config=True)  # what cannot be loaded is not worth pushing
+    address = push(
+        trained.folder, args.repo_id, private=not args.public, message=args.message, checkpoint=args.with_checkpoint
+    )
+    print(f"pushed {trained.folder} to {address}")
+    return 0
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)
