@@ -26,7 +26,6 @@ import argparse
 import math
 import os
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,13 @@ def train(cfg: Any) -> int:
 
     from rec.config import LazyConfig, to_native
     from rec.data.loader import TrainingBatches, training_loader
+    from rec.inference.grounder import resolve
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
     from rec.training.launch import broadcast_tensors, build_accelerator, prepare_model
     from rec.training.multi_scale import image_size
     from rec.training.run_log import RunLog, Window
+    from rec.training.weights import load_matching
 
     if not torch.cuda.is_available():
         process.keep_freed_memory()
@@ -59,6 +60,8 @@ def train(cfg: Any) -> int:
         (split, build.build_dataset(cfg, split, training=False, vocabulary=vocabulary)) for split in cfg.train.evaluation.splits
     ]  # fmt: skip
     model = build.build_model(cfg, dataset)
+    start_from = cfg.train.load_weight or cfg.train.vl_pretrain_weight
+    report = load_matching(model, resolve(start_from), getattr(vocabulary, "words", None)) if start_from else None
     optimizer = build.build_optimizer(cfg, model)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -72,7 +75,9 @@ def train(cfg: Any) -> int:
     if cfg.train.train_iter and not cfg.train.fast_dev_run:
         total_updates = cfg.train.train_iter
     schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
-    loader = training_loader(dataset, batches, num_workers=cfg.train.data.num_workers, pin_memory=cfg.train.data.pin_memory)
+    loader = training_loader(
+        dataset, batches, num_workers=cfg.train.data.num_workers, pin_memory=cfg.train.data.pin_memory
+    )
 
     output_dir = Path(cfg.train.output_dir)
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
@@ -89,7 +94,7 @@ def train(cfg: Any) -> int:
     writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
-    for note in notes:
+    for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     log.line(
@@ -99,7 +104,7 @@ def train(cfg: Any) -> int:
     )
     window = Window()
     window.load(state.window, accelerator.device)
-    window.first_update = state.update
+    window.restart_clock(state.update)
     log.progress(total_updates, state.update)
     status, scales = 0, cfg.train.multi_scale_training
     model.train()
@@ -132,23 +137,23 @@ def train(cfg: Any) -> int:
             finished = state.update == total_updates
             is_log = state.update % cfg.train.log_period == 0 or finished
             is_evaluation = validation and (
-                finished or epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0
+                finished or (epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0)
             )
             period = cfg.train.checkpointer.period
             is_save = (
                 finished or stopping or bool(period and state.update % period == 0)
-                or epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0
+                or (epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0)
             )  # fmt: skip
             if epoch_ended:
                 state.epoch, state.update_in_epoch = state.epoch + 1, 0
             if is_log:
-                log_update(log, window, accelerator, state, total_updates, base_rates[0] * factor, gradient_norm)
+                log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
             improved = False
             if is_evaluation:
                 if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
                     broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
                 improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log)
-                window.restart_clock()
+                window.restart_clock(state.update)
             if is_save or improved:
                 state.window, state.ema_updates = window.state(), ema.updates if ema else 0
                 publish = best_folder(cfg, output_dir, vocabulary, dataset, state) if improved else None
@@ -179,13 +184,14 @@ def one_update(
         (total gradient norm before clipping, whether any process was asked to stop). The one read-back of an update.
     """
     import torch
+    from accelerate.utils import send_to_device
 
     from rec.data.batch import prepare
 
     data = cfg.train.data
     for _ in range(accelerator.gradient_accumulation_steps):
         started = time.perf_counter()
-        batch = to_device(next(iterator), accelerator.device)
+        batch = send_to_device(next(iterator), accelerator.device, non_blocking=True)
         window.data_wait += time.perf_counter() - started
         with accelerator.accumulate(model):
             with accelerator.autocast():
@@ -202,10 +208,6 @@ def one_update(
         optimizer.step()
     optimizer.zero_grad()
     return gradient_norm, asked > 0
-
-
-def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
-    return {key: value.to(device, non_blocking=True) if hasattr(value, "to") else value for key, value in batch.items()}
 
 
 def evaluate_splits(
@@ -256,28 +258,9 @@ def best_folder(cfg: Any, output_dir: Path, vocabulary: Any, dataset: Any, state
     from rec.inference import model_folder
 
     config = model_folder.from_run(cfg, dataset, update=state.update)
-    return partial(model_folder.write, output_dir / "best", config=config, vocabulary=vocabulary, metrics=state.best_metrics)
-
-
-def log_update(
-    log: Any, window: Any, accelerator: Any, state: Any, total: int, rate: float, gradient_norm: float
-) -> None:
-    """One line and one record: losses (means since the last line), rate, gradient norm, speed, data wait, memory, ETA."""
-    elapsed, updates = time.perf_counter() - window.started, state.update - window.first_update
-    speed = window.speed()
-    losses = window.means(accelerator)
-    eta = elapsed / max(1, updates) * (total - state.update)
-    window.restart_clock()
-    window.first_update = state.update
-    speed["images_per_second"] *= accelerator.num_processes
-    parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    log.line(
-        f"epoch {state.epoch}  {state.update}/{total}  {parts}  lr {rate:.2e}  gradient norm {gradient_norm:.2f}  "
-        f"{speed['images_per_second']:.0f} images/s  data wait {speed['data_wait']:.0%}  {speed['memory_gb']:.1f} GB  "
-        f"ETA {timedelta(seconds=round(eta))}"
+    return partial(
+        model_folder.write, output_dir / "best", config=config, vocabulary=vocabulary, metrics=state.best_metrics
     )
-    numbers = {**losses, "lr": rate, "gradient_norm": gradient_norm, **speed, "eta_seconds": eta}
-    log.metrics("train", state.update, numbers, epoch=state.epoch)
 
 
 def main() -> int:
@@ -285,7 +268,9 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
-    parser.add_argument("--trust-config", action="store_true", help="let a .yaml config call anything: your own files only")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="let a .yaml config call anything: your own files only"
+    )
     args = parse_config_arguments(parser)
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
     if args.config.endswith((".yaml", ".yml")) and not args.trust_config:
@@ -298,7 +283,9 @@ def main() -> int:
             )
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
-        raise ConfigError(f"{args.config} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
+        raise ConfigError(
+            f"{args.config} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md"
+        )
     if problems := check(cfg):
         raise ConfigError("; ".join(problems))
     if args.check:

@@ -147,7 +147,9 @@ class Writer:
                 accelerator.save_state(str(temporary))
             else:
                 scaler = accelerator.scaler if accelerator.is_main_process else None
-                save_accelerator_state(str(temporary), [], [], [], [], accelerator.process_index, accelerator.step, scaler)
+                save_accelerator_state(
+                    str(temporary), [], [], [], [], accelerator.process_index, accelerator.step, scaler
+                )
         except OSError as error:  # a full disk: the small files of this process; the main one fails again below
             self.failure = error
         weights = accelerator.get_state_dict(model)
@@ -182,7 +184,9 @@ class Writer:
     def _fail(self, error: Exception, temporary: Path) -> None:
         self.failure = error
         shutil.rmtree(temporary, ignore_errors=True)
-        self.report(f"checkpoint not saved ({type(error).__name__}: {error}); the one before it is intact and training goes on")
+        self.report(
+            f"checkpoint not saved ({type(error).__name__}: {error}); the one before it is intact and training goes on"
+        )
 
     def _write(
         self, temporary: Path, final: Path, files: dict[str, Any], values: dict[str, Any], publish: Any, blocked: float
@@ -207,7 +211,9 @@ class Writer:
             replace_text(final.parent / "last", final.name + "\n")
             for old in sorted(final.parent.glob("step_*[0-9]"))[: -self.max_to_keep]:
                 shutil.rmtree(old, ignore_errors=True)
-        except Exception as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own
+        except (
+            Exception
+        ) as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own
             self._fail(error, temporary)
             return
         self.failure = None

@@ -56,7 +56,8 @@ def prepare_model(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and train.ema.enabled:
         raise TrainingError(
-            f"EMA keeps whole weights on every process, which {accelerator.distributed_type.value} avoids: use train.ema.enabled=false"
+            f"EMA keeps whole weights on every process, which {accelerator.distributed_type.value} avoids: "
+            "use train.ema.enabled=false"
         )
     if train.activation_checkpoint.enabled:
         if not hasattr(model, "enable_activation_checkpointing"):

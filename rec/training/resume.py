@@ -59,7 +59,8 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
 
     Returns:
         (refused, warned): lines ``name: old -> new``. Refused: the model, the data set and its fingerprint, the seed, the total
-        batch size, the multi-scale list. Everything else (processes, accumulation, rates, periods, library versions) is allowed and warned of.
+        batch size, the multi-scale list. Everything else (processes, accumulation, rates, periods, library versions) is
+        allowed and reported.
     """
     refused, warned = [], []
     if saved.batch_size != current.batch_size:
@@ -141,7 +142,7 @@ def initial_state(cfg: Any, accelerator: Accelerator, fingerprint: str, accumula
         batch_size=cfg.train.batch_size,
         accumulation=accumulation,
         data_fingerprint=fingerprint,
-        config={key: value for key, value in json.loads(json.dumps(config, default=str)).items()},
+        config=json.loads(json.dumps(config, default=str)),
         versions={name: version(name) for name in ("torch", "accelerate", "numpy", "albumentations")}
         | {"python": platform.python_version()},
     )
@@ -170,7 +171,9 @@ def starting_point(cfg: Any, report: Callable[[str], None]) -> Path | None:
     if (path / "checkpoints").is_dir():
         run = newest(path, report)
         if run is None:
-            raise CheckpointError(f"train.resume_path={str(path)!r} has no complete checkpoint in {path / 'checkpoints'}")
+            raise CheckpointError(
+                f"train.resume_path={str(path)!r} has no complete checkpoint in {path / 'checkpoints'}"
+            )
         path = run
     if not (path / "trainer_state.json").is_file():
         raise CheckpointError(

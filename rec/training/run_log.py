@@ -7,14 +7,13 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
-
-WALL_CLOCK = ("time", "images_per_second", "data_wait", "memory_gb", "eta_seconds")
 
 
 class RunLog:
@@ -73,6 +72,25 @@ class RunLog:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
 
+    def update(self, window: "Window", state: Any, total: int, rate: float, gradient_norm: float) -> None:
+        """The line and record of a logged update; every process calls it. Empties ``window``.
+
+        Losses are means since the last line; the gradient norm is this update's, before clipping.
+        """
+        elapsed, updates = time.perf_counter() - window.started, state.update - window.first_update
+        speed = window.speed(self.accelerator.num_processes)
+        losses = window.means(self.accelerator)
+        eta = elapsed / max(1, updates) * (total - state.update)
+        window.restart_clock(state.update)
+        parts = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self.line(
+            f"epoch {state.epoch}  {state.update}/{total}  {parts}  lr {rate:.2e}  gradient norm {gradient_norm:.2f}  "
+            f"{speed['images_per_second']:.0f} images/s  data wait {speed['data_wait']:.0%}  {speed['memory_gb']:.1f} GB  "
+            f"ETA {timedelta(seconds=round(eta))}"
+        )
+        numbers = {**losses, "lr": rate, "gradient_norm": gradient_norm, **speed, "eta_seconds": eta}
+        self.metrics("train", state.update, numbers, epoch=state.epoch)
+
     def progress(self, total: int, done: int) -> None:
         """Starts a progress bar where the console is a terminal."""
         self.bar = tqdm(total=total, initial=done, unit="update", disable=not (self.main and sys.stderr.isatty()))
@@ -99,10 +117,10 @@ class Window:
     def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
         self.batches = 0
-        self.first_update = 0
-        self.restart_clock()
+        self.restart_clock(0)
 
-    def restart_clock(self) -> None:
+    def restart_clock(self, update: int) -> None:
+        self.first_update = update
         self.started, self.images, self.data_wait = time.perf_counter(), 0, 0.0
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
@@ -125,13 +143,13 @@ class Window:
         self.batches = state["batches"]
         self.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 
-    def speed(self) -> dict[str, float]:
-        """Wall-clock fields: images/s of this process, share of the time spent waiting for data, memory in GB."""
+    def speed(self, processes: int) -> dict[str, float]:
+        """Wall-clock fields: images/s over all processes, share of the time spent waiting for data, memory in GB."""
         elapsed = max(1e-9, time.perf_counter() - self.started)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
-        speed = {"images_per_second": self.images / elapsed, "data_wait": self.data_wait / elapsed}
+        speed = {"images_per_second": self.images * processes / elapsed, "data_wait": self.data_wait / elapsed}
         return speed | {"memory_gb": memory / 1e9}
 
 

@@ -83,7 +83,9 @@ def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch:
         warmup_updates = round(train["warmup_epochs"] * updates_per_epoch)
     known = {
         **{key: train[key] for key in ("base_lr", "warmup_lr", "min_lr")},
-        **{"warmup_updates": warmup_updates, "total_updates": total_updates, "updates_per_epoch": updates_per_epoch},
+        "warmup_updates": warmup_updates,
+        "total_updates": total_updates,
+        "updates_per_epoch": updates_per_epoch,
     }
     scheduler = train["scheduler"]
     if "_target_" not in scheduler:

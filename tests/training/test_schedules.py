@@ -10,7 +10,14 @@ from rec.config import LazyCall
 from rec.training.schedules import build_schedule, from_config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-COMMON = dict(base_lr=1e-4, warmup_lr=1e-7, min_lr=1e-6, warmup_updates=30, total_updates=250, updates_per_epoch=10)
+COMMON = {
+    "base_lr": 1e-4,
+    "warmup_lr": 1e-7,
+    "min_lr": 1e-6,
+    "warmup_updates": 30,
+    "total_updates": 250,
+    "updates_per_epoch": 10,
+}
 
 
 def expected(name):
@@ -34,7 +41,7 @@ def test_rates_equal_the_original(fixture, optimizer_lr, options):
 
 
 def train_config(**changes):
-    values = dict(base_lr=1e-4, warmup_lr=1e-7, min_lr=1e-6, warmup_epochs=3, warmup_ratio=None)
+    values = {"base_lr": 1e-4, "warmup_lr": 1e-7, "min_lr": 1e-6, "warmup_epochs": 3, "warmup_ratio": None}
     return values | {"scheduler": {"name": "cosine"}} | changes
 
 
