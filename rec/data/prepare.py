@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from rec.data.complete import complete_rows
-from rec.data.schema import FEATURES, BadRecord, Report, clean_rows
+from rec.data.schema import FEATURES, BadRecord, Report, Seen, clean_rows
 from rec.data.sources import Source, SourceError, load_json
 from rec.data.store import store_images, stored_rows
 
@@ -84,7 +84,7 @@ def prepare(
             raise SourceError(f"{folder} already holds data prepared from other input: choose another output folder")
         return info
     state.open()
-    seen: dict[str, str] = {}
+    seen = Seen()
     reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
     tables = {split: state.table(split) for split in wanted}
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
@@ -191,17 +191,18 @@ def _write_split(
     source: Source,
     split: str,
     state: _State,
-    seen: dict[str, str],
+    seen: Seen,
     job: dict[str, Any],
     exclude: "ImageIndex | None",
     progress: bool,
 ) -> Report:
-    """Writes the shards of one split that are not written yet; ``seen`` collects the ref ids of all splits."""
+    """Writes the shards of one split that are not written yet; ``seen`` collects the ids of all splits."""
     entry = state.splits.get(split, {"consumed": 0, "shards": 0, "done": False})
     report = _report(entry["report"]) if "report" in entry else Report()
     shards = entry["shards"]
     if shards:
-        seen.update(dict.fromkeys(state.table(split)["ref_id"], split))
+        for row in state.table(split).select_columns(["ref_id", "source", "image_id", "image"]):
+            seen.add(row, split)
     if entry["done"]:
         return report
     raw = _Counted(itertools.islice(source.read(split), entry["consumed"], None), entry["consumed"])

@@ -79,7 +79,7 @@ class SampleMaker:
         box = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64))
         mask = masks.decode(row["mask"]) if self.with_masks else None
         height, width = row["height"], row["width"]
-        key = row["source"], row["image_id"]
+        key = id(table), row["source"], row["image_id"]
         if self.augmentation is None and not self.flip_lr:
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = decoded.get(key)

@@ -158,13 +158,39 @@ class Report:
         return lines
 
 
+class Seen:
+    """Ref ids with their splits, and image ids with their files, over all splits of a source."""
+
+    def __init__(self) -> None:
+        self._refs: dict[str, str] = {}
+        self._images: dict[tuple[str, str], str | None] = {}
+
+    def add(self, row: dict[str, Any], split: str) -> None:
+        """Notes a row.
+
+        Raises:
+            BadRecord: its ref was met in this split, or in another one unless both are test splits (RefClef's testA,
+                testB and testC overlap); or its image id belongs to another image file.
+        """
+        earlier = self._refs.get(row["ref_id"])
+        if earlier == split:
+            raise BadRecord("duplicate id", "an earlier record has the same ref_id")
+        if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
+            raise BadRecord("ref in two splits", f"the ref is in split {earlier} too")
+        path = row["image"]["path"]
+        other = self._images.setdefault((row["source"], row["image_id"]), path)
+        if other != path:  # whoever shares or stores images by id would show one picture for the other
+            raise BadRecord("two images of one id", f"image_id {row['image_id']} is {path} here and {other} before")
+        self._refs[row["ref_id"]] = split
+
+
 def clean_rows(
     rows: Iterable[dict[str, Any] | BadRecord],
     on_bad_record: str = "raise",
     report: Report | None = None,
     where: str = "table",
     split: str = "",
-    seen: dict[str, str] | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the valid rows in their order.
 
@@ -173,27 +199,21 @@ def clean_rows(
         on_bad_record: ``"raise"`` stops at the first bad record, ``"skip"`` counts it in ``report``.
         report: counts are added to it.
         where: what the rows are called in messages, for example a data set and its split.
-        split, seen: name of this split, and the ref ids met so far with their splits, kept up to date: a ref may occur
-            once per split, and in no second split unless both are test splits (RefClef's testA, testB and testC
-            overlap).
+        split, seen: name of this split, and the ids met so far in it and in others; added to.
 
     Raises:
         BadRecord: with ``on_bad_record="raise"``; names ``where``, the record's number and its ids.
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}; expected 'raise' or 'skip'")
-    report, seen = Report() if report is None else report, {} if seen is None else seen
+    report, seen = report or Report(), seen or Seen()
     for number, row in enumerate(rows):
         try:
             if isinstance(row, BadRecord):
                 raise row
             report.see_box(row)
             row = validate_row(row)
-            earlier = seen.get(row["ref_id"])
-            if earlier == split:
-                raise BadRecord("duplicate id", "an earlier record has the same ref_id")
-            if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
-                raise BadRecord("ref in two splits", f"the ref is in split {earlier} too")
+            seen.add(row, split)
         except BadRecord as error:
             ids = "" if isinstance(row, BadRecord) else f" (ref_id {row.get('ref_id')}, image_id {row.get('image_id')})"
             place = f"{where}, record {number}{ids}"
@@ -203,7 +223,6 @@ def clean_rows(
                 ) from None
             report.skip(error, place)
             continue
-        seen[row["ref_id"]] = split
         report.rows += 1
         report.sentences += len(row["sentences"])
         yield row

@@ -7,7 +7,7 @@ import pytest
 from data_toys import row
 
 from rec.data import masks
-from rec.data.schema import BadRecord, Report, clean_rows, validate_row
+from rec.data.schema import BadRecord, Report, Seen, clean_rows, validate_row
 
 
 def rle(height=90, width=120, box=(10, 20, 30, 40)):
@@ -101,12 +101,19 @@ def test_an_id_may_not_come_twice():
 
 
 def test_a_ref_in_training_and_evaluation_is_refused_and_in_two_tests_is_not():
-    seen = {}
+    seen = Seen()
     list(clean_rows([row(ref_id="1")], split="train", seen=seen))
     list(clean_rows([row(ref_id="2")], split="testA", seen=seen))
     assert len(list(clean_rows([row(ref_id="2")], split="testC", seen=seen))) == 1
     with pytest.raises(BadRecord, match="in split train too"):
         list(clean_rows([row(ref_id="1")], split="val", seen=seen))
+
+
+def test_an_image_id_is_of_one_image():
+    other = row(ref_id="8", image={"path": "b.jpg", "bytes": None})
+    with pytest.raises(BadRecord, match=r"image_id 1 is b\.jpg here and a\.jpg before"):
+        list(clean_rows([row(), other]))
+    assert len(list(clean_rows([row(), other | {"image_id": "2"}]))) == 2
 
 
 def test_xyxy_given_as_xywh_is_suspected():
