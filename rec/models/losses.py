@@ -72,7 +72,8 @@ def mask_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """``1 - Dice`` per image, averaged; arguments as for :func:`mask_cross_entropy`.
 
-    Milletari et al., "V-Net", 3DV 2016. Cross-entropy alone is content with small objects left out; Dice counts overlap, whatever the size.
+    Milletari et al., "V-Net", 3DV 2016. Cross-entropy alone is content with small objects left out; Dice counts
+    overlap, whatever the size.
     """
     probability, target = logits.sigmoid().flatten(1), mask.to(logits.dtype).flatten(1) / 255
     overlap = (probability * target).sum(1)
