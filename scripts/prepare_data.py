@@ -17,7 +17,6 @@ take the table. See docs/data.md and docs/train_on_your_images.md.
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,19 +96,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("httpx", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    from rec.data.images import ImageError
-    from rec.data.schema import BadRecord
-    from rec.data.sources import SourceError
-
-    try:
-        return check_leaks(arguments.check_leaks) if arguments.check_leaks else prepare_table(arguments)
-    except (SourceError, BadRecord, ImageError) as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"prepare_data.py: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 1
+    return check_leaks(arguments.check_leaks) if arguments.check_leaks else prepare_table(arguments)
 
 
 def prepare_table(arguments: argparse.Namespace) -> int:
@@ -202,4 +189,6 @@ def check_leaks(folders: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 def run(*arguments):
     command = [sys.executable, SCRIPT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout, " ".join(done.stderr.split())
 
 
 def boxes_jsonl(root, count=25, **last):
@@ -220,7 +220,7 @@ def test_the_scripts_errors_are_one_paragraph(tmp_path):
         (["--dataset", "x", "--source", tmp_path / "x.jsonl", "--bbox-format", "xywh"], "cannot read"),
     ):
         status, out, err = run(*arguments)
-        assert status == 1
+        assert status == 2
         assert words in err
         assert "Traceback" not in err
         assert not out
@@ -232,7 +232,7 @@ def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
     file = make_jsonl(tmp_path, rows)
     options = ["--source", file, "--dataset", "mine", "--output_dir", tmp_path]
     status, _, err = run(*options, "--bbox-format", "xywh")
-    assert status == 1
+    assert status == 2
     assert "would fit as xyxy" in err
     status, out, _ = run(*options, "--bbox-format", "xywh", "--on-bad-record", "skip")
     assert status == 0
@@ -260,6 +260,25 @@ def test_the_script_lists_leaks(tmp_path):
     assert "2 images of training splits are in evaluation splits" in out
     status, out, _ = run("--check-leaks", tables[0])
     assert (status, out) == (0, "0 images of training splits are in evaluation splits\n")
+
+
+# --- scripts/browse_data.py -------------------------------------------------------------------------------------------
+
+
+def test_what_the_loader_feeds_can_be_looked_at(tmp_path):
+    import cv2
+
+    make_refer(tmp_path)
+    config = Path(__file__).parents[2] / "configs" / "simrec_small_scenes_quickstart.py"
+    words = ["dataset.dataset=refcoco", f"dataset.ann_path={{refcoco: {tmp_path}/refcoco}}", "dataset.with_masks=true"]
+    script = SCRIPT.with_name("browse_data.py")
+    command = [sys.executable, script, config, *words, "--count", "3", "--out", str(tmp_path / "out.png")]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert "3 of 4 samples of split train, epoch 0" in done.stdout, done.stderr
+    sheet = cv2.imread(str(tmp_path / "out.png"))
+    assert sheet.shape[1] > 3 * 128
+    green = (sheet[..., 1] > 140) & (sheet[..., 0] < 90) & (sheet[..., 2] < 70)
+    assert green.sum() > 300
 
 
 # --- the sample of real data ------------------------------------------------------------------------------------------

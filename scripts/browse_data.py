@@ -1,0 +1,63 @@
+"""Draws what the loader really feeds to the model: augmented, letterboxed, cut to max_token_length.
+
+    python scripts/browse_data.py configs/x.py [key=value ...] --out samples.png
+    python scripts/browse_data.py configs/x.py dataset.flip_lr=true --epoch 3 --count 48
+    python scripts/browse_data.py configs/x.py --split val --first 100
+
+The box is drawn in green, the mask (where samples hold one) as a green veil; below are the words the model reads, with
+the unknown ones as UNK, and the source and ref id.
+"""
+
+import argparse
+from typing import Any
+
+
+def picture_of(dataset: Any, key: tuple[int, int]) -> Any:
+    """One sample as the model sees it."""
+    from rec import boxes
+    from rec.evaluation.pictures import TRUE, annotate
+
+    sample = dataset[key]
+    box = boxes.cxcywh_to_xyxy(sample["box"].numpy()) * sample["image"].shape[-1]
+    words = " ".join(dataset.vocabulary.words[i] for i in sample["tokens"].tolist() if i)
+    told = dataset.describe(key[1])
+    masks = [(sample["mask"][0].numpy() > 127, TRUE)] if "mask" in sample else []
+    caption = f"{words}\n({told['source']} {told['ref_id']})"
+    return annotate(sample["image"].permute(1, 2, 0).numpy(), [(box, TRUE, "")], masks, caption)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="samples.png", help="the picture to write (default: samples.png)")
+    parser.add_argument("--split", help="default: dataset.split of the config")
+    parser.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
+    parser.add_argument(
+        "--first", type=int, help="consecutive samples from this index on; default: spread over the split"
+    )
+    parser.add_argument("--epoch", type=int, default=0, help="whose random choices to show (default: 0)")
+
+    from rec.config import LazyConfig, parse_config_arguments
+
+    arguments = parse_config_arguments(parser)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(arguments.config), arguments.overrides)
+
+    import numpy as np
+
+    from rec.evaluation.pictures import grid
+    from rec.training.build import build_dataset
+
+    split = arguments.split or cfg.dataset.get("split", "train")
+    dataset = build_dataset(cfg, split, training="train" in split.split("+"))
+    if arguments.first is None:
+        indices = np.unique(np.linspace(0, len(dataset) - 1, min(arguments.count, len(dataset))).astype(int)).tolist()
+    else:
+        indices = list(range(arguments.first, min(arguments.first + arguments.count, len(dataset))))
+    grid([picture_of(dataset, (arguments.epoch, index)) for index in indices]).save(arguments.out)
+    print(f"{len(indices)} of {len(dataset)} samples of split {split}, epoch {arguments.epoch}: {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)
