@@ -4,7 +4,7 @@ from torch.optim import SGD
 from rec.config import LazyCall, get_config
 
 train = get_config("common/train.py").train
-dataset = LazyCall(OwnDataset)(length=67)
+dataset = LazyCall(OwnDataset)(length=67, delay=0.0)
 model = LazyCall(OwnModel)(width=8)
 optim = LazyCall(SGD)(lr=0.05, momentum=0.9)
 

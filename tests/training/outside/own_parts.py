@@ -1,17 +1,20 @@
 """A model and a data set that know nothing of rec."""
 
+import time
+
 import torch
 from torch import nn
 
 
 class OwnDataset:
-    def __init__(self, length, split="train"):
-        self.length, self.first = length, 0 if split == "train" else 10_000
+    def __init__(self, length, delay=0.0, split="train"):
+        self.length, self.delay, self.first = length, delay, 0 if split == "train" else 10_000
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
+        time.sleep(self.delay)
         generator = torch.Generator().manual_seed(self.first + index)
         box = torch.rand(4, generator=generator) * 0.3 + 0.3
         image = (box.mean() * 255).to(torch.uint8).expand(3, 32, 32).clone()
