@@ -42,7 +42,8 @@ def cell_centres(height: int, width: int, stride: int, like: Tensor) -> Tensor:
     """``(height * width, 2)`` x, y of the cell centres in pixels, row by row, in the dtype and place of ``like``."""
     rows = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) * stride
     columns = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) * stride
-    return torch.stack([columns.repeat(height), rows.repeat_interleave(width)], -1)
+    # expand, not repeat_interleave: ONNX export fixes the latter's count to the example's
+    return torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1).flatten(0, 1)
 
 
 @torch.no_grad()
