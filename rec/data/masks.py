@@ -33,7 +33,7 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
 
 
 def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """A COCO ``segmentation`` as one RLE: polygons (their union), uncompressed or compressed RLE.
+    """A COCO ``segmentation`` as one RLE: uncompressed or compressed RLE, or the union of a list of them or of polygons.
 
     Raises:
         ValueError: no polygon, a polygon of fewer than three points or with odd or non-finite numbers, broken RLE.
@@ -49,6 +49,8 @@ def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         return rle
     if not segmentation:
         raise ValueError("the segmentation holds no polygon")
+    if isinstance(segmentation[0], dict):  # RefClef
+        return _as_text(coco.merge([from_coco(part, height, width) for part in segmentation]))
     for polygon in segmentation:
         points = np.asarray(polygon, np.float64)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():

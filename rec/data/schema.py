@@ -219,7 +219,7 @@ def clean_rows(
             place = f"{where}, record {number}{ids}"
             if on_bad_record == "raise":
                 raise BadRecord(
-                    error.reason, f"{place}: {error.detail}. Mend it, or use --on-bad-record skip"
+                    error.reason, f"{place}: {error.detail}. Mend it, or leave such records out (--on-bad-record skip)"
                 ) from None
             report.skip(error, place)
             continue

@@ -49,6 +49,15 @@ def test_parts_of_a_polygon_object_are_united():
     assert both[15, 15] and both[35, 35] and both[25, 25] and not both[5, 5]
 
 
+def test_parts_of_an_rle_object_are_united():
+    left, right = np.zeros((2, 9, 8), np.uint8)
+    left[2:5, 1:4], right[4:8, 3:7] = 1, 1
+    both = masks.from_coco([masks.encode(left), masks.encode(right)], 9, 8)
+    assert (masks.decode(both) == (left | right)).all()
+    with pytest.raises(ValueError, match="9 rows x 9 columns"):
+        masks.from_coco([masks.encode(left)], 9, 9)
+
+
 def test_uncompressed_rle_is_read():
     rle = masks.from_coco({"size": [3, 2], "counts": [1, 2, 3]}, 3, 2)
     assert masks.decode(rle).T.ravel().tolist() == [0, 1, 1, 0, 0, 0]
