@@ -16,7 +16,8 @@ from typing import Any
 
 _COLOURS = {"text": "32", "key": "36", "word": "35", "number": "33", "gone": "31", "new": "32"}
 _PARTS = re.compile(
-    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<gone>^- .*)|(?P<new>^\+ .*)|(?P<key>^(?:~ )?[\w.\[\]+'-]+(?=[ :]))"""
+    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<gone>^- .*)|(?P<new>^\+ .*)"""
+    r"""|(?P<key>^(?:~ )?[\w.\[\]+'-]+(?=[ :]))"""
     r"""|(?P<word>\b(?:None|True|False)\b)|(?P<number>(?<![\w.])-?\d[\d.e+-]*)""",
     re.MULTILINE,
 )
@@ -28,33 +29,23 @@ def coloured(text: str) -> str:
 
 
 def list_keys(cfg: Any) -> str:
-    """Every key with its value; after those of a LazyCall, the parameters left to the target's defaults."""
+    """Every key with its value; after a LazyCall's target, the parameters that the config leaves at its defaults."""
     from rec.config import locate
     from rec.config.call import parameters
+    from rec.config.nodes import join
     from rec.config.printing import flatten
 
-    found = flatten(cfg)
-    lines = []
+    found, lines = flatten(cfg), []
     for key, value in found.items():
-        group = key.rpartition(".")[0]
-        lines.append((group, f"{key} = {value}"))
-    for key, value in found.items():
-        if key.rpartition(".")[2] == "_target_":
-            group = key.rpartition(".")[0]
-            for name, parameter in (parameters(locate(value.strip('"'))) or {}).items():
-                path = f"{group}.{name}".lstrip(".")
-                if not any(known == path or known.startswith((f"{path}.", f"{path}[")) for known in found):
-                    required = parameter.default is inspect.Parameter.empty
-                    default = "required" if required else f"{shown(parameter.default)} by default"
-                    last = max(
-                        i for i, (of, _) in enumerate(lines) if of == group or of.startswith((f"{group}.", f"{group}["))
-                    )
-                    lines.insert(last + 1, (group, f"{path}: {default}"))
-    return "".join(f"{line}\n" for _, line in lines)
-
-
-def shown(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+        lines.append(f"{key} = {value}\n")
+        group, _, last = key.rpartition(".")
+        for name, parameter in (parameters(locate(value.strip('"'))) or {}).items() if last == "_target_" else ():
+            path = join(group, name)
+            if not any(known == path or known.startswith((f"{path}.", f"{path}[")) for known in found):
+                default = f'"{parameter.default}"' if isinstance(parameter.default, str) else repr(parameter.default)
+                required = parameter.default is inspect.Parameter.empty
+                lines.append(f"{path}: {'required' if required else f'{default} by default'}\n")
+    return "".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

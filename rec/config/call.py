@@ -26,7 +26,7 @@ class LazyCall:
         self._target = target
 
     def __call__(self, /, **arguments: Any) -> DictConfig:
-        return nodes.to_config({"_target_": self._target, **arguments})
+        return nodes.to_node({"_target_": self._target, **arguments})
 
 
 def locate(name: str) -> Any:
@@ -94,7 +94,7 @@ def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: A
         _allowed_: the exact dotted names that may be used, for a config that came from elsewhere; None allows all.
         **extra: more arguments of the outermost call, passed as they are; they win over the config's.
     """
-    builder = _Builder(cfg, _allowed_)
+    builder = Builder(cfg, _allowed_)
     if extra and not is_call(cfg):
         builder.fail(TypeError, builder.root, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
     return builder.call(cfg, builder.root, extra) if extra else builder.build(cfg, builder.root)
@@ -107,25 +107,24 @@ def check(cfg: Any) -> list[str]:
     filled in; names must be canonical. Imports the targets' modules.
     """
     problems = refused_names(cfg) if isinstance(cfg, Mapping) else []
-    builder = _Builder(cfg, None, problems)
+    builder = Builder(cfg, None, problems)
     builder.build(cfg, builder.root)
     return problems
 
 
-class _Builder:
+class Builder:
     """The walk of :func:`instantiate`, and with a list of ``problems`` that of :func:`check`, which builds nothing."""
 
     def __init__(self, cfg: Any, allowed: Container[str] | None, problems: list[str] | None = None):
-        self.allowed, self.problems, self.root, self.sources = allowed, problems, "", {}
+        self.allowed, self.problems, self.root, self.sources = allowed, problems, "cfg", {}
         if isinstance(cfg, nodes.CONFIGS):
-            self.root, self.sources = cfg._get_full_key(None), nodes.sources(cfg._get_root())
+            self.root, self.sources = f"cfg.{cfg._get_full_key(None)}".strip("."), nodes.sources(cfg._get_root())
 
     def fail(self, kind: Any, path: str, text: str, key: str = "") -> None:
-        place = join(path, key) if key else path
+        place = (join(path, key) if key else path).removeprefix("cfg").strip(".")
         while place and place not in self.sources:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
-        full = f"cfg{path}" if path[:1] in ("", "[") else f"cfg.{path}"
-        message = f"{full}{text}{f' [{self.sources[place]}]' if place else ''}"
+        message = f"{path}{text}{f' [{self.sources[place]}]' if place else ''}"
         if self.problems is None:
             raise error_like(kind, message) from (kind if isinstance(kind, Exception) else None)
         self.problems.append(message)

@@ -11,10 +11,9 @@ class ConfigError(Exception):
     where a config file or a target raised), so that ``except KeyError`` works.
     """
 
-    located = False  # True once the message starts with the file and line of a config
-
-    def __init__(self, message: str):
+    def __init__(self, message: str, located: bool = False):
         Exception.__init__(self, message)  # not super(): UnicodeError and others want more arguments
+        self.located = located  # the message starts with the file and line of a config
 
     def __str__(self) -> str:  # KeyError would show the repr, OSError its errno
         return str(self.args[0])
@@ -25,11 +24,9 @@ def error_like(kind: type | BaseException, message: str, located: bool = False) 
     kind = kind if isinstance(kind, type) else type(kind)
     bases = (kind,) if issubclass(kind, ConfigError) else (ConfigError, kind)
     try:
-        error = type(f"Config{kind.__name__.removeprefix('Config')}", bases, {})(message)
+        return type(f"Config{kind.__name__.removeprefix('Config')}", bases, {})(message, located)
     except TypeError:  # a type that cannot be a base, or that wants other arguments
-        error = ConfigError(message)
-    error.located = located
-    return error
+        return ConfigError(message, located)
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:

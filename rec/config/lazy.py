@@ -5,6 +5,7 @@ import builtins
 import sys
 import traceback
 import types
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_config
+from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_node
 from rec.config.overrides import apply_overrides
 from rec.config.printing import to_py
 from rec.config.yaml_io import safe_load_yaml, save_yaml
@@ -50,7 +51,7 @@ class LazyConfig:
         if path.suffix == ".py":
             kept = CONFIGS, (*CONFIGS, *SCALARS, list, tuple)
             names = {k: v for k, v in names.items() if k[0] != "_" and isinstance(v, kept[k in places])}
-        cfg = to_config(names)
+        cfg = to_node(names, own=True)
         for key, value in names.items():
             if isinstance(value, CONFIGS):
                 places.update((key + inner, place) for inner, place in sources(value).items())
@@ -90,7 +91,7 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         exec(compile(tree, str(path), "exec"), space)
         del space["__builtins__"]
-        names = {key: value if key[0] == "_" else to_config(value) for key, value in space.items()}
+        names = {k: to_node(v) if type(v) is dict and k[0] != "_" else v for k, v in space.items()}
     except Exception as error:
         if isinstance(error, ConfigError) and error.located:
             raise
@@ -123,26 +124,24 @@ def _import(file: Path, fromlist: tuple[str, ...]) -> types.ModuleType:
     return module
 
 
-def _places(tree: ast.AST, file: str) -> list[tuple[str, str]]:
+def _places(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
     """Read off the source which line sets which path: assignments, and the arguments and items in their values."""
-    found: list[tuple[str, str]] = []
 
-    def record(path: str, value: ast.expr) -> None:
-        found.append((path, f"{file}:{value.lineno}"))
+    def inside(path: str, value: ast.expr) -> Iterator[tuple[str, str]]:
+        yield path, f"{file}:{value.lineno}"
         inner: Any = enumerate(getattr(value, "elts", ()))
         if isinstance(value, ast.Call):
             inner = ((keyword.arg, keyword.value) for keyword in value.keywords)
         elif isinstance(value, ast.Dict):
             inner = zip((getattr(key, "value", None) for key in value.keys), value.values, strict=True)
         for key, child in inner:
-            record(join(path, key), child)
+            yield from inside(join(path, key), child)
 
     assignments = [n for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.AnnAssign | ast.AugAssign)]
     for node in sorted(assignments, key=lambda n: n.lineno):
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             for one in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
-                record(ast.unparse(one), node.value or one)
-    return found
+                yield from inside(ast.unparse(one), node.value or one)
 
 
 def get_config(name: str) -> DictConfig:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rec.config.call import object_name, unexpected
 from rec.config.errors import ConfigError, error_like
-from rec.config.nodes import CONFIGS, children, join, set_strict, sources, to_config, unknown_key, walk, wrap
+from rec.config.nodes import CONFIGS, children, join, set_strict, sources, to_node, unknown_key, walk
 
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 _INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
@@ -78,7 +78,7 @@ def _put(node: Any, steps: list[Any], value: Any, sign: str, path: str = "") -> 
             raise error_like(KeyError, f"`{path}` → {object_name(target)}: {text}")
         if not isinstance(node, DictConfig) or (sign != "+" and target is None):
             raise LookupError(functools.reduce(join, steps, path))
-        node[key] = to_config({}) if rest else None
+        node[key] = {} if rest else None
     old = node[key] if rest or isinstance(value, dict) else None
     if rest or (isinstance(old, DictConfig) and not value.get("_delete_")):
         for inner, inner_value in [(rest, value)] if rest else [([str(k)], v) for k, v in value.items()]:
@@ -86,12 +86,11 @@ def _put(node: Any, steps: list[Any], value: Any, sign: str, path: str = "") -> 
     elif sign == "~":
         del node[key]
     else:
-        node[key] = wrap(value)
+        node[key] = to_node(value, key, node)
 
 
 def parse_config_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a script's options in any place, then ``config`` and ``overrides``, with or without ``--cfg-options``."""
     parser.add_argument("config", help="a .py or .yaml config")
     parser.add_argument("overrides", nargs="*", help="key=value, +new.key=value, ~key; see docs/config.md")
-    words = sys.argv[1:] if argv is None else argv
-    return parser.parse_intermixed_args([word for word in words if word != "--cfg-options"])
+    return parser.parse_intermixed_args([w for w in (sys.argv[1:] if argv is None else argv) if w != "--cfg-options"])

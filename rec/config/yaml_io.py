@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from rec.config.call import object_name
+from rec.config.call import Builder, object_name
 from rec.config.errors import ConfigError, error_like
-from rec.config.nodes import CONFIGS, CONTAINERS, SCALARS, children, is_tuple, join
+from rec.config.nodes import CONTAINERS, SCALARS, children, is_tuple, join
 
 MAX_BYTES, MAX_DEPTH = 1 << 20, 64
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -36,13 +36,11 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ConfigError(f"{path}: a config has at most {MAX_BYTES} bytes")
         # Before anything is built, which recurses. Aliases can grow a few lines into gigabytes.
         for event in yaml.parse(text, _BASE):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
-                limit = f"at most {MAX_DEPTH} levels, and no aliases (write ${{key}})"
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent) or len(text) > MAX_BYTES:
+                limit = f"at most {MAX_DEPTH} levels, {MAX_BYTES} bytes and no aliases (write ${{key}})"
                 raise ConfigError(f"{path}:{event.start_mark.line + 1}: a config has {limit}")
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -94,8 +92,8 @@ def save_yaml(cfg: Any, path: str | Path) -> None:
 def to_native(cfg: Any, resolve: bool = True, lost: list[str] | None = None, path: str = "") -> Any:
     """``cfg`` as native values, callables by name, interpolations resolved or not; ``lost`` gets what has no name."""
     if isinstance(cfg, CONTAINERS):
-        special = str if resolve and isinstance(cfg, CONFIGS) else ()
-        items = ((k, cfg[k] if isinstance(v, special) else v) for k, v in children(cfg))
+        builder = Builder(cfg, None)
+        items = builder.values(cfg, builder.root) if resolve else children(cfg)
         found = {k: to_native(v, resolve, lost, join(path, k)) for k, v in items}
         return found if isinstance(cfg, Mapping) else (tuple if is_tuple(cfg) else list)(found.values())
     value = cfg.item() if isinstance(cfg, Number) and hasattr(cfg, "item") else cfg  # a NumPy scalar

@@ -115,14 +115,14 @@ def test_the_tables_in_the_docs_are_the_tables_in_the_code():
 @pytest.mark.parametrize(
     ("given_numbers", "solved"),
     [
-        (dict(total=32), (32, 32, 1)),
-        (dict(total=32, processes=4), (32, 8, 1)),
-        (dict(total=32, processes=4, accumulation=2), (32, 4, 2)),
-        (dict(total=32, per_process=4, processes=4), (32, 4, 2)),
-        (dict(per_process=4, processes=4), (16, 4, 1)),
-        (dict(per_process=4, accumulation=3, processes=2), (24, 4, 3)),
-        (dict(total=24, per_process=4, accumulation=3, processes=2), (24, 4, 3)),
-        (dict(total=1), (1, 1, 1)),
+        ({"total": 32}, (32, 32, 1)),
+        ({"total": 32, "processes": 4}, (32, 8, 1)),
+        ({"total": 32, "processes": 4, "accumulation": 2}, (32, 4, 2)),
+        ({"total": 32, "per_process": 4, "processes": 4}, (32, 4, 2)),
+        ({"per_process": 4, "processes": 4}, (16, 4, 1)),
+        ({"per_process": 4, "accumulation": 3, "processes": 2}, (24, 4, 3)),
+        ({"total": 24, "per_process": 4, "accumulation": 3, "processes": 2}, (24, 4, 3)),
+        ({"total": 1}, (1, 1, 1)),
     ],
 )
 def test_batch_sizes_are_solved(given_numbers, solved):
@@ -132,17 +132,17 @@ def test_batch_sizes_are_solved(given_numbers, solved):
 @pytest.mark.parametrize(
     ("given_numbers", "text"),
     [
-        (dict(total=33, processes=4), "33 in total is not 8 per process x 4 processes x 1 accumulation steps = 32"),
-        (dict(total=2, processes=4), "2 in total is not 1 per process x 4 processes"),
-        (dict(total=32, per_process=5), "32 in total is not 5 per process"),
-        (dict(total=32, per_process=4, accumulation=3, processes=2), "32 in total is not 4 .* = 24"),
-        (dict(total=3, per_process=4), "3 in total is not 4 per process"),
-        (dict(), "the total or per_process given"),
-        (dict(total=0), "'total': 0.*at least 1"),
-        (dict(total=8.0), "8.0.*whole numbers"),
-        (dict(total=8, processes=0), "'processes': 0"),
-        (dict(total=True), "True"),
-        (dict(total=8, accumulation=-1), "-1"),
+        ({"total": 33, "processes": 4}, "33 in total is not 8 per process x 4 processes x 1 accumulation steps = 32"),
+        ({"total": 2, "processes": 4}, "2 in total is not 1 per process x 4 processes"),
+        ({"total": 32, "per_process": 5}, "32 in total is not 5 per process"),
+        ({"total": 32, "per_process": 4, "accumulation": 3, "processes": 2}, "32 in total is not 4 .* = 24"),
+        ({"total": 3, "per_process": 4}, "3 in total is not 4 per process"),
+        ({}, "the total or per_process given"),
+        ({"total": 0}, "'total': 0.*at least 1"),
+        ({"total": 8.0}, "8.0.*whole numbers"),
+        ({"total": 8, "processes": 0}, "'processes': 0"),
+        ({"total": True}, "True"),
+        ({"total": 8, "accumulation": -1}, "-1"),
     ],
 )
 def test_contradictory_batch_sizes_are_refused_with_the_numbers(given_numbers, text):

@@ -24,7 +24,8 @@ def test_the_config_tests_pass_on_the_other_omegaconf(tmp_path):
     if installed.returncode:
         pytest.skip(f"cannot install {wanted}: {installed.stderr.strip().splitlines()[-1]}")
     path = os.pathsep.join([str(tmp_path), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    code = f"import omegaconf, pytest, sys; assert omegaconf.__version__.startswith({other!r}); sys.exit(pytest.main(sys.argv[1:]))"
+    code = f"import omegaconf, pytest, sys; assert omegaconf.__version__.startswith({other!r}); "
+    code += "sys.exit(pytest.main(sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": path, "REC_OTHER_OMEGACONF": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", str(HERE)],

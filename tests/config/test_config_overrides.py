@@ -32,22 +32,28 @@ def after(*overrides):
     return to_native(apply_overrides(config(), overrides), resolve=False)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1", 1), ("-3", -3), ("+3", 3), ("1_000", 1000), ("0", 0), ("007", "007"), ("1e-4", 1e-4), ("1.5", 1.5), (".5", 0.5),
-        ("1.", 1.0), ("-1E3", -1000.0), ("inf", math.inf), ("-inf", -math.inf), ("None", None), ("null", None), ("True", True),
-        ("true", True), ("False", False), ("false", False), ("yes", "yes"), ("abc", "abc"), ("a b", "a b"), ("", ""),
-        ("a=b", "a=b"), ("==", "=="), ("x==1,y=2", "x==1,y=2"), ("http://h:8/p?q=1&r=2", "http://h:8/p?q=1&r=2"),
-        ("./a/b.pth", "./a/b.pth"), ("'1'", "1"), ('"1"', "1"), ('"p=q"', "p=q"), ("'it\\'s'", "it's"), ("\"a 'b' c\"", "a 'b' c"),
-        ("'[1]'", "[1]"), ("${train.lr}", "${train.lr}"), ("[]", []), ("()", ()), ("{}", {}), ("[1,2]", [1, 2]),
-        ("(1,2)", (1, 2)), ("(1,)", (1,)), ("(1)", 1), ("[ a , 'b c' , None , 1e-4 , true ]", ["a", "b c", None, 1e-4, True]),
-        ("[(train,1),(val,1)]", [("train", 1), ("val", 1)]), ("[[224,224],[256,256]]", [[224, 224], [256, 256]]),
-        ("{a: 1, 'b c': [x], d: {e: (1, 2)}}", {"a": 1, "b c": ["x"], "d": {"e": (1, 2)}}), ("{a:1}", {"a": 1}),
-        ("{1: a}", {1: "a"}), ("[${train.lr}, ${oc.env:A}]", ["${train.lr}", "${oc.env:A}"]), ("[-1, .5]", [-1, 0.5]),
-        ("[a-b, a/b, a.b, a b]", ["a-b", "a/b", "a.b", "a b"]), ("[1,2,]", [1, 2]),
-    ],
-)  # fmt: skip
+VALUES = {
+    "1": 1, "-3": -3, "+3": 3, "1_000": 1000, "0": 0, "007": "007", "1e-4": 1e-4, "1.5": 1.5, ".5": 0.5, "1.": 1.0,
+    "-1E3": -1000.0, "inf": math.inf, "-inf": -math.inf, "None": None, "null": None, "True": True, "true": True,
+    "False": False, "false": False, "yes": "yes", "abc": "abc", "a b": "a b", "": "", "a=b": "a=b", "==": "==",
+    "x==1,y=2": "x==1,y=2", "http://h:8/p?q=1&r=2": "http://h:8/p?q=1&r=2", "./a/b.pth": "./a/b.pth",
+    "'1'": "1", '"1"': "1", '"p=q"': "p=q", "'it\\'s'": "it's", "\"a 'b' c\"": "a 'b' c", "'[1]'": "[1]",
+    "${train.lr}": "${train.lr}", "[]": [], "()": (), "{}": {}, "[1,2]": [1, 2], "(1,2)": (1, 2), "(1,)": (1,),
+    "(1)": 1,
+    "[ a , 'b c' , None , 1e-4 , true ]": ["a", "b c", None, 1e-4, True], "[1,2,]": [1, 2], "[-1, .5]": [-1, 0.5],
+    "[(train,1),(val,1)]": [("train", 1), ("val", 1)], "[[224,224],[256,256]]": [[224, 224], [256, 256]],
+    "{a: 1, 'b c': [x], d: {e: (1, 2)}}": {"a": 1, "b c": ["x"], "d": {"e": (1, 2)}}, "{a:1}": {"a": 1},
+    "{1: a}": {1: "a"},
+    "[${train.lr}, ${oc.env:A}]": ["${train.lr}", "${oc.env:A}"], "[a-b, a.b, a b]": ["a-b", "a.b", "a b"],
+}  # fmt: skip
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items(), ids=repr)
 def test_values(text, value):
     parsed = parse_value(text)
     assert parsed == value and type(parsed) is type(value)
@@ -77,8 +83,7 @@ def test_unfinished_values_are_errors_that_say_what_to_do(text):
         parse_value(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-                    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner), max_leaves=6))  # fmt: skip
+@given(LITERALS)
 def test_any_python_literal_is_read_as_itself(value):
     assert repr(parse_value(repr(value))) == repr(value)
 

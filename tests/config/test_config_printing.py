@@ -1,6 +1,8 @@
 """Configs for people: ``to_py``, ``diff`` and ``scripts/print_config.py``."""
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,13 +88,14 @@ def script(files):
         """,
     )
 
-    def run(*arguments):
+    def run(*arguments, stdout=subprocess.PIPE, variables=None):
         words = [sys.executable, str(ROOT / "scripts/print_config.py"), str(path), *arguments]
         environment = {
             "PYTHONPATH": f"{Path(__file__).parent}:{':'.join(p for p in sys.path if p)}",
             "PATH": "/usr/bin",
         }
-        return subprocess.run(words, capture_output=True, text=True, env=environment, encoding="utf-8")
+        environment |= variables or {}
+        return subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, env=environment, encoding="utf-8")
 
     run.folder = path.parent
     return run
@@ -118,18 +121,40 @@ def test_the_script_lists_keys_with_the_defaults_of_targets(script):
 train.lr = 0.1
 train.epochs = 25
 head._target_ = "config_targets.Head"
-head.in_channels = "${train.epochs}"
 head.strides: (32,) by default
 head.act: "silu" by default
+head.in_channels = "${train.epochs}"
 """
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}])
+def test_the_script_colours_a_terminal_only(script, variables):
+    import pty
+
+    master, slave = pty.openpty()
+    script("train.epochs=7", stdout=slave, variables=variables)
+    os.close(slave)
+    text = os.read(master, 10_000).decode()
+    os.close(master)
+    assert ("\033[" in text) == (not variables)
+    plain = re.sub(r"\033\[\d+m", "", text).replace("\r", "")
+    assert plain.startswith("cfg.train.lr = 0.1\ncfg.train.epochs = 7\n")
+
+
 def test_the_script_answers_mistakes_with_one_paragraph(script):
-    for words, text in (
-        (["train.epoch=1"], "did you mean `train.epochs`"),
-        (["--diff", "gone.py"], "gone.py does not exist"),
-    ):
+    mistakes = {
+        ("train.epoch=1",): "did you mean `train.epochs`",
+        ("--diff", "gone.py"): "gone.py does not exist",
+        (
+            "train.lr=${nowhere}",
+        ): "cfg.train.lr: Interpolation key 'nowhere' not found [command line: train.lr=${nowhere}]",
+        ("train.lr=???",): "cfg.train.lr: Missing mandatory value",
+        ("~head.in_channels", "head._target_=gone.Head", "--keys"): "No module named 'gone'",
+    }
+    for words, text in mistakes.items():
         done = script(*words)
-        assert done.returncode == 2 and done.stdout == ""
+        assert done.returncode == 2 and done.stdout == "", words
         assert done.stderr.startswith("error: ") and text in done.stderr and "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -175,7 +175,7 @@ def test_an_alias_bomb_takes_no_time_and_memory(hostile):
 
 
 def test_a_huge_file_is_refused_unparsed(hostile):
-    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
+    with pytest.raises(ConfigError, match="1048576 bytes"):
         safe_load_yaml(hostile("a: " + "x" * (1 << 20)))
 
 
@@ -208,13 +208,10 @@ def test_yaml_that_is_not_text_or_not_there_is_refused(tmp_path):
 
 
 def test_yaml_numbers_are_what_they_look_like(hostile):
-    path = hostile(
-        "a: 1e-4\nb: 1.5\nc: '1e-4'\nd: 2020-01-01\ne: .inf\nf: 1_000\ng: 1.2.3\nh: 1e\ni: {_tuple_: [1, {_tuple_: []}]}\n"
-    )
-    values = safe_load_yaml(path)
-    assert values == {
-        "a": 1e-4, "b": 1.5, "c": "1e-4", "d": "2020-01-01", "e": float("inf"), "f": 1000, "g": "1.2.3", "h": "1e", "i": (1, ())
-    }  # fmt: skip
+    text = "a: 1e-4\nb: 1.5\nc: '1e-4'\nd: 2020-01-01\ne: .inf\nf: 1_000\ng: 1.2.3\nh: 1e\n"
+    text += "i: {_tuple_: [1, {_tuple_: []}]}\n"
+    numbers = {"a": 1e-4, "b": 1.5, "e": float("inf"), "f": 1000, "i": (1, ())}
+    assert safe_load_yaml(hostile(text)) == numbers | {"c": "1e-4", "d": "2020-01-01", "g": "1.2.3", "h": "1e"}
 
 
 def test_an_empty_yaml_is_an_empty_config(hostile):
