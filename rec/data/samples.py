@@ -94,6 +94,8 @@ class SampleMaker:
             height, width = pixels.shape[:2]
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = torch.from_numpy(letterbox(pixels, geometry, self.size))
+        if self.hide == "image":
+            image = torch.full_like(image, PAD_VALUE)
         label = boxes.xyxy_to_cxcywh(boxes.to_letterbox(box, geometry.astype(np.float64))) / self.size
         if self.label_clip is not None:
             label = label.clip(0, self.label_clip)
@@ -115,8 +117,6 @@ class SampleMaker:
 
     def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray) -> np.ndarray:
         """uint8 ``(3, S, S)``."""
-        if self.hide == "image":
-            return np.full((3, self.size, self.size), PAD_VALUE, np.uint8)
         if table.stored_size == self.size and is_raw(row["image"]["path"]):
             return read_raw(os.path.join(table.image_root, row["image"]["path"]), self.size)
         return letterbox(self._pixels(table, row), geometry, self.size)

@@ -253,7 +253,11 @@ def _of_saved(tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, 
 
     if split not in tables:
         raise _unknown_split(str(path), split, tuple(tables))
-    rows = tables[split].select_columns(list(FEATURES)).cast(FEATURES).flatten_indices()
+    rows = tables[split].select_columns(list(FEATURES))
+    if rows.features != FEATURES:
+        rows = rows.cast(FEATURES)
+    if rows._indices is not None:  # shuffled or filtered: row access here goes to the table itself
+        rows = rows.flatten_indices()
     return Table(rows, _image_root(rows, image_path, "", path), rows._fingerprint, tuple(tables))
 
 

@@ -172,7 +172,8 @@ def test_the_original_label_clip(tmp_path):
 
 def test_blind_baselines_hide_the_phrase_or_the_image(root):
     assert not open_dataset(root, hide="phrase")[0]["tokens"].any()
-    assert (open_dataset(root, hide="image")[0]["image"] == 127).all()
+    for options in ({}, {"flip_lr": True}):
+        assert (open_dataset(root, hide="image", **options)[0]["image"] == 127).all()
     with pytest.raises(ValueError, match=r"dataset\.hide"):
         open_dataset(root, hide="box")
 
@@ -250,6 +251,15 @@ def test_masks_are_asked_for_in_vain_with_a_message(tmp_path):
     file = make_jsonl(tmp_path, [{"image": "a.jpg", "phrase": "box", "bbox": [1, 2, 30, 40]}])
     with pytest.raises(ValueError, match="1 of 1 objects of mine, split train, have no mask"):
         RefCOCODataSet("mine", {"path": str(file), "bbox_format": "xywh"}, with_masks=True)
+
+
+def test_the_manuals_transforms_are_taken_and_others_refused(root):
+    from torchvision import transforms as T
+
+    manual = T.Compose([T.ToTensor(), T.Normalize([0.0] * 3, [1.0] * 3)])
+    assert equal(open_dataset(root, "val", transforms=manual)[0], open_dataset(root, "val")[0])
+    with pytest.raises(ValueError, match=r"train\.data\.mean"):
+        open_dataset(root, transforms=T.Compose([T.ToTensor(), T.Normalize([0.5] * 3, [0.2] * 3)]))
 
 
 def test_a_data_set_survives_being_sent_to_another_process(root):

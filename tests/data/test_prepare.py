@@ -77,6 +77,31 @@ def test_an_interrupted_preparation_continues_where_it_stopped(tmp_path, monkeyp
     ]
 
 
+@pytest.mark.parametrize("store", ["letterboxed", "raw"])
+def test_an_interrupted_store_continues_where_it_stopped(tmp_path, monkeypatch, store):
+    from rec.data import store as storing
+
+    source = open_source(boxes_jsonl(tmp_path), name="mine")
+    prepare(source, tmp_path / "whole", store=store, size=48, progress=False)
+    monkeypatch.setattr(storing, "_GROUP", 2)
+    decoded, decode = [], storing.decode_image
+
+    def stopping(image, name):
+        if len(decoded) >= 4 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        decoded.append(name)
+        return decode(image, name)
+
+    monkeypatch.setattr(storing, "decode_image", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", store=store, size=48, progress=False)
+    (tmp_path / "again").touch()
+    prepare(source, tmp_path / "out", store=store, size=48, progress=False)
+    assert len(decoded) <= 7 + 2
+    for file in [*(tmp_path / "whole").rglob("*.jpg"), *(tmp_path / "whole").rglob("*.u8")]:
+        assert (tmp_path / "out" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
+
+
 def test_ids_met_before_an_interruption_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "SHARD_ROWS", 4)
     spec = boxes_jsonl(tmp_path, ref_id="train-2")

@@ -343,6 +343,20 @@ def test_a_saved_table_of_the_schema_is_used_as_it_is(tmp_path):
     assert read_back == rows
 
 
+def test_a_shuffled_table_keeps_its_shuffled_order(tmp_path):
+    from datasets import Dataset
+
+    from rec.data.dataset import RefCOCODataSet
+    from rec.data.schema import FEATURES
+
+    write_image(tmp_path / "a.jpg", 120, 90)
+    rows = [row(image={"path": str(tmp_path / "a.jpg"), "bytes": None}, ref_id=str(n)) for n in range(9)]
+    table = Dataset.from_list(rows, FEATURES).select([5, 3, 8])
+    table.save_to_disk(tmp_path / "saved")
+    dataset = RefCOCODataSet("mine", str(tmp_path / "saved"), input_shape=[64, 64])
+    assert [dataset.describe(i)["ref_id"] for i in range(len(dataset))] == ["5", "3", "8"]
+
+
 # --- Visual Genome and Flickr30k Entities -----------------------------------------------------------------------------
 
 
