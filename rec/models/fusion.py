@@ -32,20 +32,26 @@ class SimpleFusion(nn.Module):
     The image half (:meth:`project_image`) does not see the phrase and can be shared by all phrases on an image.
 
     Args:
-        v_planes: channels of the image map.
+        v_planes: channels of the image map; None: the model sets them to the backbone's (:meth:`set_image_planes`).
         out_planes: channels of the result.
         q_planes: width of the phrase vector.
         coordinates: give every cell its column and row (-1 to 1) as two more channels. Convolutions cannot tell
             place beyond their reach from the border, which phrases like "leftmost" need.
     """
 
-    def __init__(self, v_planes: int, out_planes: int, q_planes: int, coordinates: bool = False) -> None:
+    def __init__(self, v_planes: int | None, out_planes: int, q_planes: int, coordinates: bool = False) -> None:
         super().__init__()
         self.v_planes, self.out_planes, self.q_planes = v_planes, out_planes, q_planes
         self.coordinates = coordinates
-        self.image = Projection(v_planes + (2 if coordinates else 0), out_planes)
         self.text = Projection(q_planes, out_planes)
         self.norm = nn.BatchNorm2d(out_planes)
+        if v_planes is not None:
+            self.set_image_planes(v_planes)
+
+    def set_image_planes(self, v_planes: int) -> None:
+        """Builds the image half for maps of ``v_planes`` channels."""
+        self.v_planes = v_planes
+        self.image = Projection(v_planes + (2 if self.coordinates else 0), self.out_planes)
 
     def project_image(self, v: Tensor) -> Tensor:
         """``(images, v_planes, H, W)`` to ``(images, out_planes, H, W)``."""
@@ -80,17 +86,26 @@ class MultiScaleFusion(nn.Module):
     ``up`` doubles bilinearly, ``down`` averages 2x2; both then apply a 1x1 and a 3x3 block of h channels.
 
     Args:
-        v_planes: channels of the maps, finest first. Each is half as large as the one before.
+        v_planes: channels of the maps, finest first; each is half as large as the one before. None: the model sets
+            them to what its fusions and backbone give (:meth:`set_image_planes`).
         scaled: h is half of ``hidden_planes``; otherwise all of it.
         hidden_planes: channels of the outputs.
     """
 
     def __init__(
-        self, v_planes: Sequence[int] = (256, 512, 1024), scaled: bool = True, hidden_planes: int = 512
+        self, v_planes: Sequence[int] | None = (256, 512, 1024), scaled: bool = True, hidden_planes: int = 512
     ) -> None:
         super().__init__()
-        self.v_planes, self.out_planes = tuple(v_planes), hidden_planes
-        width = hidden_planes // 2 if scaled else hidden_planes
+        self.v_planes: tuple[int, ...] | None = None
+        self.scaled, self.out_planes = scaled, hidden_planes
+        if v_planes is not None:
+            self.set_image_planes(v_planes)
+
+    def set_image_planes(self, v_planes: Sequence[int]) -> None:
+        """Builds the layers for maps of ``v_planes`` channels, finest first."""
+        self.v_planes = tuple(v_planes)
+        hidden_planes = self.out_planes
+        width = hidden_planes // 2 if self.scaled else hidden_planes
         top_down = [width + planes for planes in v_planes[:-1]] + [v_planes[-1]]
         bottom_up = top_down[:1] + [width + planes for planes in top_down[1:]]
         self.up = nn.ModuleList(
@@ -104,9 +119,8 @@ class MultiScaleFusion(nn.Module):
 
     def keep_outputs(self, levels: Collection[int]) -> None:
         """Drops what only other levels than ``levels`` need, so that nothing is computed or trained for nobody."""
-        for level in range(len(self.v_planes)):
-            if level not in levels:
-                del self.out[str(level)]
+        for level in set(self.out) - {str(level) for level in levels}:
+            del self.out[level]
         self.down = self.down[: max(levels)]
 
     def forward(self, maps: Sequence[Tensor]) -> dict[int, Tensor]:

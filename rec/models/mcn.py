@@ -10,7 +10,7 @@ from rec.models.anchor_head import MCNhead
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.language_encoders import check_width
-from rec.models.pyramid import check_pyramid, head_level, mask_of
+from rec.models.pyramid import connect, head_level, mask_of
 
 SUPPRESSIONS = (None, "soft", "hard")
 
@@ -66,7 +66,7 @@ class MCN(nn.Module):
         self.head = head
         self.suppression = suppression
         self.mask_threshold, self.mask_any_overlap = mask_threshold, mask_any_overlap
-        check_pyramid(visual_backbone, [fusion_manner], multi_scale_manner)
+        connect(visual_backbone, [fusion_manner], multi_scale_manner, every_map=False)
         for what, part in (
             ("fusion_manner (q_planes)", fusion_manner.q_planes),
             ("attention (d_q)", det_attention.d_q),

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rec.models.backbones.base import Backbone
+from rec.models.darknet_weights import load_darknet
+
 logger = logging.getLogger(__name__)
 
 # (original module, our module); * stands for a number. More specific rules come first.
@@ -251,13 +254,14 @@ def _load_pth(path: Path) -> Any:
         raise ValueError(f"{path} is not a complete PyTorch file: {error}") from None
 
 
-def load_backbone(backbone: nn.Module, path: str | Path | None) -> None:
+def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
     """Loads backbone weights, all of them or nothing.
 
     Args:
         backbone: a CspDarkNet or DarkNet53.
-        path: a state dict (see :func:`read_state_dict`) of the backbone, or of a model that contains it, under the
-            original's names or ours. What the file holds besides the backbone is left out and logged.
+        path: a Darknet file (``.weights``, ``.conv.74``), or a state dict (see :func:`read_state_dict`) of the
+            backbone, or of a model that contains it, under the original's names or ours. What the file holds besides
+            the backbone is left out and logged.
 
     Raises:
         FileNotFoundError: no such file.
@@ -268,6 +272,8 @@ def load_backbone(backbone: nn.Module, path: str | Path | None) -> None:
             f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         )
+    if Path(path).is_file() and Path(path).suffix in (".weights", ".74"):
+        return load_darknet(backbone, Path(path))
     expected = backbone.state_dict()
     state: dict[str, Tensor] = {}
     clashes, left = [], []

@@ -1,4 +1,4 @@
-"""Do the parts of a model fit each other? Checks with errors that name both sides."""
+"""Fits the parts of a model to each other, with errors that name both sides where they cannot fit."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -7,23 +7,37 @@ from typing import Any
 from torch import Tensor
 
 
-def check_pyramid(backbone: Any, fusions: Sequence[Any], multi_scale: Any) -> None:
-    """Raises a ValueError unless backbone, fusions on its coarsest maps, and multi-scale fusion fit each other."""
-    strides, channels = tuple(backbone.strides), tuple(backbone.channels)
+def connect(backbone: Any, fusions: Sequence[Any], multi_scale: Any, every_map: bool) -> None:
+    """Fits fusions and multi-scale fusion to the backbone where their v_planes are None, and checks the rest.
+
+    Args:
+        fusions: on every map of the backbone (``every_map``), or on the coarsest ones.
+
+    Raises:
+        ValueError: a backbone without strides and channels, or parts that do not fit it or each other.
+    """
     name = type(backbone).__name__
-    if len(multi_scale.v_planes) != len(strides) or len(fusions) > len(strides):
+    if not (hasattr(backbone, "strides") and hasattr(backbone, "channels")):
+        raise ValueError(f"{name} has no strides and channels: a visual backbone names those of its maps, finest first")
+    strides, channels = tuple(backbone.strides), tuple(backbone.channels)
+    if len(fusions) > len(strides) or (every_map and len(fusions) != len(strides)):
         raise ValueError(
-            f"{name} gives {len(strides)} maps (strides {strides}); multi_scale_manner.v_planes expects"
-            f" {len(multi_scale.v_planes)} and fusion_manner has {len(fusions)}: they must agree"
+            f"fusion_manner has {len(fusions)} fusions, {name} gives {len(strides)} maps (strides {strides}): one fusion"
+            " per map is needed"
         )
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ValueError(f"each map must be half as large as the one before; {name}'s strides are {strides}")
     fused = len(strides) - len(fusions)
+    for fusion, planes in zip(fusions, channels[fused:], strict=True):
+        if fusion.v_planes is None:
+            fusion.set_image_planes(planes)
     wanted = tuple(fusion.v_planes for fusion in fusions)
     if channels[fused:] != wanted:
         raise ValueError(f"{name} gives maps of {channels[fused:]} channels, fusion_manner's v_planes are {wanted}")
     given = channels[:fused] + tuple(fusion.out_planes for fusion in fusions)
-    if given != tuple(multi_scale.v_planes):
+    if multi_scale.v_planes is None:
+        multi_scale.set_image_planes(given)
+    if given != multi_scale.v_planes:
         raise ValueError(f"multi_scale_manner gets maps of {given} channels, its v_planes are {multi_scale.v_planes}")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import MultiScaleFusion
 from rec.models.language_encoders import check_width
-from rec.models.pyramid import check_pyramid, head_level, mask_of
+from rec.models.pyramid import connect, head_level, mask_of
 
 
 class SimREC(nn.Module):
@@ -58,12 +58,7 @@ class SimREC(nn.Module):
         self.mask_attention: Any = mask_attention
         self.mask_head: Any = mask_head
         fusions: Any = list(fusion_manner)
-        if len(fusions) != len(visual_backbone.strides):
-            raise ValueError(
-                f"fusion_manner has {len(fusions)} fusions, {type(visual_backbone).__name__} gives"
-                f" {len(visual_backbone.strides)} maps (strides {visual_backbone.strides}): one per map is needed"
-            )
-        check_pyramid(visual_backbone, fusions, multi_scale_manner)
+        connect(visual_backbone, fusions, multi_scale_manner, every_map=True)
         for fusion in fusions:
             check_width(language_encoder, fusion.q_planes, "fusion_manner (q_planes)")
         if head is None and mask_head is None:

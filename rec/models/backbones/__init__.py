@@ -3,5 +3,6 @@
 from rec.models.backbones.base import Backbone
 from rec.models.backbones.cspdarknet import CspDarkNet
 from rec.models.backbones.darknet53 import DarkNet53
+from rec.models.backbones.timm_backbone import VGG16, DResNet, ResNet, TimmBackbone
 
-__all__ = ["Backbone", "CspDarkNet", "DarkNet53"]
+__all__ = ["VGG16", "Backbone", "CspDarkNet", "DResNet", "DarkNet53", "ResNet", "TimmBackbone"]

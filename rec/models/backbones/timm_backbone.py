@@ -1,0 +1,204 @@
+"""Backbones from timm: any of its models that gives feature maps, and the classic ones by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rec.models.backbones.base import Backbone, check_image_size
+
+# Lets models with position tables or windows take any image size; models without them refuse the argument.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+class TimmBackbone(Backbone):
+    """A timm model with ``features_only``; strides and channels are read from its ``feature_info``.
+
+    Models with one stride throughout (vision transformers) get a simple feature pyramid (Li et al., "Exploring Plain
+    Vision Transformer Backbones for Object Detection", ECCV 2022): maps at half, once and twice the patch size.
+
+    timm's weights expect images normalised with their own mean and std: set ``train.data.mean`` and ``train.data.std``
+    to ``timm.get_pretrained_cfg(model_name).mean`` and ``.std``.
+
+    Args:
+        model_name: see ``timm.list_models()``.
+        pretrained: load timm's weights: from its download cache, the network, or ``pretrained_weight_path``.
+        pretrained_weight_path: a local weight file of this timm model (``.safetensors`` or ``.pth``).
+        freeze_backbone: freeze the timm model (not the pyramid on top of a vision transformer).
+        multi_scale_outputs: return all ``out_strides``; otherwise only the last.
+        out_strides: strides of the returned maps. Nothing is built beyond the last.
+        update_frozen_statistics: original arithmetic, see :class:`~rec.models.backbones.base.Backbone`.
+
+    Raises:
+        ValueError: timm has no such model, it gives no feature maps, or not of these strides.
+        RuntimeError: the weights cannot be reached.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool = False,
+        pretrained_weight_path: str | None = None,
+        freeze_backbone: bool = False,
+        multi_scale_outputs: bool = True,
+        out_strides: Sequence[int] = (8, 16, 32),
+        update_frozen_statistics: bool = False,
+    ) -> None:
+        options, reductions, channels = _describe(model_name)
+        strides = sorted(out_strides) if multi_scale_outputs else [max(out_strides)]
+        if len(set(reductions)) == 1:
+            patch, width = reductions[0], channels[0]
+            available = {patch // 2: width, patch: width, 2 * patch: width}
+            levels = [len(reductions) - 1]
+        else:
+            level_of = {stride: level for level, stride in enumerate(reductions)}
+            available = {stride: channels[level] for stride, level in level_of.items()}
+            levels = [level_of[stride] for stride in strides if stride in level_of]
+        if not set(strides) <= set(available):
+            raise ValueError(f"{model_name} has maps of stride {sorted(available)}; out_strides asks for {strides}")
+        body = _create(model_name, pretrained, pretrained_weight_path, out_indices=levels, **options)
+        stages: list[nn.Module] = [body]
+        if len(set(reductions)) == 1:
+            stages.append(FeaturePyramid(channels[0], [stride / reductions[0] for stride in strides]))
+        super().__init__(
+            stages,
+            # Numbers of maps rather than of stages: timm's model is one stage that gives them all.
+            {number: (stride, available[stride]) for number, stride in enumerate(strides)},
+            frozen_stages=1 if freeze_backbone else 0,
+            update_frozen_statistics=update_frozen_statistics,
+        )
+        self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        check_image_size(image, self.strides[-1])
+        body, *pyramid = self.stages
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages == 0):
+            maps = body(image)
+        if self.channels_last:
+            maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
+        return pyramid[0](maps[-1]) if pyramid else maps
+
+
+class FeaturePyramid(nn.Module):
+    """One map ``(B, C, H, W)`` to maps of ``scales`` times its stride: 0.5 (transposed convolution), 1, 2 (pooling)."""
+
+    def __init__(self, channels: int, scales: Sequence[float]) -> None:
+        super().__init__()
+        resize: dict[float, Any] = {
+            0.5: lambda: nn.ConvTranspose2d(channels, channels, 2, 2),
+            1: nn.Identity,
+            2: lambda: nn.MaxPool2d(2),
+        }
+        self.levels = nn.ModuleList(
+            nn.Sequential(resize[scale](), nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
+            for scale in scales
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [level(x) for level in self.levels]
+
+
+class VGG16(TimmBackbone):
+    """VGG16 with BatchNorm (Simonyan and Zisserman, 2014), from timm: 512 channels at strides 8, 16 and 32.
+
+    The arguments are those of :class:`TimmBackbone`.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool = False,
+        pretrained_weight_path: str | None = None,
+        freeze_backbone: bool = False,
+        multi_scale_outputs: bool = True,
+        out_strides: Sequence[int] = (8, 16, 32),
+        update_frozen_statistics: bool = False,
+    ) -> None:
+        super().__init__(
+            "vgg16_bn",
+            pretrained,
+            pretrained_weight_path,
+            freeze_backbone,
+            multi_scale_outputs,
+            out_strides,
+            update_frozen_statistics,
+        )
+
+
+class ResNet(TimmBackbone):
+    """ResNet (He et al., 2015), from timm.
+
+    Channels at strides 8, 16, 32: 128, 256, 512 (depth 18 and 34) or 512, 1024, 2048 (50, 101, 152).
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+
+    The other arguments are those of :class:`TimmBackbone`.
+    """
+
+    variant = ""
+
+    def __init__(
+        self,
+        depth: int = 50,
+        pretrained: bool = False,
+        pretrained_weight_path: str | None = None,
+        freeze_backbone: bool = False,
+        multi_scale_outputs: bool = True,
+        out_strides: Sequence[int] = (8, 16, 32),
+        update_frozen_statistics: bool = False,
+    ) -> None:
+        if depth not in (18, 34, 50, 101, 152):
+            raise ValueError(f"{type(self).__name__} has depth 18, 34, 50, 101 or 152, not {depth}")
+        super().__init__(
+            f"resnet{depth}{self.variant}",
+            pretrained,
+            pretrained_weight_path,
+            freeze_backbone,
+            multi_scale_outputs,
+            out_strides,
+            update_frozen_statistics,
+        )
+
+
+class DResNet(ResNet):
+    """ResNet-D (He et al., "Bag of Tricks", CVPR 2019), from timm; arguments and channels as for :class:`ResNet`."""
+
+    variant = "d"
+
+
+def _describe(name: str) -> tuple[dict[str, Any], list[int], list[int]]:
+    """Arguments that free the image size, and stride and channels of every map, without allocating weights."""
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:8])
+        raise ValueError(f"timm has no model {name!r}; near it: {near or 'none (see timm.list_models())'}")
+    for options in _ANY_SIZE:
+        model: Any
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name, features_only=True, **options)
+        except TypeError:
+            continue
+        except (RuntimeError, AttributeError, AssertionError) as error:
+            raise ValueError(f"timm's {name} gives no feature maps (features_only): {error}") from None
+        return options, list(model.feature_info.reduction()), list(model.feature_info.channels())
+    raise ValueError(f"timm's {name} gives no feature maps (features_only)")
+
+
+def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn.Module:
+    import timm
+
+    if pretrained and path:
+        options["pretrained_cfg_overlay"] = {"file": path}
+    try:
+        return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise RuntimeError(
+            f"pretrained weights of timm's {name} cannot be loaded from {path or 'the network'}: {error}\nSet"
+            " model.visual_backbone.pretrained_weight_path to a local copy of the weight file, or"
+            " model.visual_backbone.pretrained=false to start from random weights"
+        ) from error

@@ -1,0 +1,61 @@
+"""Darknet's binary ``.weights`` files (Redmon's framework): ``yolov3.weights``, ``darknet53.conv.74``.
+
+Format: int32 major, minor, revision; number of images seen, int64 (int32 before version 0.2); then float32 per
+convolution in network order: BatchNorm bias, weight, running mean, running variance, convolution weights.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rec.models.backbones.base import Backbone
+from rec.models.layers import ConvBlock
+
+logger = logging.getLogger(__name__)
+
+TRUNK_STAGES = 11  # DarkNet53 proper; the stages behind it are the first layers of YOLOv3's neck
+
+
+def load_darknet(backbone: Backbone, path: Path) -> None:
+    """Loads a Darknet file into a DarkNet53; what lies behind the backbone's layers in the file is not read.
+
+    A file that holds the trunk alone (``darknet53.conv.74``) leaves the three neck stages at their initialisation;
+    these are then released if they were frozen.
+
+    Raises:
+        ValueError: the file is cut short.
+    """
+    content = path.read_bytes()
+    if len(content) < 20:
+        raise ValueError(f"{path} is cut short: {len(content)} bytes do not even hold a Darknet header")
+    major, minor = np.frombuffer(content, "<i4", 2)
+    header = 20 if major * 10 + minor >= 2 else 16
+    values = np.frombuffer(content, "<f4", (len(content) - header) // 4, header)
+    start = 0
+    state: dict[str, Tensor] = {}
+    for number, stage in enumerate(backbone.stages):
+        if number == TRUNK_STAGES and start == len(values):
+            backbone.freeze(min(backbone.frozen_stages, TRUNK_STAGES))
+            logger.warning("%s holds the trunk alone: the last three stages start from random weights", path)
+            break
+        blocks = [
+            name for name, module in stage.named_modules(prefix=f"stages.{number}") if isinstance(module, ConvBlock)
+        ]
+        for name in blocks:
+            for part in ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var", "conv.weight"):
+                shape = backbone.get_submodule(name).state_dict()[part].shape
+                end = start + shape.numel()
+                if end > len(values):
+                    raise ValueError(
+                        f"{path} is cut short: {name}.{part} needs values {start} to {end}, the file has {len(values)}"
+                        f" ({len(content):,} bytes). Expected darknet53.conv.74 or yolov3.weights, whole"
+                    )
+                state[f"{name}.{part}"] = torch.from_numpy(values[start:end].copy()).reshape(shape)
+                start = end
+    backbone.load_state_dict(state, strict=False)
+    logger.info(
+        "backbone weights from %s: %d tensors, %d values behind them not read", path, len(state), len(values) - start
+    )

@@ -1,0 +1,227 @@
+"""Whole models: the contract of outputs, one image pass for many phrases, learning, and errors that name both sides."""
+
+import pytest
+import torch
+from small import WIDTH, attention, backbone, batch, encoder, mask_head, mcn, simrec
+from torch import nn
+
+from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.models import SimREC
+from rec.models.fusion import MultiScaleFusion, SimpleFusion
+from rec.models.heads import REChead
+
+MODELS = {
+    "boxes": lambda: simrec(),
+    "boxes and masks": lambda: simrec(masks=True),
+    "masks alone": lambda: simrec(boxes=False, masks=True),
+    "mcn": lambda: mcn(),
+}
+ALL = pytest.mark.parametrize("name", MODELS)
+
+
+@ALL
+def test_training_gives_a_finite_total_and_gradients_everywhere(name: str) -> None:
+    model = MODELS[name]().train()
+    losses = model(batch(masks=True))
+    assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
+    losses["loss"].backward()
+    without = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == [], "parameters nobody reads: data-parallel training would hang on them"
+
+
+@ALL
+def test_evaluation_gives_boxes_in_pixels_scores_and_mask_logits(name: str) -> None:
+    model = MODELS[name]().eval()
+    data = batch()
+    prediction = model({"image": data["image"], "tokens": data["tokens"]})
+    assert ("box" in prediction) == (name != "masks alone")
+    assert ("mask" in prediction) == (name != "boxes")
+    if "box" in prediction:
+        assert prediction["box"].shape == (4, 4) and prediction["box"].dtype == torch.float32
+        assert (prediction["box"][:, 2:] > prediction["box"][:, :2]).all()
+        assert prediction["score"].shape == (4,)
+    if "mask" in prediction:
+        assert prediction["mask"].shape == (4, 1, 64, 64)
+
+
+@ALL
+@torch.no_grad()
+def test_many_phrases_on_one_encoded_image_get_what_repeated_images_get(name: str) -> None:
+    model = MODELS[name]().eval()
+    data = batch()
+    images = torch.tensor([0, 0, 1, 3])
+    repeated = model({"image": data["image"][images], "tokens": data["tokens"]})
+    shared = model({"image": data["image"], "tokens": data["tokens"], "image_index": images})
+    features = model.encode_image(data["image"])
+    grounded = model.ground(features, data["tokens"], images)
+    for key, value in repeated.items():
+        torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(grounded[key], shared[key])
+
+
+@pytest.mark.parametrize("name", ["boxes and masks", "mcn"])
+def test_it_learns_where_the_rectangle_is(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().train()
+    data = batch(8, masks=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(data)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    with torch.no_grad():
+        for _ in range(10):
+            model(data)  # running statistics catch up
+        prediction = model.eval()(data)
+    assert box_iou(prediction["box"], cxcywh_to_xyxy(data["box"] * 64)).mean() > 0.7
+    on, truth = prediction["mask"].sigmoid() > 0.5, data["mask"] > 127
+    assert ((on & truth).sum() / (on | truth).sum()) > 0.7
+
+
+@ALL
+def test_outputs_and_losses_stay_float32_under_bfloat16_autocast(name: str) -> None:
+    model = MODELS[name]().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(batch(masks=True))
+        prediction = model.eval()(batch())
+    assert {value.dtype for value in (*losses.values(), *prediction.values())} == {torch.float32}
+
+
+def test_a_head_sits_on_the_map_of_its_stride_and_nothing_else_is_built() -> None:
+    fine, coarse = simrec(stride=8), simrec(stride=32)
+    assert list(fine.multi_scale_manner.out) == ["0"] and len(fine.multi_scale_manner.down) == 0
+    assert list(coarse.multi_scale_manner.out) == ["2"] and len(coarse.multi_scale_manner.down) == 2
+    data = batch()
+    with torch.no_grad():
+        for model, cells in ((fine, 8), (coarse, 2)):
+            model.eval()
+            raw = model.forward_features(model.encode_image(data["image"]), data["tokens"])
+            assert raw["head"].shape == (4, 5, cells, cells)
+
+
+def test_suppression_weights_the_mask_by_the_box() -> None:
+    torch.manual_seed(0)
+    plain = mcn().eval()
+    data = batch()
+    with torch.no_grad():
+        reference = plain(data)
+        left, top, right, bottom = reference["box"][0]
+        inside = torch.zeros(64, 64, dtype=torch.bool)
+        rows, columns = torch.arange(64) + 0.5, torch.arange(64) + 0.5
+        inside = ((rows > top) & (rows < bottom))[:, None] & ((columns > left) & (columns < right))
+        plain.suppression = "hard"
+        assert (plain(data)["mask"][0, 0].sigmoid()[~inside] < 1e-5).all()
+        plain.suppression = "soft"
+        soft = plain(data)["mask"][0, 0].sigmoid()
+    probability, score = reference["mask"][0, 0].sigmoid(), reference["score"][0]
+    torch.testing.assert_close(soft[~inside], probability[~inside] * score, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(soft[inside], (probability[inside] * (2 - score)).clamp(max=1), rtol=1e-4, atol=1e-5)
+
+
+def parts(**changes) -> dict:
+    made = {
+        "visual_backbone": backbone(),
+        "language_encoder": encoder(),
+        "multi_scale_manner": MultiScaleFusion((WIDTH,) * 3, hidden_planes=WIDTH),
+        "fusion_manner": nn.ModuleList(SimpleFusion(c, WIDTH, WIDTH) for c in (32, 64, 128)),
+        "attention_manner": attention(),
+        "head": REChead(width=0.125, strides=[32], in_channels=[WIDTH]),
+    }
+    return made | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"visual_backbone": backbone(out_strides=(16, 32))}, r"3 fusions.*2 maps"),
+        ({"visual_backbone": backbone(out_strides=(8, 16))}, r"3 fusions.*2 maps"),
+        ({"visual_backbone": backbone(width=0.25)}, r"\(64, 128, 256\).*\(32, 64, 128\)"),
+        ({"visual_backbone": nn.Identity()}, "no strides and channels"),
+        (
+            {"multi_scale_manner": MultiScaleFusion((16, 16, 16), hidden_planes=WIDTH)},
+            r"\(32, 32, 32\).*\(16, 16, 16\)",
+        ),
+        ({"head": REChead(width=0.125, strides=[64], in_channels=[WIDTH])}, r"stride 64.*\(8, 16, 32\)"),
+        ({"head": REChead(width=0.125, strides=[32], in_channels=[512])}, "in_channels of head is 512.*32 channels"),
+        ({"attention_manner": None}, "attention come together"),
+        ({"head": None, "attention_manner": None}, "needs a head"),
+        ({"mask_head": mask_head()}, "attention come together"),
+        ({"fusion_manner": nn.ModuleList(SimpleFusion(c, WIDTH, 99) for c in (32, 64, 128))}, "vectors of 32.*99"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_naming_both(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SimREC(**parts(**changes))
+
+
+def test_an_image_size_that_is_no_multiple_of_the_stride_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"72x72 pixels.*stride 32"):
+        simrec().eval()(batch(size=72))
+
+
+def test_a_mask_model_on_data_without_masks_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"no mask.*dataset\.mask_path"):
+        simrec(masks=True).train()(batch())
+
+
+def test_training_on_one_phrase_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match="at least 2 per process"):
+        simrec().train()(batch(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 80}, "num_classes must be 0, not 80"),
+        ({"strides": [8, 16]}, "one level"),
+        ({"box_loss": "ciou"}, "ciou.*iou, giou, diou"),
+        ({"act": "gelu"}, "gelu.*silu, relu, lrelu"),
+    ],
+)
+def test_head_options_that_do_not_exist_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        REChead(**options)
+
+
+def test_the_manuals_example_builds_the_published_model() -> None:
+    from rec.models.backbones import CspDarkNet
+    from rec.models.fusion import GaranAttention
+    from rec.models.language_encoders import LSTM_SA
+
+    model = SimREC(
+        visual_backbone=CspDarkNet(
+            pretrained=False,
+            pretrained_weight_path="./data/weights/cspdarknet_coco.pth",
+            freeze_backbone=True,
+            multi_scale_outputs=True,
+        ),
+        language_encoder=LSTM_SA(
+            depth=1,
+            hidden_size=512,
+            num_heads=8,
+            ffn_size=2048,
+            flat_glimpses=1,
+            word_embed_size=300,
+            dropout_rate=0.1,
+            freeze_embedding=True,
+            use_glove=True,
+            token_size=10_000,
+        ),
+        multi_scale_manner=MultiScaleFusion(v_planes=(512, 512, 512), scaled=True),
+        fusion_manner=nn.ModuleList(
+            modules=[
+                SimpleFusion(v_planes=256, out_planes=512, q_planes=512),
+                SimpleFusion(v_planes=512, out_planes=512, q_planes=512),
+                SimpleFusion(v_planes=1024, out_planes=512, q_planes=512),
+            ]
+        ),
+        attention_manner=GaranAttention(d_q=512, d_v=512),
+        head=REChead(
+            label_smooth=0.0, num_classes=0, width=1.0, strides=[32], in_channels=[512], act="silu", depthwise=False
+        ),
+    )
+    # 43.19 M published, less the parts nobody reads: two projections (768 + 1024) * 512 with norms, and w_m.
+    unread = (768 + 1024) * 512 + 4 * 512 + 512 * 9 + 1
+    total = sum(p.numel() for p in model.parameters())
+    assert round((total + unread) / 1e6, 2) == 43.19
