@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from rec.data import masks
 from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
-from rec.data.tables import SCENES, RowReader, Table, open_table
+from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
 
@@ -125,8 +125,10 @@ class RefCOCODataSet(Dataset):
         self._firsts = np.array([part.first for part in self._parts])
         self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
-        statistics = [text_statistics(part.table, tokenizer) for part in self._parts]
-        self.vocabulary = self._get_vocabulary(vocabulary, vocabulary_from, tokenizer)
+        if vocabulary is None:
+            vocabulary = self._build_vocabulary(vocabulary_from, tokenizer)
+        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
+        statistics = [text_statistics(part.table, self.vocabulary.tokenizer) for part in self._parts]
         longest = max(len(s["lengths"]) - 1 for s in statistics)
         self.max_token_length = longest if max_token_length == -1 else max_token_length
         if self.max_token_length < 1:
@@ -157,38 +159,48 @@ class RefCOCODataSet(Dataset):
         )
 
     def _open(self, splits: Sequence[str]) -> list[_Part]:
-        parts, first = [], 0
-        for name, (repeat, spec, image_path, mask_path) in self._sources.items():
+        """Opens the tables of all sources; in evaluation, sources of a mixture may lack a split that another one "
+        "has."""
+        parts: list[_Part] = []
+        missing = None
+        for name, (repeat, *_) in self._sources.items():
             for split in splits:
-                table = open_table(
-                    spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
-                )
-                if self._with_masks and (missing := table.rows.data.column("mask").null_count):
-                    raise ValueError(
-                        f"{missing} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model "
-                        "asks for masks: prepare the data with --generate_mask, or leave the source out"
-                    )
+                try:
+                    table = self._open_table(name, split)
+                except UnknownSplit as error:
+                    if self.training:
+                        raise
+                    missing = error
+                    continue
                 reader = RowReader(table.rows, [*SAMPLE_COLUMNS, "mask"] if self._with_masks else SAMPLE_COLUMNS)
                 part = _Part(table, name, split, repeat, _sentence_offsets(table.rows), reader)
                 part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
-                part.first, part.length = first, round(part.units * (repeat if self.training else 1))
+                part.length = round(part.units * (repeat if self.training else 1))
+                part.first = parts[-1].first + parts[-1].length if parts else 0
                 parts.append(part)
-                first += part.length
+        if missing is not None and len({part.split for part in parts}) < len(set(splits)):
+            raise missing
         return parts
 
-    def _get_vocabulary(self, vocabulary: Any, vocabulary_from: str, tokenizer: str) -> Vocabulary:
-        if isinstance(vocabulary, Vocabulary):
-            return vocabulary
-        if vocabulary is not None:
-            return Vocabulary.load(vocabulary)
+    def _open_table(self, name: str, split: str) -> Table:
+        _, spec, image_path, mask_path = self._sources[name]
+        table = open_table(
+            spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
+        )
+        if self._with_masks and (bare := table.rows.data.column("mask").null_count):
+            raise ValueError(
+                f"{bare} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "
+                "masks: prepare the data with --generate_mask, or leave the source out"
+            )
+        return table
+
+    def _build_vocabulary(self, vocabulary_from: str, tokenizer: str) -> Vocabulary:
         words: dict[str, None] = {}
-        for name, (_, spec, image_path, mask_path) in self._sources.items():
+        for name in dict.fromkeys(part.name for part in self._parts):
             opened = {part.split: part.table for part in self._parts if part.name == name}
             splits = next(iter(opened.values())).splits
             for split in splits if vocabulary_from == "all" else ["train"] if "train" in splits else splits[:1]:
-                table = opened.get(split) or open_table(
-                    spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
-                )
+                table = opened.get(split) or self._open_table(name, split)
                 words.update(dict.fromkeys(text_statistics(table, tokenizer)["words"]))
         return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
 
@@ -214,8 +226,6 @@ class RefCOCODataSet(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)} samples")
         number = int(np.searchsorted(self._firsts, index, "right")) - 1
-        while not self._parts[number].length:  # an empty part begins where the next one does
-            number -= 1
         part = self._parts[number]
         unit = index - part.first
         if part.length % part.units:

@@ -33,6 +33,10 @@ SCENES = ("scenes", "scenes_hard")
 SPEC_KEYS = ("path", "split_by", "bbox_format", "columns", "count", "size", "phrases_per_scene", "on_bad_record")
 
 
+class UnknownSplit(SourceError):
+    """A source does not have the split that is asked for; the message lists those it has."""
+
+
 class RowReader:
     """Rows of a table by number, as dicts of some of its columns; a quarter of the time of the library's own access."""
 
@@ -173,8 +177,8 @@ def open_source(
     )
 
 
-def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> SourceError:
-    return SourceError(f"data set {name!r} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> UnknownSplit:
+    return UnknownSplit(f"data set {name!r} has no split {split!r}; it has {', '.join(splits) or 'none'}")
 
 
 def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:

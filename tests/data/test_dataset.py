@@ -239,6 +239,9 @@ def test_lists_concatenate_and_mappings_mix(root, tmp_path):
     assert len(set(seen)) > 1
     evaluation = RefCOCODataSet({"refcoco": 2, "refcoco+": 0.5}, paths, split="val", input_shape=[64, 64])
     assert len(evaluation) == 6 + 3
+    assert len(RefCOCODataSet(["refcoco", "refcoco+"], paths, split="testA", input_shape=[64, 64])) == 3
+    with pytest.raises(SourceError, match="no split 'testB'"):
+        RefCOCODataSet(["refcoco", "refcoco+"], paths, split="testB", input_shape=[64, 64])
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_place(root, tmp_path):
