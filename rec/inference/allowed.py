@@ -8,13 +8,19 @@ turned off by :func:`harmless` before anything is built.
 
 from typing import Any
 
+_BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "TimmBackbone", "VGG16")
 _MODELS = {
-    "rec.models": ("SimREC",),
+    "rec.models": ("MCN", "SimREC"),
     "rec.models.simrec": ("SimREC",),
-    "rec.models.backbones": ("CspDarkNet",),
+    "rec.models.mcn": ("MCN",),
+    "rec.models.backbones": _BACKBONES,
     "rec.models.backbones.cspdarknet": ("CspDarkNet",),
+    "rec.models.backbones.darknet53": ("DarkNet53",),
+    "rec.models.backbones.timm_backbone": ("DResNet", "ResNet", "TimmBackbone", "VGG16"),
     "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
     "rec.models.heads": ("REChead",),
+    "rec.models.mask_head": ("MaskHead",),
+    "rec.models.anchor_head": ("MCNhead",),
     "rec.models.language_encoders": ("LSTM", "LSTM_SA", "Transformer"),
     "torch.nn": ("ModuleList", "Sequential", "Identity"),
     "torch.nn.modules.container": ("ModuleList", "Sequential"),

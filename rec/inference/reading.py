@@ -17,6 +17,7 @@ from rec.inference.allowed import ALLOWED_TARGETS, harmless
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
 MAX_VOCABULARY_BYTES = 64 << 20
 MAX_SIDE = 4096
+MAX_OUTSIDE = 1 << 26
 
 
 class ModelFolderError(Exception):
@@ -61,8 +62,17 @@ def load_model(node: dict[str, Any], weights: Path, trust_config: bool = False) 
         ModelFolderError: a target is not allowed, or the file is damaged, does not fit or holds values that are not
             finite.
     """
+    import torch
+
     shapes = _weight_shapes(weights)
-    model = _build(node, weights, shapes, trust_config)
+    model = _build(node, weights, shapes, trust_config, "meta")
+    # Tensors that the weights file does not hold (index tables of timm models) must be computed.
+    outside = [value for name, value in model.named_buffers() if name not in shapes]
+    outside += [v for module in model.modules() for v in vars(module).values() if isinstance(v, torch.Tensor)]
+    if sum(value.numel() for value in outside) > MAX_OUTSIDE:
+        raise ModelFolderError(f"the model of {weights.parent} computes tables of more than {MAX_OUTSIDE:,} numbers")
+    if outside:
+        model = _build(node, weights, shapes, trust_config, "cpu")
     _load_weights(model, weights)
     return model
 
@@ -176,13 +186,16 @@ def load_vocabulary(path: Path, trust_config: bool = False) -> Any:
         raise ModelFolderError(f"{path} is no vocabulary: {error}") from error
 
 
-def _build(node: dict[str, Any], weights: Path, shapes: dict[str, tuple[int, ...]], trust_config: bool) -> Any:
+def _build(
+    node: dict[str, Any], weights: Path, shapes: dict[str, tuple[int, ...]], trust_config: bool, device: str
+) -> Any:
+    """The model, its tensors on ``device`` without their values, its shapes equal to those of the weights file."""
     import torch
 
     from rec.config import ConfigError, instantiate
 
     try:
-        with _CountedRegistrations(len(shapes)), torch.device("meta"), _no_random_values():
+        with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():
             model = instantiate(harmless(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
         hint = "" if trust_config else "; trust_config=True builds anything, for folders of your own only"
@@ -264,9 +277,3 @@ def _load_weights(model: Any, path: Path) -> None:
             )
         weights[name] = value.to(own[name].dtype)
     model.load_state_dict(weights, assign=True)
-    lost = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
-    if lost:
-        raise ModelFolderError(
-            f"{type(model).__name__} keeps {lost[0]} outside its state dict, so {path} cannot restore it: "
-            "make it a persistent buffer"
-        )

@@ -6,7 +6,8 @@ from torch import nn
 from rec.config import LazyCall, instantiate
 from rec.data.text import Vocabulary
 from rec.inference import model_folder
-from rec.models import SimREC
+from rec.models import MCN, SimREC
+from rec.models.anchor_head import MCNhead
 from rec.models.backbones import CspDarkNet
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import REChead
@@ -64,3 +65,33 @@ def new_model():
 def write_folder(path, **about):
     model_folder.write(path, new_model().state_dict(), folder_config(**about), VOCABULARY, {"val": {"Acc@0.5": 0.75}})
     return path
+
+
+def mcn_node():
+    fusion = {"out_planes": 128, "q_planes": 16}
+    return LazyCall(MCN)(
+        visual_backbone=LazyCall(CspDarkNet)(width=0.125, depth=0.34),
+        language_encoder=model_node().language_encoder,
+        multi_scale_manner=LazyCall(MultiScaleFusion)(v_planes=(32, 64, 128), hidden_planes=16, scaled=True),
+        fusion_manner=LazyCall(SimpleFusion)(v_planes=128, **fusion),
+        det_attention=LazyCall(GaranAttention)(d_q=16, d_v=16),
+        seg_attention=LazyCall(GaranAttention)(d_q=16, d_v=16),
+        head=LazyCall(MCNhead)(in_channels=16, hidden_channels=8),
+    )
+
+
+def write_mcn_folder(path):
+    torch.manual_seed(0)
+    weights = instantiate(mcn_node()).state_dict()
+    model_folder.write(path, weights, folder_config() | {"model": mcn_node()}, VOCABULARY)
+    return path
+
+
+class WithTables(nn.Module):
+    """A model with tensors outside its state dict."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.register_buffer("table", torch.arange(rows), persistent=False)
+        self.plain = torch.ones(rows)

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 import yaml
-from inference_toy import SIZE, VOCABULARY, folder_config, model_node, new_model, write_folder
+from inference_toy import SIZE, VOCABULARY, WithTables, folder_config, model_node, new_model, write_folder
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -133,6 +133,17 @@ def test_half_precision_files_are_read_as_the_models_own_type(tmp_path):
     save_file(halves, folder / "model.safetensors")
     model, _, _ = model_folder.read(folder)
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_tensors_that_the_file_does_not_hold_are_computed(tmp_path):
+    config = folder_config() | {"model": {"_target_": "inference_toy.WithTables", "rows": 3}}
+    model_folder.write(tmp_path / "best", WithTables(3).state_dict(), config, None)
+    model, _, _ = model_folder.read(tmp_path / "best", trust_config=True)
+    assert model.table.tolist() == [0, 1, 2] and model.plain.tolist() == [1.0, 1.0, 1.0]
+    change = (tmp_path / "best" / "config.yaml").read_text(encoding="utf-8").replace("rows: 3", f"rows: {10**9}")
+    (tmp_path / "best" / "config.yaml").write_text(change, encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="tables"):
+        model_folder.read(tmp_path / "best", trust_config=True)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "vocab.json"])

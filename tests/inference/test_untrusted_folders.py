@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 import rec.models
 from rec.config import LazyConfig, to_native
-from rec.config.nodes import object_name
+from rec.config.call import object_name
 from rec.inference import model_folder
 from rec.inference.allowed import ALLOWED_TARGETS, strangers
 from rec.inference.model_folder import ModelFolderError
@@ -57,6 +57,7 @@ def original(tmp_path_factory):
     """A good folder; and the models package fully imported, so that imports of our own do not look like an attack."""
     folder = write_folder(tmp_path_factory.mktemp("original") / "best")
     model_folder.read(folder)
+    importlib.import_module("timm")
     return folder
 
 
@@ -157,6 +158,10 @@ def in_head(value):
     return edit(lambda config: config["model"]["head"].update(act=value))
 
 
+def timm_model(name):
+    return {"_target_": "rec.models.backbones.TimmBackbone", "model_name": name, "pretrained": True}
+
+
 def fifo(folder):
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
@@ -203,6 +208,11 @@ HOSTILE = {
     "spacy.load": root("spacy.load", name="canary_package"),
     "timm.create_model": root("timm.create_model", model_name="hf_hub:stranger/model"),
     "datasets.load_dataset": root("datasets.load_dataset", path="stranger/code"),
+    "a timm model from a hub": edit(lambda c: c["model"].update(visual_backbone=timm_model("hf-hub:stranger/model"))),
+    "a timm model from a folder": edit(lambda c: c["model"].update(visual_backbone=timm_model("local-dir:/secret"))),
+    "a timm model that only begins well": edit(
+        lambda c: c["model"].update(visual_backbone=timm_model("resnet18.hf-hub:stranger/model"))
+    ),
     # the same, hidden deeper
     "a call as an argument": in_head(SYSTEM),
     "a call in a list": edit(lambda config: config["model"]["fusion_manner"]["modules"].append(SYSTEM)),

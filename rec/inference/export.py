@@ -1,0 +1,184 @@
+"""A model as one file for other runtimes: ONNX or ``torch.export``, decoding included.
+
+Inputs of the exported graph: ``image`` uint8 ``(B, 3, S, S)``, RGB, letterboxed (:func:`rec.data.images.letterbox`: long
+side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary, 0 is padding. Outputs:
+``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; for mask models ``mask`` float32
+``(B, 1, S, S)``, probabilities. Scaling to 0-1 and normalisation are in the graph. B is free; S is fixed or a multiple of
+32; L is fixed.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rec.data.batch import prepare
+from rec.inference.model_folder import describe_origin
+
+FORMATS = ("onnx", "torch")
+MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
+
+
+class ExportError(Exception):
+    """The model cannot be exported, or the exported file answers differently; the text says what and by how much."""
+
+
+class Deployed(nn.Module):
+    """A model with its preprocessing: uint8 letterboxed images and token ids in, boxes, scores and masks out.
+
+    Args:
+        model: Keeps the model contract.
+        config: Of its model folder.
+    """
+
+    def __init__(self, model: nn.Module, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.mean, self.std = list(config["preprocess"]["mean"]), list(config["preprocess"]["std"])
+
+    def forward(self, image: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """See the module's description."""
+        outputs = self.model(prepare({"image": image, "tokens": tokens}, self.mean, self.std))
+        if "mask" in outputs:
+            outputs["mask"] = outputs["mask"].sigmoid()
+        return {name: outputs[name].float() for name in ("box", "score", "mask") if name in outputs}
+
+
+def export(
+    model: nn.Module,
+    config: dict[str, Any],
+    vocabulary: Any,
+    path: str | Path,
+    *,
+    kind: str = "onnx",
+    size: int | None = None,
+    dynamic_size: bool = False,
+) -> None:
+    """Write the model to one file, with all that is needed to use it: vocabulary, sizes, thresholds, origin.
+
+    ONNX keeps these as metadata properties, ``torch.export`` as the extra file ``rec.json``; their JSON has the keys
+    ``input_size`` (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``mask_threshold`` and
+    ``origin``.
+
+    Args:
+        model, config, vocabulary: As :func:`rec.inference.model_folder.read` gives them.
+        path: The file to write.
+        kind: ``onnx`` or ``torch``.
+        size: Side of the input in pixels; by default the model folder's.
+        dynamic_size: Leave the side free.
+
+    Raises:
+        ExportError: the model holds something the format cannot express.
+    """
+    if kind not in FORMATS:
+        raise ExportError(f"unknown format {kind!r}; expected one of {', '.join(FORMATS)}")
+    if vocabulary is None:
+        raise ExportError("the model folder has no vocab.json, so the exported file could not be used")
+    size = size or int(config["preprocess"]["input_shape"][0])
+    length = int(config["preprocess"]["max_token_length"])
+    deployed = Deployed(model.cpu(), config)
+    # Traced sizes that happen to be equal are taken for the same one: the example's batch is unlike any map's side.
+    count = next(n for n in (3, 5, 7, 11, 13) if n not in (size // 32, size // 16, size // 8, length))
+    image, tokens = example_inputs(size, length, len(vocabulary), count)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    side = 32 * torch.export.Dim("cells", min=2, max=128) if dynamic_size else None
+    shapes = {"image": {0: batch} | ({2: side, 3: side} if dynamic_size else {}), "tokens": {0: batch}}
+    about = {
+        "input_size": None if dynamic_size else size,
+        "max_token_length": length,
+        "tokenizer": vocabulary.tokenizer,
+        "words": list(vocabulary.words),
+        "mask_threshold": getattr(model, "mask_threshold", 0.5),
+        "origin": describe_origin(config),
+    }
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself, dozens of lines
+            program = torch.export.export(deployed, (image, tokens), dynamic_shapes=shapes)
+            if kind == "torch":
+                torch.export.save(program, Path(path), extra_files={"rec.json": json.dumps(about)})
+                return
+            names = list(deployed(image, tokens))
+            onnx = torch.onnx.export(
+                program,
+                (image, tokens),
+                input_names=["image", "tokens"],
+                output_names=names,
+                dynamo=True,
+                verbose=False,
+            )
+    except (torch._dynamo.exc.TorchDynamoException, torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{type(model).__name__} cannot be exported to {kind}: {reason}") from error
+    assert onnx is not None
+    onnx.model.metadata_props["rec"] = json.dumps(about)
+    onnx.save(Path(path), external_data=sum(p.nbytes for p in model.parameters()) > 1 << 30)
+
+
+def example_inputs(size: int, length: int, words: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs of a deployed model: smooth random images uint8 ``(count, 3, size, size)`` and token ids ``(count, length)``."""
+    generator = np.random.default_rng(seed)
+    coarse = torch.from_numpy(generator.uniform(0, 255, (count, 3, 8, 8)).astype(np.float32))
+    image = nn.functional.interpolate(coarse, (size, size), mode="bilinear").byte()
+    tokens = generator.integers(min(3, words - 1), words, (count, length))
+    for row, used in enumerate(generator.integers(1, length + 1, count)):
+        tokens[row, used:] = 0
+    return image, torch.from_numpy(tokens)
+
+
+def compare(path: str | Path, model: nn.Module, config: dict[str, Any], samples: int = 50) -> dict[str, float]:
+    """The largest differences between the exported file and PyTorch, over batches (and sides, where free) of all sizes.
+
+    Returns:
+        Output name to largest absolute difference: ``box`` in pixels.
+
+    Raises:
+        ExportError: boxes differ by more than :data:`MAX_BOX_DIFFERENCE` pixels.
+    """
+    run, about = load(path)
+    side = about["input_size"] or int(config["preprocess"]["input_shape"][0])
+    deployed = Deployed(model, config)
+    worst: dict[str, float] = {}
+    done = 0
+    while done < samples:
+        count = min(1 + done % 8, samples - done)
+        size = side if about["input_size"] or done % 2 else side + 32
+        image, tokens = example_inputs(size, about["max_token_length"], len(about["words"]), count, seed=done + 1)
+        with torch.inference_mode():
+            expected = deployed(image, tokens)
+        for name, found in run(image.numpy(), tokens.numpy()).items():
+            difference = float(np.abs(found - expected[name].numpy()).max())
+            worst[name] = max(worst.get(name, 0.0), difference)
+        done += count
+    if not worst.get("box", 0.0) < MAX_BOX_DIFFERENCE:
+        raise ExportError(f"{path} answers differently from PyTorch: boxes are up to {worst['box']:.3f} pixels apart")
+    return worst
+
+
+def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """A function from NumPy ``image`` and ``tokens`` to NumPy outputs by name, and what the file says of itself."""
+    if str(path).endswith(".onnx"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        about = json.loads(session.get_modelmeta().custom_metadata_map["rec"])
+
+        def run(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(names, session.run(names, {"image": image, "tokens": tokens}), strict=True))
+
+    else:
+        extra = {"rec.json": ""}
+        program = torch.export.load(Path(path), extra_files=extra).module()
+        about = json.loads(extra["rec.json"])
+
+        def run(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
+            with torch.inference_mode():
+                outputs = program(torch.from_numpy(image), torch.from_numpy(tokens))
+            return {name: value.numpy() for name, value in outputs.items()}
+
+    return run, about

@@ -1,0 +1,124 @@
+"""Exported files answer as PyTorch does, on any batch and (where free) any size, and need nothing beside them."""
+
+import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference_toy import SIZE, write_folder, write_mcn_folder
+from PIL import Image
+
+import rec
+from rec.inference import export, model_folder
+from rec.inference.export import ExportError
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the optional extra 'export' is not installed")
+pytest.importorskip("onnxscript", reason="the optional extra 'export' is not installed")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def simrec(tmp_path_factory):
+    """A SimREC folder and its ONNX file of free size."""
+    place = tmp_path_factory.mktemp("export")
+    folder = write_folder(place / "simrec")
+    export.export(*model_folder.read(folder), place / "simrec.onnx", dynamic_size=True)
+    return folder, place / "simrec.onnx"
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+def test_onnx_of_simrec_equals_pytorch_on_batches_and_sizes(simrec):
+    folder, file = simrec
+    model, config, _ = model_folder.read(folder)
+    worst = export.compare(file, model, config)
+    assert worst["box"] < 0.01 and worst["score"] < 1e-4
+
+
+def test_the_file_says_what_it_needs(simrec):
+    _, file = simrec
+    about = export.load(file)[1]
+    assert (
+        about["input_size"] is None and about["max_token_length"] == 6 and about["words"][:3] == ["PAD", "UNK", "CLS"]
+    )
+    assert about["tokenizer"] == "simrec" and "drawn shapes only" in about["origin"]
+    session = onnxruntime.InferenceSession(str(file))
+    assert [(i.name, i.type) for i in session.get_inputs()] == [("image", "tensor(uint8)"), ("tokens", "tensor(int64)")]
+
+
+def test_mcn_exports_with_its_mask_and_fixed_size(tmp_path, run_script):
+    folder = write_mcn_folder(tmp_path / "mcn")
+    status, said, error = run_script(folder, "--out", tmp_path / "mcn.onnx")
+    assert status == 0 and "largest difference" in said, error
+    model, config, _ = model_folder.read(folder)
+    run, about = export.load(tmp_path / "mcn.onnx")
+    image, tokens = export.example_inputs(SIZE, 6, 10, 3)
+    found = run(image.numpy(), tokens.numpy())
+    assert found["mask"].shape == (3, 1, SIZE, SIZE) and 0 <= found["mask"].min() <= found["mask"].max() <= 1
+    assert about["input_size"] == SIZE and about["mask_threshold"] == 0.35
+    with torch.inference_mode():
+        expected = export.Deployed(model, config)(image, tokens)
+    np.testing.assert_allclose(found["mask"], expected["mask"].numpy(), atol=1e-4)
+
+
+def test_torch_export_answers_the_same_and_leaves_no_partial_file(tmp_path, run_script):
+    folder = write_folder(tmp_path / "simrec")
+    status, said, error = run_script(folder, "--out", tmp_path / "deep" / "model.pt2", "--size", "96")
+    assert status == 0 and "box 0" in said, error
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt2"]
+    assert export.load(tmp_path / "deep" / "model.pt2")[1]["input_size"] == 96
+
+
+def test_an_answer_that_differs_is_an_error(simrec):
+    folder, file = simrec
+    model, config, _ = model_folder.read(folder)
+    with torch.no_grad():
+        model.head.box.bias += 1
+    with pytest.raises(ExportError, match="pixels apart"):
+        export.compare(file, model, config, samples=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--out", "model.bin"], "ending"), (["--out", "model.onnx", "--size", "100"], "multiple of 32")],
+)
+def test_bad_arguments_are_one_paragraph(simrec, run_script, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run_script(simrec[0], *arguments)
+    assert status == 2 and said in error and not list(tmp_path.iterdir())
+
+
+def test_the_example_without_torch_gives_the_grounders_box(simrec, tmp_path):
+    folder, file = simrec
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(# Needs onnxruntime.*?)```", text, re.DOTALL).group(1)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 30
+    imported = {n.names[0].name for n in ast.walk(ast.parse(example)) if isinstance(n, ast.Import)}
+    assert imported == {"json", "re", "sys", "numpy", "onnxruntime"} | {"cv2"}
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    pixels = np.random.default_rng(3).integers(0, 255, (90, 140, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    command = [sys.executable, "-X", "importtime", "example.py", file, "photo.png", "the red circle", str(SIZE)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+    answer = json.loads(done.stdout)
+    expected = rec.from_pretrained(folder, device="cpu")(pixels, "the red circle")
+    np.testing.assert_allclose(answer["box"], expected.box, atol=0.5)
+    assert abs(answer["score"] - expected.score) < 1e-3
