@@ -8,8 +8,8 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rec.config import nodes
 from rec.config.errors import ConfigError, did_you_mean, error_like
@@ -129,17 +129,19 @@ class Builder:
             raise error_like(kind, message) from (kind if isinstance(kind, Exception) else None)
         self.problems.append(message)
 
-    def values(self, node: Any, path: str, given: Container = ()) -> Iterator[tuple[Any, Any]]:
+    def values(self, node: Any, path: str) -> Iterator[tuple[Any, Any]]:
         for key, value in nodes.children(node):
+            special = isinstance(node, nodes.CONFIGS) and isinstance(value, str) and value != MISSING
             try:
-                if key not in given:
-                    yield key, node[key] if isinstance(value, str) and isinstance(node, nodes.CONFIGS) else value
+                yield key, node[key] if special else value
             except OmegaConfBaseException as error:
                 self.fail(error, join(path, key), f": {str(error).splitlines()[0]}")
 
     def build(self, value: Any, path: str, recursive: bool = True) -> Any:
         if is_call(value):
             return self.call(value, path, {}) if recursive or self.problems is not None else value
+        if isinstance(value, str) and value == MISSING:
+            self.fail(MissingMandatoryValue, path, ": mandatory value (???) is not set")
         if not isinstance(value, nodes.CONTAINERS):
             return value
         built = {k: self.build(v, join(path, k), recursive) for k, v in self.values(value, path)}
@@ -150,7 +152,7 @@ class Builder:
         return tuple(built.values()) if nodes.is_tuple(value) else list(built.values())
 
     def call(self, node: Any, path: str, extra: dict[str, Any]) -> Any:
-        given = dict(self.values(node, path, extra)) | extra
+        given = dict(self.values(node, path)) | extra
         target = given.pop("_object_" if "_object_" in node else "_target_", None)
         partial, recursive = given.pop("_partial_", False), given.pop("_recursive_", True)
         name = target if isinstance(target, str) else object_name(target) or repr(target)

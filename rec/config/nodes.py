@@ -40,10 +40,8 @@ def is_call(value: Any) -> bool:
 
 
 def to_node(value: Any, key: Any = None, parent: Any = None, own: bool = False) -> Any:
-    """A value as a config node without ``_delete_`` keys; nodes in it are copied, unless they are ``own``.
-
-    omegaconf's own way takes several times as long, and takes namedtuples and classes apart.
-    """
+    """A value as a config node without ``_delete_`` keys; nodes in it are copied, unless they are ``own``."""
+    # Not by omegaconf's constructors: they take several times as long, and take namedtuples and classes apart.
     if isinstance(value, CONFIGS):
         made = value if own and value._get_parent() is None else copy.deepcopy(value)
         made._set_parent(parent)

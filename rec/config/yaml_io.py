@@ -47,7 +47,7 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
         loaded = {} if root is None else _build(loader, root, "", path, places)
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        text = f"{path}{line}: not a safe YAML config: {getattr(error, 'problem', None) or error}"
+        text = f"{path}{line}: cannot be read as a safe config: {getattr(error, 'problem', None) or error}"
         raise error_like(error, text) from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: a config is a mapping of names, this file holds a {type(loaded).__name__}")

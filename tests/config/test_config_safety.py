@@ -50,7 +50,7 @@ def hostile(tmp_path):
 def test_yaml_tags_run_nothing(hostile, canary, value):
     path = hostile(f"a: 1\nb:\n  c: {value.format(canary)}\n")
     for load in (safe_load_yaml, LazyConfig.load):
-        with pytest.raises(ConfigError, match=r"hostile\.yaml:3: not a safe YAML config"):
+        with pytest.raises(ConfigError, match=r"hostile\.yaml:3: cannot be read as a safe config"):
             load(path)
 
 
@@ -186,12 +186,12 @@ def test_a_huge_file_is_refused_unparsed(hostile):
         ("x:\n  a: 1\n  a: 2\n", r"hostile\.yaml:3: duplicate key `x\.a`"),
         ("- 1\n", "a config is a mapping of names, this file holds a list"),
         ("text\n", "this file holds a str"),
-        ("a: [1\nb: 2\n", r"hostile\.yaml:2: not a safe YAML config"),
+        ("a: [1\nb: 2\n", r"hostile\.yaml:2: cannot be read as a safe config"),
         ("a: *nothing\n", r"hostile\.yaml:1: "),
-        ("? [1, 2]\n: x\n", "not a safe YAML config"),
-        ("a: 1\n---\nb: 2\n", "not a safe YAML config"),
+        ("? [1, 2]\n: x\n", "cannot be read as a safe config"),
+        ("a: 1\n---\nb: 2\n", "cannot be read as a safe config"),
         ("\tx: 1\n", r"hostile\.yaml:1: "),
-        ("a: \x07\n", "not a safe YAML config"),
+        ("a: \x07\n", "cannot be read as a safe config"),
     ],
 )
 def test_unusable_yaml_is_refused_with_file_and_line(hostile, text, message):
@@ -201,7 +201,7 @@ def test_unusable_yaml_is_refused_with_file_and_line(hostile, text, message):
 
 def test_yaml_that_is_not_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"a: \xff\xfe\n")
-    with pytest.raises(ConfigError, match=r"a\.yaml: not a safe YAML config"):
+    with pytest.raises(ConfigError, match=r"a\.yaml: cannot be read as a safe config"):
         safe_load_yaml(tmp_path / "a.yaml")
     with pytest.raises(FileNotFoundError, match=r"b\.yaml"):
         safe_load_yaml(tmp_path / "b.yaml")
