@@ -58,7 +58,7 @@ class ToySplit(torch.utils.data.Dataset):
             "image_id": str(i),
             "ref_id": f"r{i}",
             "sentence_index": 0,
-            "sentence": f"thing {i}",
+            "sentence": f"thing {i}" + " very red" * (i % 5),
             "source": "toy",
         }
 

@@ -1,0 +1,63 @@
+"""Export a model folder to one file for other runtimes, decoding included.
+
+    python scripts/export.py outputs/run/best --out model.onnx
+    python scripts/export.py outputs/run/best --out model.onnx --dynamic-size
+    python scripts/export.py outputs/run/best --out model.pt2            (torch.export)
+
+The file is compared with PyTorch on 50 samples before it gets its name. See docs/export.md for its inputs, outputs and
+an example that needs neither torch nor rec. ONNX needs `pip install rec[export]`.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="model folder, run folder or hub id")
+    parser.add_argument("--out", required=True, help="file to write: .onnx or .pt2")
+    parser.add_argument("--size", type=int, help="side of the input image, a multiple of 32; default: the model's")
+    parser.add_argument("--dynamic-size", action="store_true", help="leave the side free (any multiple of 32)")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="let config.yaml call anything: your own models only"
+    )
+    args = parser.parse_args()
+    out = Path(args.out)
+    kind = {".onnx": "onnx", ".pt2": "torch"}.get(out.suffix)
+    from rec.inference.command_line import InputError
+
+    if kind is None:
+        raise InputError(f"--out {out}: the ending decides the format; use .onnx or .pt2")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if kind == "onnx" and missing:
+        raise InputError(f"ONNX export needs {', '.join(missing)}: pip install 'rec[export]'")
+    if args.size is not None and (args.size % 32 or args.size <= 0):
+        raise InputError(f"--size {args.size} is not a multiple of 32")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    from rec.inference.export import compare, export
+    from rec.inference.grounder import resolve
+    from rec.inference.model_folder import read
+    from rec.inference.trained import locate
+
+    trained = locate(args.model) if Path(args.model).is_dir() else None
+    if trained is not None and trained.is_checkpoint:
+        raise InputError(f"{trained.folder} is a checkpoint; export a model folder, such as best/ of the run")
+    model, config, vocabulary = read(trained.folder if trained else resolve(args.model), args.trust_config)
+    partial = out.with_name(f".partial-{out.name}")
+    try:
+        export(model, config, vocabulary, partial, kind=kind, size=args.size, dynamic_size=args.dynamic_size)
+        worst = compare(partial, model, config)
+        partial.rename(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    differences = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch on 50 samples: {differences}")
+    return 0
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)
