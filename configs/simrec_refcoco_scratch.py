@@ -1,6 +1,8 @@
 """SimREC on RefCOCO as published: 25 epochs, batch 32, cosine schedule, EMA, multi-scale."""
 
 from .common.dataset import dataset
+from .common.models.simrec import model
+from .common.optim import optim
 from .common.train import train
 
 dataset.dataset = "refcoco"

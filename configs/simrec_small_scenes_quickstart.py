@@ -1,6 +1,7 @@
 """The quickstart: a SimREC of about a million parameters, trained from scratch on shape scenes of 128 x 128 pixels."""
 
 from .common.dataset import dataset
+from .common.models.simrec_small import model
 from .common.optim import optim
 from .common.train import train
 
