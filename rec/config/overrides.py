@@ -54,7 +54,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key, equals, text = override[len(sign) :].partition("=")
         if bool(equals) == (sign == "~") or not re.fullmatch(f"({_STEP.pattern})+", key) or override[0] in "-.":
             raise ConfigError(f"`{override}` is no override: write key=value, +key=value to add or ~key to delete")
-        steps = [int(s) if s.isdigit() else s for s in (next(filter(None, step)) for step in _STEP.findall(key))]
+        steps = [int(s) if s.isdecimal() else s for s in (next(filter(None, step)) for step in _STEP.findall(key))]
         try:
             _put(cfg, steps, parse_value(text), sign)
         except (ConfigError, OmegaConfBaseException) as error:

@@ -183,6 +183,7 @@ def test_the_result_of_an_override_is_built(form):
         ("train.train_epoch=4", r"`train\.train_epoch` is LiBai's name: use train\.epochs"),
         ("train.dist.tensor_parallel_size=2", r"no tensor or pipeline parallel, because"),
         ("zzzzzz=1", r"to add it: \+zzzzzz=\.\.\."),
+        ("pipeline.²=1", r"`pipeline\.²`: there is no such key"),
     ],
 )
 def test_unknown_keys_are_key_errors_with_the_nearest_names(override, text):
