@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rec.boxes import box_iou, cxcywh_to_xyxy
 from rec.models.layers import PredictionConv
-from rec.models.losses import full_precision, mask_cross_entropy
+from rec.models.losses import full_precision, mask_cross_entropy, to_pixels
 from rec.models.mask_head import MaskHead
 
 # Pixels / 640 at 416 x 416: the weight the original's summed mask loss has there against the box losses.
@@ -33,6 +33,8 @@ class MCNhead(nn.Module):
             the mask loss over pixels (/ 640), so that their weight grows with batch and image size.
     """
 
+    anchor_sizes: Tensor
+
     def __init__(
         self,
         in_channels: int = 512,
@@ -47,7 +49,8 @@ class MCNhead(nn.Module):
         self.in_channels = in_channels
         self.stride, self.mask_stride = strides
         self.ignore_threshold, self.summed_losses = ignore_threshold, summed_losses
-        self.anchor_sizes = tuple(tuple(float(side) for side in anchor) for anchor in anchors)
+        # Not in the state dict: the original's checkpoints carry no anchors.
+        self.register_buffer("anchor_sizes", torch.tensor(anchors, dtype=torch.float32), persistent=False)
         self.anchors = PredictionConv(in_channels, 5 * len(self.anchor_sizes), 1)
         self.mask = MaskHead(in_channels, hidden_channels, self.mask_stride, dilations)
         self.box_energy = PredictionConv(in_channels, 1, 3, padding=1)
@@ -73,7 +76,7 @@ class MCNhead(nn.Module):
             ),
             -1,
         )
-        anchors = raw.new_tensor(self.anchor_sizes)[:, None, None]
+        anchors = self.anchor_sizes.to(raw.dtype)[:, None, None]
         return torch.cat([(raw[..., :2].sigmoid() + cells) * self.stride, raw[..., 2:4].exp() * anchors], -1)
 
     def candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +150,7 @@ class MCNhead(nn.Module):
             predicted box overlaps the object by more than ``ignore_threshold``.
         """
         height, width = raw.shape[2:4]
-        anchors = raw.new_tensor(self.anchor_sizes)
+        anchors = self.anchor_sizes.to(raw.dtype)
         overlap = torch.minimum(box[:, None, 2:], anchors).prod(-1)
         anchor = (overlap / (box[:, None, 2:].prod(-1) + anchors.prod(-1) - overlap)).argmax(1)
         column = (box[:, 0] / self.stride).long().clamp(0, width - 1)
@@ -158,8 +161,7 @@ class MCNhead(nn.Module):
 
     def _box_losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
         count, _, height, width, _ = raw.shape
-        size = raw.new_tensor([width, height, width, height]) * self.stride
-        target = box * size
+        target = to_pixels(box, width * self.stride, height * self.stride)
         present = (box.sum(1) > 0).to(raw.dtype)
         cell, close = self.assign(raw, target)
         predicted = raw.flatten(1, 3).gather(1, cell[:, None, None].expand(-1, 1, 5))[:, 0]
@@ -167,7 +169,7 @@ class MCNhead(nn.Module):
         weight = present * (2 - box[:, 2] * box[:, 3])  # small objects count up to twice
         offset = (target[:, :2] / self.stride).frac()
         xy = F.binary_cross_entropy_with_logits(predicted[:, :2], offset, reduction="none").sum(1)
-        anchor = raw.new_tensor(self.anchor_sizes)[cell // (height * width)]
+        anchor = self.anchor_sizes.to(raw.dtype)[cell // (height * width)]
         wh = (predicted[:, 2:4] - (target[:, 2:] / anchor + 1e-16).log()).square().sum(1) / 2
 
         logits = raw[..., 4].flatten(1)

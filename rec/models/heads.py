@@ -10,7 +10,7 @@ from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import Assignment, cell_centres, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
-from rec.models.losses import BOX_LOSSES, mean_over_processes
+from rec.models.losses import BOX_LOSSES, mean_over_processes, to_pixels
 from rec.models.mask_head import MaskHead
 
 __all__ = ["MCNhead", "MaskHead", "REChead"]
@@ -90,9 +90,15 @@ class REChead(nn.Module):
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw outputs ``(B, 5, H, W)`` to boxes ``(B, H * W, 4)``, cxcywh in pixels, cells row by row."""
-        values = raw[:, :4].flatten(2).transpose(1, 2)
-        corners = cell_centres(raw.shape[2], raw.shape[3], self.stride, values) - self.stride / 2
-        return torch.cat([values[..., :2] * self.stride + corners, values[..., 2:].exp() * self.stride], -1)
+        return self._boxes(raw[:, :4].flatten(2).transpose(1, 2), self._corners(raw))
+
+    def _corners(self, raw: Tensor) -> Tensor:
+        """``(H * W, 2)`` x, y of the cells, counted in cells."""
+        return cell_centres(raw.shape[2], raw.shape[3], self.stride, raw) / self.stride - 0.5
+
+    def _boxes(self, values: Tensor, corners: Tensor) -> Tensor:
+        """Outputs ``(..., 4)`` of cells at ``corners`` ``(..., 2)`` to cxcywh in pixels."""
+        return torch.cat([values[..., :2] + corners, values[..., 2:].exp()], -1) * self.stride
 
     def predict(self, raw: Tensor) -> dict[str, Tensor]:
         """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1."""
@@ -107,7 +113,7 @@ class REChead(nn.Module):
     def assign(self, raw: Tensor, box: Tensor) -> Assignment:
         """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
         centres = cell_centres(raw.shape[2], raw.shape[3], self.stride, raw)
-        return dynamic_assignment(self.decode(raw), box, centres, self.stride)
+        return dynamic_assignment(self.decode(raw.detach()), box, centres, self.stride)
 
     def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
         """Losses of raw outputs ``(B, 5, H, W)`` against ``box`` ``(B, 4)``, cxcywh as fractions of the image.
@@ -118,15 +124,15 @@ class REChead(nn.Module):
             ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
             over cells divided by the number of positive cells in the batch.
         """
-        height, width = raw.shape[-2:]
-        size = raw.new_tensor([width, height, width, height]) * self.stride
-        target = box.to(raw.dtype) * size
+        target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         cells, positive, _ = self.assign(raw, target)
         count = positive.sum().to(raw.dtype)
         count = (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
 
-        index = cells[..., None].expand(-1, -1, 4)
-        predicted = self.decode(raw).gather(1, index)
+        # Positive cells alone are decoded with gradients: exp may overflow in others, and 0 * inf is NaN.
+        values = raw[:, :4].flatten(2).transpose(1, 2).gather(1, cells[..., None].expand(-1, -1, 4))
+        corners = self._corners(raw)[cells]
+        predicted = self._boxes(values, corners)
         losses = {"loss_iou": self._mean(BOX_LOSSES[self.box_loss](predicted, target[:, None]), positive, count)}
 
         logits = raw[:, 4].flatten(1)
@@ -135,11 +141,9 @@ class REChead(nn.Module):
         losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
-            raw_box = raw[:, :4].flatten(2).transpose(1, 2).gather(1, index)
-            corners = (cell_centres(height, width, self.stride, raw) / self.stride - 0.5)[cells]
             target = target[:, None] / self.stride
             raw_target = torch.cat([target[..., :2] - corners, (target[..., 2:] + 1e-8).log().expand_as(corners)], -1)
-            losses["loss_l1"] = self._mean((raw_box - raw_target).abs().sum(-1), positive, count)
+            losses["loss_l1"] = self._mean((values - raw_target).abs().sum(-1), positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 

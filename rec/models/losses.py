@@ -15,6 +15,12 @@ def full_precision(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:
+    """``(B, 4)`` cxcywh boxes from fractions to pixels; plain numbers, so that a device is not waited for."""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx * width, cy * height, w * width, h * height], -1)
+
+
 def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - IoU^2`` of ``(..., 4)`` cxcywh boxes, any unit; the loss of YOLOX and SimREC."""
     overlap, union, _, _ = _overlap(boxes, targets)

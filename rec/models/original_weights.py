@@ -5,6 +5,7 @@ Original names are those of ``state_dict`` in SimREC's checkpoints. :func:`our_n
 another shape. Nothing is ever loaded partially without saying so.
 """
 
+import errno
 import logging
 import pickle
 import re
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -223,7 +225,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"weight file {path} does not exist; docs/weights.md says where to get the originals")
+        raise FileNotFoundError(errno.ENOENT, "no such weight file (docs/weights.md says where to get them)", str(path))
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -243,8 +245,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _load_pth(path: Path) -> Any:
+    # Learning rates are often saved as NumPy scalars; rebuilding one runs no code of the file.
+    scalar: Any = np.float64(0).__reduce__()[0]
+    scalars: list[Any] = [
+        np.dtype,
+        type(np.dtype("f8")),
+        type(np.dtype("f4")),
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+    ]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(scalars):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds Python objects, which are not loaded because they can run code. Save its state_dict alone"
@@ -252,6 +264,11 @@ def _load_pth(path: Path) -> Any:
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is not a complete PyTorch file: {error}") from None
+
+
+def is_darknet_file(path: str | Path) -> bool:
+    """Whether a file's name is that of a binary Darknet file: ``.weights`` or, for a trunk, ``.conv.74``."""
+    return Path(path).suffix in (".weights", ".74")
 
 
 def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
@@ -272,7 +289,7 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
             f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         )
-    if Path(path).is_file() and Path(path).suffix in (".weights", ".74"):
+    if is_darknet_file(path) and Path(path).is_file():
         return load_darknet(backbone, Path(path))
     expected = backbone.state_dict()
     state: dict[str, Tensor] = {}

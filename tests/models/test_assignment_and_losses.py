@@ -1,0 +1,207 @@
+"""Assignment without a loop equals the loop; box losses are the formulas; counts are exact across processes."""
+
+import math
+import multiprocessing
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.models.anchor_head import MCNhead
+from rec.models.assignment import cell_centres, dynamic_assignment
+from rec.models.heads import REChead
+from rec.models.losses import BOX_LOSSES, dice_loss, mask_cross_entropy
+
+
+def looped_assignment(boxes: Tensor, target: Tensor, centres: Tensor, stride: int) -> set[int]:
+    """The rule as written, for one image, in plain Python."""
+    x, y, w, h = target.tolist()
+    if x + y + w + h <= 0:
+        return set()
+    costs, ious = {}, []
+    for cell, (cx, cy) in enumerate(centres.tolist()):
+        inside = x - w / 2 < cx < x + w / 2 and y - h / 2 < cy < y + h / 2
+        near = abs(cx - x) < 2.5 * stride and abs(cy - y) < 2.5 * stride
+        if inside or near:
+            iou = box_iou(cxcywh_to_xyxy(boxes[cell]), cxcywh_to_xyxy(target)).item()
+            ious.append(iou)
+            costs[cell] = -3 * math.log(iou + 1e-8) + (0 if inside and near else 1e5)
+    k = max(1, int(sum(sorted(ious)[-10:])))
+    return set(sorted(costs, key=costs.__getitem__)[:k])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    grid=st.integers(2, 12),
+    centre=st.tuples(st.floats(0.02, 0.97), st.floats(0.02, 0.97)),
+    size=st.tuples(st.floats(0.03, 0.99), st.floats(0.03, 0.99)),
+    quality=st.floats(0.02, 2.0),
+)
+def test_batched_assignment_is_the_rule_applied_image_by_image(seed, grid, centre, size, quality) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    stride = 16
+    target = torch.tensor([[*centre, *size], [0, 0, 0, 0], [*reversed(centre), *size]], dtype=torch.float64)
+    target = target * grid * stride
+    noise = torch.randn(3, grid * grid, 4, generator=generator, dtype=torch.float64) * quality * stride
+    boxes = target[:, None] + noise
+    boxes[..., 2:] = boxes[..., 2:].abs() + 1
+    centres = cell_centres(grid, grid, stride, boxes)
+    got = dynamic_assignment(boxes, target, centres, stride)
+    for row in range(3):
+        cells = got.cells[row][got.positive[row]].tolist()
+        assert len(set(cells)) == len(cells)
+        want = looped_assignment(boxes[row], target[row], centres, stride)
+        overlaps = box_iou(cxcywh_to_xyxy(boxes[row]), cxcywh_to_xyxy(target[row]))
+        # Cells whose boxes miss the object all cost the same: how many of them are taken is defined, which is not.
+        assert len(cells) == len(want)
+        assert {c for c in cells if overlaps[c] > 0} == {c for c in want if overlaps[c] > 0}
+
+
+def test_no_object_no_positive_cells_and_finite_gradients() -> None:
+    head = REChead(strides=[16], in_channels=[8], width=0.125)
+    raw = torch.randn(2, 5, 4, 4, requires_grad=True)
+    losses = head.losses(raw, torch.zeros(2, 4))
+    assert losses["loss_iou"] == 0
+    losses["loss"].backward()
+    assert raw.grad.isfinite().all() and raw.grad[:, :4].abs().max() == 0
+
+
+def test_a_wild_box_in_a_cell_without_object_does_not_spoil_the_gradient() -> None:
+    head = REChead(strides=[16], in_channels=[8], width=0.125)
+    raw = torch.zeros(1, 5, 8, 8)
+    raw[0, 2:4, 7, 7] = 200.0  # exp overflows
+    raw.requires_grad_()
+    head.losses(raw, torch.tensor([[0.2, 0.2, 0.1, 0.1]]))["loss"].backward()
+    assert raw.grad.isfinite().all()
+
+
+def test_label_smoothing_clamps_objectness_targets_and_touches_nothing_else() -> None:
+    raw, box = torch.randn(1, 5, 4, 4), torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    plain, smooth = (REChead(strides=[16], label_smooth=s).losses(raw, box) for s in (0.0, 0.1))
+    assignment = REChead(strides=[16]).assign(raw, box * 64)
+    targets = torch.full((16,), 0.1)
+    targets[assignment.cells[assignment.positive]] = 0.9
+    want = torch.nn.functional.binary_cross_entropy_with_logits(raw[0, 4].flatten(), targets, reduction="sum")
+    torch.testing.assert_close(smooth["loss_obj"], want / assignment.positive.sum())
+    assert smooth["loss_iou"] == plain["loss_iou"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0.1, 0.9), min_size=8, max_size=8))
+def test_box_losses_are_their_formulas(values: list[float]) -> None:
+    a, b = torch.tensor(values, dtype=torch.float64).view(2, 4)
+    (ax, ay, aw, ah), (bx, by, bw, bh) = a.tolist(), b.tolist()
+    left, top = max(ax - aw / 2, bx - bw / 2), max(ay - ah / 2, by - bh / 2)
+    right, bottom = min(ax + aw / 2, bx + bw / 2), min(ay + ah / 2, by + bh / 2)
+    overlap = max(0, right - left) * max(0, bottom - top)
+    union = aw * ah + bw * bh - overlap
+    width = max(ax + aw / 2, bx + bw / 2) - min(ax - aw / 2, bx - bw / 2)
+    height = max(ay + ah / 2, by + bh / 2) - min(ay - ah / 2, by - bh / 2)
+    iou, hull = overlap / union, width * height
+    want = {
+        "iou": 1 - iou**2,
+        "giou": 1 - (iou - (hull - union) / hull),
+        "diou": 1 - (iou - ((ax - bx) ** 2 + (ay - by) ** 2) / (width**2 + height**2)),
+    }
+    for name, value in want.items():
+        assert BOX_LOSSES[name](a, b).item() == pytest.approx(value, abs=1e-12), name
+        assert BOX_LOSSES[name](a, a).item() == pytest.approx(0, abs=1e-12), name
+
+
+@pytest.mark.parametrize("box_loss", BOX_LOSSES)
+def test_every_box_loss_trains_the_head(box_loss: str) -> None:
+    head = REChead(strides=[16], box_loss=box_loss)
+    torch.manual_seed(0)
+    raw = (torch.randn(2, 5, 4, 4) * 0.3).requires_grad_()
+    box = torch.tensor([[0.4, 0.5, 0.5, 0.4], [0.6, 0.3, 0.2, 0.3]])
+    optimizer = torch.optim.Adam([raw], lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        head.losses(raw, box)["loss"].backward()
+        optimizer.step()
+    found = head.predict(raw)
+    assert box_iou(found["box"], cxcywh_to_xyxy(box * 64)).min() > 0.9
+    assert found["score"].min() > 0.9
+
+
+def test_mask_losses_vanish_on_the_right_mask_and_not_elsewhere() -> None:
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    mask[:, :, 2:5, 3:6] = 255
+    right = (mask.float() / 255 - 0.5) * 60
+    for loss in (mask_cross_entropy, dice_loss):
+        assert loss(right, mask) < 1e-3 < 0.3 < loss(-right, mask)
+
+
+def test_consistency_of_mean_directions_is_the_double_sum_over_cell_pairs() -> None:
+    torch.manual_seed(0)
+    head = MCNhead(6, 4, anchors=[[20, 20]], dilations=(2,)).double()
+    a, e = torch.randn(2, 6, 3, 3).double(), torch.randn(2, 6, 5, 5).double()
+    p, r = head.box_energy(a).flatten(1).softmax(1), head.mask_energy(e).flatten(1).softmax(1)
+    for row in range(2):
+        total = 0.0
+        for cell in range(9):
+            for other in range(25):
+                u, v = a[row].flatten(1)[:, cell], e[row].flatten(1)[:, other]
+                total += p[row, cell] * r[row, other] * ((u @ v) / (u.norm() * v.norm()) + 1) / 2
+        assert head.consistency(a, e)[row].item() == pytest.approx(-math.log(total + 1e-6), rel=1e-9)
+
+
+def test_mcn_loss_weights_do_not_grow_with_the_image_unless_asked() -> None:
+    torch.manual_seed(0)
+    losses = {}
+    for summed in (False, True):
+        head = MCNhead(6, 4, anchors=[[20, 20]], strides=(32, 8), dilations=(2,), summed_losses=summed)
+        for size in (64, 128):
+            maps = [torch.zeros(2, 6, size // stride, size // stride) for stride in (32, 8)]
+            raw, logits = head(*maps)
+            mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
+            losses[summed, size] = head.losses(raw, logits, *maps, torch.zeros(2, 4), mask)["loss_seg"].item()
+            head.eval()
+    assert losses[False, 64] == pytest.approx(losses[False, 128], rel=0.2)
+    assert losses[True, 128] == pytest.approx(4 * losses[True, 64], rel=0.2)
+
+
+def _rank_gradient(rank: int, port: int, global_counts: bool, queue) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+    raw, box = head_inputs()
+    part = raw[2 * rank : 2 * rank + 2].clone().requires_grad_()
+    REChead(strides=[16], global_counts=global_counts).losses(part, box[2 * rank : 2 * rank + 2])["loss"].backward()
+    queue.put((rank, (part.grad / 2).tolist()))  # data parallelism averages over processes
+    dist.destroy_process_group()
+
+
+def head_inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randn(4, 5, 6, 6, generator=generator) * 0.2
+    box = torch.tensor([[0.5, 0.5, 0.9, 0.9], [0.4, 0.5, 0.8, 0.7], [0.2, 0.3, 0.05, 0.05], [0.0, 0.0, 0.0, 0.0]])
+    raw[:2, 2:4] += 1.5  # good boxes: many positives on the first process, few on the second
+    return raw, box
+
+
+@pytest.mark.parametrize("global_counts", [True, False])
+def test_global_counts_make_two_processes_compute_the_loss_of_one(global_counts: bool) -> None:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_rank_gradient, args=(r, port, global_counts, queue)) for r in range(2)]
+    for process in processes:
+        process.start()
+    parts = dict(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(60)
+    raw, box = head_inputs()
+    raw.requires_grad_()
+    REChead(strides=[16]).losses(raw, box)["loss"].backward()
+    together = torch.cat([torch.tensor(parts[0]), torch.tensor(parts[1])])
+    assert torch.allclose(together, raw.grad, atol=1e-6) == global_counts

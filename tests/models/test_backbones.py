@@ -1,0 +1,141 @@
+"""Backbones give maps of the strides and channels they name; frozen parts are frozen in every respect."""
+
+import pytest
+import torch
+from small import WIDTH, backbone, batch, simrec
+from torch import nn
+
+from rec.models.backbones import VGG16, CspDarkNet, DarkNet53, DResNet, ResNet, TimmBackbone
+
+# One model of each of eleven families, the smallest that timm has.
+FAMILIES = [
+    "resnet18",
+    "convnext_atto",
+    "efficientnet_b0",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+    "mobilenetv3_small_100",
+    "regnety_002",
+    "densenet121",
+    "edgenext_xx_small",
+    "pvt_v2_b0",
+    "cspdarknet53",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_timm_family_trains_in_simrec_without_naming_its_channels(name: str) -> None:
+    trunk = TimmBackbone(name)
+    assert trunk.strides == (8, 16, 32)
+    model = simrec(trunk)
+    model(batch(2, 96))["loss"].backward()
+    assert [f.v_planes for f in model.fusion_manner] == list(trunk.channels)
+    assert all(p.grad is not None for p in trunk.parameters()), "timm builds stages that nobody reads"
+    with torch.no_grad():
+        maps = model.eval().visual_backbone(torch.rand(1, 3, 128, 128))  # another size than before
+    assert [tuple(x.shape) for x in maps] == [
+        (1, c, 128 // s, 128 // s) for c, s in zip(trunk.channels, trunk.strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("build", "channels"),
+    [
+        (lambda: VGG16(), (512, 512, 512)),
+        (lambda: ResNet(18), (128, 256, 512)),
+        (lambda: DResNet(50), (512, 1024, 2048)),
+        (lambda: DarkNet53(), (256, 512, 1024)),
+        (lambda: CspDarkNet(), (256, 512, 1024)),
+        (lambda: CspDarkNet(width=0.25, depth=0.33, out_strides=(4, 8, 16)), (32, 64, 128)),
+    ],
+)
+def test_named_backbones_have_their_published_channels(build, channels: tuple[int, ...]) -> None:
+    trunk = build().eval()
+    with torch.no_grad():
+        maps = trunk(torch.rand(1, 3, 64, 64))
+    assert trunk.channels == channels == tuple(x.shape[1] for x in maps)
+    assert [64 // x.shape[2] for x in maps] == list(trunk.strides)
+
+
+@pytest.mark.parametrize("build", [lambda **k: CspDarkNet(width=0.125, **k), lambda **k: TimmBackbone("resnet18", **k)])
+def test_one_map_alone_is_the_coarsest(build) -> None:
+    trunk = build(multi_scale_outputs=False)
+    assert trunk.strides == (32,)
+    assert len(trunk(torch.rand(2, 3, 64, 64))) == 1
+
+
+def test_strides_that_do_not_exist_are_refused_naming_those_that_do() -> None:
+    with pytest.raises(ValueError, match=r"vit_small_patch14_dinov2 has maps of stride \[7, 14, 28\].*\[8, 16, 32\]"):
+        TimmBackbone("vit_small_patch14_dinov2")
+    with pytest.raises(ValueError, match=r"4, 8, 16 and 32.*\[64\]"):
+        CspDarkNet(out_strides=[64])
+    with pytest.raises(ValueError, match="no model 'resnet19'"):
+        TimmBackbone("resnet19")
+    with pytest.raises(ValueError, match="depth 18, 34"):
+        ResNet(19)
+
+
+def test_unreachable_pretrained_weights_say_how_to_go_on(tmp_path) -> None:
+    path = str(tmp_path / "resnet18.safetensors")
+    with pytest.raises(
+        RuntimeError, match=r"resnet18 cannot be loaded from .*resnet18.safetensors(.|\n)*pretrained=false"
+    ):
+        TimmBackbone("resnet18", pretrained=True, pretrained_weight_path=path)
+
+
+def test_pretrained_weights_of_a_timm_model_load_from_a_local_file(tmp_path) -> None:
+    import timm
+
+    source = timm.create_model("resnet18")
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    trunk = TimmBackbone("resnet18", pretrained=True, pretrained_weight_path=str(tmp_path / "resnet18.pth"))
+    assert torch.equal(trunk.stages[0].conv1.weight, source.conv1.weight)
+
+
+FROZEN = {
+    "CspDarkNet": lambda **k: backbone(**k),
+    "timm": lambda **k: TimmBackbone("resnet18", **k),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_frozen_stages_keep_weights_and_statistics_through_training_and_build_no_graph(name: str) -> None:
+    model = simrec(FROZEN[name](freeze_backbone=True)).train()
+    trunk = model.visual_backbone
+    frozen = trunk.stages[: trunk.frozen_stages]
+    before = {key: tensor.clone() for key, tensor in frozen.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    made_graph = []
+    frozen[-1].register_forward_hook(
+        lambda _m, _i, out: made_graph.append(any(x.requires_grad for x in (out if isinstance(out, list) else [out])))
+    )
+    for _ in range(2):
+        model.train()
+        model(batch(2))["loss"].backward()
+        optimizer.step()
+    assert made_graph == [False, False]
+    assert all(torch.equal(tensor, before[key]) for key, tensor in frozen.state_dict().items())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert not any(m.training for m in frozen.modules() if isinstance(m, nn.BatchNorm2d))
+    assert any(p.requires_grad for p in model.parameters())
+
+
+def test_originals_frozen_statistics_keep_moving_on_request() -> None:
+    model = simrec(backbone(freeze_backbone=True, update_frozen_statistics=True)).train()
+    mean = model.visual_backbone.stages[0].norm.running_mean.clone()
+    weight = model.visual_backbone.stages[0].conv.weight.clone()
+    model(batch(2))["loss"].backward()
+    assert not torch.equal(model.visual_backbone.stages[0].norm.running_mean, mean)
+    assert torch.equal(model.visual_backbone.stages[0].conv.weight, weight)
+    assert model.visual_backbone.stages[0].conv.weight.grad is None
+
+
+def test_stages_can_be_released_between_epochs() -> None:
+    model = simrec(backbone(freeze_backbone=True)).train()
+    trunk = model.visual_backbone
+    trunk.freeze(2)
+    model(batch(2))["loss"].backward()
+    has_gradient = [all(p.grad is not None for p in stage.parameters()) for stage in trunk.stages]
+    assert has_gradient == [False, False] + [True] * (len(trunk.stages) - 2)
+    assert trunk.stages[2].training and not trunk.stages[1].training
+    assert model.fusion_manner[0].v_planes == WIDTH
