@@ -11,23 +11,24 @@ from PIL import Image, UnidentifiedImageError
 
 from rec.data.images import ImageError, decode_image, read_bytes, rgb_from_pil
 
-MAX_PIXELS = 100_000_000  # 300 MB decoded; larger files are refused by their header, before memory is taken
+MAX_PIXELS = 100_000_000  # 300 MB decoded
 MAX_DOWNLOAD = 50 << 20
 
 
-def to_pixels(image: Any, allow_urls: bool = False) -> tuple[np.ndarray, str | None]:
+def to_pixels(image: Any, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str | None]:
     """An image of any accepted kind as pixels.
 
     Args:
         image: Path, encoded bytes, PIL image, NumPy uint8 ``(H, W[, 1 | 3 | 4])`` RGB, torch uint8 or float 0-1
             ``(3, H, W)``; an http(s) address where ``allow_urls``.
         allow_urls: Fetch addresses.
+        max_pixels: Refuse larger images, files by their header, before memory is taken.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, EXIF orientation applied, and what to mind about it (or None).
 
     Raises:
-        ImageError: it cannot be read, or has more than :data:`MAX_PIXELS` pixels.
+        ImageError: it cannot be read, or has more than ``max_pixels`` pixels.
     """
     if isinstance(image, str | Path | bytes):
         name = None if isinstance(image, bytes) else str(image)
@@ -36,9 +37,9 @@ def to_pixels(image: Any, allow_urls: bool = False) -> tuple[np.ndarray, str | N
                 raise ImageError(f"{name} is an address; download it first, or load the model with allow_urls=True")
             image = _download(name)
         data = image if isinstance(image, bytes) else read_bytes(image)
-        return _decoded(data, name)
+        return _decoded(data, name, max_pixels)
     if isinstance(image, Image.Image):
-        _check_size(*image.size, "the given image")
+        _check_size(*image.size, "the given image", max_pixels)
         return rgb_from_pil(image), None
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
@@ -55,17 +56,17 @@ def to_pixels(image: Any, allow_urls: bool = False) -> tuple[np.ndarray, str | N
         or image.shape[2:] not in ((), (1,), (3,), (4,))
     ):
         raise ImageError(f"an array image is uint8 (H, W, 3) RGB, not {image.dtype} {image.shape}")
-    _check_size(image.shape[1], image.shape[0], "the given array")
+    _check_size(image.shape[1], image.shape[0], "the given array", max_pixels)
     if image.ndim == 2 or image.shape[2] == 1:
         image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     return np.ascontiguousarray(image[..., :3]), None
 
 
-def _decoded(data: bytes, name: str | None) -> tuple[np.ndarray, str | None]:
+def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray, str | None]:
     warning = None
     try:
         with Image.open(io.BytesIO(data)) as header:
-            _check_size(*header.size, name or "the given image")
+            _check_size(*header.size, name or "the given image", max_pixels)
             if getattr(header, "is_animated", False):
                 warning = "animated image: the first picture was taken"
     except Image.DecompressionBombError as error:
@@ -75,9 +76,9 @@ def _decoded(data: bytes, name: str | None) -> tuple[np.ndarray, str | None]:
     return decode_image(data, name), warning
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller first")
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"{name} has {width} x {height} pixels, more than {max_pixels:,}; make it smaller first")
 
 
 def _download(address: str) -> bytes:

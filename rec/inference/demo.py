@@ -1,0 +1,118 @@
+"""A web page to try a model: pick or upload an image, type phrases, see boxes and masks. Needs the extra ``demo``."""
+
+import html
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio
+
+from rec.evaluation.pictures import colour
+from rec.inference.grounder import Grounder, Grounding, draw
+from rec.inference.inputs import to_pixels
+
+MAX_UPLOAD = "15mb"
+MAX_PIXELS = 25_000_000
+MAX_PHRASES = 8
+_STYLE = """
+.gradio-container { max-width: 1100px !important; margin: 0 auto !important }
+#results ul { list-style: none; padding: 0 } #results li { margin: .4em 0 }
+#answer img, #picture img { object-fit: contain }
+@media (max-width: 600px) { .gradio-container { padding: 8px !important } }
+"""
+
+
+def answer(grounder: Grounder, path: str | None, text: str) -> tuple[Any, str]:
+    """What the page shows for an uploaded file and the phrases of a text, one a line.
+
+    Returns:
+        The marked picture, and the results as HTML.
+
+    Raises:
+        gradio.Error: with a message for the person at the page.
+    """
+    phrases = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    if path is None:
+        raise gradio.Error("Pick or upload an image first.", print_exception=False)
+    if not phrases:
+        raise gradio.Error("Type what to look for, such as: the man on the left.", print_exception=False)
+    if len(phrases) > MAX_PHRASES:
+        raise gradio.Error(f"At most {MAX_PHRASES} phrases at a time.", print_exception=False)
+    started = time.perf_counter()
+    try:
+        pixels, warning = to_pixels(Path(path), max_pixels=MAX_PIXELS)
+        found: list[Grounding] = grounder(pixels, phrases)
+    except ValueError as error:
+        raise gradio.Error(str(error).replace(path, "the file"), print_exception=False) from None
+    seconds = time.perf_counter() - started
+    items = "".join(_item(number, grounding) for number, grounding in enumerate(found))
+    took = f"{seconds:.2f} s on {grounder.device}" + (f"; {html.escape(warning)}" if warning else "")
+    return draw(found), f"<ul>{items}</ul><p>{took}</p>"
+
+
+def _item(number: int, grounding: Grounding) -> str:
+    box = "no box" if grounding.box is None else "box " + ", ".join(f"{value:.1f}" for value in grounding.box)
+    remark = f"<br><em>{html.escape(grounding.warning)}</em>" if grounding.warning else ""
+    mark = f'<span style="color:rgb{colour(number)}">&#9632;</span>'
+    return f"<li>{mark} <b>{html.escape(grounding.phrase)}</b><br>score {grounding.score:.3f}, {box}{remark}</li>"
+
+
+def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:
+    """Files and phrases of a few shape scenes no model was trained on (seeds of the test split)."""
+    from rec.data.scenes import generate_rows, split_seeds
+
+    phrases: dict[str, list[str]] = {}
+    for row in generate_rows(split_seeds("test")[0], count, size=256):
+        path = folder / f"scene_{row['image_id']}.jpg"
+        path.write_bytes(row["image"]["bytes"])
+        phrases.setdefault(str(path), []).extend(row["sentences"])
+    # The last example shows that several phrases can be asked at once.
+    return [
+        [path, "\n".join(asked) if number == count - 1 else asked[number % len(asked)]]
+        for number, (path, asked) in enumerate(phrases.items())
+    ]
+
+
+def build(grounder: Grounder) -> gradio.Blocks:
+    """The page for one model."""
+    folder = Path(tempfile.mkdtemp(prefix="rec-demo-"))
+
+    def run(path: str | None, text: str) -> tuple[Any, str]:
+        return answer(grounder, path, text)
+
+    with gradio.Blocks(title="Find what a phrase names", analytics_enabled=False) as page:
+        gradio.Markdown(f"## Find what a phrase names\nThis model was {grounder.origin}.")
+        with gradio.Row():
+            with gradio.Column(min_width=300):
+                image = gradio.Image(
+                    label="Image", type="filepath", sources=["upload", "clipboard"], elem_id="picture", height=340
+                )
+                # Hands over the file as it is: reading it, and saying what is wrong with it, is ours.
+                vars(image)["preprocess"] = lambda payload: None if payload is None else payload.path
+                phrases = gradio.Textbox(
+                    label="Phrases, one a line", placeholder="the man on the left", lines=2, elem_id="phrases"
+                )
+                button = gradio.Button("Find", variant="primary", elem_id="find")
+            with gradio.Column(min_width=300):
+                marked = gradio.Image(label="Answer", interactive=False, elem_id="answer", height=340)
+                results = gradio.HTML(elem_id="results")
+        outputs = [marked, results]
+        gradio.Examples(scene_examples(folder), [image, phrases], outputs, run, run_on_click=True, cache_examples=False)
+        button.click(run, [image, phrases], outputs)
+        phrases.submit(run, [image, phrases], outputs)
+    return page
+
+
+def launch(grounder: Grounder, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> Any:
+    """Serve the page; uploads above :data:`MAX_UPLOAD` are refused. Nothing is fetched from elsewhere."""
+    return build(grounder).launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=MAX_UPLOAD,
+        css=_STYLE,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        footer_links=[],
+        ssr_mode=False,
+        **options,
+    )

@@ -1,0 +1,41 @@
+"""A web page to try a model: upload or pick an image, type phrases, see boxes and masks.
+
+    python scripts/demo.py outputs/run/best
+    python scripts/demo.py user/name --port 8000
+
+Needs `pip install rec[demo]`. It listens on this machine only, unless --host says otherwise.
+"""
+
+import argparse
+import importlib.util
+import os
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="model folder or hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--trust-config", action="store_true", help="let config.yaml call anything: your own models only"
+    )
+    args = parser.parse_args()
+    from rec.inference.command_line import InputError
+
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the web page needs gradio: pip install 'rec[demo]'")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    import rec
+    from rec.inference.demo import launch
+
+    grounder = rec.from_pretrained(args.model, device=args.device, trust_config=args.trust_config)
+    print(f"model: {grounder.origin}", flush=True)
+    launch(grounder, args.host, args.port)
+    return 0
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)
