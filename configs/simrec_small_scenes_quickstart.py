@@ -8,14 +8,16 @@ from .common.train import train
 dataset.dataset = "scenes"
 dataset.ann_path.scenes = "outputs/scenes/anns/scenes"
 dataset.input_shape = [128, 128]
+dataset.sentence_sampling = "per_sentence"
 
 optim.lr = train.base_lr = 3e-3
-train.warmup_lr, train.min_lr, train.warmup_epochs = 1e-5, 1e-5, 1
+train.warmup_lr, train.min_lr, train.warmup_epochs = 1e-5, 1e-5, 0.1
 train.output_dir = "outputs/quickstart"
-train.epochs = 4
-train.batch_size = 64
+train.epochs = 3
+train.batch_size = 48
 train.clip_grad_norm = 10.0
 train.ema.alpha = 0.998
 train.evaluation.eval_batch_size = 100
 train.data.num_workers = 0
+train.data.share_images = True
 train.multi_scale_training.enabled = False

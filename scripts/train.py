@@ -16,7 +16,7 @@ Config keys it reads (configs/common/train.py has every train key, its default a
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
                amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled multi_scale_training.{enabled,img_scales}
                activation_checkpoint.enabled compile.enabled max_skipped_updates
-               data.{num_workers,pin_memory,mean,std}
+               data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
                log_period trackers log_image profile hub.{repo_id,push,private} fast_dev_run
@@ -38,7 +38,7 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
-    from rec.data.loader import TrainingBatches, training_loader
+    from rec.data.loader import TrainingBatches, sharing_groups, training_loader
     from rec.inference.grounder import resolve
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
@@ -68,6 +68,7 @@ def train(cfg: Any) -> int:
     batches = TrainingBatches(
         len(dataset), per_process, processes=accelerator.num_processes, rank=accelerator.process_index,
         accumulation=accumulation, seed=cfg.train.seed,
+        groups=sharing_groups(dataset) if cfg.train.data.share_images else None,
     )  # fmt: skip
     updates_per_epoch = min(2, batches.updates_per_epoch) if cfg.train.fast_dev_run else batches.updates_per_epoch
     epochs = 1 if cfg.train.fast_dev_run else cfg.train.epochs

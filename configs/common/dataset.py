@@ -35,6 +35,7 @@ dataset = LazyCall(RefCOCODataSet)(
     flip_lr=False,
     candidate_transforms={},
     max_token_length=15,
+    sentence_sampling="per_object",  # a random sentence of each object per epoch, or per_sentence
     use_glove=False,
     split="train",
 )

@@ -3,56 +3,57 @@
 from rec.config import LazyCall
 from rec.training.schedules import build_schedule
 
-train = {
+train = dict(
     # Where everything the run writes goes. A checkpoint found there is continued from.
-    "output_dir": "outputs/run",
+    output_dir="outputs/run",
     # Length: epochs, or train_iter optimizer updates where that is set.
-    "epochs": 25,
-    "train_iter": None,
+    epochs=25,
+    train_iter=None,
     # Warm-up in epochs; warmup_ratio (a fraction of all updates) replaces it where set.
-    "warmup_epochs": 3,
-    "warmup_ratio": None,
+    warmup_epochs=3,
+    warmup_ratio=None,
     # Rates of the schedule, as factors base_lr -> 1 on the optimizer's own lr.
-    "base_lr": 1e-4,
-    "warmup_lr": 1e-7,
-    "min_lr": 1e-6,
+    base_lr=1e-4,
+    warmup_lr=1e-7,
+    min_lr=1e-6,
     # Samples per optimizer update over all processes and accumulation steps: total = per process x processes x accumulation.
-    "batch_size": 8,
-    "num_accumulation_steps": 1,
-    "evaluation": {
-        "enabled": True,
-        "splits": ["val"],  # best/ is decided on the first
-        "eval_batch_size": 8,  # (object, sentence) pairs per process
-        "eval_period": 1,  # epochs
-        "eval_iter": None,  # at most this many batches per process
-        "eval_metric": "Acc@0.5",
-        "eval_mode": "max",
-        "sequential": True,
-        "evaluator": None,  # a LazyCall replaces the built-in metrics
-    },
-    "log_period": 10,  # updates
-    "save_period": 1,  # epochs
-    "checkpointer": {"period": None, "max_to_keep": 2},  # period in updates, beside save_period
-    "data": {"pin_memory": True, "num_workers": 4, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
-    "scheduler": LazyCall(build_schedule)(name="cosine", decay_epochs=[30, 35, 37], lr_decay_rate=0.2),
-    "parameter_groups": {"backbone_lr_factor": 1.0, "decay_norms_and_biases": True},
+    batch_size=8,
+    num_accumulation_steps=1,
+    evaluation=dict(
+        enabled=True,
+        splits=["val"],  # best/ is decided on the first
+        eval_batch_size=8,  # (object, sentence) pairs per process
+        eval_period=1,  # epochs
+        eval_iter=None,  # at most this many batches per process
+        eval_metric="Acc@0.5",
+        eval_mode="max",
+        sequential=True,
+        evaluator=None,  # a LazyCall replaces the built-in metrics
+    ),
+    log_period=10,  # updates
+    save_period=1,  # epochs
+    checkpointer=dict(period=None, max_to_keep=2),  # period in updates, beside save_period
+    # share_images: phrases of one image meet in one batch and share its pass through the backbone
+    data=dict(pin_memory=True, num_workers=4, share_images=False, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),
+    scheduler=LazyCall(build_schedule)(name="cosine", decay_epochs=[30, 35, 37], lr_decay_rate=0.2),
+    parameter_groups=dict(backbone_lr_factor=1.0, decay_norms_and_biases=True),
     # null: the launch profile decides the precision. true or false must agree with it.
-    "amp": {"enabled": None},
-    "ema": {"enabled": True, "alpha": 0.9997, "buffer_ema": True},
-    "sync_bn": {"enabled": False},
-    "clip_grad_norm": 0.15,  # total norm; 0 turns clipping off
-    "max_skipped_updates": 10,  # in a row, because of a loss or gradient that is not finite
-    "auto_resume": {"enabled": True},
-    "resume_path": "",  # checkpoint or run folder: continue exactly; model folder: its weights only
-    "load_weight": "",  # model folder, hub id or safetensors file: start from the weights that fit
-    "vl_pretrain_weight": "",  # SimREC's name for the same
-    "multi_scale_training": {"enabled": True, "img_scales": [[size, size] for size in range(224, 609, 32)]},
-    "activation_checkpoint": {"enabled": False},
-    "compile": {"enabled": False},
-    "trackers": ["tensorboard"],
-    "log_image": False,
-    "hub": {"repo_id": "", "push": "end", "private": True},
-    "profile": False,
-    "fast_dev_run": False,
-    "seed": 123456,
-}
+    amp=dict(enabled=None),
+    ema=dict(enabled=True, alpha=0.9997, buffer_ema=True),
+    sync_bn=dict(enabled=False),
+    clip_grad_norm=0.15,  # total norm; 0 turns clipping off
+    max_skipped_updates=10,  # in a row, because of a loss or gradient that is not finite
+    auto_resume=dict(enabled=True),
+    resume_path="",  # checkpoint or run folder: continue exactly; model folder: its weights only
+    load_weight="",  # model folder, hub id or safetensors file: start from the weights that fit
+    vl_pretrain_weight="",  # SimREC's name for the same
+    multi_scale_training=dict(enabled=True, img_scales=[[size, size] for size in range(224, 609, 32)]),
+    activation_checkpoint=dict(enabled=False),
+    compile=dict(enabled=False),
+    trackers=["tensorboard"],
+    log_image=False,
+    hub=dict(repo_id="", push="end", private=True),
+    profile=False,
+    fast_dev_run=False,
+    seed=123456,
+)

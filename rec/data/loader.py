@@ -24,13 +24,23 @@ class TrainingBatches(Sampler[list[Any]]):
         processes, rank: world size and this process's number.
         accumulation: batches per optimizer update.
         seed: of the permutation, together with the epoch.
+        groups: int ``(length,)``, the image of each sample: samples of one image stay together, so that they share its
+            decoding and its pass through the backbone. None shuffles the samples one by one.
     """
 
     def __init__(
-        self, length: int, per_process: int, *, processes: int, rank: int, accumulation: int, seed: int
+        self,
+        length: int,
+        per_process: int,
+        *,
+        processes: int,
+        rank: int,
+        accumulation: int,
+        seed: int,
+        groups: np.ndarray | None = None,
     ) -> None:
         self.length, self.per_process, self.processes, self.rank = length, per_process, processes, rank
-        self.accumulation, self.seed = accumulation, seed
+        self.accumulation, self.seed, self.groups = accumulation, seed, groups
         self.total = per_process * processes * accumulation
         self.updates_per_epoch = length // self.total
         self.epoch, self.first_update = 0, 0
@@ -49,7 +59,11 @@ class TrainingBatches(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         epoch = self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        generator = np.random.default_rng((self.seed, epoch))
+        order = generator.permutation(self.length)
+        if self.groups is not None:
+            places = generator.permutation(int(self.groups.max()) + 1)
+            order = order[np.argsort(places[self.groups[order]], kind="stable")]
         for update in range(self.first_update, self.updates_per_epoch):
             for step in range(self.accumulation):
                 start = update * self.total + (step * self.processes + self.rank) * self.per_process
@@ -120,6 +134,18 @@ def _loader(dataset: Any, batches: Sampler[Any], collate: Any, num_workers: int,
     )
 
 
+def sharing_groups(dataset: Any) -> np.ndarray:
+    """``groups`` for :class:`TrainingBatches`.
+
+    Raises:
+        ValueError: the data set does not tell which samples are of one image.
+    """
+    groups = dataset.image_groups() if hasattr(dataset, "image_groups") else ()
+    if len(groups) != len(dataset):
+        raise ValueError("train.data.share_images=true: this data set does not tell which of its samples share an image")
+    return np.asarray(groups)
+
+
 def training_loader(
     dataset: Any, batches: TrainingBatches, *, num_workers: int = 0, pin_memory: bool = True
 ) -> DataLoader:
@@ -128,7 +154,7 @@ def training_loader(
     A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.
     """
     source = dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset)
-    return _loader(source, batches, getattr(dataset, "collate", default_collate), num_workers, pin_memory)
+    return _loader(source, batches, _collate(dataset, batches.groups is not None), num_workers, pin_memory)
 
 
 def evaluation_loader(
@@ -137,7 +163,11 @@ def evaluation_loader(
     """DataLoader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
     groups = dataset.image_groups() if hasattr(dataset, "image_groups") else np.arange(len(dataset))
     batches = EvaluationBatches(np.asarray(groups), batch_size, processes=processes, rank=rank)
-    collate = getattr(dataset, "collate", default_collate)
-    if hasattr(dataset, "image_groups"):
-        collate = functools.partial(collate, share_images=True)
+    collate = _collate(dataset, hasattr(dataset, "image_groups"))
     return _loader(dataset, batches, collate, num_workers, pin_memory)
+
+
+def _collate(dataset: Any, share_images: bool) -> Any:
+    if share_images:
+        return functools.partial(dataset.collate, share_images=True)
+    return getattr(dataset, "collate", default_collate)

@@ -1,5 +1,6 @@
 """Heads: feature maps to boxes and masks, with their losses. SimREC's box head is here, the others are re-exported."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,8 @@ class REChead(nn.Module):
         use_l1: add an L1 loss on the raw box outputs.
         box_loss: ``iou`` (1 - IoU^2, SimREC's), ``giou`` or ``diou``.
         box_loss_weight: its weight in the total.
+        prior_probability: objectness every cell starts with, instead of one half: without it the first updates go into
+            learning that most cells are empty (Lin et al., "Focal Loss", 2017). None leaves torch's initial values.
         global_counts: divide by the positives of all data-parallel processes together rather than each process by
             its own, so that the loss is that of the whole batch.
 
@@ -54,6 +57,7 @@ class REChead(nn.Module):
         use_l1: bool = False,
         box_loss: str = "iou",
         box_loss_weight: float = 5.0,
+        prior_probability: float | None = None,
         global_counts: bool = False,
     ) -> None:
         super().__init__()
@@ -82,6 +86,8 @@ class REChead(nn.Module):
         self.tower = nn.Sequential(block(), block())
         self.box = PredictionConv(hidden, 4, 1)
         self.objectness = PredictionConv(hidden, 1, 1)
+        if prior_probability is not None:
+            nn.init.constant_(self.objectness.bias, math.log(prior_probability / (1 - prior_probability)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to raw outputs, float32 ``(B, 5, H, W)``: tx, ty, tw, th, objectness logit."""

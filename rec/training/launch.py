@@ -64,9 +64,9 @@ def prepare_model(
             raise TrainingError(
                 f"{type(model).__name__} has no enable_activation_checkpointing(): use train.activation_checkpoint.enabled=false"
             )
-        model.enable_activation_checkpointing()
+        model.enable_activation_checkpointing()  # type: ignore[operator]
     if accelerator.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     if train.compile.enabled:
         model.compile()  # in place: state-dict names stay
     return accelerator.prepare(model, optimizer)

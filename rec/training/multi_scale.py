@@ -11,7 +11,7 @@ def image_size(seed: int, update: int, scales: Sequence[Sequence[int]]) -> int:
     Raises:
         ValueError: a scale that is not square.
     """
-    height, width = scales[np.random.default_rng((seed, 1, update)).integers(len(scales))]
+    height, width = scales[int(np.random.default_rng((seed, 1, update)).integers(len(scales)))]
     if height != width:
         raise ValueError(f"train.multi_scale_training.img_scales has [{height}, {width}]: sizes must be square")
     return int(height)
