@@ -101,13 +101,15 @@ def breakdown(
     return {name: summarize_records(groups[name]) for name in sorted(groups, key=str)}
 
 
-def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+def format_table(rows: Mapping[Any, Mapping[str, float]]) -> str:
     """A text table: one line per row name (a split), one column per metric, fractions as per cent."""
     names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
     lines = [["", *names]]
     for row, metrics in rows.items():
         cells = [metrics.get(name) for name in names]
-        lines.append([row, *("-" if v is None else str(v) if isinstance(v, int) else f"{100 * v:.2f}" for v in cells)])
+        lines.append(
+            [str(row), *("-" if v is None else str(v) if isinstance(v, int) else f"{100 * v:.2f}" for v in cells)]
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,16 @@ def test_a_segmentation_model_without_boxes_has_mask_metrics_only():
     dataset = ToySplit(4, with_masks=True)
     result, records = evaluate(MasksOnly(with_masks=True), loader(dataset, 4), dataset, **NORMALISATION)
     assert "mask_mIoU" in result and "Acc@0.5" not in result and records[0]["box"] is None
+
+
+def test_the_metric_of_the_page_on_evaluation_works_as_it_stands():
+    page = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    space = {}
+    exec(re.findall(r"```python\n(class .*?)```", page, re.DOTALL)[0], space)
+    dataset = ToySplit(10)
+    judge = space["MeanScore"]()
+    result, _ = evaluate(ToyModel(), loader(dataset, 3), dataset, evaluator=judge, **NORMALISATION)
+    assert result == {"mean_score": pytest.approx(0.55)}
 
 
 def test_a_custom_evaluator_replaces_the_built_in_one():
