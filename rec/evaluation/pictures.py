@@ -37,7 +37,7 @@ def annotate(
         pixels = np.where(mask[..., None], pixels // 2 + np.array(tint, np.uint8) // 2, pixels)
     picture = Image.fromarray(np.ascontiguousarray(pixels, np.uint8))
     draw = ImageDraw.Draw(picture)
-    line = max(1, round(max(picture.size) / 200))
+    line = max(2, round(max(picture.size) / 200))
     font = ImageFont.load_default(max(10, round(max(picture.size) / 32)))
     for box, tint, label in marks:
         if box is None:
@@ -45,9 +45,9 @@ def annotate(
         left, right = (min(max(float(v), 0), picture.width - 1) for v in (box[0], box[2]))
         top, bottom = (min(max(float(v), 0), picture.height - 1) for v in (box[1], box[3]))
         # Pillow refuses a rectangle whose corners are in the wrong order.
-        draw.rectangle(
-            [min(left, right), min(top, bottom), max(left, right), max(top, bottom)], outline=tint, width=line
-        )
+        x0, y0, x1, y1 = min(left, right), min(top, bottom), max(left, right), max(top, bottom)
+        draw.rectangle([x0 - 1, y0 - 1, x1 + 1, y1 + 1], outline="white", width=line + 2)  # red on red would not show
+        draw.rectangle([x0, y0, x1, y1], outline=tint, width=line)
         if label:
             size = draw.textbbox((0, 0), label, font=font)
             x, y = max(0, min(left, picture.width - size[2] - 4)), max(0, top - size[3] - 4)

@@ -48,7 +48,7 @@ def answer(grounder: Grounder, path: str | None, text: str) -> tuple[Any, str]:
     seconds = time.perf_counter() - started
     items = "".join(_item(number, grounding) for number, grounding in enumerate(found))
     took = f"{seconds:.2f} s on {grounder.device}" + (f"; {html.escape(warning)}" if warning else "")
-    return draw(found), f"<ul>{items}</ul><p>{took}</p>"
+    return draw(found, with_label=False), f"<ul>{items}</ul><p>{took}</p>"
 
 
 def _item(number: int, grounding: Grounding) -> str:
