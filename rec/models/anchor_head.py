@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.boxes import cxcywh_to_xyxy
+from rec.models.assignment import cell_numbers
 from rec.models.layers import PredictionConv
-from rec.models.losses import full_precision, mask_cross_entropy, to_pixels
+from rec.models.losses import full_precision, mask_cross_entropy, overlap_and_union, to_pixels
 from rec.models.mask_head import MaskHead
 
 # Pixels / 640 at 416 x 416: the weight the original's summed mask loss has there against the box losses.
@@ -68,14 +69,7 @@ class MCNhead(nn.Module):
     def decode(self, raw: Tensor) -> Tensor:
         """Raw boxes ``(B, anchors, h, w, 5)`` to cxcywh ``(B, anchors, h, w, 4)`` in pixels."""
         height, width = raw.shape[2:4]
-        cells = torch.stack(
-            torch.meshgrid(
-                torch.arange(width, dtype=raw.dtype, device=raw.device),
-                torch.arange(height, dtype=raw.dtype, device=raw.device),
-                indexing="xy",
-            ),
-            -1,
-        )
+        cells = cell_numbers(raw[..., 4]).view(height, width, 2)
         anchors = self.anchor_sizes.to(raw.dtype)[:, None, None]
         return torch.cat([(raw[..., :2].sigmoid() + cells) * self.stride, raw[..., 2:4].exp() * anchors], -1)
 
@@ -151,12 +145,13 @@ class MCNhead(nn.Module):
         """
         height, width = raw.shape[2:4]
         anchors = self.anchor_sizes.to(raw.dtype)
-        overlap = torch.minimum(box[:, None, 2:], anchors).prod(-1)
-        anchor = (overlap / (box[:, None, 2:].prod(-1) + anchors.prod(-1) - overlap)).argmax(1)
+        # Boxes without a place are all centred on 0.
+        overlap, union = overlap_and_union(F.pad(box[:, None, 2:], (2, 0)), F.pad(anchors, (2, 0)))
+        anchor = (overlap / union).argmax(1)
         column = (box[:, 0] / self.stride).long().clamp(0, width - 1)
         row = (box[:, 1] / self.stride).long().clamp(0, height - 1)
-        boxes = cxcywh_to_xyxy(self.decode(raw.detach())).flatten(1, 3)
-        close = box_iou(boxes, cxcywh_to_xyxy(box)[:, None]) > self.ignore_threshold
+        overlap, union = overlap_and_union(self.decode(raw.detach()).flatten(1, 3), box[:, None])
+        close = overlap > self.ignore_threshold * union
         return (anchor * height + row) * width + column, close
 
     def _box_losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:

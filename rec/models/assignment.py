@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.models.losses import overlap_and_union
 
 CENTRE_RADIUS = 2.5  # strides
 MAX_POSITIVES = 10
@@ -38,10 +38,11 @@ class Assignment(NamedTuple):
     iou: Tensor
 
 
-def cell_centres(height: int, width: int, stride: int, like: Tensor) -> Tensor:
-    """``(height * width, 2)`` x, y of the cell centres in pixels, row by row, in the dtype and place of ``like``."""
-    rows = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) * stride
-    columns = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) * stride
+def cell_numbers(like: Tensor) -> Tensor:
+    """``(H * W, 2)`` column and row of the cells of ``like`` ``(B, C, H, W)``, row by row, in its dtype and place."""
+    height, width = like.shape[2:]
+    rows = torch.arange(height, dtype=like.dtype, device=like.device)
+    columns = torch.arange(width, dtype=like.dtype, device=like.device)
     # expand, not repeat_interleave: ONNX export fixes the latter's count to the example's
     return torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1).flatten(0, 1)
 
@@ -56,16 +57,19 @@ def dynamic_assignment(boxes: Tensor, targets: Tensor, centres: Tensor, stride: 
         centres: ``(N, 2)`` cell centres, pixels.
         stride: pixels per cell.
     """
-    corners = cxcywh_to_xyxy(targets)[:, None]
-    inside = ((centres > corners[..., :2]) & (centres < corners[..., 2:])).all(-1)
-    near = ((centres - targets[:, None, :2]).abs() < CENTRE_RADIUS * stride).all(-1)
-    candidate = (inside | near) & (targets.sum(-1, keepdim=True) > 0)
+    targets = targets[:, None]
+    offset = (centres - targets[..., :2]).abs()
+    inside = (offset < targets[..., 2:] / 2).all(-1)
+    near = (offset < CENTRE_RADIUS * stride).all(-1)
+    candidate = (inside | near) & (targets.sum(-1) > 0)
 
-    iou = box_iou(cxcywh_to_xyxy(boxes), corners).where(candidate, 0)
+    overlap, union = overlap_and_union(boxes, targets)
+    iou = torch.where(candidate & (overlap > 0), overlap / union, 0)
     limit = min(MAX_POSITIVES, iou.shape[1])
-    count = iou.topk(limit).values.sum(-1).long().clamp(min=1)
-    cost = -3 * (iou + 1e-8).log() + OUTSIDE_COST * ~(inside & near)
+    count = iou.topk(limit).values.sum(-1, keepdim=True).clamp(min=1)
+    cost = torch.where(inside & near, 0, OUTSIDE_COST) - 3 * (iou + 1e-8).log()
     cost, cells = cost.masked_fill(~candidate, torch.inf).topk(limit, largest=False)
-    positive = (torch.arange(limit, device=boxes.device) < count[:, None]) & cost.isfinite()
+    rank = torch.arange(1, limit + 1, device=boxes.device)
+    positive = (rank <= count) & (cost < torch.inf)
     cells = cells.where(positive, cells[:, :1])
     return Assignment(cells, positive, iou.gather(1, cells))

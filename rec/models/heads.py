@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
-from rec.models.assignment import Assignment, cell_centres, dynamic_assignment
+from rec.models.assignment import Assignment, cell_numbers, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
 from rec.models.losses import BOX_LOSSES, mean_over_processes, to_pixels
 from rec.models.mask_head import MaskHead
@@ -86,7 +86,7 @@ class REChead(nn.Module):
         self.tower = nn.Sequential(block(), block())
         self.box = PredictionConv(hidden, 4, 1)
         self.objectness = PredictionConv(hidden, 1, 1)
-        if prior_probability is not None:
+        if prior_probability is not None and self.objectness.bias is not None:
             nn.init.constant_(self.objectness.bias, math.log(prior_probability / (1 - prior_probability)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,15 +96,11 @@ class REChead(nn.Module):
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw outputs ``(B, 5, H, W)`` to boxes ``(B, H * W, 4)``, cxcywh in pixels, cells row by row."""
-        return self._boxes(raw[:, :4].flatten(2).transpose(1, 2), self._corners(raw))
+        return self._boxes(raw[:, :4].flatten(2).transpose(1, 2), cell_numbers(raw))
 
-    def _corners(self, raw: Tensor) -> Tensor:
-        """``(H * W, 2)`` x, y of the cells, counted in cells."""
-        return cell_centres(raw.shape[2], raw.shape[3], self.stride, raw) / self.stride - 0.5
-
-    def _boxes(self, values: Tensor, corners: Tensor) -> Tensor:
-        """Outputs ``(..., 4)`` of cells at ``corners`` ``(..., 2)`` to cxcywh in pixels."""
-        return torch.cat([values[..., :2] + corners, values[..., 2:].exp()], -1) * self.stride
+    def _boxes(self, values: Tensor, cells: Tensor) -> Tensor:
+        """Outputs ``(..., 4)`` of the cells at columns and rows ``(..., 2)`` to cxcywh in pixels."""
+        return torch.cat([values[..., :2] + cells, values[..., 2:].exp()], -1) * self.stride
 
     def predict(self, raw: Tensor) -> dict[str, Tensor]:
         """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1."""
@@ -118,8 +114,9 @@ class REChead(nn.Module):
 
     def assign(self, raw: Tensor, box: Tensor) -> Assignment:
         """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
-        centres = cell_centres(raw.shape[2], raw.shape[3], self.stride, raw)
-        return dynamic_assignment(self.decode(raw.detach()), box, centres, self.stride)
+        numbers = cell_numbers(raw)
+        boxes = self._boxes(raw.detach()[:, :4].flatten(2).transpose(1, 2), numbers)
+        return dynamic_assignment(boxes, box, (numbers + 0.5) * self.stride, self.stride)
 
     def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
         """Losses of raw outputs ``(B, 5, H, W)`` against ``box`` ``(B, 4)``, cxcywh as fractions of the image.
@@ -132,24 +129,27 @@ class REChead(nn.Module):
         """
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         cells, positive, _ = self.assign(raw, target)
-        count = positive.sum().to(raw.dtype)
+        count = positive.sum(dtype=raw.dtype)
         count = (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
 
         # Positive cells alone are decoded with gradients: exp may overflow in others, and 0 * inf is NaN.
-        values = raw[:, :4].flatten(2).transpose(1, 2).gather(1, cells[..., None].expand(-1, -1, 4))
-        corners = self._corners(raw)[cells]
-        predicted = self._boxes(values, corners)
-        losses = {"loss_iou": self._mean(BOX_LOSSES[self.box_loss](predicted, target[:, None]), positive, count)}
+        values = raw[:, :4].flatten(2).gather(2, cells[:, None].expand(-1, 4, -1)).transpose(1, 2)
+        numbers = torch.stack([cells % raw.shape[3], cells // raw.shape[3]], -1)
+        predicted, target = self._boxes(values, numbers), target[:, None]
+        losses = {"loss_iou": self._mean(BOX_LOSSES[self.box_loss](predicted, target), positive, count)}
 
         logits = raw[:, 4].flatten(1)
-        is_object = torch.zeros_like(logits).scatter_reduce(1, cells, positive.to(logits.dtype), "amax")
-        is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
+        # Entries that are not positive repeat the first, so one value per image fits all of them.
+        is_object = torch.zeros_like(logits).scatter(1, cells, positive[:, :1].to(logits.dtype).expand_as(cells))
+        if self.label_smooth:
+            is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
         losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
-            target = target[:, None] / self.stride
-            raw_target = torch.cat([target[..., :2] - corners, (target[..., 2:] + 1e-8).log().expand_as(corners)], -1)
-            losses["loss_l1"] = self._mean((values - raw_target).abs().sum(-1), positive, count)
+            target = target / self.stride
+            size = (target[..., 2:] + 1e-8).log().expand(-1, cells.shape[1], -1)
+            deviation = values - torch.cat([target[..., :2] - numbers, size], -1)
+            losses["loss_l1"] = self._mean(deviation.abs().sum(-1), positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 

@@ -7,8 +7,6 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from rec.boxes import cxcywh_to_xyxy
-
 
 def full_precision(x: Tensor) -> Tensor:
     """``x`` in float32; float64 stays."""
@@ -21,33 +19,51 @@ def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:
     return torch.stack([cx * width, cy * height, w * width, h * height], -1)
 
 
+def overlap_and_union(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of ``(..., 4)`` cxcywh boxes, any unit.
+
+    Written without ``prod``, whose backward pass reads a number back from the device.
+    """
+    low, high, other_low, other_high = *_edges(boxes), *_edges(targets)
+    width, height = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).unbind(-1)
+    overlap = width * height
+    return overlap, boxes[..., 2] * boxes[..., 3] + targets[..., 2] * targets[..., 3] - overlap
+
+
+def _edges(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and top, right and bottom of ``(..., 4)`` cxcywh boxes: two ``(..., 2)``."""
+    centre, size = boxes.split(2, -1)
+    half = size / 2
+    return centre - half, centre + half
+
+
+def _hull(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Width and height of the smallest box around both."""
+    low, high, other_low, other_high = *_edges(boxes), *_edges(targets)
+    width, height = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).unbind(-1)
+    return width, height
+
+
 def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - IoU^2`` of ``(..., 4)`` cxcywh boxes, any unit; the loss of YOLOX and SimREC."""
-    overlap, union, _, _ = _overlap(boxes, targets)
+    overlap, union = overlap_and_union(boxes, targets)
     return 1 - (overlap / (union + 1e-16)) ** 2
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - GIoU`` of ``(..., 4)`` cxcywh boxes: Rezatofighi et al., "Generalized IoU", CVPR 2019."""
-    overlap, union, hull, _ = _overlap(boxes, targets)
-    area = hull.prod(-1)
+    overlap, union = overlap_and_union(boxes, targets)
+    width, height = _hull(boxes, targets)
+    area = width * height
     return 1 - overlap / (union + 1e-16) + (area - union) / area.clamp(min=1e-16)
 
 
 def diou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """``1 - DIoU`` of ``(..., 4)`` cxcywh boxes: Zheng et al., "Distance-IoU Loss", AAAI 2020."""
-    overlap, union, hull, offset = _overlap(boxes, targets)
-    return 1 - overlap / (union + 1e-16) + offset.square().sum(-1) / hull.square().sum(-1).clamp(min=1e-16)
-
-
-def _overlap(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Intersection area, union area, size of the enclosing box, distance of the centres."""
-    corners, others = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets)
-    size = torch.minimum(corners[..., 2:], others[..., 2:]) - torch.maximum(corners[..., :2], others[..., :2])
-    hull = torch.maximum(corners[..., 2:], others[..., 2:]) - torch.minimum(corners[..., :2], others[..., :2])
-    overlap = size.clamp(min=0).prod(-1)
-    union = boxes[..., 2:].prod(-1) + targets[..., 2:].prod(-1) - overlap
-    return overlap, union, hull, boxes[..., :2] - targets[..., :2]
+    overlap, union = overlap_and_union(boxes, targets)
+    width, height = _hull(boxes, targets)
+    distance = (boxes[..., :2] - targets[..., :2]).square().sum(-1)
+    return 1 - overlap / (union + 1e-16) + distance / (width**2 + height**2).clamp(min=1e-16)
 
 
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
