@@ -1,3 +1,5 @@
+"""The ``dataset`` namespace, with SimREC's keys."""
+
 from rec.config import LazyCall
 from rec.data.dataset import RefCOCODataSet
 

@@ -1,3 +1,5 @@
+"""Adam with SimREC's betas."""
+
 from torch.optim import Adam
 
 from rec.config import LazyCall

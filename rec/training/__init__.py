@@ -1,0 +1,1 @@
+"""The parts scripts/train.py is made of."""

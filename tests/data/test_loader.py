@@ -1,5 +1,8 @@
 """Order of samples: complete, without repeats, and the same on any number of processes."""
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,13 +39,13 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_sees_the_rest_and_nothing_twice
 
 
 def test_an_epoch_has_no_repeats_and_epochs_differ():
-    first, second = (sum(updates(103, 8, 1, 1, epoch=epoch), []) for epoch in (0, 1))
+    first, second = (functools.reduce(operator.iadd, updates(103, 8, 1, 1, epoch=epoch), []) for epoch in (0, 1))
     assert len(set(first)) == len(first) == 96
     assert first != second
 
 
 def test_a_batch_larger_than_the_data_set_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="lower train.batch_size to at most 5"):
+    with pytest.raises(ValueError, match=r"lower train\.batch_size to at most 5"):
         TrainingBatches(5, 8, processes=1, rank=0, accumulation=1, seed=0)
 
 
@@ -77,5 +80,5 @@ class Plain:
 
 def test_a_data_set_that_knows_nothing_of_epochs_is_read_by_index():
     batches = TrainingBatches(8, 4, processes=1, rank=0, accumulation=1, seed=0)
-    seen = sum((batch["index"].tolist() for batch in training_loader(Plain(), batches)), [])
+    seen = functools.reduce(operator.iadd, (batch["index"].tolist() for batch in training_loader(Plain(), batches)), [])
     assert sorted(seen) == list(range(8))

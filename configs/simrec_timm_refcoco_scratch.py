@@ -1,0 +1,12 @@
+"""SimREC on RefCOCO from public parts only: a timm backbone with timm's own weights, word vectors learnt from scratch."""
+
+from .common.dataset import dataset
+from .common.models.simrec_timm import model
+from .common.optim import optim
+from .common.train import train
+
+dataset.dataset = "refcoco"
+train.output_dir = "outputs/simrec_timm_refcoco_scratch"
+train.batch_size = 32
+train.evaluation.eval_batch_size = 32
+train.evaluation.splits = ["val", "testA", "testB"]

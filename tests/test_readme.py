@@ -1,0 +1,70 @@
+"""README.md is true: its file tree has every file, its links lead somewhere, its blocks run or say why not.
+
+The blocks themselves are run by ``tests/run_readme.py`` in a fresh clone. ``python tests/test_readme.py`` writes the file tree.
+"""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+from run_readme import blocks
+
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+TREE = re.compile(r"(<!-- file tree[^\n]*-->\n).*?(<!-- end of file tree -->)", re.DOTALL)
+
+
+def first_line(path: Path) -> str:
+    """What a file is: the first line of its docstring, comment or heading."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
+        return " ".join(summary.split())
+    if path.suffix == ".md":
+        return text.partition("\n")[0].lstrip("# ")
+    comments = [line.partition("# ")[2].strip() for line in text.splitlines() if "# " in line]
+    return comments[1] if path.suffix == ".yaml" else comments[0]
+
+
+def file_tree() -> str:
+    listed = subprocess.run(
+        ["git", "ls-files", "rec/*.py", "configs/*.py", "scripts/*.py", "accelerate_configs/*", "docs/*.md"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    lines, folder = ["```"], ""
+    for name in sorted(listed, key=lambda name: (Path(name).parent.as_posix(), name)):
+        path = Path(name)
+        if path.name == "__init__.py" and not first_line(REPOSITORY / path):
+            continue
+        if path.parent.as_posix() != folder:
+            folder = path.parent.as_posix()
+            lines.append(f"{folder}/")
+        lines.append(f"  {path.name:<26} {first_line(REPOSITORY / path)}".rstrip())
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def test_the_file_tree_has_every_file_with_its_own_first_line():
+    written = TREE.search(README.read_text(encoding="utf-8"))
+    assert written is not None and file_tree() in written.group(0), "run: python tests/test_readme.py"
+
+
+def test_every_python_file_says_what_it_is():
+    silent = [line for line in file_tree().splitlines() if line.startswith("  ") and len(line.split()) < 2]
+    assert not silent
+
+
+def test_every_link_leads_to_a_file():
+    for page in (README, *sorted((REPOSITORY / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_blocks_that_are_not_run_give_a_reason():
+    skipped = [block.splitlines()[0] for block in blocks(README.read_text(encoding="utf-8")) if "not run" in block]
+    assert skipped and all(re.match(r"# not run: \w.{10,}", line) for line in skipped)
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    README.write_text(TREE.sub(lambda match: match.group(1) + file_tree() + match.group(2), text), encoding="utf-8")
