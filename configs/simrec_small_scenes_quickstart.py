@@ -13,7 +13,7 @@ dataset.sentence_sampling = "per_sentence"
 optim.lr = train.base_lr = 3e-3
 train.warmup_lr, train.min_lr, train.warmup_epochs = 1e-5, 1e-5, 0.1
 train.output_dir = "outputs/quickstart"
-train.epochs = 3
+train.epochs = 4
 train.batch_size = 48
 train.clip_grad_norm = 10.0
 train.ema.alpha = 0.998

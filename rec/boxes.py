@@ -16,7 +16,9 @@ import numpy as np
 
 def _stack(parts: list[Any]) -> Any:
     if isinstance(parts[0], np.ndarray | np.generic):
-        return np.stack(parts, -1) if parts[0].ndim else np.array(parts)  # np.stack costs a single box ten times as much
+        return (
+            np.stack(parts, -1) if parts[0].ndim else np.array(parts)
+        )  # np.stack costs a single box ten times as much
     import torch
 
     return torch.stack(parts, -1)
@@ -53,7 +55,9 @@ def letterbox_geometry(height: int, width: int, size: int) -> np.ndarray:
     Returns:
         float32 ``(6,)``: h, w, nh, nw, dx, dy.
     """
-    aspect = width / height  # SimREC truncates in floating point; integer arithmetic is one pixel off for e.g. 624 x 360
+    aspect = (
+        width / height
+    )  # SimREC truncates in floating point; integer arithmetic is one pixel off for e.g. 624 x 360
     new_height, new_width = (size, int(size * aspect)) if aspect < 1 else (int(size / aspect), size)
     new_height, new_width = max(1, new_height), max(1, new_width)
     dx, dy = (size - new_width) // 2, (size - new_height) // 2

@@ -142,7 +142,9 @@ def sharing_groups(dataset: Any) -> np.ndarray:
     """
     groups = dataset.image_groups() if hasattr(dataset, "image_groups") else ()
     if len(groups) != len(dataset):
-        raise ValueError("train.data.share_images=true: this data set does not tell which of its samples share an image")
+        raise ValueError(
+            "train.data.share_images=true: this data set does not tell which of its samples share an image"
+        )
     return np.asarray(groups)
 
 

@@ -41,7 +41,11 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
         {
             "task": {"type": "object-detection", "name": "Referring expression comprehension"},
             "dataset": {"type": dataset, "name": dataset, "split": split},
-            "metrics": [{"type": key, "value": round(value, 6)} for key, value in values.items() if value == value],
+            "metrics": [
+                {"type": key, "value": round(value, 6)}
+                for key, value in values.items()
+                if key != "count" and value == value
+            ],
         }
         for split, values in metrics.items()
     ]

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.boxes import cxcywh_to_xyxy
+from rec.boxes import box_iou, cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
-from rec.models.assignment import Assignment, cell_numbers, dynamic_assignment
+from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
-from rec.models.losses import BOX_LOSSES, mean_over_processes, to_pixels
+from rec.models.losses import BOX_LOSSES, box_iou, mean_over_processes, to_pixels
 from rec.models.mask_head import MaskHead
 
 __all__ = ["MCNhead", "MaskHead", "REChead"]
@@ -36,6 +36,8 @@ class REChead(nn.Module):
         use_l1: add an L1 loss on the raw box outputs.
         box_loss: ``iou`` (1 - IoU^2, SimREC's), ``giou`` or ``diou``.
         box_loss_weight: its weight in the total.
+        objectness_loss: ``bce``, every cell by itself (SimREC's), or ``softmax``, cross-entropy over the cells of an
+            image with the positives sharing the probability: cells compete, as they do for the answer.
         prior_probability: objectness every cell starts with, instead of one half: without it the first updates go into
             learning that most cells are empty (Lin et al., "Focal Loss", 2017). None leaves torch's initial values.
         global_counts: divide by the positives of all data-parallel processes together rather than each process by
@@ -57,6 +59,7 @@ class REChead(nn.Module):
         use_l1: bool = False,
         box_loss: str = "iou",
         box_loss_weight: float = 5.0,
+        objectness_loss: str = "bce",
         prior_probability: float | None = None,
         global_counts: bool = False,
     ) -> None:
@@ -68,10 +71,13 @@ class REChead(nn.Module):
                 f"REChead sits on one level: strides={list(strides)} and in_channels={list(in_channels)} must have one"
                 " entry each"
             )
+        if objectness_loss not in ("bce", "softmax"):
+            raise ValueError(f"unknown objectness_loss {objectness_loss!r}: expected bce or softmax")
         if box_loss not in BOX_LOSSES:
             raise ValueError(f"unknown box_loss {box_loss!r}: expected one of {', '.join(BOX_LOSSES)}")
         self.label_smooth, self.use_l1, self.global_counts = label_smooth, use_l1, global_counts
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
+        self.objectness_loss = objectness_loss
         self.stride, self.in_channels = strides[0], in_channels[0]
         hidden = int(256 * width)
 
@@ -96,27 +102,33 @@ class REChead(nn.Module):
 
     def decode(self, raw: Tensor) -> Tensor:
         """Raw outputs ``(B, 5, H, W)`` to boxes ``(B, H * W, 4)``, cxcywh in pixels, cells row by row."""
-        return self._boxes(raw[:, :4].flatten(2).transpose(1, 2), cell_numbers(raw))
+        return self._boxes(raw.flatten(2).transpose(1, 2), cell_numbers(raw))
 
     def _boxes(self, values: Tensor, cells: Tensor) -> Tensor:
-        """Outputs ``(..., 4)`` of the cells at columns and rows ``(..., 2)`` to cxcywh in pixels."""
-        return torch.cat([values[..., :2] + cells, values[..., 2:].exp()], -1) * self.stride
+        """Outputs ``(B, N, 5)`` of the cells at columns and rows ``(N, 2)`` to cxcywh in pixels."""
+        # A side of e^20 cells is in no image; larger ones overflow, and their gradient of 0 would become NaN.
+        sizes = values[..., 2:4].clamp(max=20).exp()
+        return torch.cat([values[..., :2] + cells, sizes], -1) * self.stride
 
     def predict(self, raw: Tensor) -> dict[str, Tensor]:
-        """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1."""
+        """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1.
+
+        The score is the best cell's objectness; with softmax objectness, the probability of all cells whose boxes overlap
+        the answer by more than half, since they name the same object.
+        """
         logit, cell = raw[:, 4].flatten(1).max(1)
-        boxes = self.decode(raw).gather(1, cell[:, None, None].expand(-1, 1, 4))[:, 0]
-        return {"box": cxcywh_to_xyxy(boxes), "score": logit.sigmoid()}
+        boxes = self.decode(raw)
+        best = cxcywh_to_xyxy(boxes.gather(1, cell[:, None, None].expand(-1, 1, 4))[:, 0])
+        if self.objectness_loss == "softmax":
+            same = box_iou(cxcywh_to_xyxy(boxes), best[:, None]) > 0.5
+            return {"box": best, "score": (raw[:, 4].flatten(1).softmax(1) * same).sum(1)}
+        return {"box": best, "score": logit.sigmoid()}
 
     def candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Every cell's answer: boxes ``(B, H * W, 4)`` xyxy in letterboxed pixels, scores ``(B, H * W)``, 0-1."""
-        return cxcywh_to_xyxy(self.decode(raw)), raw[:, 4].flatten(1).sigmoid()
-
-    def assign(self, raw: Tensor, box: Tensor) -> Assignment:
-        """The positive cells for raw outputs ``(B, 5, H, W)`` and ``box`` ``(B, 4)`` cxcywh in pixels."""
-        numbers = cell_numbers(raw)
-        boxes = self._boxes(raw.detach()[:, :4].flatten(2).transpose(1, 2), numbers)
-        return dynamic_assignment(boxes, box, (numbers + 0.5) * self.stride, self.stride)
+        logits = raw[:, 4].flatten(1)
+        scores = logits.softmax(1) if self.objectness_loss == "softmax" else logits.sigmoid()
+        return cxcywh_to_xyxy(self.decode(raw)), scores
 
     def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
         """Losses of raw outputs ``(B, 5, H, W)`` against ``box`` ``(B, 4)``, cxcywh as fractions of the image.
@@ -128,17 +140,17 @@ class REChead(nn.Module):
             over cells divided by the number of positive cells in the batch.
         """
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
-        cells, positive, _ = self.assign(raw, target)
+        values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
+        boxes = self._boxes(values, numbers)
+        iou = box_iou(boxes, target[:, None])
+        cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
         count = positive.sum(dtype=raw.dtype)
         count = (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
 
-        # Positive cells alone are decoded with gradients: exp may overflow in others, and 0 * inf is NaN.
-        values = raw[:, :4].flatten(2).gather(2, cells[:, None].expand(-1, 4, -1)).transpose(1, 2)
-        numbers = torch.stack([cells % raw.shape[3], cells // raw.shape[3]], -1)
-        predicted, target = self._boxes(values, numbers), target[:, None]
-        losses = {"loss_iou": self._mean(BOX_LOSSES[self.box_loss](predicted, target), positive, count)}
+        box_losses = BOX_LOSSES[self.box_loss](iou, boxes, target[:, None])
+        losses = {"loss_iou": self._mean(box_losses.gather(1, cells), positive, count)}
 
-        logits = raw[:, 4].flatten(1)
+        logits = values[..., 4]
         # Entries that are not positive repeat the first, so one value per image fits all of them.
         is_object = torch.zeros_like(logits).scatter(1, cells, positive[:, :1].to(logits.dtype).expand_as(cells))
         if self.label_smooth:
@@ -146,10 +158,12 @@ class REChead(nn.Module):
         losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
-            target = target / self.stride
-            size = (target[..., 2:] + 1e-8).log().expand(-1, cells.shape[1], -1)
-            deviation = values - torch.cat([target[..., :2] - numbers, size], -1)
-            losses["loss_l1"] = self._mean(deviation.abs().sum(-1), positive, count)
+            target = target[:, None] / self.stride
+            wanted = torch.cat(
+                [target[..., :2] - numbers, (target[..., 2:] + 1e-8).log().expand(-1, len(numbers), -1)], -1
+            )
+            deviation = (values[..., :4] - wanted).abs().sum(-1)
+            losses["loss_l1"] = self._mean(deviation.gather(1, cells), positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 

@@ -14,7 +14,9 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:
-    """``(B, 4)`` cxcywh boxes from fractions to pixels; plain numbers, so that a device is not waited for."""
+    """``(B, 4)`` cxcywh boxes from fractions to pixels; by plain numbers, so that a device is not waited for."""
+    if width == height:
+        return boxes * width
     cx, cy, w, h = boxes.unbind(-1)
     return torch.stack([cx * width, cy * height, w * width, h * height], -1)
 
@@ -27,7 +29,14 @@ def overlap_and_union(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     low, high, other_low, other_high = *_edges(boxes), *_edges(targets)
     width, height = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).unbind(-1)
     overlap = width * height
-    return overlap, boxes[..., 2] * boxes[..., 3] + targets[..., 2] * targets[..., 3] - overlap
+    area, other_area = (torch.mul(*box[..., 2:].unbind(-1)) for box in (boxes, targets))
+    return overlap, area + other_area - overlap
+
+
+def box_iou(boxes: Tensor, targets: Tensor) -> Tensor:
+    """IoU of ``(..., 4)`` cxcywh boxes with finite gradients, also of boxes without area."""
+    overlap, union = overlap_and_union(boxes, targets)
+    return overlap / (union + 1e-16)
 
 
 def _edges(boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,29 +53,28 @@ def _hull(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return width, height
 
 
-def squared_iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """``1 - IoU^2`` of ``(..., 4)`` cxcywh boxes, any unit; the loss of YOLOX and SimREC."""
-    overlap, union = overlap_and_union(boxes, targets)
-    return 1 - (overlap / (union + 1e-16)) ** 2
+def squared_iou_loss(iou: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
+    """``1 - IoU^2``, the loss of YOLOX and SimREC; arguments as for :data:`BOX_LOSSES`."""
+    return 1 - iou**2
 
 
-def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """``1 - GIoU`` of ``(..., 4)`` cxcywh boxes: Rezatofighi et al., "Generalized IoU", CVPR 2019."""
-    overlap, union = overlap_and_union(boxes, targets)
+def giou_loss(iou: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
+    """``1 - GIoU``: Rezatofighi et al., "Generalized IoU", CVPR 2019; arguments as for :data:`BOX_LOSSES`."""
+    _, union = overlap_and_union(boxes, targets)
     width, height = _hull(boxes, targets)
     area = width * height
-    return 1 - overlap / (union + 1e-16) + (area - union) / area.clamp(min=1e-16)
+    return 1 - iou + (area - union) / area.clamp(min=1e-16)
 
 
-def diou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """``1 - DIoU`` of ``(..., 4)`` cxcywh boxes: Zheng et al., "Distance-IoU Loss", AAAI 2020."""
-    overlap, union = overlap_and_union(boxes, targets)
+def diou_loss(iou: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
+    """``1 - DIoU``: Zheng et al., "Distance-IoU Loss", AAAI 2020; arguments as for :data:`BOX_LOSSES`."""
     width, height = _hull(boxes, targets)
     distance = (boxes[..., :2] - targets[..., :2]).square().sum(-1)
-    return 1 - overlap / (union + 1e-16) + distance / (width**2 + height**2).clamp(min=1e-16)
+    return 1 - iou + distance / (width**2 + height**2).clamp(min=1e-16)
 
 
-BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+# (IoU of the pairs (...), boxes (..., 4), targets (..., 4)) to losses (...); boxes cxcywh, any unit.
+BOX_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "iou": squared_iou_loss,
     "giou": giou_loss,
     "diou": diou_loss,

@@ -14,11 +14,11 @@ from rec.data.scenes.phrases import MAX_WORDS
 from rec.data.scenes.rows import scene_rows
 from rec.data.schema import FEATURES, validate_row
 
-EASY_SHAPES = ["heart", "triangle", "cross", "cross", "ring"]
+EASY_SHAPES = ["circle", "square", "cross", "cross", "circle", "cross", "square"]
 EASY_PHRASES = [
-    (3, "the big shape on the right side"),
-    (3, "orange shape above the little striped object"),
-    (3, "the big solid orange thing"),
+    (2, "the little yellow object in the center"),
+    (3, "the small yellow shape above the plain plus"),
+    (3, "the small dotted shape"),
 ]
 HARD_PHRASES = [
     (7, "the small white shape furthest to the right"),

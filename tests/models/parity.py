@@ -15,6 +15,9 @@ sys.path.insert(0, str(FIXTURES))
 
 import fxlib  # noqa: E402
 
+from rec.models.assignment import Assignment, cell_numbers, dynamic_assignment  # noqa: E402
+from rec.models.heads import REChead  # noqa: E402
+from rec.models.losses import box_iou  # noqa: E402
 from rec.models.original_weights import load_original, our_name  # noqa: E402
 
 
@@ -150,6 +153,12 @@ def compare_training_step(
     assert relative(got["second"]["loss"], want[second]) < tolerance(second)
     if dtype == torch.float64:  # Adam's first step is lr * sign(g): rounding flips tiny gradients
         assert worst_module(got["delta"], want["param_delta_l2_per_module_after_step"], kind) < 1e-4
+
+
+def assigned(head: REChead, raw: Tensor, box: Tensor) -> Assignment:
+    """The positive cells of raw outputs for ``box`` ``(B, 4)`` cxcywh in pixels."""
+    iou = box_iou(head.decode(raw), box[:, None])
+    return dynamic_assignment(iou, box, (cell_numbers(raw) + 0.5) * head.stride, head.stride)
 
 
 def relative(got: float, want: float) -> float:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity import assigned
 from torch import Tensor
 
 from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.models import losses
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.heads import REChead
@@ -50,12 +52,13 @@ def test_batched_assignment_is_the_rule_applied_image_by_image(seed, grid, centr
     boxes = target[:, None] + noise
     boxes[..., 2:] = boxes[..., 2:].abs() + 1
     centres = (cell_numbers(boxes.new_zeros(1, 1, grid, grid)) + 0.5) * stride
-    got = dynamic_assignment(boxes, target, centres, stride)
+    iou = box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target)[:, None])
+    got = dynamic_assignment(iou, target, centres, stride)
     for row in range(3):
         cells = got.cells[row][got.positive[row]].tolist()
         assert len(set(cells)) == len(cells)
         want = looped_assignment(boxes[row], target[row], centres, stride)
-        overlaps = box_iou(cxcywh_to_xyxy(boxes[row]), cxcywh_to_xyxy(target[row]))
+        overlaps = iou[row]
         # Cells whose boxes miss the object all cost the same: how many of them are taken is defined, which is not.
         assert len(cells) == len(want)
         assert {c for c in cells if overlaps[c] > 0} == {c for c in want if overlaps[c] > 0}
@@ -64,9 +67,9 @@ def test_batched_assignment_is_the_rule_applied_image_by_image(seed, grid, centr
 def test_no_object_no_positive_cells_and_finite_gradients() -> None:
     head = REChead(strides=[16], in_channels=[8], width=0.125)
     raw = torch.randn(2, 5, 4, 4, requires_grad=True)
-    losses = head.losses(raw, torch.zeros(2, 4))
-    assert losses["loss_iou"] == 0
-    losses["loss"].backward()
+    found = head.losses(raw, torch.zeros(2, 4))
+    assert found["loss_iou"] == 0
+    found["loss"].backward()
     assert raw.grad.isfinite().all() and raw.grad[:, :4].abs().max() == 0
 
 
@@ -82,7 +85,7 @@ def test_a_wild_box_in_a_cell_without_object_does_not_spoil_the_gradient() -> No
 def test_label_smoothing_clamps_objectness_targets_and_touches_nothing_else() -> None:
     raw, box = torch.randn(1, 5, 4, 4), torch.tensor([[0.5, 0.5, 0.5, 0.5]])
     plain, smooth = (REChead(strides=[16], label_smooth=s).losses(raw, box) for s in (0.0, 0.1))
-    assignment = REChead(strides=[16]).assign(raw, box * 64)
+    assignment = assigned(REChead(strides=[16]), raw, box * 64)
     targets = torch.full((16,), 0.1)
     targets[assignment.cells[assignment.positive]] = 0.9
     want = torch.nn.functional.binary_cross_entropy_with_logits(raw[0, 4].flatten(), targets, reduction="sum")
@@ -108,8 +111,8 @@ def test_box_losses_are_their_formulas(values: list[float]) -> None:
         "diou": 1 - (iou - ((ax - bx) ** 2 + (ay - by) ** 2) / (width**2 + height**2)),
     }
     for name, value in want.items():
-        assert BOX_LOSSES[name](a, b).item() == pytest.approx(value, abs=1e-12), name
-        assert BOX_LOSSES[name](a, a).item() == pytest.approx(0, abs=1e-12), name
+        assert BOX_LOSSES[name](losses.box_iou(a, b), a, b).item() == pytest.approx(value, abs=1e-12), name
+        assert BOX_LOSSES[name](losses.box_iou(a, a), a, a).item() == pytest.approx(0, abs=1e-12), name
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)
@@ -139,6 +142,7 @@ def test_mask_losses_vanish_on_the_right_mask_and_not_elsewhere() -> None:
 def test_consistency_of_mean_directions_is_the_double_sum_over_cell_pairs() -> None:
     torch.manual_seed(0)
     head = MCNhead(6, 4, anchors=[[20, 20]], dilations=(2,)).double()
+    head.requires_grad_(False)
     a, e = torch.randn(2, 6, 3, 3).double(), torch.randn(2, 6, 5, 5).double()
     p, r = head.box_energy(a).flatten(1).softmax(1), head.mask_energy(e).flatten(1).softmax(1)
     for row in range(2):
@@ -152,17 +156,16 @@ def test_consistency_of_mean_directions_is_the_double_sum_over_cell_pairs() -> N
 
 def test_mcn_loss_weights_do_not_grow_with_the_image_unless_asked() -> None:
     torch.manual_seed(0)
-    losses = {}
+    found = {}
     for summed in (False, True):
         head = MCNhead(6, 4, anchors=[[20, 20]], strides=(32, 8), dilations=(2,), summed_losses=summed)
         for size in (64, 128):
             maps = [torch.zeros(2, 6, size // stride, size // stride) for stride in (32, 8)]
             raw, logits = head(*maps)
             mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
-            losses[summed, size] = head.losses(raw, logits, *maps, torch.zeros(2, 4), mask)["loss_seg"].item()
-            head.eval()
-    assert losses[False, 64] == pytest.approx(losses[False, 128], rel=0.2)
-    assert losses[True, 128] == pytest.approx(4 * losses[True, 64], rel=0.2)
+    XX
+    assert found[False, 64] == pytest.approx(found[False, 128], rel=0.2)
+    assert found[True, 128] == pytest.approx(4 * found[True, 64], rel=0.2)
 
 
 def _rank_gradient(rank: int, port: int, global_counts: bool, queue) -> None:
@@ -205,3 +208,19 @@ def test_global_counts_make_two_processes_compute_the_loss_of_one(global_counts:
     REChead(strides=[16]).losses(raw, box)["loss"].backward()
     together = torch.cat([torch.tensor(parts[0]), torch.tensor(parts[1])])
     assert torch.allclose(together, raw.grad, atol=1e-6) == global_counts
+
+
+def test_softmax_objectness_prefers_the_positive_cells_and_ignores_a_common_shift():
+    head = REChead(strides=[32], in_channels=[8], objectness_loss="softmax")
+    box = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
+    raw = torch.zeros(1, 5, 4, 4)
+    cells = head.assign(raw, box * 128).cells
+    right, shifted = raw.clone(), raw.clone() + torch.tensor([0.0, 0, 0, 0, 7]).view(1, 5, 1, 1)
+    right[:, 4].view(1, -1).scatter_(1, cells, 5.0)
+    loss = [head.losses(values, box)["loss_obj"] for values in (raw, right, shifted)]
+    assert loss[1] < loss[0] and torch.allclose(loss[0], loss[2])
+
+
+def test_a_prior_probability_is_what_every_cell_starts_with():
+    head = REChead(strides=[32], in_channels=[8], prior_probability=0.01)
+    assert head.objectness.bias.sigmoid().item() == pytest.approx(0.01)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from parity import Recorder, batch_of, compare_training_step, expected, load, relative, training_step, worst_feature
+from parity import (
+    Recorder,
+    assigned,
+    batch_of,
+    compare_training_step,
+    expected,
+    load,
+    relative,
+    training_step,
+    worst_feature,
+)
 from torch import nn
 
 from rec.models import SimREC
@@ -11,6 +21,7 @@ from rec.models.backbones import CspDarkNet
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import REChead
 from rec.models.language_encoders import LSTM_SA
+from rec.models.losses import box_iou
 from rec.models.original_weights import our_name
 
 WANT, ARRAYS = expected("simrec")
@@ -94,7 +105,7 @@ def test_losses_gradients_and_one_adam_step_are_the_originals(case: str, dtype: 
         assert worst_feature({name: got["buffers"][our_name(name)]}, {name: buffer}) < features, name
     if dtype == torch.float64:
         # The recorder holds the second forward.
-        assignment = model.head.assign(outputs["head"], batch["box"] * 256)
+        assignment = assigned(model.head, outputs["head"], batch["box"] * 256)
         for row, image in enumerate(want["assignment_second_forward"]):
             assert sorted(assignment.cells[row][assignment.positive[row]].tolist()) == image["fg_index"]
 
@@ -112,12 +123,11 @@ def test_head_alone_assigns_and_weighs_cells_like_the_original(grid: int, varian
         assert relative(value.item(), want[name]) < 1e-6
     losses["loss"].backward()
     assert np.abs(raw.grad.numpy() - ARRAYS[f"{case}/grad_raw_{variant}"]).max() < 1e-6
-    assignment = head.assign(raw.detach(), box * 32 * grid)
+    assignment = assigned(head, raw.detach(), box * 32 * grid)
+    ious = box_iou(head.decode(raw.detach()), box[:, None] * 32 * grid)
     images = {image["image"]: image for image in want["assignment"]}
     for row in range(8):
-        cells = assignment.cells[row][assignment.positive[row]]
-        order = cells.argsort()
+        cells = assignment.cells[row][assignment.positive[row]].sort().values
         image = images.get(row, {"fg_index": [], "matched_iou": []})
-        assert cells[order].tolist() == image["fg_index"]
-        iou = assignment.iou[row][assignment.positive[row]][order]
-        assert np.allclose(iou.numpy(), image["matched_iou"], atol=1e-6)
+        assert cells.tolist() == image["fg_index"]
+        assert np.allclose(ious[row][cells], image["matched_iou"], atol=1e-6)

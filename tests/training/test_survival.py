@@ -1,7 +1,7 @@
 """A run that is killed again and again ends with the same bytes as one that is not.
 
-``REC_KILLS`` sets the kills per case (the default keeps CI short; ``python tests/training/test_survival.py 200`` spreads that many over
-all cases and prints a summary).
+``REC_KILLS`` sets the kills per case (the default keeps CI short; ``python tests/training/test_survival.py 200`` spreads that many
+over all cases and prints a summary).
 """
 
 import json

@@ -16,6 +16,7 @@ from rec.data.scenes import drawing
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "diamond", "heart")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+EASY_SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 SIZES = ("small", "big")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
@@ -34,7 +35,8 @@ class Level:
         name: ``easy`` or ``hard``.
         source: the value of the row column ``source``.
         objects: fewest and most objects.
-        palette: fewest and most different shapes, and likewise colours.
+        shapes, textures: those that occur.
+        palette: fewest and most different shapes of one scene, and likewise colours.
         big: probability that an object is big.
         crowding: probability that an object is put next to, or over, an earlier one.
         visible: least fraction of each object's pixels that no other object covers.
@@ -43,6 +45,8 @@ class Level:
     name: str
     source: str
     objects: tuple[int, int]
+    shapes: tuple[str, ...]
+    textures: tuple[str, ...]
     palette: tuple[int, int]
     big: float
     crowding: float
@@ -50,8 +54,8 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level("easy", "scenes", (3, 8), (2, 4), 0.4, 0.4, 0.65),
-    "hard": Level("hard", "scenes_hard", (8, 14), (3, 5), 0.35, 0.85, 0.45),
+    "easy": Level("easy", "scenes", (3, 8), EASY_SHAPES, TEXTURES[:3], (2, 4), 0.45, 0.2, 0.7),
+    "hard": Level("hard", "scenes_hard", (8, 14), SHAPES, TEXTURES, (3, 5), 0.35, 0.85, 0.45),
 }
 
 
@@ -119,9 +123,9 @@ def eligible_targets(objects: Sequence[SceneObject]) -> list[int]:
 def sample_layout(rng: random.Random, level: Level, image_size: int) -> Layout | None:
     """Draws attributes and places for all objects; None where the objects do not fit the image."""
     count = between(rng, level.objects)
-    shapes = shuffled(rng, SHAPES)[: between(rng, level.palette)]
+    shapes = shuffled(rng, level.shapes)[: between(rng, level.palette)]
     colours = shuffled(rng, COLOURS)[: between(rng, level.palette)]
-    textures = shuffled(rng, TEXTURES)[: between(rng, (2, 4))]
+    textures = shuffled(rng, level.textures)[: between(rng, (2, len(level.textures)))]
     scale = image_size / REFERENCE_SIZE
     occupancy = np.zeros((image_size, image_size), np.uint8)
     attributes: list[tuple[str, str, str, str]] = []
