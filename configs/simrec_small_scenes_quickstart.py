@@ -21,3 +21,4 @@ train.evaluation.eval_batch_size = 100
 train.data.num_workers = 0
 train.data.share_images = True
 train.multi_scale_training.enabled = False
+train.log_period = 100

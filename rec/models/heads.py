@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
@@ -118,11 +118,12 @@ class REChead(nn.Module):
         """
         logit, cell = raw[:, 4].flatten(1).max(1)
         boxes = self.decode(raw)
-        best = cxcywh_to_xyxy(boxes.gather(1, cell[:, None, None].expand(-1, 1, 4))[:, 0])
+        best = boxes.gather(1, cell[:, None, None].expand(-1, 1, 4))
         if self.objectness_loss == "softmax":
-            same = box_iou(cxcywh_to_xyxy(boxes), best[:, None]) > 0.5
-            return {"box": best, "score": (raw[:, 4].flatten(1).softmax(1) * same).sum(1)}
-        return {"box": best, "score": logit.sigmoid()}
+            score = (raw[:, 4].flatten(1).softmax(1) * (box_iou(boxes, best) > 0.5)).sum(1)
+        else:
+            score = logit.sigmoid()
+        return {"box": cxcywh_to_xyxy(best[:, 0]), "score": score}
 
     def candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Every cell's answer: boxes ``(B, H * W, 4)`` xyxy in letterboxed pixels, scores ``(B, H * W)``, 0-1."""
@@ -137,7 +138,7 @@ class REChead(nn.Module):
 
         Returns:
             ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
-            over cells divided by the number of positive cells in the batch.
+            over cells divided by the number of positive cells in the batch (softmax objectness: of objects).
         """
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
@@ -155,7 +156,11 @@ class REChead(nn.Module):
         is_object = torch.zeros_like(logits).scatter(1, cells, positive[:, :1].to(logits.dtype).expand_as(cells))
         if self.label_smooth:
             is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
-        losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
+        if self.objectness_loss == "softmax":
+            share = is_object / is_object.sum(1, keepdim=True).clamp(min=1)
+            losses["loss_obj"] = F.cross_entropy(logits, share, reduction="sum") / positive[:, 0].sum().clamp(min=1)
+        else:
+            losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
             target = target[:, None] / self.stride

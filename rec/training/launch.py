@@ -7,6 +7,7 @@ from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataPara
 from torch import nn
 
 from rec.config import solve_batch_size
+from rec.training.process import use_all_cores
 from rec.training.resume import TrainingError
 
 
@@ -29,6 +30,8 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
         # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    if accelerator.device.type == "cpu":
+        use_all_cores(accelerator.num_processes)
     precision = accelerator.mixed_precision
     if train.amp.enabled is not None and train.amp.enabled != (precision != "no"):
         raise TrainingError(

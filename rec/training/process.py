@@ -47,6 +47,11 @@ def lock_output_folder(folder: Path) -> IO[str]:
     return lock
 
 
+def _launched() -> bool:
+    """Whether ``accelerate launch`` or ``torchrun`` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 class StopRequest:
     """Turns SIGTERM, Ctrl-C and the launcher's death into a flag that the training loop reads at step boundaries.
 
@@ -56,8 +61,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._parent = os.getppid()
-        launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-        self._watch_parent = launched and self._parent != 1
+        self._watch_parent = _launched() and self._parent != 1
         for number in EXIT_STATUS:
             signal.signal(number, self._receive)
 
@@ -99,3 +103,14 @@ def keep_freed_memory() -> None:
         library.mallopt(mmap_max, 0)
         library.mallopt(trim_threshold, -1)
         library.mallopt(top_pad, 512 * 1024 * 1024)
+
+
+def use_all_cores(processes: int) -> None:
+    """Gives a CPU process its share of the cores, where a launcher has set ``OMP_NUM_THREADS=1`` unasked.
+
+    ``accelerate launch`` and ``torchrun`` do so; more than one thread in that variable is taken as the user's wish.
+    """
+    import torch
+
+    if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))

@@ -16,9 +16,9 @@ from rec.data.schema import FEATURES, validate_row
 
 EASY_SHAPES = ["circle", "square", "cross", "cross", "circle", "cross", "square"]
 EASY_PHRASES = [
-    (2, "the little yellow object in the center"),
-    (3, "the small yellow shape above the plain plus"),
-    (3, "the small dotted shape"),
+    (3, "the rightmost dotted shape"),
+    (2, "the plain shape to the right of the yellow disc"),
+    (0, "yellow disc"),
 ]
 HARD_PHRASES = [
     (7, "the small white shape furthest to the right"),

@@ -163,7 +163,8 @@ def test_mcn_loss_weights_do_not_grow_with_the_image_unless_asked() -> None:
             maps = [torch.zeros(2, 6, size // stride, size // stride) for stride in (32, 8)]
             raw, logits = head(*maps)
             mask = torch.zeros(2, 1, size, size, dtype=torch.uint8)
-    XX
+            parts = head.losses(raw, logits, *maps, torch.zeros(2, 4), mask)
+            found[summed, size] = parts["loss_seg"].item()
     assert found[False, 64] == pytest.approx(found[False, 128], rel=0.2)
     assert found[True, 128] == pytest.approx(4 * found[True, 64], rel=0.2)
 
@@ -214,7 +215,7 @@ def test_softmax_objectness_prefers_the_positive_cells_and_ignores_a_common_shif
     head = REChead(strides=[32], in_channels=[8], objectness_loss="softmax")
     box = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
     raw = torch.zeros(1, 5, 4, 4)
-    cells = head.assign(raw, box * 128).cells
+    cells = assigned(head, raw, box * 128).cells
     right, shifted = raw.clone(), raw.clone() + torch.tensor([0.0, 0, 0, 0, 7]).view(1, 5, 1, 1)
     right[:, 4].view(1, -1).scatter_(1, cells, 5.0)
     loss = [head.losses(values, box)["loss_obj"] for values in (raw, right, shifted)]
