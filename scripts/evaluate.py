@@ -60,6 +60,10 @@ def main() -> int:
         seconds = time.perf_counter() - started
         count = rows[split].get("count", len(dataset))
         say(f"{split}: {count} phrases in {seconds:.1f} s on {accelerator.num_processes} process(es)")
+        if any(line["mask"] is not None for line in lines[split]) and "mask_mIoU" not in rows[split]:
+            say(
+                f"{split}: the model predicts masks, the split has none to compare with; is dataset.with_masks=true missing?"
+            )
         rows |= scene_kinds(split, lines[split])
 
     if accelerator.is_main_process:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from inference_toy import SIZE, model_node, new_model, write_folder
+from inference_toy import SIZE, model_node, new_model, write_folder, write_mcn_folder
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -71,6 +71,17 @@ def test_a_model_folder_is_evaluated_with_its_own_preprocessing(place, evaluate)
     assert len(lines) == metrics["val"]["count"] + metrics["test"]["count"] == 27
     assert [metrics[f"val/{kind}"]["count"] for kind in ("attribute", "place", "relation")] == [5, 5, 5]
     assert Image.open(place / "grid.png").width > 256
+
+
+def test_a_mask_model_is_judged_by_masks_at_image_size_where_the_split_has_them(place, evaluate):
+    write_mcn_folder(place / "mcn")
+    status, said, error = evaluate("mcn", "--config", "scenes.py", "--out", "mcn_out", "dataset.with_masks=true",
+                                   "--report", "mcn_out/report.html")  # fmt: skip
+    assert status == 0 and "mask_mIoU" in said, error
+    line = json.loads((place / "mcn_out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert line["mask"]["size"] == [SIZE, SIZE] and 0 <= line["mask_intersection"] <= line["mask_union"]
+    status, said, _ = evaluate("mcn", "--config", "scenes.py", "--out", "mcn_out")
+    assert status == 0 and "mask_mIoU" not in said and "with_masks" in said
 
 
 def test_two_processes_write_the_same_files_as_one(place, evaluate):
