@@ -32,9 +32,9 @@ def warmup_cosine(
 
 
 def warmup_step(update: int, *, warmup_updates: int, decay_updates: Sequence[int], rate: float) -> float:
-    """``update / (warmup_updates + 1)`` while warming up (0 at the first update, as in SimREC), then ``rate`` to the
-    number of ``decay_updates`` already reached."""
-    if update < warmup_updates:
+    """``update / (warmup_updates + 1)`` up to and with update ``warmup_updates`` (0 at the first, as in SimREC), then
+    ``rate`` to the number of ``decay_updates`` already reached."""
+    if warmup_updates and update <= warmup_updates:
         return update / (warmup_updates + 1)
     return rate ** bisect.bisect_right(decay_updates, update)
 

@@ -17,7 +17,7 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest import Project
+from train_project import Project
 
 KILLS = int(os.environ.get("REC_KILLS", "2"))
 COMMON = ("train.epochs=12", "train.log_period=1", "dataset.delay=0.003", "train.checkpointer.period=3")
