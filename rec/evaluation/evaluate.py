@@ -148,12 +148,14 @@ def evaluate(
     from accelerate.utils import send_to_device
 
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
+    runner = model if _is_sharded(accelerator) else bare
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)
-    judge = evaluator or BoxAndMaskEvaluator(
-        dataset, getattr(bare, "mask_threshold", 0.5), getattr(bare, "mask_any_overlap", False)
-    )
+    judge = evaluator
+    if judge is None:
+        threshold, any_overlap = getattr(bare, "mask_threshold", 0.5), getattr(bare, "mask_any_overlap", False)
+        judge = BoxAndMaskEvaluator(dataset, threshold, any_overlap)
     is_main = accelerator is None or accelerator.is_main_process
     shown = tqdm(
         _batches(loader, dataset, accelerator, limit),
@@ -167,8 +169,10 @@ def evaluate(
         with torch.inference_mode():
             for batch, counts in shown:
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
+                if "image_index" in ready and not hasattr(bare, "encode_image"):  # a model that shares no images
+                    ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
-                    outputs = forward(bare, ready)
+                    outputs = runner(ready)
                 if counts:
                     judge.update(outputs, ready)
     finally:
@@ -180,14 +184,6 @@ def evaluate(
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
     return result, judge.records() if is_main and hasattr(judge, "records") else []
-
-
-def forward(model: torch.nn.Module, batch: Batch) -> Batch:
-    """``model(batch)``; images shared by several phrases are repeated for models that have no ``encode_image``."""
-    if "image_index" in batch and not hasattr(model, "encode_image"):
-        batch = batch | {"image": batch["image"][batch["image_index"]]}
-        del batch["image_index"]
-    return model(batch)
 
 
 def share_buffers(model: torch.nn.Module) -> None:
@@ -203,12 +199,15 @@ def _batches(
     loader: Any, dataset: Any, accelerator: "Accelerator | None", limit: int | None
 ) -> Iterable[tuple[Batch, bool]]:
     """This process's batches, each with whether it counts; fillers keep sharded models' collectives in step."""
-    sharded = accelerator is not None and accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-    for batch in _in_step(loader, accelerator) if sharded else loader:
+    for batch in _in_step(loader, accelerator) if _is_sharded(accelerator) else loader:
         if limit is not None and limit <= 0:
             return
         limit = None if limit is None else limit - 1
         yield (batch, True) if batch is not None else (loader.collate_fn([dataset[0]]), False)
+
+
+def _is_sharded(accelerator: "Accelerator | None") -> bool:
+    return accelerator is not None and accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
 def _in_step(loader: Iterable[Batch], accelerator: Any) -> Iterable[Batch | None]:

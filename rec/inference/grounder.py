@@ -17,12 +17,12 @@ from rec import boxes
 from rec.data.batch import prepare
 from rec.data.images import letterbox
 from rec.data.masks import encode
-from rec.evaluation.evaluate import forward
 from rec.evaluation.masks import to_image
 from rec.inference.inputs import to_pixels
 from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PHRASES_AT_ONCE = 32
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -241,17 +241,14 @@ class Grounder:
         if not loaded:
             return []
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
-        batch: dict[str, Any] = {
-            "image": torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device),
-            "tokens": torch.tensor([self.vocabulary.encode(p, self._length) for _, p in asked], device=self.device),
-        }
-        if len(asked) != len(loaded):
-            owners = [number for number, item in enumerate(loaded) for _ in item.phrases]
-            batch["image_index"] = torch.tensor(owners, device=self.device)
+        image = torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device)
+        tokens = torch.tensor([self.vocabulary.encode(p, self._length) for _, p in asked], device=self.device)
+        numbers = [number for number, item in enumerate(loaded) for _ in item.phrases]
+        # Without a repetition nothing needs to be copied, so no index is given.
+        owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
-            batch = prepare(batch, self._mean, self._std)
-            outputs = forward(self.model, batch) | (self._all_boxes(batch) if top_k > 1 else {})
-        columns = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+            parts = self._predict(prepare({"image": image}, self._mean, self._std)["image"], tokens, owners, top_k > 1)
+            columns = {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
         answers = [
             self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, top_k, nms_iou)
             for row, (item, phrase) in enumerate(asked)
@@ -259,14 +256,29 @@ class Grounder:
         remaining = iter(answers)
         return [list(islice(remaining, len(item.phrases))) for item in loaded]
 
-    def _all_boxes(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        head = getattr(self.model, "head", None)
-        if not hasattr(head, "candidates"):
-            raise ValueError(f"{type(self.model).__name__} gives one box only; top_k must be 1")
-        features = self.model.encode_image(batch["image"])
-        raw = self.model.forward_features(features, batch["tokens"], batch.get("image_index"))
-        found, scores = head.candidates(raw["head"])  # type: ignore[union-attr]
-        return {"candidate_boxes": found, "candidate_scores": scores}
+    def _predict(
+        self, image: torch.Tensor, tokens: torch.Tensor, owners: torch.Tensor | None, candidates: bool
+    ) -> list[dict[str, torch.Tensor]]:
+        """Outputs for the phrases in chunks, so that many phrases about few images do not multiply the maps' memory."""
+        model: Any = self.model
+        shared = hasattr(model, "encode_image") and hasattr(model, "ground")
+        if candidates and not (shared and hasattr(model.head, "candidates")):
+            raise ValueError(f"{type(model).__name__} gives one box only; top_k must be 1")
+        features = model.encode_image(image) if shared else None
+        parts = []
+        for start in range(0, len(tokens), PHRASES_AT_ONCE):
+            chunk = slice(start, start + PHRASES_AT_ONCE)
+            index = torch.arange(len(image), device=self.device) if owners is None else owners
+            if not shared:
+                parts.append(model({"image": image[index[chunk]], "tokens": tokens[chunk]}))
+                continue
+            whole = owners is None and len(tokens) <= PHRASES_AT_ONCE
+            arguments = (features, tokens[chunk], None if whole else index[chunk])
+            parts.append(model.ground(*arguments))
+            if candidates:
+                found = model.head.candidates(model.forward_features(*arguments)["head"])
+                parts[-1] |= dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
+        return parts
 
     def _grounding(
         self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], top_k: int, nms_iou: float

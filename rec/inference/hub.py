@@ -128,6 +128,7 @@ class Pusher:
     def __init__(self, repo_id: str, *, private: bool = True, report: Callable[[str], None] = print):
         self.repo_id, self.private, self.report = repo_id, private, report
         self._changed = threading.Condition()
+        self._cleaned: set[Path] = set()
         self._waiting: tuple[Path, str] | None = None
         self._failed: tuple[Path, str] | None = None
         self._closing = False
@@ -137,6 +138,10 @@ class Pusher:
     def push(self, folder: str | Path, message: str) -> None:
         """Push ``folder`` as it is now; returns at once."""
         folder, copy = Path(folder), None
+        if folder.parent not in self._cleaned:  # of a process that was killed while pushing
+            for left_over in folder.parent.glob(".push-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
+            self._cleaned.add(folder.parent)
         try:
             copy = Path(tempfile.mkdtemp(prefix=".push-", dir=folder.parent))
             for name in FILES:

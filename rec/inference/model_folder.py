@@ -71,6 +71,8 @@ def write(
 ) -> Path:
     """Write a model folder beside its final place and swap it in, so that readers see the old or the new one, whole.
 
+    One process at a time may write a folder; what a killed one left behind is removed.
+
     Args:
         folder: Final place; an older model folder there is replaced.
         weights: State dict, or an existing safetensors file, which is hard-linked where the file system allows.
@@ -93,7 +95,9 @@ def write(
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for left_over in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed while writing
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         temporary.chmod(0o755)  # mkdtemp makes it private; a model folder is to be read by others
         _put_weights(weights, temporary / WEIGHTS)
         plain = dict(config) | {"model": harmless(to_native(config["model"]))}

@@ -41,17 +41,17 @@ class Pointer(torch.nn.Module):
 
     def __init__(self, box):
         super().__init__()
-        self.fixed, self.images = torch.tensor(box), 0
+        self.fixed, self.images, self.phrases, self.head = torch.tensor(box), 0, [], None
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def encode_image(self, image):
         self.images += len(image)
         return [image]
 
-    def forward(self, batch):
-        features = self.encode_image(batch["image"])[0]
-        rows = len(batch["tokens"])
-        inside = torch.zeros(rows, 1, *features.shape[-2:]) - 5
+    def ground(self, features, tokens, image_index=None):
+        self.phrases.append(len(tokens))
+        rows = len(tokens)
+        inside = torch.zeros(rows, 1, *features[0].shape[-2:]) - 5
         left, top, right, bottom = (int(v) for v in self.fixed)
         inside[:, :, top:bottom, left:right] = 5
         return {"box": self.fixed.expand(rows, 4), "score": torch.full((rows,), 0.5), "mask": inside}
@@ -116,6 +116,15 @@ def test_phrases_of_one_image_share_one_backbone_pass(grounder, pixels):
     shared = pointing(grounder, [1.0, 2.0, 30.0, 40.0])
     shared(pixels, ["the red circle", "small triangle", "big square"])
     assert shared.model.images == 1
+
+
+def test_many_phrases_about_one_image_are_asked_in_chunks(grounder, pixels):
+    shared = pointing(grounder, [1.0, 2.0, 30.0, 40.0])
+    answers = shared(pixels, [f"circle {number}" for number in range(70)])
+    assert shared.model.images == 1 and shared.model.phrases == [32, 32, 6]
+    assert [answer.phrase for answer in answers] == [f"circle {number}" for number in range(70)]
+    one_each = grounder([pixels] * 40, "the red circle", batch_size=40)
+    np.testing.assert_allclose([answer.box for answer in one_each], [one_each[0].box] * 40, atol=1e-3)
 
 
 def test_a_model_without_shared_encoding_is_asked_phrase_by_phrase(grounder, pixels):

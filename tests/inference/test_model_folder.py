@@ -55,6 +55,7 @@ def test_a_weights_file_is_hard_linked(tmp_path):
 
 def test_readers_see_a_whole_folder_while_it_is_replaced(tmp_path):
     folder, trouble, stop = tmp_path / "best", [], threading.Event()
+    (tmp_path / ".best.killed.tmp").mkdir()
     write_folder(folder)
 
     def look():
