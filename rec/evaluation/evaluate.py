@@ -231,7 +231,8 @@ def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "metrics.json", json.dumps(split_metrics, indent=2) + "\n")
+    finite = {split: {k: None if v != v else v for k, v in row.items()} for split, row in split_metrics.items()}
+    _replace(folder / "metrics.json", json.dumps(finite, indent=2) + "\n")  # JSON knows no NaN
     several = len(records) > 1
     lines = (({"split": split} if several else {}) | line for split, part in records.items() for line in part)
     _replace(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

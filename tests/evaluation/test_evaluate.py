@@ -167,6 +167,9 @@ def test_processes_without_a_batch_keep_a_sharded_models_collectives_in_step():
 def test_written_files_can_be_read_back_and_nothing_partial_stays(tmp_path):
     dataset = ToySplit(3)
     result, records = evaluate(ToyModel(), loader(dataset, 2), dataset, **NORMALISATION)
+    empty = {"empty": {"Acc@0.5": float("nan"), "count": 0}}
+    write(tmp_path / "nan", empty, {"empty": []})
+    assert json.loads((tmp_path / "nan" / "metrics.json").read_text())["empty"] == {"Acc@0.5": None, "count": 0}
     write(tmp_path / "out", {"val": result, "test": result}, {"val": records, "test": records[:1]})
     assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == {
         "val": result,
