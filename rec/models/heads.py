@@ -34,7 +34,8 @@ class REChead(nn.Module):
         act: ``silu``, ``relu`` or ``lrelu``.
         depthwise: tower of depthwise and pointwise blocks.
         use_l1: add an L1 loss on the raw box outputs.
-        box_loss: ``iou`` (1 - IoU^2, SimREC's), ``giou`` or ``diou``.
+        box_loss: ``iou`` (1 - IoU^2, SimREC's), ``giou`` or ``diou``. ``iou`` gives no gradient to a box that misses
+            the object, so a small or new model may stay stuck on a cell beside it; the other two pull it in.
         box_loss_weight: its weight in the total.
         objectness_loss: ``bce``, every cell by itself (SimREC's), or ``softmax``, cross-entropy over the cells of an
             image with the positives sharing the probability: cells compete, as they do for the answer.
@@ -145,9 +146,7 @@ class REChead(nn.Module):
         boxes = self._boxes(values, numbers)
         iou = box_iou(boxes, target[:, None])
         cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
-        count = positive.sum(dtype=raw.dtype)
-        count = (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
-
+        count = self._count(positive, raw.dtype)
         box_losses = BOX_LOSSES[self.box_loss](iou, boxes, target[:, None])
         losses = {"loss_iou": self._mean(box_losses.gather(1, cells), positive, count)}
 
@@ -158,7 +157,8 @@ class REChead(nn.Module):
             is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
         if self.objectness_loss == "softmax":
             share = is_object / is_object.sum(1, keepdim=True).clamp(min=1)
-            losses["loss_obj"] = F.cross_entropy(logits, share, reduction="sum") / positive[:, 0].sum().clamp(min=1)
+            losses["loss_obj"] = F.cross_entropy(logits, share, reduction="sum")
+            losses["loss_obj"] = losses["loss_obj"] / self._count(positive[:, 0], raw.dtype)
         else:
             losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
@@ -171,6 +171,11 @@ class REChead(nn.Module):
             losses["loss_l1"] = self._mean(deviation.gather(1, cells), positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
+
+    def _count(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """How many entries are True, at least 1; with ``global_counts`` the mean of all processes."""
+        count = mask.sum(dtype=dtype)
+        return (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
 
     @staticmethod
     def _mean(values: Tensor, positive: Tensor, count: Tensor) -> Tensor:

@@ -77,6 +77,10 @@ class MCN(nn.Module):
         self.mask_level = head_level("head (masks)", head.mask_stride, head.in_channels, seg_attention, *place)
         multi_scale_manner.keep_outputs({self.box_level, self.mask_level})
 
+    def enable_activation_checkpointing(self) -> None:
+        """Trains with less memory and one more forward pass of the backbone (``train.activation_checkpoint.enabled``)."""
+        self.visual_backbone.checkpoint_stages = True
+
     def encode_image(self, image: Tensor) -> list[Tensor]:
         """Normalised images ``(N, 3, S, S)`` to their maps, the coarsest as the image half of the fusion."""
         *maps, top = self.visual_backbone(image)

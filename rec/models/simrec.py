@@ -76,6 +76,10 @@ class SimREC(nn.Module):
         self.levels = levels
         multi_scale_manner.keep_outputs(set(levels.values()))
 
+    def enable_activation_checkpointing(self) -> None:
+        """Trains with less memory and one more forward pass of the backbone (``train.activation_checkpoint.enabled``)."""
+        self.visual_backbone.checkpoint_stages = True
+
     def encode_image(self, image: Tensor) -> list[Tensor]:
         """Normalised images ``(N, 3, S, S)`` to the image half of every fusion, ``(N, C_i, S / s_i, S / s_i)``."""
         maps = self.visual_backbone(image)

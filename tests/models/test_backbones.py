@@ -139,3 +139,16 @@ def test_stages_can_be_released_between_epochs() -> None:
     assert has_gradient == [False, False] + [True] * (len(trunk.stages) - 2)
     assert trunk.stages[2].training and not trunk.stages[1].training
     assert model.fusion_manner[0].v_planes == WIDTH
+
+
+def test_activation_checkpointing_changes_neither_gradients_nor_statistics():
+    plain, saving = CspDarkNet(width=0.125, depth=0.33), CspDarkNet(width=0.125, depth=0.33)
+    saving.load_state_dict(plain.state_dict())
+    saving.checkpoint_stages = True
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for backbone in (plain, saving):
+        sum(x.square().mean() for x in backbone.train()(image)).backward()
+    for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+    for (name, one), other in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)

@@ -1,10 +1,12 @@
 """What every backbone shares: stages in a row, maps of chosen strides, and freezing that is real."""
 
-from collections.abc import Mapping, Sequence
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Backbone(nn.Module):
@@ -36,6 +38,7 @@ class Backbone(nn.Module):
         self.strides = tuple(outputs[stage][0] for stage in self.output_stages)
         self.channels = tuple(outputs[stage][1] for stage in self.output_stages)
         self.update_frozen_statistics = update_frozen_statistics
+        self.checkpoint_stages = False
         self.freeze(frozen_stages)
 
     def freeze(self, stages: int) -> None:
@@ -63,10 +66,30 @@ class Backbone(nn.Module):
         maps, x = [], image
         for number, stage in enumerate(self.stages):
             with torch.set_grad_enabled(grad and number >= self.frozen_stages):
-                x = stage(x)
+                x = self.run_stage(stage, x)
             if number in self.output_stages:
                 maps.append(x)
         return maps
+
+    def run_stage(self, stage: nn.Module, x: Tensor) -> Any:
+        """``stage(x)``; with ``checkpoint_stages`` its activations are not kept but computed again in the backward pass."""
+        if not (self.checkpoint_stages and self.training and torch.is_grad_enabled()):
+            return stage(x)
+        return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(stage)))
+
+
+@contextmanager
+def _still_statistics(module: nn.Module) -> Iterator[None]:
+    """BatchNorm layers keep their running statistics: the second pass of a checkpoint must not count a batch twice."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    tracking = [layer.track_running_stats for layer in norms]
+    for layer in norms:
+        layer.track_running_stats = layer.track_running_stats and not layer.training
+    try:
+        yield
+    finally:
+        for layer, track in zip(norms, tracking, strict=True):
+            layer.track_running_stats = track
 
 
 def check_image_size(image: Tensor, stride: int) -> None:

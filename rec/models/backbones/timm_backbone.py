@@ -74,7 +74,7 @@ class TimmBackbone(Backbone):
         check_image_size(image, self.strides[-1])
         body, *pyramid = self.stages
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages == 0):
-            maps = body(image)
+            maps = self.run_stage(body, image)
         if self.channels_last:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         return pyramid[0](maps[-1]) if pyramid else maps
