@@ -146,8 +146,8 @@ def test_activation_checkpointing_changes_neither_gradients_nor_statistics():
     saving.load_state_dict(plain.state_dict())
     saving.checkpoint_stages = True
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    for backbone in (plain, saving):
-        sum(x.square().mean() for x in backbone.train()(image)).backward()
+    for trunk in (plain, saving):
+        sum(x.square().mean() for x in trunk.train()(image)).backward()
     for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, msg=name)
     for (name, one), other in zip(plain.named_buffers(), saving.buffers(), strict=True):
