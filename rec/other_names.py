@@ -11,7 +11,7 @@ LiBai | train.train_samples | use train.epochs or train.train_iter
 LiBai | train.train_micro_batch_size train.global_batch_size | use train.batch_size, the total of all processes
 LiBai | train.test_micro_batch_size | use train.evaluation.eval_batch_size
 LiBai | train.start_iter train.consumed_train_samples train.consumed_valid_samples | drop it: the checkpoint carries it
-LiBai | train.nccl_fusion_threshold_mb train.nccl_fusion_max_ops | set DDP's bucket_cap_mb and comm_hook
+LiBai | train.nccl_fusion_threshold_mb train.nccl_fusion_max_ops | use train.communication.{bucket_cap_mb,hook}
 LiBai | train.zero_optimization | choose accelerate_configs/fsdp2.yaml or deepspeed_zero2.yaml
 LiBai | train.dist | choose a launch profile; no tensor or pipeline parallel, because the models fit on one device
 LiBai | graph train.graph | use train.compile.enabled (torch.compile)

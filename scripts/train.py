@@ -14,12 +14,12 @@ Config keys it reads (configs/common/train.py has every train key, its default a
     optim      LazyCall of a torch optimizer class; receives params
     train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
-               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled multi_scale_training.{enabled,img_scales}
-               activation_checkpoint.enabled compile.enabled max_skipped_updates
+               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook}
+               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.enabled max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
-               log_period trackers log_image profile hub.{repo_id,push,private} fast_dev_run
+               log_period trackers fast_dev_run
 """
 
 import argparse
@@ -90,8 +90,7 @@ def train(cfg: Any) -> int:
     state, notes = resume.restore(cfg, accelerator, bare, ema, state)
     accelerator.step = 0  # of accumulation; a checkpoint is always taken between two updates
 
-    config = to_native(cfg)
-    log = RunLog(output_dir, accelerator, config, state.update)
+    log = RunLog(output_dir, accelerator, to_native(cfg), state.update)
     writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))

@@ -41,6 +41,8 @@ train = dict(
     amp=dict(enabled=None),
     ema=dict(enabled=True, alpha=0.9997, buffer_ema=True),
     sync_bn=dict(enabled=False),
+    # DDP: gradients travel in buckets of this many MB; hook compresses them: no, fp16, bf16 or power_sgd
+    communication=dict(bucket_cap_mb=25, hook="no"),
     clip_grad_norm=0.15,  # total norm; 0 turns clipping off
     max_skipped_updates=10,  # in a row, because of a loss or gradient that is not finite
     auto_resume=dict(enabled=True),
@@ -51,9 +53,6 @@ train = dict(
     activation_checkpoint=dict(enabled=False),
     compile=dict(enabled=False),
     trackers=["tensorboard"],
-    log_image=False,
-    hub=dict(repo_id="", push="end", private=True),
-    profile=False,
     fast_dev_run=False,
     seed=123456,
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DDPCommunicationHookType
 from torch import nn
 
 from rec.config import solve_batch_size
@@ -28,7 +29,13 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
         project_dir=train.output_dir,
         dataloader_config=DataLoaderConfiguration(),
         # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,
+                bucket_cap_mb=train.communication.bucket_cap_mb,
+                comm_hook=DDPCommunicationHookType(train.communication.hook),
+            )
+        ],
     )
     if accelerator.device.type == "cpu":
         use_all_cores(accelerator.num_processes)

@@ -82,14 +82,15 @@ class Backbone(nn.Module):
 def _still_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm layers keep their running statistics: the second pass of a checkpoint must not count a batch twice."""
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    tracking = [layer.track_running_stats for layer in norms]
+    kept = [(layer.momentum, {name: buffer.clone() for name, buffer in layer.named_buffers()}) for layer in norms]
     for layer in norms:
-        layer.track_running_stats = layer.track_running_stats and not layer.training
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer, track in zip(norms, tracking, strict=True):
-            layer.track_running_stats = track
+        for layer, (momentum, buffers) in zip(norms, kept, strict=True):
+            layer.momentum = momentum
+            layer.load_state_dict(buffers, strict=False)
 
 
 def check_image_size(image: Tensor, stride: int) -> None:
