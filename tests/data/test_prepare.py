@@ -296,6 +296,7 @@ def test_what_the_loader_feeds_can_be_looked_at(tmp_path):
     make_refer(tmp_path)
     config = Path(__file__).parents[2] / "configs" / "simrec_small_scenes_quickstart.py"
     words = ["dataset.dataset=refcoco", f"dataset.ann_path={{refcoco: {tmp_path}/refcoco}}", "dataset.with_masks=true"]
+    words += ["dataset.sentence_sampling=per_object"]
     script = SCRIPT.with_name("browse_data.py")
     command = [sys.executable, script, config, *words, "--count", "3", "--out", str(tmp_path / "out.png")]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
