@@ -55,6 +55,17 @@ def test_a_stopped_run_saves_exits_with_its_status_and_continues_to_the_same_end
     assert project.metrics("run") == project.metrics("through")
 
 
+def test_a_saved_config_alone_rebuilds_the_run_and_runs_only_listed_names(project):
+    project.run("train.output_dir=first")
+    saved = project.folder / "config_of_first.yaml"
+    saved.write_bytes((project.folder / "first" / "config.yaml").read_bytes())
+    project.config = saved.name
+    assert "not in the list of names" in " ".join(project.run("train.output_dir=again", status=2).split())
+    project.run("--trust-config", "train.output_dir=again")
+    assert project.hashes("again") == project.hashes("first")
+    assert project.metrics("again") == project.metrics("first")
+
+
 def test_gradient_accumulation_sees_the_same_samples_per_update(project):
     project.run("model.width=4", "train.output_dir=whole")
     project.run("model.width=4", "train.output_dir=halves", "train.num_accumulation_steps=2")

@@ -17,7 +17,7 @@ class Project:
     """A folder with ``config.py`` and ``own_parts.py`` in which runs can be started."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.config = folder, "config.py"
         shutil.copytree(Path(__file__).parent / "outside", folder, dirs_exist_ok=True)
 
     def command(self, *overrides: str, processes: int = 1) -> list[str]:
@@ -25,7 +25,7 @@ class Project:
         if processes > 1:
             launch += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
             launch += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-        return [*launch, str(TRAIN), "config.py", *overrides]
+        return [*launch, str(TRAIN), self.config, *overrides]
 
     def environment(self) -> dict[str, str]:
         own = {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
