@@ -27,7 +27,7 @@ train = dict(
         eval_iter=None,  # at most this many batches per process
         eval_metric="Acc@0.5",
         eval_mode="max",
-        sequential=True,
+        sequential=True,  # SimREC's key, without effect: evaluation always visits every pair once, image by image
         evaluator=None,  # a LazyCall replaces the built-in metrics
     ),
     log_period=10,  # updates
