@@ -29,7 +29,7 @@ class MCNhead(nn.Module):
         anchors: width, height of each anchor, pixels of the network's input.
         strides: of the box map and of the mask map.
         ignore_threshold: cells whose box overlaps the object by more are no negatives.
-        dilations: of the mask decoder.
+        dilations, sub_cells: of the mask decoder, see :class:`~rec.models.mask_head.MaskHead`.
         summed_losses: original arithmetic: the consistency loss is summed over the batch instead of averaged, and
             the mask loss over pixels (/ 640), so that their weight grows with batch and image size.
     """
@@ -45,6 +45,7 @@ class MCNhead(nn.Module):
         ignore_threshold: float = 0.5,
         dilations: Sequence[int] = (6, 12, 18),
         summed_losses: bool = False,
+        sub_cells: int = 1,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -53,7 +54,7 @@ class MCNhead(nn.Module):
         # Not in the state dict: the original's checkpoints carry no anchors.
         self.register_buffer("anchor_sizes", torch.tensor(anchors, dtype=torch.float32), persistent=False)
         self.anchors = PredictionConv(in_channels, 5 * len(self.anchor_sizes), 1)
-        self.mask = MaskHead(in_channels, hidden_channels, self.mask_stride, dilations)
+        self.mask = MaskHead(in_channels, hidden_channels, self.mask_stride, dilations, sub_cells=sub_cells)
         self.box_energy = PredictionConv(in_channels, 1, 3, padding=1)
         self.mask_energy = PredictionConv(in_channels, 1, 3, padding=1)
 

@@ -1,0 +1,8 @@
+"""A small MCN on shape scenes, boxes and masks, with the quickstart's recipe."""
+
+from .common.models.mcn_small import model
+from .simrec_small_scenes_quickstart import dataset, optim, train
+
+dataset.ann_path.scenes = "scenes"  # drawn when the run starts, with masks
+dataset.with_masks = True
+train.output_dir = "outputs/mcn_small_scenes"
