@@ -7,6 +7,8 @@ from .common.train import train
 
 dataset.dataset = "refcoco"
 dataset.with_masks = True
+dataset.use_glove, dataset.word_vectors = True, "en_core_web_lg"
+model.visual_backbone.pretrained = True  # frozen, so it must be
 train.epochs = 39
 train.scheduler.name = "step"
 train.ema.enabled = False

@@ -6,6 +6,8 @@ from .common.optim import optim
 from .common.train import train
 
 dataset.dataset = "merge"
+dataset.use_glove, dataset.word_vectors = True, "en_core_web_lg"
+model.visual_backbone.pretrained = True
 model.visual_backbone.freeze_backbone = False
 train.epochs = 15
 train.output_dir = "outputs/simrec_pretrain"

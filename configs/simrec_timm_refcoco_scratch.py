@@ -6,6 +6,7 @@ from .common.optim import optim
 from .common.train import train
 
 dataset.dataset = "refcoco"
+train.data.mean, train.data.std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what timm's resnet50 was trained with
 train.output_dir = "outputs/simrec_timm_refcoco_scratch"
 train.batch_size = 32
 train.evaluation.eval_batch_size = 32

@@ -33,8 +33,8 @@ def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | N
     if source is None:
         raise ValueError(
             "dataset.use_glove is true, but no word vectors are named: set dataset.word_vectors to a spaCy pipeline "
-            "with vectors (for example en_core_web_lg) or to a GloVe file (glove.840B.300d.txt), or "
-            "dataset.use_glove=false"
+            "with vectors (for example en_core_web_lg) or to a GloVe file (glove.840B.300d.txt), or go without, "
+            "dataset.use_glove=false model.language_encoder.freeze_embedding=false"
         )
     is_text = os.fspath(source).endswith(_TEXT_SUFFIXES)
     found = dict(_from_text(vocabulary, Path(source)) if is_text else _from_spacy(vocabulary, os.fspath(source)))
@@ -81,8 +81,9 @@ def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.nda
         nlp = spacy.load(name, exclude=["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"])
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
-            f"{name} is neither a GloVe file ({', '.join(_TEXT_SUFFIXES)}) nor a spaCy pipeline that is installed "
-            f"({error})"
+            f"dataset.word_vectors={name} is neither a GloVe file ({', '.join(_TEXT_SUFFIXES)}) nor a spaCy pipeline that "
+            f"is installed: get it with `python -m spacy download {name}`, or go without it, dataset.use_glove=false "
+            f"model.language_encoder.freeze_embedding=false ({error})"
         ) from None
     for number, word in enumerate(vocabulary.words):
         if nlp.vocab.has_vector(word):

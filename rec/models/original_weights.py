@@ -289,7 +289,14 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
             f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         )
-    if is_darknet_file(path) and Path(path).is_file():
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            errno.ENOENT,
+            f"no such file of {type(backbone).__name__} weights (docs/weights.md says how to get one; for random weights,"
+            " model.visual_backbone.pretrained=false model.visual_backbone.freeze_backbone=false)",
+            str(path),
+        )
+    if is_darknet_file(path):
         return load_darknet(backbone, Path(path))
     expected = backbone.state_dict()
     state: dict[str, Tensor] = {}

@@ -1,0 +1,199 @@
+"""Runs experiments of docs/results.md, through scripts/train.py and scripts/evaluate.py, and records what they gave.
+
+    python scripts/run_results.py                              lists the experiments
+    python scripts/run_results.py scenes_mask [key=value ...]  trains, evaluates, writes docs/results/scenes_mask.json
+    python scripts/run_results.py 'recipe_*' --seeds 1 2 3     every experiment of that pattern, on other seeds
+    python scripts/write_results.py                            writes docs/results.md anew from the records
+
+A record holds the commands, date, versions, machine, seeds, length, time and memory of training, and every metric: of the last
+evaluation in the run's metrics.jsonl, and of the splits that scripts/evaluate.py measured.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+SCENES = "configs/simrec_small_scenes_quickstart.py"
+DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
+HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
+# A fifth of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
+SHORT = ("train.train_iter=400", "train.warmup_ratio=0.125", "train.log_period=50")
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One line of docs/results.md.
+
+    Attributes:
+        config: leaf config.
+        overrides: of training; the run's saved config carries them to the evaluation.
+        splits: for scripts/evaluate.py; none leaves it at the last evaluation of the training run.
+        seeds: one run each; none leaves the config's own.
+        start_from: experiment whose best model it starts from.
+    """
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("test",)
+    seeds: tuple[int, ...] = ()
+    start_from: str = ""
+
+
+def recipe(*overrides: str) -> Experiment:
+    return Experiment(SCENES, (DRAWN, *SHORT, *overrides), splits=(), seeds=SEEDS)
+
+
+RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
+ADAM = ("optim._target_=torch.optim.Adam",)
+ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
+EXPERIMENTS = {
+    "scenes_quickstart": Experiment(SCENES, (DRAWN,)),
+    "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase")),
+    "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image")),
+    "scenes_hard": Experiment(SCENES, HARD),
+    "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
+    "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
+    "refcoco_sample": Experiment("configs/simrec_small_refcoco_overfit.py", splits=("train",)),
+    "recipe_quickstart": recipe(),
+    "recipe_iou": recipe("model.head.box_loss=iou", "model.head.box_loss_weight=5.0"),
+    "recipe_giou": recipe("model.head.box_loss=giou"),
+    "recipe_diou": recipe("model.head.box_loss=diou"),
+    "recipe_adam": recipe(*ADAM),
+    "recipe_adamw": recipe(*ADAMW),
+    "recipe_bce": recipe("model.head.objectness_loss=bce"),
+    "recipe_softmax": recipe("model.head.objectness_loss=softmax"),
+    "recipe_phrases_apart": recipe("train.data.share_images=false"),
+    "recipe_no_ema": recipe("train.ema.enabled=false"),
+    "vocabulary_scratch": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS),
+    "vocabulary_mapped": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS, start_from="scenes_quickstart"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns, and overrides key=value")
+    parser.add_argument("--seeds", nargs="+", type=int, help="in place of the experiment's own")
+    parser.add_argument("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
+    parser.add_argument("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
+    args = parser.parse_args()
+    overrides = [word for word in args.names if "=" in word]
+    patterns = [word for word in args.names if "=" not in word]
+    if not patterns:
+        print(RANDOM_OBJECT)
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name:<24} {experiment.config} {' '.join(experiment.overrides)}")
+        return 0
+    for pattern in patterns:
+        if not (names := fnmatch.filter([RANDOM_OBJECT, *EXPERIMENTS], pattern)):
+            parser.error(f"no experiment {pattern!r}; there are {RANDOM_OBJECT}, {', '.join(EXPERIMENTS)}")
+        for name in names:
+            random = name == RANDOM_OBJECT
+            record = random_object() if random else run(name, overrides, args.seeds, Path(args.runs))
+            file = Path(args.records) / f"{name}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(f"recorded in {file}", flush=True)
+    return 0
+
+
+def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path) -> dict[str, Any]:
+    """Trains and evaluates an experiment on each of its seeds; gives its record."""
+    experiment = EXPERIMENTS[name]
+    overrides = [*experiment.overrides, *overrides]
+    if experiment.start_from:
+        overrides.append(f"train.load_weight={folder / experiment.start_from / 'run' / 'best'}")
+    runs = []
+    for seed in seeds or experiment.seeds or (None,):
+        output = folder / name / ("run" if seed is None else f"seed_{seed}")
+        shutil.rmtree(output, ignore_errors=True)  # times and figures are those of one run from start to end
+        seeded = overrides if seed is None else [*overrides, f"train.seed={seed}"]
+        train = ["scripts/train.py", experiment.config, *seeded, f"train.output_dir={output}"]
+        commands = [train]
+        seconds = command(train)
+        logged = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        steps = [line for line in logged if line["kind"] == "train"]
+        metrics = {line["split"]: measured(line) for line in logged if line["kind"] == "evaluation"}
+        if experiment.splits:
+            evaluate = ["scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
+            commands.append([*evaluate, "--splits", *experiment.splits, "--out", str(output / "test")])
+            command(commands[-1])
+            metrics |= json.loads((output / "test" / "metrics.json").read_text(encoding="utf-8"))
+        runs.append(
+            {
+                "seed": seed,
+                "commands": [shlex.join(["python", *words]) for words in commands],
+                "updates": steps[-1]["update"],
+                "train_seconds": round(seconds, 1),
+                "memory_gb": round(max(line["memory_gb"] for line in steps), 2),
+                "metrics": metrics,
+            }
+        )
+    return {"name": name, **circumstances(), "runs": runs}
+
+
+def random_object() -> dict[str, Any]:
+    """The record of guessing: the expected accuracy of a random object of the scene, over all phrases and by kind."""
+    from rec.data import scenes
+
+    runs = []
+    for level in ("easy", "hard"):
+        rows = scenes.build_table("test", level=level).to_list()
+        metrics = {"test": {"Acc@0.5": scenes.random_object_accuracy(rows)}}
+        for kind in ("attribute", "place", "relation"):
+            of_kind = [
+                row | {"sentences": [s for s in row["sentences"] if scenes.phrase_kind(s) == kind]} for row in rows
+            ]
+            metrics[f"test/{kind}"] = {"Acc@0.5": scenes.random_object_accuracy(of_kind)}
+        runs.append(
+            {"level": level, "commands": [f"python scripts/run_results.py {RANDOM_OBJECT}"], "metrics": metrics}
+        )
+    return {"name": RANDOM_OBJECT, **circumstances(), "runs": runs}
+
+
+def measured(line: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation line of metrics.jsonl."""
+    return {key: value for key, value in line.items() if key not in ("kind", "update", "split", "epoch")}
+
+
+def command(words: list[str]) -> float:
+    """Runs a script of this folder; gives the seconds it took. Ends the program with its status where it fails."""
+    print(shlex.join(["python", *words]), flush=True)
+    started = time.perf_counter()
+    status = subprocess.run([sys.executable, *words], check=False).returncode
+    if status:
+        sys.exit(status)
+    return time.perf_counter() - started
+
+
+def circumstances() -> dict[str, Any]:
+    """When and where something was measured: date, versions, processor."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{device}, {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("rec", "torch", "accelerate")},
+        },
+    }
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)
