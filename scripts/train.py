@@ -10,22 +10,25 @@ Exit status: 0 finished, 1 training failed, 2 bad config or input, 130 / 143 sto
 Config keys it reads (configs/common/train.py has every train key, its default and its meaning):
 
     model      LazyCall of a torch.nn.Module: model(batch) -> {"loss": ..., ...} in training, {"box", "score", ...} in evaluation
-    dataset    LazyCall of a map-style data set; receives split, training, vocabulary, seed where it takes them
+    dataset    LazyCall of a map-style data set or a stream (rec.data.stream); receives split, training, vocabulary, seed,
+               rank, processes where it takes them
     optim      LazyCall of a torch optimizer class; receives params
     train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
-               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook}
-               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.enabled max_skipped_updates
+               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
+               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
+               freeze_schedule max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
-               log_period trackers fast_dev_run
+               log_period trackers log_image profile.{enabled,first_update,updates} hub.{repo_id,push,private} fast_dev_run
 """
 
 import argparse
 import math
 import os
 import time
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +41,19 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
-    from rec.data.loader import TrainingBatches, sharing_groups, training_loader
     from rec.inference.grounder import resolve
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
+    from rec.training.freezing import FreezingSchedule
     from rec.training.launch import broadcast_tensors, build_accelerator, prepare_model
     from rec.training.multi_scale import image_size
-    from rec.training.run_log import RunLog, Window
+    from rec.training.publish import Publisher
+    from rec.training.run_log import Profiler, RunLog, Window
     from rec.training.weights import load_matching
 
     if not torch.cuda.is_available():
         process.keep_freed_memory()
-    stop = process.StopRequest()
+    stop = process.StopRequest(cfg.train.communication.timeout)
     accelerator, per_process, accumulation = build_accelerator(cfg)
     set_seed(cfg.train.seed)  # the same on every process while the model is built, different ones from then on
 
@@ -65,23 +69,17 @@ def train(cfg: Any) -> int:
     optimizer = build.build_optimizer(cfg, model)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
-    batches = TrainingBatches(
-        len(dataset), per_process, processes=accelerator.num_processes, rank=accelerator.process_index,
-        accumulation=accumulation, seed=cfg.train.seed,
-        groups=sharing_groups(dataset) if cfg.train.data.share_images else None,
-    )  # fmt: skip
+    batches, loader = build.build_batches(cfg, accelerator, dataset, per_process, accumulation)
     updates_per_epoch = min(2, batches.updates_per_epoch) if cfg.train.fast_dev_run else batches.updates_per_epoch
     epochs = 1 if cfg.train.fast_dev_run else cfg.train.epochs
     total_updates = updates_per_epoch * epochs
     if cfg.train.train_iter and not cfg.train.fast_dev_run:
         total_updates = cfg.train.train_iter
     schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
-    loader = training_loader(
-        dataset, batches, num_workers=cfg.train.data.num_workers, pin_memory=cfg.train.data.pin_memory
-    )
 
     output_dir = Path(cfg.train.output_dir)
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
+    freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     bare = accelerator.unwrap_model(model)
     ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
@@ -92,13 +90,15 @@ def train(cfg: Any) -> int:
 
     log = RunLog(output_dir, accelerator, to_native(cfg), state.update)
     writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
+    publisher = Publisher(cfg, vocabulary, dataset, accelerator.is_main_process, log.line)
+    profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
     for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     log.line(
-        f"{len(dataset)} training samples, {total_updates} updates of {cfg.train.batch_size} = {per_process} per process x "
+        f"{length_hint(dataset) or 'streamed'} training samples, {total_updates} updates of {cfg.train.batch_size} = {per_process} per process x "
         f"{accelerator.num_processes} x {accumulation} accumulation; {sum(p.numel() for p in bare.parameters()):,} parameters, "
         f"{trainable:,} trainable; {accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
     )
@@ -117,6 +117,8 @@ def train(cfg: Any) -> int:
             factor = schedule(state.update)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
+            model, optimizer = freezing.apply(model, optimizer, state.update)
+            profiler.before_update()
             gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, iterator, size, window, stop)
             finite = math.isfinite(gradient_norm)
             state.update += 1
@@ -156,8 +158,7 @@ def train(cfg: Any) -> int:
                 window.restart_clock(state.update)
             if is_save or improved:
                 state.window, state.ema_updates = window.state(), ema.updates if ema else 0
-                publish = best_folder(cfg, output_dir, vocabulary, dataset, state) if improved else None
-                writer.save(accelerator, model, optimizer, ema, state, publish)
+                writer.save(accelerator, model, optimizer, ema, state, publisher.after_save(state, improved))
             if epoch_ended or stopping:
                 break
         if stopping and state.update < total_updates:
@@ -165,11 +166,13 @@ def train(cfg: Any) -> int:
             log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from there")
             break
 
+    profiler.close()
     writer.wait()
     if writer.failure is not None:
         raise resume.TrainingError(f"the last checkpoint could not be saved: {writer.failure}")
     if state.skipped_updates:
         log.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
+    publisher.close(state, finished=status == 0)
     log.close()
     del lock
     return status
@@ -233,12 +236,14 @@ def evaluate_splits(
                 num_workers=data.num_workers, pin_memory=data.pin_memory,
             )  # fmt: skip
             evaluator = None if options.evaluator is None else instantiate(options.evaluator)
-            metrics, _ = evaluate(
+            metrics, records = evaluate(
                 bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator
             )
             log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
             shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
             log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
+            if cfg.train.log_image and evaluator is None:
+                log.pictures(split, state.update, dataset, records)
             first = first or metrics
     bare.train()
     if options.eval_metric not in first:
@@ -251,20 +256,8 @@ def evaluate_splits(
     return True
 
 
-def best_folder(cfg: Any, output_dir: Path, vocabulary: Any, dataset: Any, state: Any) -> Any:
-    """The function that turns a weights file into the model folder ``best/``."""
-    from functools import partial
-
-    from rec.inference import model_folder
-
-    config = model_folder.from_run(cfg, dataset, update=state.update)
-    return partial(
-        model_folder.write, output_dir / "best", config=config, vocabulary=vocabulary, metrics=state.best_metrics
-    )
-
-
 def main() -> int:
-    from rec.config import ConfigError, LazyConfig, check, parse_config_arguments, to_native
+    from rec.config import parse_config_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
@@ -272,22 +265,9 @@ def main() -> int:
         "--trust-config", action="store_true", help="let a .yaml config call anything: your own files only"
     )
     args = parse_config_arguments(parser)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
-    if args.config.endswith((".yaml", ".yml")) and not args.trust_config:
-        from rec.inference.allowed import ALLOWED_RUN_TARGETS, strangers
+    from rec.training.build import read_config
 
-        if found := strangers(to_native(cfg), ALLOWED_RUN_TARGETS):
-            raise ConfigError(
-                f"{args.config} calls {found[0]}, which is not in the list of names that a YAML config may use; "
-                "if the file is your own, add --trust-config, or give the Python config it came from"
-            )
-    missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
-    if missing:
-        raise ConfigError(
-            f"{args.config} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md"
-        )
-    if problems := check(cfg):
-        raise ConfigError("; ".join(problems))
+    cfg = read_config(args.config, args.overrides, args.trust_config)
     if args.check:
         print(f"{args.config}: every key and argument is known")
         return 0

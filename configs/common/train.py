@@ -41,8 +41,9 @@ train = dict(
     amp=dict(enabled=None),
     ema=dict(enabled=True, alpha=0.9997, buffer_ema=True),
     sync_bn=dict(enabled=False),
-    # DDP: gradients travel in buckets of this many MB; hook compresses them: no, fp16, bf16 or power_sgd
-    communication=dict(bucket_cap_mb=25, hook="no"),
+    # DDP: gradients travel in buckets of this many MB; hook compresses them: no, fp16, bf16 or power_sgd.
+    # timeout: seconds after which processes end that wait for one that hangs, or have lost their launcher
+    communication=dict(bucket_cap_mb=25, hook="no", timeout=600),
     clip_grad_norm=0.15,  # total norm; 0 turns clipping off
     max_skipped_updates=10,  # in a row, because of a loss or gradient that is not finite
     auto_resume=dict(enabled=True),
@@ -51,8 +52,17 @@ train = dict(
     vl_pretrain_weight="",  # SimREC's name for the same
     multi_scale_training=dict(enabled=True, img_scales=[[size, size] for size in range(224, 609, 32)]),
     activation_checkpoint=dict(enabled=False),
-    compile=dict(enabled=False),
+    # dynamic=null: one graph for the first image size and one for all others; false: one for each size (faster, more to
+    # compile). backend: inductor, or any name torch.compile knows
+    compile=dict(enabled=False, dynamic=None, backend="inductor"),
+    # [{modules: [visual_backbone.stages.0, ...], from_update: 0, until_update: 2000}, ...]: frozen in those updates
+    freeze_schedule=[],
     trackers=["tensorboard"],
+    log_image=False,  # draw predictions at every evaluation: pictures/ in the run folder, and the trackers
+    # A trace of this many updates, after the first ones of the process: profile/ in the run folder
+    profile=dict(enabled=False, first_update=5, updates=3),
+    # repo_id "user/name": push model folders there in the background. push: best (each better one), every_save, or end
+    hub=dict(repo_id="", push="best", private=True),
     fast_dev_run=False,
     seed=123456,
 )

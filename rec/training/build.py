@@ -1,13 +1,43 @@
 """From config nodes to data set, model and optimizer: what is only known at run time is added here."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from rec.config import instantiate, locate
+from rec.config import ConfigError, LazyConfig, check, instantiate, locate, to_native
+from rec.data.loader import StreamedBatches, TrainingBatches, sharing_groups, training_loader
+
+
+def read_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
+    """A training config with its overrides, checked: nothing is built.
+
+    Args:
+        path: ``.py`` or ``.yaml``.
+        overrides: ``key=value`` each.
+        trust_config: let a YAML file call any target.
+
+    Raises:
+        ConfigError: it cannot be read, lacks a namespace, calls a stranger, or has an unknown key or argument.
+    """
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), overrides)
+    if path.endswith((".yaml", ".yml")) and not trust_config:
+        from rec.inference.allowed import ALLOWED_RUN_TARGETS, strangers
+
+        if found := strangers(to_native(cfg), ALLOWED_RUN_TARGETS):
+            raise ConfigError(
+                f"{path} calls {found[0]}, which is not in the list of names that a YAML config may use; "
+                "if the file is your own, add --trust-config, or give the Python config it came from"
+            )
+    missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
+    if missing:
+        raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
+    if problems := check(cfg):
+        raise ConfigError("; ".join(problems))
+    return cfg
 
 
 def with_known(node: Any, known: Mapping[str, Any]) -> Any:
@@ -19,11 +49,48 @@ def with_known(node: Any, known: Mapping[str, Any]) -> Any:
 
 
 def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Any = None) -> Any:
-    """The data set of ``cfg.dataset`` at ``split``; the vocabulary is built from it where none is given."""
+    """The data set of ``cfg.dataset`` at ``split``; the vocabulary is its own where none is given."""
     known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
+    if torch.distributed.is_initialized():
+        known |= {"rank": torch.distributed.get_rank(), "processes": torch.distributed.get_world_size()}
     if vocabulary is not None:
         known["vocabulary"] = vocabulary
     return with_known(cfg.dataset, known)
+
+
+def build_batches(cfg: Any, accelerator: Any, dataset: Any, per_process: int, accumulation: int) -> tuple[Any, Any]:
+    """Which samples meet in which update, and the loader that reads them: of a map-style data set or of a stream.
+
+    Returns:
+        (batches, loader): ``batches.set_position(epoch, update)`` decides where the next ``iter(loader)`` begins;
+        ``batches.updates_per_epoch``.
+
+    Raises:
+        ValueError: the data set cannot be divided as ``cfg.train`` asks.
+    """
+    data = cfg.train.data
+    if isinstance(dataset, IterableDataset):
+        if data.share_images:
+            raise ValueError("train.data.share_images=true: a stream does not tell which of its samples share an image")
+        stream = StreamedBatches(
+            dataset,
+            per_process,
+            processes=accelerator.num_processes,
+            accumulation=accumulation,
+            updates=cfg.train.train_iter,
+            num_workers=data.num_workers,
+        )
+        return stream, stream.loader(data.pin_memory)
+    batches = TrainingBatches(
+        len(dataset),
+        per_process,
+        processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        accumulation=accumulation,
+        seed=cfg.train.seed,
+        groups=sharing_groups(dataset) if data.share_images else None,
+    )
+    return batches, training_loader(dataset, batches, num_workers=data.num_workers, pin_memory=data.pin_memory)
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Any) -> None:

@@ -142,6 +142,7 @@ class Writer:
         if not accelerator.reduce(proceed, "sum").item():
             return
         sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        self.failure = None
         try:
             if sharded:
                 accelerator.save_state(str(temporary))
@@ -150,11 +151,16 @@ class Writer:
                 save_accelerator_state(
                     str(temporary), [], [], [], [], accelerator.process_index, accelerator.step, scaler
                 )
-        except OSError as error:  # a full disk: the small files of this process; the main one fails again below
+        except Exception as error:  # a full disk, which torch wraps in errors of its own
             self.failure = error
         weights = accelerator.get_state_dict(model)
-        accelerator.wait_for_everyone()
+        # Also a barrier: every process has written its random states, or the checkpoint would be taken for complete.
+        failed = torch.full((1,), float(self.failure is not None), device=accelerator.device)
+        failures = accelerator.reduce(failed, "sum").item()
         if not accelerator.is_main_process:
+            return
+        if failures:
+            self._fail(self.failure or OSError("another process could not write its random states"), temporary)
             return
         files: dict[str, Any] = {"model.safetensors": _snapshot(dict(weights))}
         if ema is not None:
@@ -199,8 +205,8 @@ class Writer:
                 else:
                     torch.save(content, temporary / name)
             written = [path for path in temporary.rglob("*") if path.is_file()]
-            sizes = {str(path.relative_to(temporary)): path.stat().st_size for path in sorted(written)}
-            write_json(temporary / "trainer_state.json", values | {"files": sizes})
+            values["files"] = {str(path.relative_to(temporary)): path.stat().st_size for path in sorted(written)}
+            write_json(temporary / "trainer_state.json", values)
             for path in (*written, temporary):
                 sync(path)
             if publish is not None:
@@ -216,8 +222,7 @@ class Writer:
         ) as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own
             self._fail(error, temporary)
             return
-        self.failure = None
-        megabytes = sum(sizes.values()) / 1e6
+        megabytes = sum(values["files"].values()) / 1e6
         seconds = time.perf_counter() - started
         self.report(f"saved {final.name}: {megabytes:.1f} MB in {seconds:.2f} s, training waited {blocked:.2f} s")
 

@@ -1,9 +1,16 @@
 """The one place that builds the Accelerator and puts a model under it."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, DistributedType
+from accelerate import (
+    Accelerator,
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+)
 from accelerate.utils import DDPCommunicationHookType
 from torch import nn
 
@@ -34,7 +41,8 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
                 gradient_as_bucket_view=True,
                 bucket_cap_mb=train.communication.bucket_cap_mb,
                 comm_hook=DDPCommunicationHookType(train.communication.hook),
-            )
+            ),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=train.communication.timeout)),
         ],
     )
     if accelerator.device.type == "cpu":
@@ -78,7 +86,8 @@ def prepare_model(
     if accelerator.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     if train.compile.enabled:
-        model.compile()  # in place: state-dict names stay
+        # In place: state-dict names stay.
+        model.compile(dynamic=train.compile.dynamic, backend=train.compile.backend)
     return accelerator.prepare(model, optimizer)
 
 

@@ -5,6 +5,8 @@ import fcntl
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -28,23 +30,39 @@ def lock_output_folder(folder: Path) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+", encoding="utf-8")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {os.getppid() if _launched() else ''}")
+        lock.flush()
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise OutputFolderError(
+            f"another run ({_holder(lock.read())}) is using train.output_dir={str(folder)!r}: wait for it, stop it, or choose "
+            "another train.output_dir"
+        ) from error
     except OSError as error:
         raise OutputFolderError(
             f"train.output_dir={str(folder)!r} cannot be written ({error.strerror}): choose another folder, "
             "e.g. train.output_dir=outputs/my_run"
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        raise OutputFolderError(
-            f"another run (process {lock.read().strip() or 'unknown'}) is using train.output_dir={str(folder)!r}: wait for it, "
-            "stop it (it may have outlived its launcher), or choose another train.output_dir"
-        ) from error
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    # A forked loader worker must not hold the lock: it outlives a killed run by seconds, and would refuse the restart.
+    os.register_at_fork(after_in_child=lock.close)
     return lock
+
+
+def _holder(content: str) -> str:
+    """Who holds the lock, from its file: the process and, where it has one, its launcher."""
+    process, _, launcher = content.partition(" ")
+    try:
+        now = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+    except (OSError, IndexError):
+        return f"process {process or 'unknown'}"
+    if launcher and now != launcher:
+        return (
+            f"process {process}, an orphan: its launcher, process {launcher}, is gone. It ends by itself after its update, or at "
+            f"the latest after its train.communication.timeout; `kill -9 {process}` ends it now"
+        )
+    return f"process {process}"
 
 
 def _launched() -> bool:
@@ -56,14 +74,28 @@ class StopRequest:
     """Turns SIGTERM, Ctrl-C and the launcher's death into a flag that the training loop reads at step boundaries.
 
     A second signal of the same kind has its usual effect and stops at once.
+
+    Args:
+        timeout: seconds a process may outlive its launcher: one that hangs in a collective reaches no step boundary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
         self.signal: signal.Signals | None = None
         self._parent = os.getppid()
         self._watch_parent = _launched() and self._parent != 1
         for number in EXIT_STATUS:
             signal.signal(number, self._receive)
+        if self._watch_parent:
+            threading.Thread(target=self._end_orphan, args=(timeout,), daemon=True).start()
+
+    def _end_orphan(self, timeout: float) -> None:
+        while not self.launcher_died:
+            time.sleep(0.5)
+        time.sleep(timeout)
+        os.write(
+            2, f"process {os.getpid()} ends: its launcher died {timeout:g} s ago, and no update ended since\n".encode()
+        )
+        os._exit(EXIT_STATUS[signal.SIGTERM])
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)

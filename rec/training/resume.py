@@ -48,6 +48,7 @@ class TrainerState:
     data_fingerprint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)  # name -> bytes, filled in when they are written
 
 
 # A change of these would make the samples or the weights of the continued run mean something else.
@@ -84,11 +85,10 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
 def problem(folder: Path) -> str | None:
     """Why ``folder`` is not a complete, readable checkpoint; None if it is one."""
     try:
-        read_state(folder)
-        files = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["files"]
-    except (CheckpointError, KeyError, ValueError) as error:
+        state = read_state(folder)
+    except CheckpointError as error:
         return str(error)
-    for name, size in files.items():
+    for name, size in state.files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             found = path.stat().st_size if path.is_file() else "no file"
@@ -111,14 +111,19 @@ def read_state(folder: Path) -> TrainerState:
     path = folder / "trainer_state.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        known = {item.name: values[item.name] for item in fields(TrainerState)}
+        state = TrainerState(**{item.name: values[item.name] for item in fields(TrainerState)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is missing, cut short or edited ({type(error).__name__}: {error})") from error
-    state, template = TrainerState(**known), TrainerState()
-    for name in ("epoch", "update_in_epoch", "update", "ema_updates", "processes", "batch_size"):
+    for name, default in vars(TrainerState()).items():
         value = getattr(state, name)
-        if type(value) is not type(getattr(template, name)) or value < 0:
-            raise CheckpointError(f"{path}: {name}={value!r}, expected a whole number of at least 0")
+        right = isinstance(value, float | int | None) if default is None else type(value) is type(default)
+        if not right or (isinstance(default, int) and value < 0):
+            expected = {int: "a whole number of at least 0", type(None): "a number or null", dict: "an object"}
+            raise CheckpointError(
+                f"{path} was edited: {name}={value!r}, expected {expected.get(type(default), 'a text')}"
+            )
+    if folder.name.startswith("step_") and folder.name != f"step_{state.update:08d}":
+        raise CheckpointError(f"{path} was edited, or its folder renamed: update={state.update} in {folder.name}")
     return state
 
 

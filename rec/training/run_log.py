@@ -6,13 +6,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import ProfileKwargs
 from tqdm import tqdm
 
 
@@ -68,8 +71,16 @@ class RunLog:
         if not self.main:
             return
         record = {"kind": kind, "update": update, **more, **values}
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            from rec.training.resume import TrainingError
+
+            raise TrainingError(
+                f"{self.metrics_file} cannot be written ({error.strerror}): free space and start the same command again, it "
+                "continues from the last complete checkpoint"
+            ) from error
         self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
 
     def update(self, window: "Window", state: Any, total: int, rate: float, gradient_norm: float) -> None:
@@ -90,6 +101,29 @@ class RunLog:
         )
         numbers = {**losses, "lr": rate, "gradient_norm": gradient_norm, **speed, "eta_seconds": eta}
         self.metrics("train", state.update, numbers, epoch=state.epoch)
+
+    def pictures(self, split: str, update: int, dataset: Any, records: Sequence[Mapping[str, Any]]) -> None:
+        """Predictions of an evaluation, drawn: ``pictures/<split>_<update>.png``, and to the trackers that take images.
+
+        Args:
+            split: name of the split.
+            update: of the evaluated weights.
+            dataset: the split.
+            records: as :func:`rec.evaluation.evaluate` gives them; empty off the main process.
+        """
+        if not records:
+            return
+        from rec.evaluation.pictures import prediction_grid
+
+        file = self.metrics_file.parent / "pictures" / f"{split}_{update:08d}.png"
+        file.parent.mkdir(exist_ok=True)
+        picture = prediction_grid(dataset, records, count=12)
+        picture.save(file)
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                # TensorBoard alone must be told where the channels are.
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({f"predictions/{split}": np.asarray(picture)[None]}, step=update, **layout)
 
     def progress(self, total: int, done: int) -> None:
         """Starts a progress bar where the console is a terminal."""
@@ -151,6 +185,37 @@ class Window:
             memory = torch.cuda.max_memory_allocated()
         speed = {"images_per_second": self.images * processes / elapsed, "data_wait": self.data_wait / elapsed}
         return speed | {"memory_gb": memory / 1e9}
+
+
+class Profiler:
+    """Leaves a trace of some updates of each process, in Chrome's format, as ``profile/profile_<rank>.json``.
+
+    Args:
+        options: ``train.profile``: ``enabled``; ``first_update`` and ``updates``, counted from the start of this process.
+        folder: the output folder.
+        accelerator: the run's.
+        report: receives one line when the trace is written.
+    """
+
+    def __init__(self, options: Any, folder: Path, accelerator: Accelerator, report: Any) -> None:
+        self.first = options.first_update if options.enabled else -1
+        self.last = self.first + options.updates
+        self.done, self.recording = 0, ExitStack()
+        self.accelerator, self.folder, self.report = accelerator, folder / "profile", report
+
+    def before_update(self) -> None:
+        """Call before each update."""
+        if self.done == self.last:
+            self.close()
+        if self.done == self.first:
+            how = ProfileKwargs(output_trace_dir=str(self.folder), record_shapes=True, profile_memory=True)
+            self.recording.enter_context(self.accelerator.profile(how))
+            self.recording.callback(self.report, f"profile of {self.last - self.first} updates: {self.folder}")
+        self.done += 1
+
+    def close(self) -> None:
+        """Writes what was recorded, also of a run that ends before its last profiled update."""
+        self.recording.close()
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
