@@ -55,7 +55,7 @@ def mask_of(batch: Mapping[str, Tensor]) -> Tensor:
     """``batch["mask"]``; a ValueError that says what to do where the data have none."""
     if "mask" not in batch:
         raise ValueError(
-            "this model has a mask head but the batch has no mask: use a dataset with masks (dataset.mask_path), or a"
-            " model without mask_head"
+            "this model has a mask head but the batch has no mask: set dataset.with_masks=true (the data must be prepared"
+            " with --generate_mask), or use a model without mask_head"
         )
     return batch["mask"]

@@ -1,0 +1,113 @@
+"""Models, weights and data that do not fit each other end ``scripts/train.py`` with one paragraph: expected, found, remedy."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rec.data import scenes
+from rec.inference.command_line import exit_with
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NARROW = (
+    "model.visual_backbone.width=0.125",
+    "model.visual_backbone.depth=0.33",
+    "model.visual_backbone.pretrained=false",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Objects of a few scenes as JSONL, without masks, and weight files that are wrong in one way each."""
+    made = tmp_path_factory.mktemp("bad")
+    lines = []
+    for row in scenes.generate_rows(0, 2, size=64):
+        (made / row["image"]["path"]).write_bytes(row["image"]["bytes"])
+        lines.append({"image": row["image"]["path"], "phrase": row["sentences"], "bbox": row["bbox"]})
+    (made / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    torch.save({"state_dict": {}, "config": Path("x")}, made / "objects.pth")
+    torch.save(torch.nn.Linear(2, 3).state_dict(), made / "linear.pth")
+    (made / "cut.weights").write_bytes(np.array([0, 2, 0, 0, 0], "<i4").tobytes() + bytes(4 * 5000))
+    return made
+
+
+@pytest.fixture
+def train(folder, tmp_path, monkeypatch, capsys):
+    """Runs scripts/train.py in this process; gives its exit status and stderr as one line."""
+    spec = importlib.util.spec_from_file_location("train_script", CONFIGS.parent / "scripts" / "train.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(config: str, *overrides: str) -> tuple[int, str]:
+        data = ("dataset.dataset=few", f"+dataset.ann_path.few={{path: {folder / 'few.jsonl'}, bbox_format: xywh}}")
+        common = ("dataset.input_shape=[64,64]", "dataset.use_glove=false", "train.evaluation.enabled=false")
+        run_to = (
+            f"train.output_dir={tmp_path / 'run'}",
+            "train.batch_size=2",
+            "train.fast_dev_run=true",
+            "train.trackers=[]",
+        )
+        plain = ("train.multi_scale_training.enabled=false", "train.data.num_workers=0")
+        words = [word.replace("FOLDER", str(folder)) for word in overrides]
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", str(CONFIGS / f"{config}.py"), *data, *common, *run_to, *plain, *words]
+        )
+        with pytest.raises(SystemExit) as ended:
+            exit_with(script.main)
+        return int(ended.value.code or 0), " ".join(capsys.readouterr().err.split())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "named"),
+    [
+        (
+            "simrec_refcoco_scratch",
+            (*NARROW, "model.visual_backbone.out_strides=[8,16]"),
+            ("3 fusions", "2 maps (strides (8, 16))"),
+        ),
+        ("simrec_refcoco_scratch", NARROW, ("(32, 64, 128) channels", "v_planes are (256, 512, 1024)")),
+        (
+            "simrec_small_scenes_quickstart",
+            ("dataset.input_shape=[72,72]",),
+            ("72x72 pixels", "multiples of", "dataset.input_shape"),
+        ),
+        ("simrec_small_scenes_mask", ("dataset.with_masks=false",), ("no mask", "dataset.with_masks=true")),
+        ("mcn_small_scenes", ("dataset.with_masks=false",), ("no mask", "dataset.with_masks=true")),
+        ("simrec_small_scenes_mask", ("dataset.with_masks=true",), ("have no mask", "--generate_mask")),
+        (
+            "simrec_refcoco_scratch",
+            ("model.visual_backbone.pretrained_weight_path=FOLDER/objects.pth",),
+            ("objects.pth holds Python objects", "Save its state_dict alone"),
+        ),
+        (
+            "simrec_refcoco_scratch",
+            ("model.visual_backbone.pretrained_weight_path=FOLDER/linear.pth",),
+            ("linear.pth does not hold the weights of this CspDarkNet", "missing", "weight, bias"),
+        ),
+        (
+            "mcn_refcoco_scratch",
+            ("model.visual_backbone.pretrained_weight_path=FOLDER/cut.weights", "dataset.with_masks=false"),
+            ("cut.weights is cut short", "the file has 5000", "Expected darknet53.conv.74 or yolov3.weights"),
+        ),
+        (
+            "simrec_refcoco_scratch",
+            ("model.visual_backbone.pretrained_weight_path=FOLDER/absent.pth",),
+            ("absent.pth", "docs/weights.md", "model.visual_backbone.pretrained=false"),
+        ),
+        (
+            "simrec_small_scenes_quickstart",
+            ("dataset.use_glove=true", "dataset.word_vectors=no_such_pipeline"),
+            ("python -m spacy download no_such_pipeline", "dataset.use_glove=false"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_with_the_remedy(train, config, overrides, named):
+    status, error = train(config, *overrides)
+    assert status == 2 and "Traceback" not in error
+    assert all(part in error for part in named), error
