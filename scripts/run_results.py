@@ -88,6 +88,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of the experiment's own")
     parser.add_argument("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
     parser.add_argument("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
+    parser.add_argument("--launch", metavar="PROFILE", help="train under accelerate launch --config_file PROFILE")
     args = parser.parse_args()
     overrides = [word for word in args.names if "=" in word]
     patterns = [word for word in args.names if "=" not in word]
@@ -101,7 +102,7 @@ def main() -> int:
             parser.error(f"no experiment {pattern!r}; there are {RANDOM_OBJECT}, {', '.join(EXPERIMENTS)}")
         for name in names:
             random = name == RANDOM_OBJECT
-            record = random_object() if random else run(name, overrides, args.seeds, Path(args.runs))
+            record = random_object() if random else run(name, overrides, args.seeds, Path(args.runs), args.launch)
             file = Path(args.records) / f"{name}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -109,7 +110,7 @@ def main() -> int:
     return 0
 
 
-def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path) -> dict[str, Any]:
+def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path, profile: str | None) -> dict[str, Any]:
     """Trains and evaluates an experiment on each of its seeds; gives its record."""
     experiment = EXPERIMENTS[name]
     overrides = [*experiment.overrides, *overrides]
@@ -120,21 +121,22 @@ def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path) 
         output = folder / name / ("run" if seed is None else f"seed_{seed}")
         shutil.rmtree(output, ignore_errors=True)  # times and figures are those of one run from start to end
         seeded = overrides if seed is None else [*overrides, f"train.seed={seed}"]
-        train = ["scripts/train.py", experiment.config, *seeded, f"train.output_dir={output}"]
+        launch = ["accelerate", "launch", "--config_file", profile] if profile else ["python"]
+        train = [*launch, "scripts/train.py", experiment.config, *seeded, f"train.output_dir={output}"]
         commands = [train]
         seconds = command(train)
         logged = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = [line for line in logged if line["kind"] == "train"]
         metrics = {line["split"]: measured(line) for line in logged if line["kind"] == "evaluation"}
         if experiment.splits:
-            evaluate = ["scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
+            evaluate = ["python", "scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
             commands.append([*evaluate, "--splits", *experiment.splits, "--out", str(output / "test")])
             command(commands[-1])
             metrics |= json.loads((output / "test" / "metrics.json").read_text(encoding="utf-8"))
         runs.append(
             {
                 "seed": seed,
-                "commands": [shlex.join(["python", *words]) for words in commands],
+                "commands": [shlex.join(words) for words in commands],
                 "updates": steps[-1]["update"],
                 "train_seconds": round(seconds, 1),
                 "memory_gb": round(max(line["memory_gb"] for line in steps), 2),
@@ -169,10 +171,10 @@ def measured(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def command(words: list[str]) -> float:
-    """Runs a script of this folder; gives the seconds it took. Ends the program with its status where it fails."""
-    print(shlex.join(["python", *words]), flush=True)
+    """Runs a command of this environment; gives the seconds it took. Ends the program with its status where it fails."""
+    print(shlex.join(words), flush=True)
     started = time.perf_counter()
-    status = subprocess.run([sys.executable, *words], check=False).returncode
+    status = subprocess.run([str(Path(sys.executable).with_name(words[0])), *words[1:]], check=False).returncode
     if status:
         sys.exit(status)
     return time.perf_counter() - started
