@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rec.models.folding import foldable, folded
 from rec.models.layers import ConvBlock, UpsampledConvBlock, coordinate_channels
 
 
@@ -23,6 +24,8 @@ class Projection(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if foldable(x, self.conv, self.norm):
+            return folded(x, self.conv, self.norm, "lrelu")
         return F.leaky_relu(self.norm(self.conv(x)), 0.1, inplace=True)
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rec.models.folding import foldable, folded
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "relu": lambda: nn.ReLU(inplace=True),
@@ -48,8 +50,11 @@ class ConvBlock(nn.Module):
         )
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = activation(act)
+        self.act_name = act
 
     def forward(self, x: Tensor) -> Tensor:
+        if foldable(x, self.conv, self.norm):
+            return folded(x, self.conv, self.norm, self.act_name)
         return self.act(self.norm(self.conv(x)))
 
 
@@ -62,6 +67,8 @@ class UpsampledConvBlock(ConvBlock):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if foldable(x, self.conv, self.norm):
+            return self.act(upsample(folded(x, self.conv, self.norm, None), 2))
         return self.act(self.norm(upsample(self.conv(x), 2)))
 
 

@@ -62,10 +62,12 @@ class Backbone(nn.Module):
             ValueError: H or W is not a multiple of the largest stride.
         """
         check_image_size(image, self.strides[-1])
+        # Without gradients ConvBlocks take their fast path (rec.models.folding); the original's arithmetic does without it.
+        plain = 0 if self.update_frozen_statistics else self.frozen_stages
         grad = torch.is_grad_enabled()
         maps, x = [], image
         for number, stage in enumerate(self.stages):
-            with torch.set_grad_enabled(grad and number >= self.frozen_stages):
+            with torch.set_grad_enabled(grad and number >= plain):
                 x = self.run_stage(stage, x)
             if number in self.output_stages:
                 maps.append(x)
@@ -75,6 +77,8 @@ class Backbone(nn.Module):
         """``stage(x)``; with ``checkpoint_stages`` its activations are not kept but computed again in the backward pass."""
         if not (self.checkpoint_stages and self.training and torch.is_grad_enabled()):
             return stage(x)
+        if torch.compiler.is_compiling():  # a compiled graph updates running statistics once, in its forward half
+            return checkpoint(stage, x, use_reentrant=False)
         return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still_statistics(stage)))
 
 

@@ -1,0 +1,88 @@
+"""The fast path of convolution, BatchNorm and activation is the mathematics beside it, whenever weights change."""
+
+import pytest
+import small
+import torch
+from torch import nn
+
+from rec.models import folding, fusion, layers
+from rec.models.fusion import Projection
+from rec.models.layers import ACTIVATIONS, ConvBlock, UpsampledConvBlock
+
+pytestmark = pytest.mark.skipif(not folding._dtypes(), reason="torch was built without oneDNN")
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """Evaluation mode, with BatchNorm statistics and weights that are not the initial ones."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return module.eval()
+
+
+def both(monkeypatch: pytest.MonkeyPatch, run) -> tuple:
+    """Results with and without the fast path."""
+    fast = run()
+    for module in (layers, fusion):
+        monkeypatch.setattr(module, "foldable", lambda *_: False)
+    slow = run()
+    monkeypatch.undo()
+    return fast, slow
+
+
+@pytest.mark.parametrize("block", [
+    *(ConvBlock(6, 10, 3, 2, act=act) for act in ACTIVATIONS),
+    ConvBlock(8, 8, 3, dilation=2), ConvBlock(8, 8, 3, groups=8), UpsampledConvBlock(8, 12), Projection(8, 12),
+])  # fmt: skip
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_folded_block_is_the_block(block, autocast, monkeypatch) -> None:
+    if autocast and torch.bfloat16 not in folding._dtypes():
+        pytest.skip("this CPU has no bfloat16 convolutions")
+    x = torch.randn(2, 6 if getattr(block.conv, "in_channels", 0) == 6 else 8, 17, 17)
+
+    def run():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return shaken(block)(x).float()
+
+    fast, slow = both(monkeypatch, run)
+    assert not torch.equal(fast, slow), "the fast path did not run"
+    assert (fast - slow).abs().max() < (0.02 if autocast else 1e-5) * slow.abs().max()
+
+
+def test_a_model_answers_the_same_with_and_without_the_fast_path(monkeypatch) -> None:
+    model = shaken(small.simrec())
+    with torch.no_grad():
+        fast, slow = both(monkeypatch, lambda: model(small.batch()))
+    assert torch.allclose(fast["box"], slow["box"], atol=1e-3) and torch.allclose(fast["score"], slow["score"])
+
+
+def test_changed_weights_are_folded_anew() -> None:
+    block, x = shaken(ConvBlock(8, 8, 3)), torch.randn(1, 8, 9, 9)
+    changes = [
+        lambda: block.norm.running_mean.add_(1),
+        lambda: block.load_state_dict(shaken(ConvBlock(8, 8, 3)).state_dict()),
+        lambda: torch.optim.SGD(block.parameters(), 0.1).step(),
+    ]
+    block(x).sum().backward()
+    for change in changes:
+        change()
+        with torch.no_grad():
+            assert torch.allclose(block(x), block.act(block.norm(block.conv(x))), atol=1e-5)
+
+
+def test_training_gradients_and_other_precisions_take_the_mathematics() -> None:
+    block, x = ConvBlock(8, 8, 3), torch.randn(1, 8, 9, 9)
+    assert not folding.foldable(x, block.conv, block.norm), "statistics of the batch"
+    block.eval()
+    assert not folding.foldable(x, block.conv, block.norm), "gradients are wanted"
+    with torch.no_grad():
+        assert folding.foldable(x, block.conv, block.norm)
+        assert not folding.foldable(x.double(), block.conv, block.norm)
+
+
+def test_frozen_stages_are_folded_in_training_and_give_the_same_loss(monkeypatch) -> None:
+    model = shaken(small.simrec(small.backbone(freeze_backbone=True))).train()
+    fast, slow = both(monkeypatch, lambda: model(small.batch())["loss"].item())
+    assert fast == pytest.approx(slow, rel=1e-5)
