@@ -7,7 +7,8 @@ dataset.input_shape = [192, 192]
 train.output_dir = "outputs/refcoco_overfit"
 train.evaluation.splits = ["train"]
 train.batch_size = 32
-train.epochs = 80
+train.epochs = 75
 train.warmup_epochs = 5
-train.evaluation.eval_period = train.save_period = 20
+train.evaluation.eval_period = train.save_period = 25
+train.log_period = 50
 train.ema.alpha = 0.98

@@ -8,7 +8,7 @@ from torch import nn
 from rec.boxes import box_iou, cxcywh_to_xyxy
 from rec.models import SimREC
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
-from rec.models.heads import REChead
+from rec.models.heads import MaskHead, REChead
 
 MODELS = {
     "boxes": lambda: simrec(),
@@ -225,3 +225,24 @@ def test_the_manuals_example_builds_the_published_model() -> None:
     unread = (768 + 1024) * 512 + 4 * 512 + 512 * 9 + 1
     total = sum(p.numel() for p in model.parameters())
     assert round((total + unread) / 1e6, 2) == 43.19
+
+
+def test_cells_that_predict_patches_draw_what_is_smaller_than_a_cell() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, WIDTH, 8, 8)
+    mask = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    mask[:, :, 9:12, 20:23] = 255  # 3 pixels in cells of 8
+    overlap = {}
+    for sub_cells in (1, 8):
+        head = MaskHead(WIDTH, 16, stride=8, dilations=(2,), sub_cells=sub_cells)
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+        for _ in range(60):
+            optimizer.zero_grad()
+            head.losses(head(x), mask)["loss"].backward()
+            optimizer.step()
+        predicted, wanted = head.predict(head(x))["mask"] > 0, mask > 0
+        assert predicted.shape == wanted.shape
+        overlap[sub_cells] = ((predicted & wanted).sum() / (predicted | wanted).sum()).item()
+    assert overlap[8] > 0.9 > overlap[1]
+    with pytest.raises(ValueError, match="stride 8 cannot split its cells in 3"):
+        MaskHead(WIDTH, 16, stride=8, sub_cells=3)
