@@ -5,11 +5,13 @@ processes, so a resumed run continues with the very next sample, also after a re
 """
 
 import functools
+import operator
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
 
 class TrainingBatches(Sampler[list[Any]]):
@@ -70,6 +72,80 @@ class TrainingBatches(Sampler[list[Any]]):
                 yield [(epoch, int(i)) for i in order[start : start + self.per_process]]
 
 
+class StreamedBatches(IterableDataset):
+    """Batches of a stream (:class:`rec.data.stream.RefCOCOStream`) for one process, by the contract of
+    :class:`TrainingBatches`; its :meth:`loader` takes the place of :func:`training_loader`.
+
+    An epoch has as many updates as the split has total batches; a process whose own shards end earlier reads them again,
+    one whose shards are longer leaves the rest, another rest in every epoch. At an unchanged number of processes and
+    workers a run that continues from a position sees the very batches it would have seen.
+
+    Args:
+        stream: has ``endless(epoch, skip)``, ``collate``, ``shards``, and ``__length_hint__`` where it knows its length.
+        per_process, processes, accumulation: as of :class:`TrainingBatches`.
+        updates: of an epoch, for a stream of unknown length.
+        num_workers: of the loader.
+
+    Raises:
+        ValueError: the length is unknown and ``updates`` is not given; more workers than shards.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        per_process: int,
+        *,
+        processes: int,
+        accumulation: int,
+        updates: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        length = operator.length_hint(stream)
+        if not (length or updates):
+            raise ValueError("this stream does not tell how many samples it has: set train.train_iter")
+        if num_workers > stream.shards:
+            raise ValueError(
+                f"train.data.num_workers={num_workers}, but the stream has {stream.shards} shards for each process: use at "
+                f"most so many workers, or prepare the data in more shards"
+            )
+        self.stream, self.per_process, self.num_workers = stream, per_process, num_workers
+        self.accumulation = accumulation
+        self.updates_per_epoch = (
+            max(1, length // (per_process * processes * accumulation)) if length else int(updates or 0)
+        )
+        self.epoch, self.first_update = 0, 0
+
+    def set_position(self, epoch: int, first_update: int = 0) -> None:
+        """The next iteration yields the batches of ``epoch`` from its update ``first_update`` on."""
+        self.epoch, self.first_update = epoch, first_update
+
+    def __iter__(self) -> Iterator[Any]:
+        """This worker's share: batch number n is worker n modulo workers' (the order in which a DataLoader asks them)."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        first, end = self.first_update * self.accumulation, self.updates_per_epoch * self.accumulation
+        passed = len(range(number, first, workers))
+        samples = self.stream.endless(self.epoch, passed * self.per_process)
+        if number < first % workers:
+            yield None  # keeps the turn of a worker whose batch of this round was seen before; `loader` drops it
+        for _ in range(number + passed * workers, end, workers):
+            yield self.stream.collate(list(islice(samples, self.per_process)))
+
+    def loader(self, pin_memory: bool = True) -> "_StreamLoader":
+        """Iterable over the batches from the position set last."""
+        # No persistent workers: they would keep the position they were started with.
+        return _StreamLoader(self, _data_loader(self, self.num_workers, pin_memory, batch_size=None))
+
+
+class _StreamLoader:
+    def __init__(self, batches: StreamedBatches, loader: DataLoader) -> None:
+        self.batches, self.loader = batches, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        fillers = self.batches.first_update * self.batches.accumulation % max(1, self.batches.num_workers)
+        return islice(iter(self.loader), fillers, None)
+
+
 class EvaluationBatches(Sampler[list[int]]):
     """Every index exactly once over all processes: no padding, no duplicates.
 
@@ -118,19 +194,17 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _loader(dataset: Any, batches: Sampler[Any], collate: Any, num_workers: int, pin_memory: bool) -> DataLoader:
+def _data_loader(dataset: Any, num_workers: int, pin_memory: bool, **how: Any) -> DataLoader:
     import torch
 
     return DataLoader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory and torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
         worker_init_fn=_start_worker if num_workers else None,
         # Every iterator draws a seed; from the global generator it would move a resumed run's dropout.
         generator=torch.Generator(),
+        **how,
     )
 
 
@@ -156,7 +230,10 @@ def training_loader(
     A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.
     """
     source = dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset)
-    return _loader(source, batches, _collate(dataset, batches.groups is not None), num_workers, pin_memory)
+    collate = _collate(dataset, batches.groups is not None)
+    return _data_loader(
+        source, num_workers, pin_memory, batch_sampler=batches, collate_fn=collate, persistent_workers=num_workers > 0
+    )
 
 
 def evaluation_loader(
@@ -166,7 +243,7 @@ def evaluation_loader(
     groups = dataset.image_groups() if hasattr(dataset, "image_groups") else np.arange(len(dataset))
     batches = EvaluationBatches(np.asarray(groups), batch_size, processes=processes, rank=rank)
     collate = _collate(dataset, hasattr(dataset, "image_groups"))
-    return _loader(dataset, batches, collate, num_workers, pin_memory)
+    return _data_loader(dataset, num_workers, pin_memory, batch_sampler=batches, collate_fn=collate)
 
 
 def _collate(dataset: Any, share_images: bool) -> Any:

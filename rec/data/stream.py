@@ -1,5 +1,6 @@
 """Samples from parquet shards that are read as they come, for data larger than the disk or the memory."""
 
+import itertools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +10,15 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, default_collate
 
+from rec.data.dataset import RefCOCODataSet
+from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker
 from rec.data.schema import FEATURES
-from rec.data.sources import SourceError
+from rec.data.sources import SourceError, load_json
 from rec.data.tables import Table
 from rec.data.text import Vocabulary
+
+_PASSES_APART = 1 << 20  # more than any run has epochs, so that no pass repeats the order of another epoch
 
 
 class RefCOCOStream(IterableDataset):
@@ -32,6 +37,11 @@ class RefCOCOStream(IterableDataset):
         buffer_size: rows held to shuffle among; 0 keeps the order of the shards.
         seed: of everything random.
         input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide: as of ``RefCOCODataSet``.
+
+    Attributes:
+        shards: how many this process reads; at most so many workers can share them.
+        sources: name of the data, where the shards' ``prepared.json`` tells it.
+        fingerprint: digest of the shards' names and sizes (of a Hub id: the id), with the split and the seed.
 
     Raises:
         SourceError: no such shards, or not of the schema.
@@ -54,11 +64,14 @@ class RefCOCOStream(IterableDataset):
         with_masks: bool = False,
         hide: str | None = None,
     ) -> None:
+        import pyarrow.parquet as parquet
         from datasets import load_dataset
         from datasets.distributed import split_dataset_by_node
 
         from rec.data.tables import parquet_files
 
+        self._count: int | None = None
+        identity: list[Any] = [os.fspath(path), split, seed, buffer_size]
         if os.path.isdir(path):
             files = parquet_files(Path(path)).get(split)
             if not files:
@@ -66,8 +79,12 @@ class RefCOCOStream(IterableDataset):
                     f"{os.fspath(path)} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)"
                 )
             rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+            self._count = sum(parquet.read_metadata(file).num_rows for file in files)
+            identity[0] = [(file.name, file.stat().st_size) for file in files]
         else:
             rows = load_dataset(os.fspath(path), split=split, streaming=True)
+            if rows.info.splits and split in rows.info.splits:
+                self._count = rows.info.splits[split].num_examples or None
         missing = set(FEATURES) - set(rows.column_names or FEATURES)
         if missing:
             raise SourceError(
@@ -76,6 +93,11 @@ class RefCOCOStream(IterableDataset):
         if buffer_size:
             rows = rows.shuffle(seed=seed, buffer_size=buffer_size)
         self._rows = split_dataset_by_node(rows.select_columns(list(FEATURES)), rank, processes)
+        self.shards = self._rows.num_shards
+        info = Path(path) / INFO_FILE
+        self.sources = (str(load_json(info).get("name")),) if info.is_file() else ()
+        self.fingerprint = f"{zlib.crc32(repr(identity).encode()):08x}"
+        self.max_token_length = max_token_length
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
         self.seed, self.epoch = seed, 0
         self._table = Table(None, os.fspath(path), "", (split,))  # shards are self-contained: only the folder is used
@@ -95,11 +117,77 @@ class RefCOCOStream(IterableDataset):
         self.epoch = epoch
         self._rows.set_epoch(epoch)
 
+    def __length_hint__(self) -> int:
+        """Rows of the split over all processes; ``NotImplemented`` where they cannot be known without reading them."""
+        return NotImplemented if self._count is None else self._count
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index, row in enumerate(self._rows):
-            key = (self.seed, self.epoch, zlib.crc32(f"{row['source']}/{row['ref_id']}".encode()))
-            yield self._make(self._table, row, None, index, key, {})
+            yield self._sample(index, row)
+
+    def endless(self, epoch: int, skip: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+        """Samples of ``epoch`` and, behind its last one, of further passes in other orders.
+
+        Processes and workers have shards of different lengths, but must make equally many batches.
+
+        Args:
+            epoch: as of :meth:`set_epoch`.
+            skip: rows to pass over; they are read, because the shuffled order cannot be known without, but not decoded.
+
+        Raises:
+            SourceError: this process or worker has no rows at all.
+        """
+        for pass_number in itertools.count():
+            self.set_epoch(epoch + pass_number * _PASSES_APART)
+            index = -1
+            for index, row in enumerate(self._rows):
+                if skip > 0:
+                    skip -= 1
+                else:
+                    yield self._sample(index, row)
+            if index < 0:
+                raise SourceError(f"{self._table.image_root}: this process or worker has no rows of the stream")
+
+    def _sample(self, index: int, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        key = (self.seed, self.epoch, zlib.crc32(f"{row['source']}/{row['ref_id']}".encode()))
+        return self._make(self._table, row, None, index, key, {})
 
     def collate(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Samples to a batch of tensors with a leading dimension B."""
         return default_collate(list(samples))
+
+
+def streamed_split(
+    path: str,
+    split: str = "train",
+    *,
+    training: bool = True,
+    vocabulary: Vocabulary | str,
+    rank: int = 0,
+    processes: int = 1,
+    buffer_size: int = 1000,
+    seed: int = 0,
+    input_shape: Sequence[int] = (416, 416),
+    max_token_length: int = 15,
+    flip_lr: bool = False,
+    candidate_transforms: Mapping[str, Any] | None = None,
+    with_masks: bool = False,
+    hide: str | None = None,
+) -> RefCOCOStream | RefCOCODataSet:
+    """The ``dataset`` of a config that trains from a stream: :class:`RefCOCOStream` in training, a table in evaluation.
+
+    An evaluation split is visited by index, every pair once, so it is read as any other data set.
+
+    Args:
+        path: folder of parquet shards, or Hub id.
+        split: its name.
+        training: which of the two.
+        vocabulary, rank, processes, buffer_size, seed: as of :class:`RefCOCOStream`.
+        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide: as of ``RefCOCODataSet``.
+    """
+    shared: dict[str, Any] = {"vocabulary": vocabulary, "input_shape": input_shape, "with_masks": with_masks}
+    shared |= {"max_token_length": max_token_length, "seed": seed, "hide": hide}
+    if not training:
+        return RefCOCODataSet("stream", {"stream": path}, split=split, training=False, **shared)
+    random = {"flip_lr": flip_lr, "candidate_transforms": candidate_transforms, "buffer_size": buffer_size}
+    return RefCOCOStream(path, split, rank=rank, processes=processes, **random, **shared)

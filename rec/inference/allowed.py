@@ -29,7 +29,7 @@ _MODELS = {
 ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.items() for name in names)
 
 # What the data set of a run's config.yaml may call when it is evaluated.
-ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet"})
+ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet", "rec.data.stream.streamed_split"})
 
 # What a run's config.yaml may call when it is trained again.
 _OPTIMIZERS: tuple[str, ...] = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")

@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,13 @@ def from_run(cfg: Any, dataset: Any, update: int | None = None) -> dict[str, Any
     run = to_native(cfg)
     data = run["dataset"]
     length = getattr(dataset, "max_token_length", data.get("max_token_length"))
-    name = data.get("dataset")
+    sources = list(getattr(dataset, "sources", []))
+    name = data.get("dataset") or sources
     about = {
         "dataset": name if isinstance(name, str) else "+".join(name or [type(dataset).__name__]),
         "split": data.get("split", "train"),
-        "sources": list(getattr(dataset, "sources", [])),
-        "samples": len(dataset),
+        "sources": sources,
+        "samples": length_hint(dataset),  # 0: a stream that does not know
         "updates": update,
         "rec_version": rec.__version__,
     }

@@ -1,0 +1,105 @@
+"""What a run publishes: ``best/`` in its folder and, where ``train.hub`` names one, a repository on a hub."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rec.config import ConfigError
+from rec.inference import model_folder
+
+PUSH = ("best", "every_save", "end")
+
+
+class Publisher:
+    """Model folders from saved weights. Made on every process, at work on the main one only.
+
+    Args:
+        cfg: with ``train.hub.{repo_id,push,private}``: ``push`` is ``best`` (each time ``best/`` improves), ``every_save``
+            (the weights of each checkpoint) or ``end`` (once, ``best/``, or the last checkpoint where nothing was evaluated).
+        vocabulary: of the model folders, or None.
+        dataset: the training split.
+        is_main: whether this is the main process.
+        report: receives one line for each push or failure; the hub never stops training.
+
+    Raises:
+        ConfigError: ``train.hub`` is not understood.
+    """
+
+    def __init__(self, cfg: Any, vocabulary: Any, dataset: Any, is_main: bool, report: Callable[[str], None]) -> None:
+        self.cfg, self.vocabulary, self.dataset = cfg, vocabulary, dataset
+        self.folder = Path(cfg.train.output_dir)
+        self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
+        if self.when not in PUSH:
+            raise ConfigError(f"train.hub.push is {self.when!r}; expected one of {', '.join(PUSH)}")
+        repo_id = cfg.train.hub.repo_id
+        if not repo_id:
+            return
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        from rec.inference.hub import Pusher
+
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise ConfigError(f"train.hub.repo_id is {repo_id!r}, expected user/name: {error}") from error
+        if is_main:
+            self.pusher = Pusher(repo_id, private=cfg.train.hub.private, report=report)
+
+    def after_save(self, state: Any, improved: bool) -> Callable[[Path], None]:
+        """The ``publish`` of :meth:`rec.training.checkpoint.Writer.save` for the state as it is now.
+
+        Args:
+            state: :class:`rec.training.resume.TrainerState`; its ``best_metrics`` are these weights' where they improved.
+            improved: whether the weights are the best so far and replace ``best/``.
+        """
+        update, metrics = state.update, state.best_metrics if improved else {}
+
+        def publish(weights: Path) -> None:
+            if improved:
+                self._write(self.folder / "best", weights, update, metrics)
+            if self.when == "every_save" or (self.when == "best" and improved):
+                self._push(weights, update, metrics, self.folder / "best" if improved else None)
+
+        return publish
+
+    def close(self, state: Any, finished: bool) -> None:
+        """Push what is still to be pushed, and try again what did not get through.
+
+        Args:
+            state: at the end.
+            finished: a run that was stopped leaves the last push to the one that continues it.
+        """
+        if self.pusher is None:
+            return
+        if finished and not self.pushed:
+            best, checkpoints = self.folder / "best", self.folder / "checkpoints"
+            if self.when != "every_save" and best.is_dir():
+                self._push(best, state.update, {}, best)
+            else:
+                newest = checkpoints / (checkpoints / "last").read_text(encoding="utf-8").strip()
+                ema = newest / "ema.safetensors"
+                self._push(ema if ema.exists() else newest / "model.safetensors", state.update, {}, None)
+        self.pusher.close()
+
+    def _write(self, folder: Path, weights: Path, update: int, metrics: Any) -> None:
+        config = model_folder.from_run(self.cfg, self.dataset, update=update)
+        model_folder.write(folder, weights, config, self.vocabulary, metrics)
+
+    def _push(self, weights: Path, update: int, metrics: Any, folder: Path | None) -> None:
+        """Hands ``folder`` over, or one made of ``weights`` for the purpose: the pusher sets it aside at once."""
+        if self.pusher is None:
+            return
+        self.pushed = True
+        if folder is not None:
+            self.pusher.push(folder, f"update {update}")
+            return
+        temporary = self.folder / ".hub"
+        try:
+            self._write(temporary, weights, update, metrics)
+        except model_folder.ModelFolderError as error:  # the checkpoint being saved must not suffer from it
+            self.pusher.report(f"hub: update {update} is not pushed: {error}")
+            return
+        self.pusher.push(temporary, f"update {update}")
+        shutil.rmtree(temporary, ignore_errors=True)
