@@ -100,6 +100,18 @@ def test_two_processes_write_the_same_files_as_one(place, evaluate):
         assert (place / "one" / name).read_bytes() == (place / "two" / name).read_bytes()
 
 
+def test_another_batch_size_moves_the_metrics_by_at_most_a_millionth(place, evaluate):
+    found = []
+    for size in (1, 3, 8):
+        arguments = ("--out", f"batch{size}", f"train.evaluation.eval_batch_size={size}")
+        assert evaluate("run/best", "--config", "scenes.py", *arguments)[0] == 0
+        found.append(json.loads((place / f"batch{size}" / "metrics.json").read_text(encoding="utf-8")))
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for split, metrics in found[0].items():
+            assert other[split] == pytest.approx(metrics, abs=1e-6)
+
+
 def test_a_run_folder_and_a_checkpoint_need_no_config(place, evaluate):
     cfg = LazyConfig.load(str(place / "scenes.py"))
     cfg.model = model_node()

@@ -1,0 +1,109 @@
+"""Draws the curves of one or several runs: losses, learning rate and accuracy over the updates, as one PNG.
+
+    python scripts/plot_metrics.py RUN [RUN ...] [--out curves.png] [--losses loss loss_iou] [--accuracies Acc@0.5 mIoU]
+
+RUN is a run folder or a metrics.jsonl file. Needs matplotlib: pip install 'rec[plots]'.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rec.inference.command_line import InputError, exit_with
+
+Records = list[dict[str, Any]]
+
+
+def read_records(run: Path) -> Records:
+    """Records of a run's ``metrics.jsonl``; a last line that is being written is left out.
+
+    Raises:
+        InputError: there is no such file, a line of it is no record, or it is empty.
+    """
+    file = run / "metrics.jsonl" if run.is_dir() else run
+    if not file.is_file():
+        raise InputError(f"{file} does not exist: give run folders (train.output_dir) or their metrics.jsonl")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["kind"], record["update"]
+            records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise InputError(
+                    f"{file}, line {number}: expected a record with kind and update, found {line[:80]!r}"
+                ) from error
+    if not records:
+        raise InputError(f"{file} has no record yet: the first comes after train.log_period updates")
+    return records
+
+
+def curve(records: Records, kind: str, name: str, split: str | None = None) -> tuple[list[int], list[float]]:
+    """Updates and values of ``name`` in the records of ``kind`` (and ``split``) that have it."""
+    found = [(r["update"], r[name]) for r in records if r["kind"] == kind and name in r and r.get("split") == split]
+    return [update for update, _ in found], [value for _, value in found]
+
+
+def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out: Path) -> None:
+    """Three panels (losses, learning rate, accuracies of every evaluated split) with one colour per run.
+
+    Raises:
+        InputError: matplotlib is not installed, or no run has any of the named values.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError("plot_metrics.py needs matplotlib: pip install 'rec[plots]'") from error
+    matplotlib.use("agg")  # draws into files, also where there is no display
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(16, 4.5), layout="constrained")
+    styles = ("-", "--", ":", "-.")
+    for number, (run, records) in enumerate(runs.items()):
+        splits = dict.fromkeys(record["split"] for record in records if record["kind"] == "evaluation")
+        wanted = [
+            [("train", name, None) for name in losses],
+            [("train", "lr", None)],
+            [("evaluation", name, split) for split in splits for name in accuracies],
+        ]
+        for panel, curves in zip(panels, wanted, strict=True):
+            for style, (kind, name, split) in enumerate(curves):
+                updates, values = curve(records, kind, name, split)
+                if updates:
+                    label = " ".join(part for part in (run, split, name) if part)
+                    line = {"color": f"C{number % 10}", "linestyle": styles[style % len(styles)]}
+                    panel.plot(updates, values, label=label, marker="." if len(updates) < 30 else "", **line)
+    for panel, title in zip(panels, ("loss", "learning rate", "accuracy"), strict=True):
+        panel.set(title=title, xlabel="update")
+        panel.grid(alpha=0.3)
+        if panel.lines:
+            panel.legend(fontsize="small")
+    if not panels[0].lines and not panels[2].lines:
+        known = sorted({name for records in runs.values() for record in records for name in record})
+        raise InputError(f"no run has any of {', '.join(losses + accuracies)}: known are {', '.join(known)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or metrics.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG to write (default: curves.png)")
+    parser.add_argument("--losses", nargs="+", default=["loss"], help="values of the training records")
+    parser.add_argument("--accuracies", nargs="+", default=["Acc@0.5"], help="values of the evaluation records")
+    args = parser.parse_args()
+    if args.out.suffix.lower() != ".png":
+        raise InputError(f"--out {args.out}: expected a file name that ends in .png")
+    names = [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
+    labels = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
+    draw(dict(zip(labels, map(read_records, args.runs), strict=True)), args.losses, args.accuracies, args.out)
+    print(f"{args.out}: {', '.join(labels)}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,105 @@
+"""The launch profiles: Accelerate accepts each, and what can start on a CPU is what it says when asked from the inside."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.launch import prepare_multi_gpu_env
+from train_project import REPOSITORY
+
+PROFILES = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
+NO, DDP, MULTI_NODE = (
+    {"num_processes": 1},
+    {"num_processes": 4, "multi_gpu": True},
+    {"num_processes": 16, "multi_gpu": True},
+)
+# What `accelerate launch` understands of each.
+PARSED = {
+    "cpu": NO | {"mixed_precision": "no", "use_cpu": True},
+    "one_device": NO | {"mixed_precision": "no"},
+    "mps": NO | {"mixed_precision": "no"},
+    "bf16": NO | {"mixed_precision": "bf16"},
+    "fp16": NO | {"mixed_precision": "fp16"},
+    "multi_gpu": DDP | {"mixed_precision": "no"},
+    "multi_node": MULTI_NODE | {"mixed_precision": "bf16", "num_machines": 2, "main_process_port": 29500},
+    "fsdp2": {"num_processes": 4, "mixed_precision": "bf16", "use_fsdp": True, "fsdp_version": 2},
+    "deepspeed_zero2": {"num_processes": 4, "mixed_precision": "bf16", "use_deepspeed": True, "zero_stage": 2},
+}
+
+
+def launch_arguments(profile: Path):
+    arguments = launch_command_parser().parse_args(["--config_file", str(profile), "train.py"])
+    return _validate_launch_command(arguments)[0]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_accelerate_reads_every_profile_as_it_is_meant(profile):
+    arguments = vars(launch_arguments(profile))
+    expected = PARSED[profile.stem]
+    assert {key: arguments[key] for key in expected} == expected
+    content = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    known = vars(launch_command_parser().parse_args(["train.py"]))
+    for section in ("fsdp_config", "deepspeed_config"):  # Accelerate itself passes over a misspelt key in these
+        assert not content.get(section, {}).keys() - known.keys() and all(
+            str(arguments[key]) == str(value) for key, value in content.get(section, {}).items()
+        )
+    lines = profile.read_text(encoding="utf-8").splitlines()
+    assert all("#" in line or line.endswith("_config:") for line in lines), "every line is explained"
+
+
+def test_the_fsdp_profile_means_fully_sharded_version_two(monkeypatch):
+    for key, value in prepare_multi_gpu_env(launch_arguments(REPOSITORY / "accelerate_configs/fsdp2.yaml")).items():
+        monkeypatch.setenv(key, value)
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.min_num_params) == (2, True, 1_000_000)
+    assert not plugin.cpu_ram_efficient_loading and "SHARDED" in str(plugin.state_dict_type)
+
+
+TORCHRUN = ("torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+
+
+def accelerate(profile: str) -> tuple[str, ...]:
+    return "accelerate.commands.launch", "--config_file", str(REPOSITORY / "accelerate_configs" / f"{profile}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environment", "expected"),
+    [
+        (accelerate("cpu"), {}, ("NO", 1, "no")),
+        (accelerate("one_device"), {}, ("NO", 1, "no")),
+        (accelerate("bf16"), {}, ("NO", 1, "bf16")),
+        (TORCHRUN, {}, ("MULTI_CPU", 2, "no")),
+        (TORCHRUN, {"ACCELERATE_MIXED_PRECISION": "bf16"}, ("MULTI_CPU", 2, "bf16")),
+    ],
+    ids=["cpu", "one_device", "bf16", "two processes", "two processes bf16"],
+)
+def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, expected, tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", *launcher, str(Path(__file__).parent / "launch_probe.py"), str(tmp_path / "found")],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} | environment,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    files = sorted(tmp_path.glob("found.*.json"))
+    assert len(files) == expected[1]
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        assert (found["distributed_type"], found["num_processes"], found["mixed_precision"]) == expected
+        assert found["device"] == "cpu" and not found["sharded"] and found["per_process"] == 8 // expected[1]
+        assert found["wrapped"] == ("DistributedDataParallel" if expected[1] == 2 else "Linear")
+        assert found["computed_in"] == {"no": "torch.float32", "bf16": "torch.bfloat16"}[expected[2]]
+
+
+def test_the_page_on_distribution_lists_every_profile_and_owns_up_to_what_was_not_run():
+    page = (REPOSITORY / "docs" / "distributed.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)\.yaml` \|[^|]*\|([^|]*)\|$", page, re.MULTILINE))
+    assert rows.keys() == {profile.stem for profile in PROFILES} == PARSED.keys()
+    for name in ("fp16", "multi_gpu", "fsdp2", "deepspeed_zero2", "multi_node", "mps"):
+        assert rows[name].strip().startswith("not run here"), name

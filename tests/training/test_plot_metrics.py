@@ -1,0 +1,72 @@
+"""``scripts/plot_metrics.py``: curves of several runs in one picture."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_metrics.py"
+
+
+def write_run(folder: Path, scale: float, more: str = "") -> Path:
+    records = [{"kind": "train", "update": u, "loss": scale / u, "lr": 1e-4 * u} for u in range(1, 41)]
+    records += [{"kind": "evaluation", "update": u, "split": "val", "Acc@0.5": 1 - scale / u} for u in (20, 40)]
+    folder.mkdir(parents=True)
+    text = "".join(json.dumps(record) + "\n" for record in records) + more
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def plot(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plot_metrics.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return ended.value.code or 0, capsys.readouterr()
+
+    return run
+
+
+def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    import numpy as np
+    from PIL import Image
+
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    runs = [write_run(tmp_path / "first", 1.0), write_run(tmp_path / "second", 2.0, more='{"kind": "tr')]
+    status, said = plot(runs[0], runs[1] / "metrics.jsonl", "--out", tmp_path / "new" / "curves.png")
+    assert status == 0, said.err
+    loss, rate, accuracy = figures[0].axes
+    assert [line.get_label() for line in loss.lines] == ["first loss", "second loss"]
+    assert [line.get_label() for line in accuracy.lines] == ["first val Acc@0.5", "second val Acc@0.5"]
+    assert list(loss.lines[1].get_ydata())[:2] == [2.0, 1.0] and list(accuracy.lines[0].get_xdata()) == [20, 40]
+    assert list(rate.lines[0].get_ydata())[-1] == pytest.approx(4e-3)
+    picture = np.asarray(Image.open(tmp_path / "new" / "curves.png").convert("RGB"))
+    assert picture.shape[1] > 1000 and picture.min() < 100 and picture.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, (), "does not exist: give run folders"),
+        ("", (), "has no record yet"),
+        ("{}\n{}\n", (), "line 1: expected a record with kind and update"),
+        (None, ("--out", "curves.pdf"), "ends in .png"),
+        (
+            '{"kind": "train", "update": 1, "loss": 1}\n',
+            ("--losses", "los"),
+            "no run has any of los, Acc@0.5: known are",
+        ),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_status_2(plot, tmp_path, content, arguments, message):
+    if "--losses" in arguments:
+        pytest.importorskip("matplotlib")
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content, encoding="utf-8")
+    status, said = plot(tmp_path, *arguments)
+    assert status == 2 and message in " ".join(said.err.split())
