@@ -61,8 +61,8 @@ ADAM = ("optim._target_=torch.optim.Adam",)
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
     "scenes_quickstart": Experiment(SCENES, (DRAWN,)),
-    "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase")),
-    "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image")),
+    "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase", "train.epochs=2")),
+    "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image", "train.epochs=2")),
     "scenes_hard": Experiment(SCENES, HARD),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
