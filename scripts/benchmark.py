@@ -1,0 +1,72 @@
+"""Measures this code against a plain implementation of the same mathematics, in one process, A/B/A/B.
+
+    python scripts/benchmark.py model          training step and prediction latency
+    python scripts/benchmark.py all            every section
+    python scripts/benchmark.py page           writes docs/performance.md from the results, measures nothing
+
+Sections: model, loss, data, loop, eval, checkpoint, startup, growth. Each prints ratios with their spread and the bounds
+they are to keep, writes docs/performance/SECTION.json and docs/performance.md. It starts itself anew with glibc's
+allocator set as `scripts/train.py` sets it, so that both sides keep the memory of freed tensors.
+
+key=value words override the config, e.g. for a quick look at a smaller network:
+
+    python scripts/benchmark.py model --size 224 --batches 2 --rounds 2 model.visual_backbone.depth=0.33
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Both sides keep the memory of freed tensors: glibc reads these once, before the process starts.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "500000000",
+}
+SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("section", choices=[*SECTIONS, "all", "page"])
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
+    parser.add_argument("--size", type=int, default=416, help="side of the images in pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32], metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed")
+    parser.add_argument("--images", type=int, default=200, help="generated photographs of data and eval")
+    parser.add_argument("--refs", type=int, default=50_000, help="objects of the generated REFER files of data")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--work", default="outputs/benchmark", help="folder for generated data")
+    parser.add_argument("--out", default=str(ROOT / "docs" / "performance"), help="folder for the JSON files")
+    return parser.parse_intermixed_args()
+
+
+def main() -> int:
+    args = parse_arguments()
+    if args.section != "page":
+        pin_allocator()
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        from benchmarks.record import measure
+
+        for section in SECTIONS if args.section == "all" else [args.section]:
+            measure(section, args)
+    from benchmarks.page import write_page
+
+    print(f"page         {write_page(Path(args.out))}")
+    return 0
+
+
+def pin_allocator() -> None:
+    """Starts this process anew where glibc's allocator is not set as in training."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+
+
+if __name__ == "__main__":
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)

@@ -1,0 +1,1 @@
+"""Sections of ``scripts/benchmark.py`` and the plain implementation they measure against."""

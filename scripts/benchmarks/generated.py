@@ -1,0 +1,97 @@
+"""Generated data sets: REFER files over photographs, the tables prepared from them, and SimREC's files for plain."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.inputs import boxes, ellipse, photographs, phrases
+
+SENTENCES = (2, 3, 2, 3, 2)  # of successive objects; three objects to an image make 7.2 sentences
+
+
+def refer_files(folder: Path, images: int, refs: int, *, per_image: int = 3, split: str = "val") -> Path:
+    """REFER files ``<folder>/refcoco`` of ``refs`` objects with COCO-like polygons, over ``images`` photographs.
+
+    With more refs than ``images * per_image`` several image ids share a file.
+    """
+    rng = np.random.default_rng(0)
+    files = photographs(folder / "images" / "train2014", images)
+    target = folder / "refcoco"
+    if (target / "instances.json").exists():
+        return target
+    pictures: list[Any] = []
+    annotations: list[Any] = []
+    entries: list[Any] = []
+    for number in range(-(-refs // per_image)):
+        pictures.append(
+            {"id": number, "file_name": files[number % len(files)].name, "width": 640, "height": 480}
+        )  # fmt: skip
+        for box in boxes(rng, min(per_image, refs - number * per_image)):
+            identity = len(annotations)
+            outline = [ellipse(box, int(rng.integers(20, 60)))]
+            annotations.append(
+                {
+                    "id": identity,
+                    "image_id": number,
+                    "bbox": box,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": outline,
+                }
+            )
+            said = phrases(rng, SENTENCES[identity % len(SENTENCES)])
+            sentences = [{"sent": text, "raw": text, "tokens": text.split(), "sent_id": 0} for text in said]
+            entries.append(
+                {"ref_id": identity, "ann_id": identity, "image_id": number, "category_id": 1, "split": split,
+                 "sentences": sentences, "sent_ids": [0] * len(said), "file_name": ""}
+            )  # fmt: skip
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "refs(unc).p").write_bytes(pickle.dumps(entries, protocol=2))
+    content = {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (target / "instances.json").write_text(json.dumps(content), encoding="utf-8")
+    return target
+
+
+def prepared(source: Path, folder: Path, **how: Any) -> Path:
+    """A prepared table of REFER files, made where it is not there."""
+    from rec.data.prepare import prepare
+    from rec.data.tables import open_source
+
+    prepare(open_source(source, name="refcoco"), folder, progress=False, **how)
+    return folder
+
+
+def our_dataset(folder: Path, size: int, *, training: bool, with_masks: bool = False) -> Any:
+    """``RefCOCODataSet`` of a prepared table."""
+    from rec.data.dataset import RefCOCODataSet
+
+    return RefCOCODataSet(
+        "refcoco",
+        {"refcoco": str(folder)},
+        input_shape=[size, size],
+        split="val",
+        training=training,
+        with_masks=with_masks,
+    )
+
+
+def plain_dataset(table: Path, source: Path, size: int, *, training: bool) -> Any:
+    """The plain data set of the same objects, from SimREC's JSON and dense masks that are written beside ``source``."""
+    from datasets import load_from_disk
+
+    from benchmarks.plain_data import PlainDataSet
+    from rec.data import masks
+
+    annotations, folder = source.parent / "simrec.json", source.parent / "masks"
+    if not annotations.exists():
+        folder.mkdir(exist_ok=True)
+        items = []
+        for number, row in enumerate(load_from_disk(str(table / "val"))):
+            np.save(folder / f"{number}.npy", np.ascontiguousarray(masks.decode(row["mask"])))
+            file = int(Path(row["image"]["path"]).stem)
+            items.append({"iid": file, "bbox": row["bbox"], "cat_id": 1, "refs": row["sentences"], "mask_id": number})
+        annotations.write_text(json.dumps({"val": items}), encoding="utf-8")
+    return PlainDataSet(annotations, source.parent / "images" / "train2014", folder, "val", training, size)

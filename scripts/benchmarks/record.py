@@ -1,0 +1,63 @@
+"""Runs a section, prints its rows, writes them as JSON with what they were measured on."""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.inputs import Options
+
+
+def measure(section: str, args: argparse.Namespace) -> None:
+    """Runs one section with the command line's choices and writes ``<args.out>/<section>.json``."""
+    import torch
+
+    options = Options(
+        args.config, tuple(args.overrides), args.size, tuple(args.batches), args.rounds, args.images, args.refs,
+        args.device, Path(args.work),
+    )  # fmt: skip
+    print(f"{section}", flush=True)
+    started = time.perf_counter()
+    module: Any = importlib.import_module(f"benchmarks.section_{section}")
+    rows = module.run(options)
+    for row in rows:
+        print(row.line() + (f"  ({row.note})" if row.note else ""), flush=True)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "section": section,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine(torch.device(options.device)),
+        "options": {
+            "config": options.config, "overrides": list(options.overrides), "size": options.size,
+            "rounds": options.rounds, "device": options.device,
+        },
+        "seconds": round(time.perf_counter() - started, 1),
+        "rows": [row.to_json() for row in rows],
+    }  # fmt: skip
+    file = out / f"{section}.json"
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written      {file}  ({content['seconds']} s)", flush=True)
+
+
+def machine(device: Any) -> dict[str, Any]:
+    """Processor, cores, versions, and the accelerator where one was used."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    found = {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "allocator": "pinned" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",
+        "bf16": bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    }
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})

@@ -1,0 +1,211 @@
+"""Section ``model``: the training step and prediction latency, and whether the plain implementation is honest."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.inputs import Options, batch_of, build, plain_batch
+from benchmarks.timing import Row, check, interleave, ratio
+
+# docs: "Speed of the original", seconds on two cores at 416 x 416, float32, allocator pinned; operations at batch 32.
+ORIGINAL = {
+    "step 8": 1.83, "forward 8": 1.16, "backward 8": 0.61, "Adam 8": 0.022, "EMA 8": 0.024, "step 32": 7.0,
+    "evaluation 1": 0.13, "evaluation 8": 0.97, "operations": 4408, "assignment operations": 3595, "loss": 0.011,
+}  # fmt: skip
+
+
+def run(options: Options) -> list[Row]:
+    rows = [row for count in options.batches for row in training_step(options, count)]
+    rows += latency(options)
+    if (options.config, options.overrides, options.size) == (Options.config, (), 416):
+        rows += honesty(options)
+    return rows
+
+
+def training_step(options: Options, count: int) -> list[Row]:
+    """One update of ``count`` samples: ours in float32 and bf16, plain, and the floor."""
+    import torch
+
+    from benchmarks.plain_loop import PlainTraining
+    from benchmarks.plain_model import PlainSimREC
+
+    device = torch.device(options.device)
+    training = OurTraining(options)
+    plain = PlainTraining(PlainSimREC(build(options)).to(device))
+    batch = batch_of(count, options)
+    ready, prepared = plain_batch(batch), training.prepare(batch)
+    sides: dict[str, Callable[[], Any]] = {
+        "ours": lambda: training.step(batch),
+        "plain": lambda: plain.step(ready),
+        "floor": lambda: training.bare(prepared),
+    }
+    if bfloat16_is_fast(device):
+        sides["ours bf16"] = lambda: training.step(batch, bf16=True)
+    times = interleave(sides, options.rounds, device)
+    name = f"training step, batch {count}"
+    rows = [ratio(f"{name}, float32", times, "plain", "ours", {8: ">= 1.35", 32: ">= 1.45"}.get(count, ""))]
+    if "ours bf16" in times:
+        rows.append(ratio(f"{name}, bf16", times, "plain", "ours bf16", ">= 2.4" if count in (8, 32) else ""))
+    return [*rows, ratio(f"{name}, ours over the floor", times, "ours", "floor")]
+
+
+class OurTraining:
+    """Our training step as ``scripts/train.py`` composes it, on one process."""
+
+    def __init__(self, options: Options, original_arithmetic: bool = False) -> None:
+        import torch
+
+        from rec.training.ema import EMA
+
+        self.model = build(options, original_arithmetic).to(memory_format=torch.channels_last)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
+        self.ema = EMA(self.model)
+
+    def prepare(self, batch: Any) -> Any:
+        from rec.data.batch import prepare
+
+        return prepare(batch, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def step(self, batch: Any, bf16: bool = False) -> float:
+        """One update from uint8 images; reads back one number, the gradient norm."""
+        import torch
+
+        with torch.autocast(self.parameters[0].device.type, torch.bfloat16, enabled=bf16):
+            losses = self.model(self.prepare(batch))
+        losses["loss"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 0.15)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
+        return norm.item()
+
+    def bare(self, prepared: Any, optimizer: bool = False) -> None:
+        """Forward, loss, backward on a ready batch; with the optimizer's step where asked."""
+        self.model(prepared)["loss"].backward()
+        if optimizer:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def latency(options: Options) -> list[Row]:
+    """One image, one phrase, from uint8 pixels to a box on the host."""
+    import torch
+
+    from benchmarks.plain_model import PlainSimREC
+
+    device = torch.device(options.device)
+    ours = build(options).to(memory_format=torch.channels_last).eval()
+    plain = PlainSimREC(build(options)).to(device).eval()
+    training = OurTraining.prepare
+    batch = batch_of(1, options)
+    ready = plain_batch(batch)
+
+    def predict(bf16: bool) -> None:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            ours(training(None, batch))["box"].tolist()  # type: ignore[arg-type]
+
+    def plain_predict() -> None:
+        with torch.no_grad():
+            plain(ready["image"], ready["tokens"])["box"].tolist()
+
+    sides: dict[str, Callable[[], Any]] = {"ours": lambda: predict(False), "plain": plain_predict}
+    if bfloat16_is_fast(device):
+        sides["ours bf16"] = lambda: predict(True)
+    times = interleave(sides, 3 * options.rounds, device)
+    rows = [ratio("prediction latency, batch 1, float32", times, "plain", "ours", ">= 1.25")]
+    if "ours bf16" in times:
+        rows.append(ratio("prediction latency, batch 1, bf16", times, "plain", "ours bf16", ">= 2.0"))
+    return rows
+
+
+def honesty(options: Options) -> list[Row]:
+    """The plain implementation, in the original's arithmetic, against the original's recorded figures."""
+    import statistics
+
+    import torch
+
+    from benchmarks.plain_loop import PlainTraining
+    from benchmarks.plain_model import PlainSimREC
+
+    device = torch.device(options.device)
+    model = PlainSimREC(build(options, original_arithmetic=True), frozen_statistics=False).to(device)
+    training = PlainTraining(model)
+    ready = {count: plain_batch(batch_of(count, options)) for count in (1, 8, 32)}
+
+    def forward(count: int) -> Any:
+        return model(ready[count]["image"], ready[count]["tokens"], ready[count]["label"])
+
+    def evaluate(count: int) -> None:
+        model.eval()
+        with torch.no_grad():
+            model(ready[count]["image"], ready[count]["tokens"])
+        model.train()
+
+    sides: dict[str, Callable[[], Any]] = {
+        "forward 8": lambda: forward(8), "step 8": lambda: training.step(ready[8]),
+        "EMA 8": lambda: training.ema.update(model), "evaluation 1": lambda: evaluate(1),
+        "evaluation 8": lambda: evaluate(8),
+    }  # fmt: skip
+    seconds = {name: statistics.median(times) for name, times in interleave(sides, options.rounds, device).items()}
+    sides = {"step 32": lambda: training.step(ready[32])}
+    seconds |= {name: statistics.median(times) for name, times in interleave(sides, 2, device).items()}
+    operations, of_assignment = count_operations(lambda: forward(32))
+    step = seconds["step 8"]
+    rows = [
+        check("forward's share of the step, batch 8", seconds["forward 8"] / step, 1.16 / 1.83),
+        check("operations of a forward pass, batch 32", operations, ORIGINAL["operations"]),
+        check("operations of the assignment, batch 32", of_assignment, ORIGINAL["assignment operations"]),
+        check("step of batch 32 over batch 8", seconds["step 32"] / step, 7.0 / 1.83),
+        check("evaluation of batch 8 over step of batch 8", seconds["evaluation 8"] / step, 0.97 / 1.83),
+        check("evaluation of batch 1 over step of batch 8", seconds["evaluation 1"] / step, 0.13 / 1.83),
+        check("seconds of a step, batch 8", step, 1.83, "another machine: only the ratios above are comparable"),
+    ]
+    rows[-1].bound = ""
+    ours = OurTraining(options, original_arithmetic=True)
+    batch = batch_of(8, options)
+    times = interleave(
+        {"ours": lambda: ours.step(batch), "plain": lambda: training.step(ready[8])}, options.rounds, device
+    )
+    rows.append(ratio("training step, batch 8, float32, original arithmetic on both sides", times, "plain", "ours"))
+    return rows
+
+
+def count_operations(run: Callable[[], Any]) -> tuple[int, int]:
+    """Tensor operations that ``run`` calls from Python: all, and those of the plain assignment."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from benchmarks import plain_loss
+
+    class Counter(TorchDispatchMode):
+        total = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Counter.total += 1
+            return function(*args, **(kwargs or {}))
+
+    inside = 0
+    assign = plain_loss.assign
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal inside
+        before = Counter.total
+        result = assign(*arguments)
+        inside += Counter.total - before
+        return result
+
+    plain_loss.assign = counted  # type: ignore[assignment]
+    try:
+        with Counter():
+            run()
+    finally:
+        plain_loss.assign = assign
+    return Counter.total, inside
+
+
+def bfloat16_is_fast(device: Any) -> bool:
+    """Whether the device computes bf16 convolutions itself rather than in software."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

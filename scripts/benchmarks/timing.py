@@ -1,0 +1,108 @@
+"""Interleaved timing: A, B, A, B, … in one process, medians and spread; ratios and the bounds they are to keep."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WITHIN = "within 15 %"
+
+
+@dataclass
+class Row:
+    """One line of a result.
+
+    Attributes:
+        what: what was measured.
+        value: the ratio or number.
+        low, high: smallest and largest of the rounds.
+        bound: what it is to reach, e.g. ``>= 1.35``; empty for information.
+        unit: of ``value``; ``x`` is a ratio.
+        seconds: median seconds of each side.
+        note: what else to know.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    bound: str = ""
+    unit: str = "x"
+    seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the bound holds; None without one."""
+        if not self.bound:
+            return None
+        if self.bound == WITHIN:
+            return abs(self.value - 1) <= 0.15
+        sign, _, limit = self.bound.partition(" ")
+        return self.value >= float(limit) if sign == ">=" else self.value <= float(limit)
+
+    def line(self) -> str:
+        """For the terminal."""
+        verdict = {None: "", True: f"  (bound {self.bound}: kept)", False: f"  (bound {self.bound}: MISSED)"}[self.kept]
+        sides = ", ".join(f"{side} {spell(seconds)}" for side, seconds in self.seconds.items())
+        spread = f" [{number(self.low)} to {number(self.high)}]" if self.low != self.high else ""
+        return f"  {self.what}: {number(self.value)} {self.unit}{spread}{verdict}" + (f"  {sides}" if sides else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, with ``kept``."""
+        return asdict(self) | {"kept": self.kept}
+
+
+def interleave(sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None) -> dict[str, list[float]]:
+    """Seconds of every side in every round; one unmeasured call of each comes first, and odd rounds run backwards."""
+    for run in sides.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in sorted(sides, reverse=bool(turn % 2)):
+            synchronize(device)
+            started = time.perf_counter()
+            sides[name]()
+            synchronize(device)
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def synchronize(device: Any) -> None:
+    """Waits for an accelerator; nothing on a CPU."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def ratio(what: str, times: Mapping[str, list[float]], over: str, under: str, bound: str = "", **more: Any) -> Row:
+    """Row of ``over / under``, computed round by round."""
+    each = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    seconds = {side: statistics.median(times[side]) for side in (over, under)}
+    return Row(what, statistics.median(each), min(each), max(each), bound, seconds=seconds, **more)
+
+
+def single(what: str, value: float, unit: str, bound: str = "", note: str = "") -> Row:
+    """Row of one number."""
+    return Row(what, value, value, value, bound, unit, note=note)
+
+
+def check(what: str, value: float, recorded: float, note: str = "") -> Row:
+    """Row that holds a number of the plain implementation against the original's, within 15 %."""
+    return Row(f"plain / original: {what}", value / recorded, value / recorded, value / recorded, WITHIN,
+               note=f"plain {number(value)}, original {number(recorded)}" + (f"; {note}" if note else ""))  # fmt: skip
+
+
+def number(value: float) -> str:
+    """Three significant digits, whole numbers as they are."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+def spell(seconds: float) -> str:
+    """Seconds in a fitting unit."""
+    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1, 1e3, "ms")):
+        if seconds < limit:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds:.3g} s"

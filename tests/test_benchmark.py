@@ -1,0 +1,89 @@
+"""The benchmark runs, judges its bounds, writes its JSON and page; its evaluation and data sides measure the same work."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_benchmark_plain import OPTIONS, TINY
+
+REPOSITORY = Path(__file__).parents[1]
+
+from benchmarks import page, section_eval  # noqa: E402
+from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files  # noqa: E402
+from benchmarks.timing import Row, check, interleave, ratio  # noqa: E402
+
+
+def test_a_section_pins_the_allocator_and_writes_json_and_page(tmp_path) -> None:
+    out = tmp_path / "performance"
+    command = [sys.executable, "scripts/benchmark.py", "loss", "--size", "64", "--batches", "2", "--rounds", "1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [*command, "--out", str(out), "--work", str(tmp_path), *TINY], cwd=REPOSITORY, env=environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads((out / "loss.json").read_text(encoding="utf-8"))
+    assert content["machine"]["allocator"] == "pinned" and content["machine"]["cores"] >= 1
+    first = content["rows"][0]
+    assert (
+        first["value"] > 0
+        and first["low"] <= first["value"] <= first["high"]
+        and set(first["seconds"]) == {"plain", "ours"}
+    )
+    written = (tmp_path / "performance.md").read_text(encoding="utf-8")
+    assert first["what"] in written and "Not run." in written and "What limits each path" in written
+
+
+def test_bounds_are_judged_and_shown(tmp_path) -> None:
+    times = {"slow": [3.0, 4.0, 8.0], "fast": [1.0, 2.0, 2.0]}
+    row = ratio("speed", times, "slow", "fast", ">= 3.5")
+    assert (row.value, row.low, row.high, row.kept) == (3.0, 2.0, 4.0, False) and "MISSED" in row.line()
+    assert ratio("speed", times, "fast", "slow", "<= 0.5").kept and Row("x", 1, 1, 1).kept is None
+    assert check("share", 1.1, 1.0).kept and not check("share", 1.2, 1.0).kept
+    (tmp_path / "performance").mkdir()
+    values = {"date": "2026-01-01", "machine": {"cpu": "c", "cores": 2, "torch": "2"}, "seconds": 1.0}
+    content = values | {"options": {"config": "c", "size": 64}, "rows": [row.to_json()]}
+    (tmp_path / "performance" / "model.json").write_text(json.dumps(content), encoding="utf-8")
+    text = page.write_page(tmp_path / "performance").read_text(encoding="utf-8")
+    assert "| speed | >= 3.5 | 3 x [2 to 4] | **no** | not run |" in text
+
+
+def test_sides_are_timed_in_turn() -> None:
+    calls: list[str] = []
+    times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b", "a", "b", "b", "a"] and {name: len(each) for name, each in times.items()} == {
+        "a": 2,
+        "b": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    work = tmp_path_factory.mktemp("benchmark")
+    source = refer_files(work, 2, 6)
+    return source, prepared(source, work / "plain")
+
+
+def test_plain_samples_are_ours(tables) -> None:
+    source, table = tables
+    ours = our_dataset(table, 96, training=False, with_masks=True)
+    plain = plain_dataset(table, source, 96, training=False)
+    assert len(ours) == len(plain) == 14
+    for number in (0, 5, 13):
+        got = ours[number]
+        _, image, mask, label, box, _, info = plain[number]
+        assert np.abs(got["image"].numpy() / 255 - image.numpy()).max() < 1e-6
+        assert torch.allclose(got["box"], label[0], atol=1e-6) and got["geometry"].tolist() == info.tolist()
+        assert torch.allclose(got["box_pixels"][:2], box[:2]) and (got["mask"] / 255 - mask).abs().max() < 0.01
+
+
+def test_both_evaluations_judge_the_same_sentences_alike(tmp_path) -> None:
+    from dataclasses import replace
+
+    rows = section_eval.run(replace(OPTIONS, images=16, work=tmp_path))
+    assert rows[0].value > 0 and rows[-1].kept, rows[-1].line()
