@@ -164,7 +164,9 @@ class Writer:
             return
         files: dict[str, Any] = {"model.safetensors": _snapshot(dict(weights))}
         if ema is not None:
-            files["ema.safetensors"] = _snapshot(ema.shadow)
+            trained = {name: value for name, value in ema.shadow.items() if name not in ema.never_trained}
+            raw = files["model.safetensors"]
+            files["ema.safetensors"] = _snapshot(trained) | {name: raw[name] for name in ema.never_trained}
         if not sharded:
             files["optimizer.bin"] = _snapshot(optimizer.state_dict())
         values = copy.deepcopy(asdict(state))
@@ -201,7 +203,8 @@ class Writer:
         try:
             for name, content in files.items():
                 if name.endswith(".safetensors"):
-                    save_file(content, temporary / name, metadata={"format": "pt"})
+                    contiguous = {key: value.contiguous() for key, value in content.items()}
+                    save_file(contiguous, temporary / name, metadata={"format": "pt"})
                 else:
                     torch.save(content, temporary / name)
             written = [path for path in temporary.rglob("*") if path.is_file()]
@@ -227,9 +230,12 @@ class Writer:
         self.report(f"saved {final.name}: {megabytes:.1f} MB in {seconds:.2f} s, training waited {blocked:.2f} s")
 
 
+@torch.no_grad()
 def _snapshot(tree: Any) -> Any:
+    """A copy in main memory of every tensor in a tree of dicts and lists."""
+
     def copied(value: Any) -> Any:
-        return value.detach().to("cpu", copy=True).contiguous() if isinstance(value, torch.Tensor) else copy.copy(value)
+        return value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
     return tree_map(copied, tree)
 

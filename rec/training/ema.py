@@ -19,7 +19,8 @@ class EMA:
     def __init__(self, model: nn.Module, alpha: float = 0.9997, buffer_ema: bool = True) -> None:
         self.alpha, self.buffer_ema, self.updates = alpha, buffer_ema, 0
         self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._never_trained = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        #: names of parameters that were frozen until now: their shadow equals them
+        self.never_trained = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -28,10 +29,10 @@ class EMA:
         self.updates += 1
         parameters = dict(model.named_parameters())
         # A parameter that has never been trainable equals its shadow: averaging it would only cost time.
-        self._never_trained = {name for name in self._never_trained if not parameters[name].requires_grad}
+        self.never_trained = {name for name in self.never_trained if not parameters[name].requires_grad}
         shadows, values = [], []
         for name, value in model.state_dict().items():
-            if name in self._never_trained:
+            if name in self.never_trained:
                 continue
             if not value.is_floating_point():
                 averaged = self.shadow[name] * decay + value * (1 - decay) if self.buffer_ema else value
