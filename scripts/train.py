@@ -99,7 +99,8 @@ def train(cfg: Any) -> int:
     trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     log.line(
         f"{length_hint(dataset) or 'streamed'} training samples, "
-        f"{total_updates} updates of {cfg.train.batch_size} = {per_process} per process x {accelerator.num_processes} x {accumulation} accumulation; {sum(p.numel() for p in bare.parameters()):,} parameters, "
+        f"{total_updates} updates of {cfg.train.batch_size} = {per_process} per process x {accelerator.num_processes} x "
+        f"{accumulation} accumulation; {sum(p.numel() for p in bare.parameters()):,} parameters, "
         f"{trainable:,} trainable; {accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
     )
     window = Window()

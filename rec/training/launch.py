@@ -86,6 +86,11 @@ def prepare_model(
     if accelerator.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     if train.compile.enabled:
+        if train.compile.backend not in torch._dynamo.list_backends(None):
+            known = ", ".join(torch._dynamo.list_backends())
+            raise TrainingError(f"train.compile.backend is {train.compile.backend!r}; expected one of {known}")
+        # More image sizes than the default of 8 graphs would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = 2 * max(8, len(train.multi_scale_training.img_scales))
         # In place: state-dict names stay.
         model.compile(dynamic=train.compile.dynamic, backend=train.compile.backend)
     return accelerator.prepare(model, optimizer)
