@@ -46,8 +46,8 @@ def test_bounds_are_judged_and_shown(tmp_path) -> None:
     assert ratio("speed", times, "fast", "slow", "<= 0.5").kept and Row("x", 1, 1, 1).kept is None
     assert check("share", 1.1, 1.0).kept and not check("share", 1.2, 1.0).kept
     (tmp_path / "performance").mkdir()
-    values = {"date": "2026-01-01", "machine": {"cpu": "c", "cores": 2, "torch": "2"}, "seconds": 1.0}
-    content = values | {"options": {"config": "c", "size": 64}, "rows": [row.to_json()]}
+    values = {"date": "2026-01-01", "machine": {"cpu": "c", "cores": 2, "threads": 2, "torch": "2"}, "seconds": 1.0}
+    content = values | {"options": {"config": "c", "size": 64, "clock": "wall"}, "rows": [row.to_json()]}
     (tmp_path / "performance" / "model.json").write_text(json.dumps(content), encoding="utf-8")
     text = page.write_page(tmp_path / "performance").read_text(encoding="utf-8")
     assert "| speed | >= 3.5 | 3 x [2 to 4] | **no** | not run |" in text

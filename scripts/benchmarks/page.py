@@ -89,8 +89,13 @@ def table(content: dict[str, Any]) -> str:
     machine, options = content["machine"], content["options"]
     where = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
     lines = [
-        f"{where}, torch {machine['torch']}, {options['config']} at {options['size']} px, {content['date']}"
-        f" ({content['seconds']:.0f} s).",
+        f"{where}, {machine['threads']} thread(s), torch {machine['torch']}, {options['config']} at {options['size']} px,"
+        f" {content['date']} ({content['seconds']:.0f} s). "
+        + (
+            ""
+            if options["clock"] == "wall"
+            else "CPU time of the process, while others used the machine (`--clock cpu`)."
+        ),
         "",
         "| what | value | seconds of each side | note |",
         "|---|---|---|---|",

@@ -34,7 +34,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
         "machine": machine(torch.device(options.device)),
         "options": {
             "config": options.config, "overrides": list(options.overrides), "size": options.size,
-            "rounds": options.rounds, "device": options.device,
+            "rounds": options.rounds, "device": options.device, "clock": args.clock,
         },
         "seconds": round(time.perf_counter() - started, 1),
         "rows": [row.to_json() for row in rows],

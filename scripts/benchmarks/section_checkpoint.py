@@ -43,8 +43,8 @@ def run(options: Options) -> list[Row]:
         ours()
         writer.wait()
 
-    times = interleave({"training waits, ours": ours, "training waits, plain": plain}, options.rounds)
-    whole = interleave({"until on the disk": timed_wait}, max(1, options.rounds // 2))
+    times = interleave({"training waits, ours": ours, "training waits, plain": plain}, options.rounds, clock="wall")
+    whole = interleave({"until on the disk": timed_wait}, max(1, options.rounds // 2), clock="wall")
     files = [path for path in (folder / "ours" / "checkpoints").glob("step_*/*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / max(1, len({path.parent for path in files})) / 1e6
     shutil.rmtree(folder, ignore_errors=True)
