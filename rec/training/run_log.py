@@ -6,8 +6,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class RunLog:
             return
         self.logger.setLevel(logging.INFO)
         self.logger.propagate = False
+        logging.raiseExceptions = False  # a full disk costs lines of train.log, not a traceback for each
         self.logger.handlers = [logging.FileHandler(folder / "train.log", encoding="utf-8"), _Console()]
         for handler in self.logger.handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -57,9 +58,22 @@ class RunLog:
                     kept.append(line + "\n")
             except (ValueError, KeyError):
                 self.line(f"{self.metrics_file}: dropped a line that is not complete: {line[:80]!r}")
-        temporary = self.metrics_file.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.metrics_file)
+        with self._told():
+            temporary = self.metrics_file.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            os.replace(temporary, self.metrics_file)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        from rec.training.resume import TrainingError
+
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.metrics_file} cannot be written ({error.strerror}): free space and start the same command again, it "
+                "continues from the last complete checkpoint"
+            ) from error
 
     def line(self, text: str) -> None:
         """One line on the console and in ``train.log``."""
@@ -71,16 +85,8 @@ class RunLog:
         if not self.main:
             return
         record = {"kind": kind, "update": update, **more, **values}
-        try:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            from rec.training.resume import TrainingError
-
-            raise TrainingError(
-                f"{self.metrics_file} cannot be written ({error.strerror}): free space and start the same command again, it "
-                "continues from the last complete checkpoint"
-            ) from error
+        with self._told(), self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
 
     def update(self, window: "Window", state: Any, total: int, rate: float, gradient_norm: float) -> None:
