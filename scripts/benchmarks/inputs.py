@@ -89,6 +89,13 @@ def batch_of(count: int, options: Options, generator: Any = None, images: int | 
     return {name: value.to(device) for name, value in batch.items()}
 
 
+def our_batch(batch: dict[str, Any]) -> dict[str, Any]:
+    """The same batch as our models receive it: normalised on the device."""
+    from rec.data.batch import prepare
+
+    return prepare(batch, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:
     """The same batch as the original's loader gives it: float32 images, label ``(B, 1, 4)``, dense masks."""
     import torch

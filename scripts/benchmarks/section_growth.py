@@ -66,14 +66,14 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from dataclasses import replace
 from accelerate import Accelerator
-from benchmarks.inputs import Options, batch_of
+from benchmarks.inputs import Options, batch_of, our_batch
 from benchmarks.section_model import OurTraining
 accelerator = Accelerator(cpu=True)
 torch.set_num_threads(int(sys.argv[5]))
 options = Options(config=sys.argv[2], overrides=tuple(json.loads(sys.argv[6])), size=int(sys.argv[3]))
 training = OurTraining(options)
 model, optimizer = accelerator.prepare(training.model, training.optimizer)
-batch = training.prepare(batch_of(int(sys.argv[4]), options))
+batch = our_batch(batch_of(int(sys.argv[4]), options))
 def step():
     accelerator.backward(model(batch)["loss"])
     accelerator.clip_grad_norm_(model.parameters(), 0.15)

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from benchmarks.generated import our_dataset, prepared, refer_files
-from benchmarks.inputs import Options, batch_of
+from benchmarks.inputs import Options, batch_of, our_batch
 from benchmarks.section_model import OurTraining
 from benchmarks.timing import Row, interleave, ratio
 
@@ -51,7 +51,7 @@ def run(options: Options) -> list[Row]:
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    losses = model(training.prepare(batch))
+                    losses = model(our_batch(batch))
                 accelerator.backward(losses["loss"])
             window.add(losses)
             norm = accelerator.clip_grad_norm_(model.parameters(), 0.15).item()
@@ -61,7 +61,7 @@ def run(options: Options) -> list[Row]:
             training.ema.update(training.model)
 
         bare = OurTraining(options)
-        prepared_batch = bare.prepare(batch_of(count, options))
+        prepared_batch = our_batch(batch_of(count, options))
         sides = {"loop": update, "bare": lambda bare=bare, ready=prepared_batch: bare.bare(ready, optimizer=True)}
         times = interleave(sides, 3 * options.rounds, device, clock="wall")  # the workers' time counts
         rows.append(ratio(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.inputs import Options, batch_of, build, plain_batch
+from benchmarks.inputs import Options, batch_of, build, our_batch, plain_batch
 from benchmarks.timing import Row, check, interleave, ratio
 
 # Measured of the original code: seconds on two cores at 416 x 416, float32, allocator pinned; operations at batch 32.
@@ -30,7 +30,7 @@ def training_step(options: Options, count: int) -> list[Row]:
     training = OurTraining(options)
     plain = PlainTraining(PlainSimREC(build(options)).to(device))
     batch = batch_of(count, options)
-    ready, prepared = plain_batch(batch), training.prepare(batch)
+    ready, prepared = plain_batch(batch), our_batch(batch)
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: training.step(batch),
         "plain": lambda: plain.step(ready),
@@ -59,17 +59,12 @@ class OurTraining:
         self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
         self.ema = EMA(self.model)
 
-    def prepare(self, batch: Any) -> Any:
-        from rec.data.batch import prepare
-
-        return prepare(batch, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
     def step(self, batch: Any, bf16: bool = False) -> float:
         """One update from uint8 images; reads back one number, the gradient norm."""
         import torch
 
         with torch.autocast(self.parameters[0].device.type, torch.bfloat16, enabled=bf16):
-            losses = self.model(self.prepare(batch))
+            losses = self.model(our_batch(batch))
         losses["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 0.15)
         self.optimizer.step()
@@ -94,13 +89,12 @@ def latency(options: Options) -> list[Row]:
     device = torch.device(options.device)
     ours = build(options).to(memory_format=torch.channels_last).eval()
     plain = PlainSimREC(build(options)).to(device).eval()
-    training = OurTraining.prepare
     batch = batch_of(1, options)
     ready = plain_batch(batch)
 
     def predict(bf16: bool) -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            ours(training(None, batch))["box"].tolist()  # type: ignore[arg-type]
+            ours(our_batch(batch))["box"].tolist()
 
     def plain_predict() -> None:
         with torch.no_grad():
