@@ -11,7 +11,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(ENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test,style]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,style,demo,export]"
 	touch $(READY)
 
 # Renders the shape scenes, trains a small SimREC, evaluates it on unseen scenes, draws a picture grid.

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 # Counts the graphs that torch.compile makes, and lets AOTAutograd handle them as inductor would, without its C++ compiler.
-PARTS = '''
+PARTS = """
 import os
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class StagedModel(OwnModel):
 
     def enable_activation_checkpointing(self):
         self.features.checkpoint_stages = True
-'''
+"""
 SIZES = [32, 40, 48, 56, 64, 72]
 TOGETHER = (
     "train.multi_scale_training.enabled=true",
@@ -60,9 +60,7 @@ def staged(project):
 
 
 @pytest.mark.parametrize(("dynamic", "least", "most"), [("null", 2, 4), ("false", len(SIZES), len(SIZES) + 2)])
-def test_compiled_multi_scale_training_makes_few_graphs_and_the_same_weights(
-    staged, monkeypatch, dynamic, least, most
-):
+def test_compiled_multi_scale_training_makes_few_graphs_and_the_same_weights(staged, monkeypatch, dynamic, least, most):
     """Two graphs for training, of the first size and of any other, or one for each; up to two more for evaluation."""
     monkeypatch.setenv("GRAPHS", str(staged.folder / "graphs.txt"))
     staged.run(*TOGETHER, "train.output_dir=plain", "train.activation_checkpoint.enabled=false")
