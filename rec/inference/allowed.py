@@ -8,7 +8,7 @@ turned off by :func:`harmless` before anything is built.
 
 from typing import Any
 
-_BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "TimmBackbone", "VGG16")
+_BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16")
 _MODELS = {
     "rec.models": ("MCN", "SimREC"),
     "rec.models.simrec": ("SimREC",),
@@ -16,6 +16,7 @@ _MODELS = {
     "rec.models.backbones": _BACKBONES,
     "rec.models.backbones.cspdarknet": ("CspDarkNet",),
     "rec.models.backbones.darknet53": ("DarkNet53",),
+    "rec.models.backbones.small_resnet": ("SmallResNet",),
     "rec.models.backbones.timm_backbone": ("DResNet", "ResNet", "TimmBackbone", "VGG16"),
     "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
     "rec.models.heads": ("REChead",),

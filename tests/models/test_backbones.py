@@ -5,7 +5,7 @@ import torch
 from small import WIDTH, backbone, batch, simrec
 from torch import nn
 
-from rec.models.backbones import VGG16, CspDarkNet, DarkNet53, DResNet, ResNet, TimmBackbone
+from rec.models.backbones import VGG16, CspDarkNet, DarkNet53, DResNet, ResNet, SmallResNet, TimmBackbone
 
 # One model of each of eleven families, the smallest that timm has.
 FAMILIES = [
@@ -46,6 +46,8 @@ def test_any_timm_family_trains_in_simrec_without_naming_its_channels(name: str)
         (lambda: DResNet(50), (512, 1024, 2048)),
         (lambda: DarkNet53(), (256, 512, 1024)),
         (lambda: CspDarkNet(), (256, 512, 1024)),
+        (lambda: SmallResNet(), (96, 128, 192)),
+        (lambda: SmallResNet((8, 16, 24), out_strides=(4, 8)), (16, 24)),
         (lambda: CspDarkNet(width=0.25, depth=0.33, out_strides=(4, 8, 16)), (32, 64, 128)),
     ],
 )
@@ -57,7 +59,9 @@ def test_named_backbones_have_their_published_channels(build, channels: tuple[in
     assert [64 // x.shape[2] for x in maps] == list(trunk.strides)
 
 
-@pytest.mark.parametrize("build", [lambda **k: CspDarkNet(width=0.125, **k), lambda **k: TimmBackbone("resnet18", **k)])
+@pytest.mark.parametrize(
+    "build", [lambda **k: CspDarkNet(width=0.125, **k), SmallResNet, lambda **k: TimmBackbone("resnet18", **k)]
+)
 def test_one_map_alone_is_the_coarsest(build) -> None:
     trunk = build(multi_scale_outputs=False)
     assert trunk.strides == (32,)
@@ -69,6 +73,8 @@ def test_strides_that_do_not_exist_are_refused_naming_those_that_do() -> None:
         TimmBackbone("vit_small_patch14_dinov2")
     with pytest.raises(ValueError, match=r"4, 8, 16 and 32.*\[64\]"):
         CspDarkNet(out_strides=[64])
+    with pytest.raises(ValueError, match=r"\[2, 4, 8\].*\[16\]"):
+        SmallResNet((8, 8, 8), out_strides=[16])
     with pytest.raises(ValueError, match="no model 'resnet19'"):
         TimmBackbone("resnet19")
     with pytest.raises(ValueError, match="depth 18, 34"):

@@ -82,11 +82,11 @@ class Stencil:
 
     @classmethod
     def make(cls, rng: random.Random, shape: str, diameter: float, scale: float) -> "Stencil":
-        """Draws ``shape`` with a long side of ``diameter`` pixels, tilted by up to 12 degrees.
+        """Draws ``shape`` with a long side of ``diameter`` pixels, tilted by up to 4 degrees.
 
-        A larger tilt would turn squares into diamonds. ``scale`` is the image size over 128.
+        ``scale`` is the image size over 128.
         """
-        angle = math.radians(24 * rng.random() - 12)
+        angle = math.radians(8 * rng.random() - 4)
         shift = rng.random(), rng.random()
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         contours = [outline @ turn * diameter for outline in OUTLINES[shape]]
@@ -116,13 +116,13 @@ def _textures(image_size: int) -> dict[str, list[np.ndarray]]:
         return (np.clip(distance * scale + 0.5, 0, 1) * 255).astype(np.uint8)
 
     def stripes(angle: float) -> np.ndarray:
-        along = (x * math.cos(angle) + y * math.sin(angle)) % 6.5
-        return soft(1.6 - np.abs(along - 3.25))
+        along = (x * math.cos(angle) + y * math.sin(angle)) % 8.0
+        return soft(2.0 - np.abs(along - 4.0))
 
     def triangle_wave(values: np.ndarray, period: float) -> np.ndarray:
         return np.abs((values % period) - period / 2) - period / 4
 
-    dots = 1.9 - np.hypot((x % 6.2) - 3.1, (y % 6.2) - 3.1)
+    dots = 2.4 - np.hypot((x % 8.0) - 4.0, (y % 8.0) - 4.0)
     across, down = triangle_wave(x, 9.0), triangle_wave(y, 9.0)
     checks = np.sign(across * down) * np.minimum(np.abs(across), np.abs(down))
     return {

@@ -16,13 +16,13 @@ from rec.data.scenes import drawing
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "diamond", "heart")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
-EASY_SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
+EASY_SHAPES = ("circle", "square", "triangle", "star")
 SIZES = ("small", "big")
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 REFERENCE_SIZE = 128
-# Long side of the unrotated shape. Nothing lies between 25 and 38, so that "small" and "big" are never in doubt.
-DIAMETERS = {"small": (20.0, 25.0), "big": (38.0, 48.0)}
+# Long side of the unrotated shape. Nothing lies between 32 and 45, so that "small" and "big" are never in doubt.
+DIAMETERS = {"small": (28.0, 32.0), "big": (45.0, 53.0)}
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level("easy", "scenes", (3, 8), EASY_SHAPES, TEXTURES[:3], (2, 4), 0.45, 0.2, 0.7),
+    "easy": Level("easy", "scenes", (3, 8), EASY_SHAPES, TEXTURES[:3], (2, 4), 0.6, 0.1, 0.8),
     "hard": Level("hard", "scenes_hard", (8, 14), SHAPES, TEXTURES, (3, 5), 0.35, 0.85, 0.45),
 }
 

@@ -29,7 +29,7 @@ SPLITS = {
     "val": range(10_000_000, 11_000_000),
     "test": range(11_000_000, 12_000_000),
 }
-DEFAULT_COUNTS = {"train": 8000, "val": 1000, "test": 1000}
+DEFAULT_COUNTS = {"train": 11000, "val": 1000, "test": 1000}
 _CHUNK = 200  # scenes a worker process makes at a time
 # Quality 95 keeps the textures; a PNG takes eight times as long to write and three times as long to read.
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
