@@ -27,8 +27,11 @@ def main() -> int:
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
     from rec.inference.trained import locate
+    from rec.training.process import keep_freed_memory
 
     accelerator = Accelerator()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
     trained = locate(args.model)
     cfg, vocabulary = load_config(args, trained)

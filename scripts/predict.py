@@ -29,7 +29,10 @@ def main() -> int:
 
     import rec
     from rec.inference.grounder import draw
+    from rec.training.process import keep_freed_memory
 
+    if args.device in ("auto", "cpu"):
+        keep_freed_memory()
     grounder = rec.from_pretrained(
         args.model, device=args.device, dtype=args.dtype, trust_config=args.trust_config, allow_urls=args.allow_urls
     )

@@ -71,11 +71,23 @@ def load(folder: Path, accelerator: Accelerator, model: torch.nn.Module, ema: EM
         accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
     finally:
         hook.remove()
+    if accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        for optimizer in accelerator._optimizers:
+            lay_out_as_parameters(optimizer)
     if ema is not None:
         if not (folder / "ema.safetensors").exists():
             raise CheckpointError(f"{folder} was saved without EMA: continue with train.ema.enabled=false")
         ema.load(load_file(folder / "ema.safetensors"), state.ema_updates)
     return state
+
+
+def lay_out_as_parameters(optimizer: Any) -> None:
+    """Gives every state tensor its parameter's memory format: fused optimizers walk both by address, and would mix up the
+    weights' entries where a checkpoint comes from a run with another format."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def load_into(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: str) -> None:

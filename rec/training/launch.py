@@ -83,8 +83,7 @@ def prepare_model(
                 f"{type(model).__name__} has no enable_activation_checkpointing(): use train.activation_checkpoint.enabled=false"
             )
         model.enable_activation_checkpointing()  # type: ignore[operator]
-    if accelerator.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
     if train.compile.enabled:
         if train.compile.backend not in torch._dynamo.list_backends(None):
             known = ", ".join(torch._dynamo.list_backends())
