@@ -28,8 +28,8 @@ from typing import Any
 SCENES = "configs/simrec_small_scenes_quickstart.py"
 DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
-# A fifth of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
-SHORT = ("train.train_iter=400", "train.warmup_ratio=0.125", "train.log_period=50")
+# A fraction of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
+SHORT = ("train.train_iter=300", "train.warmup_ratio=0.15", "train.log_period=50")
 SEEDS = (1, 2, 3)
 
 
@@ -61,8 +61,8 @@ ADAM = ("optim._target_=torch.optim.Adam",)
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
     "scenes_quickstart": Experiment(SCENES, (DRAWN,)),
-    "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase", "train.epochs=2")),
-    "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image", "train.epochs=2")),
+    "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase", "train.epochs=1")),
+    "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image", "train.epochs=1")),
     "scenes_hard": Experiment(SCENES, HARD),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),

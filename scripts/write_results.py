@@ -159,7 +159,7 @@ def scenes(records: Mapping[str, Any]) -> str:
     head = ["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"]
     return f"""## Shape scenes
 
-1,000 scenes the model has not seen, 3,000 phrases, a third of each kind (seeds 11,000,000 on; training has 0 to 7,999), see
+1,000 scenes the model has not seen, 3,000 phrases, a third of each kind (seeds 11,000,000 on; training has 0 on), see
 [scenes.md](scenes.md). Minutes and GB are those of training, on the machine named under Records.
 
 {table(head, scene_rows(SCENES, records, 0))}
@@ -184,7 +184,7 @@ def recipes(records: Mapping[str, Any]) -> str:
         )
     return f"""## Which parts of the recipe help
 
-One change each to the quickstart's recipe, 400 updates, seeds 1, 2 and 3: mean ± standard deviation on the 3,000 phrases of the
+One change each to the quickstart's recipe, 300 updates, seeds 1, 2 and 3: mean ± standard deviation on the 3,000 phrases of the
 `val` scenes, from the runs' `metrics.jsonl`. Differences within about one standard deviation mean nothing. Counts reduced over
 processes (`head.global_counts`) change nothing on one process and are not in the table.
 
@@ -203,7 +203,7 @@ def vocabulary(records: Mapping[str, Any]) -> str:
     return f"""## Weights carried to another vocabulary
 
 `train.load_weight` copies what fits and takes word vectors word by word. Hard scenes have other words in another order than the
-easy ones the weights come from; 400 updates on them, seeds 1, 2 and 3, `val`:
+easy ones the weights come from; 300 updates on them, seeds 1, 2 and 3, `val`:
 
 {table(["start", "Acc@0.5", "mIoU"], rows)}"""
 

@@ -1,8 +1,8 @@
-"""MCN with about a million parameters, for small images: boxes on a map of stride 8, masks on one of stride 4."""
+"""MCN with under a million parameters, for small images: boxes on a map of stride 8, masks on one of stride 4."""
 
 from rec.config import LazyCall
 from rec.models import MCN
-from rec.models.backbones import CspDarkNet
+from rec.models.backbones import SmallResNet
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import MCNhead
 
@@ -10,7 +10,7 @@ from .simrec_small import WIDTH
 from .simrec_small import model as simrec
 
 model = LazyCall(MCN)(
-    visual_backbone=LazyCall(CspDarkNet)(width=0.25, depth=0.33, out_strides=(4, 8, 16)),
+    visual_backbone=LazyCall(SmallResNet)(channels=(24, 48, 96, 128), out_strides=(4, 8, 16)),
     language_encoder=simrec.language_encoder,
     multi_scale_manner=LazyCall(MultiScaleFusion)(v_planes=None, hidden_planes=WIDTH),
     fusion_manner=LazyCall(SimpleFusion)(v_planes=None, out_planes=2 * WIDTH, q_planes=WIDTH, coordinates=True),
@@ -19,7 +19,7 @@ model = LazyCall(MCN)(
     head=LazyCall(MCNhead)(
         in_channels=WIDTH,
         hidden_channels=16,
-        anchors=((22, 22), (34, 34), (44, 44)),  # small and big shapes, and what is partly hidden
+        anchors=((19, 19), (27, 27), (34, 34)),  # small and big shapes at 96 pixels, and what is partly hidden
         strides=(8, 4),
         dilations=(2, 4),
         sub_cells=4,

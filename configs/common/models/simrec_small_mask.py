@@ -1,4 +1,4 @@
-"""The small SimREC with a mask branch on a map of stride 4: shapes of 20 pixels have five cells there."""
+"""The small SimREC with a mask branch on a map of stride 4: small shapes have five cells there."""
 
 from rec.config import LazyCall
 from rec.models.fusion import GaranAttention, SimpleFusion
@@ -8,7 +8,7 @@ from .simrec_small import WIDTH, model
 
 model.visual_backbone.out_strides = [4, *model.visual_backbone.out_strides]
 model.fusion_manner.modules = [
-    LazyCall(SimpleFusion)(v_planes=None, out_planes=WIDTH // 2, q_planes=WIDTH, coordinates=True),
+    LazyCall(SimpleFusion)(v_planes=None, out_planes=WIDTH, q_planes=WIDTH, coordinates=True),
     *model.fusion_manner.modules,
 ]
 model.multi_scale_manner.v_planes = None  # what the fusions give
