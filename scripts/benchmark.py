@@ -4,7 +4,7 @@
     python scripts/benchmark.py all            every section
     python scripts/benchmark.py page           writes docs/performance.md from the results, measures nothing
 
-Sections: model, loss, data, loop, eval, checkpoint, startup, growth. Each prints ratios with their spread and the bounds
+Sections: model, loss, data, loop, eval, checkpoint, startup, growth, predict. Each prints ratios with their spread and the bounds
 they are to keep, writes docs/performance/SECTION.json and docs/performance.md. It starts itself anew with glibc's
 allocator set as `scripts/train.py` sets it, so that both sides keep the memory of freed tensors.
 
@@ -24,7 +24,7 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
-SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth")
+SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict")
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -166,7 +166,7 @@ class Pusher:
         self._thread.join()
         if self._failed is not None:
             last, self._failed = self._failed, None
-            self._push(*last)
+            self._push(*last, last_try=True)
         if self._failed is not None:
             shutil.rmtree(self._failed[0], ignore_errors=True)
         return self._failed is None
@@ -180,11 +180,16 @@ class Pusher:
                 job, self._waiting = self._waiting, None
             self._push(*job)
 
-    def _push(self, copy: Path, message: str) -> None:
+    def _push(self, copy: Path, message: str, last_try: bool = False) -> None:
         try:
             address = push(copy, self.repo_id, private=self.private, message=message)
         except Exception as error:  # training must go on whatever the Hub or its client does
-            self.report(f"hub: {_clean(error)}; training goes on, the push is tried again later")
+            later = (
+                "given up: push the folder with scripts/push_to_hub.py"
+                if last_try
+                else "training goes on, tried again later"
+            )
+            self.report(f"hub: {_clean(error)}; {later}")
             with self._changed:
                 if self._waiting is None:
                     self._failed = (copy, message)

@@ -15,6 +15,7 @@ TITLES = {
     "checkpoint": "Checkpoints",
     "startup": "Startup",
     "growth": "How cost grows",
+    "predict": "Prediction",
 }
 
 INTRODUCTION = """# Performance
