@@ -14,9 +14,9 @@ from rec.training.launch import build_accelerator
 train = get_config("common/train.py").train
 train.trackers = []
 accelerator, per_process, _ = build_accelerator(OmegaConf.create({"train": train}))
-model = accelerator.prepare(torch.nn.Linear(4, 4))
+model = accelerator.prepare(torch.nn.Sequential(torch.nn.Linear(4, 4)))
 computed = []
-accelerator.unwrap_model(model).register_forward_hook(lambda *parts: computed.append(str(parts[-1].dtype)))
+accelerator.unwrap_model(model)[0].register_forward_hook(lambda *parts: computed.append(str(parts[-1].dtype)))
 model(torch.ones(1, 4, device=accelerator.device))
 found = {
     "distributed_type": accelerator.distributed_type.value,

@@ -212,22 +212,21 @@ def test_what_a_killed_save_left_behind_is_removed(saved):
 BACKWARDS = """
 import time
 
-clock, calls = time.time, []
+clock, end = time.time, time.monotonic() + 5
 
-def an_hour_earlier_at_every_look():
-    calls.append(1)
-    return clock() - 3600 * len(calls)
+def an_hour_back_after_five_seconds():
+    return clock() - 3600 * (time.monotonic() > end)
 
-time.time = an_hour_earlier_at_every_look
+time.time = an_hour_back_after_five_seconds
 """
 
 
 def test_a_clock_that_jumps_back_changes_nothing(tmp_path):
     right, wrong = Project(tmp_path / "right"), Project(tmp_path / "wrong")
-    right.run()
+    right.run("train.log_period=1")
     (wrong.folder / "sitecustomize.py").write_text(BACKWARDS, encoding="utf-8")
-    wrong.run("train.train_iter=8", "train.epochs=1")
+    wrong.run("train.log_period=1", "train.train_iter=8", "dataset.delay=0.05")  # three seconds and more of training
     folder = wrong.folder / "run" / "checkpoints" / "step_00000008"
     os.utime(folder, (0, 0))
-    assert "continuing from" in wrong.run()
+    assert "continuing from" in wrong.run("train.log_period=1")  # its clock begins before the checkpoint's
     assert wrong.hashes("run") == right.hashes("run") and wrong.metrics("run") == right.metrics("run")

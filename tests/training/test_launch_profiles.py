@@ -93,7 +93,7 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
         found = json.loads(file.read_text(encoding="utf-8"))
         assert (found["distributed_type"], found["num_processes"], found["mixed_precision"]) == expected
         assert found["device"] == "cpu" and not found["sharded"] and found["per_process"] == 8 // expected[1]
-        assert found["wrapped"] == ("DistributedDataParallel" if expected[1] == 2 else "Linear")
+        assert found["wrapped"] == ("DistributedDataParallel" if expected[1] == 2 else "Sequential")
         assert found["computed_in"] == {"no": "torch.float32", "bf16": "torch.bfloat16"}[expected[2]]
 
 

@@ -152,7 +152,7 @@ def test_a_process_that_hangs_and_lost_its_launcher_is_named_ends_in_time_and_th
     sessions, (first, second) = sessions_of(process.pid), children(process.pid)
     os.kill(second, signal.SIGSTOP)
     process.kill()
-    process.communicate()
+    process.wait()  # not for the end of its output, which the two still hold open
     named = f"process {first}, an orphan: its launcher, process {process.pid}, is gone.*kill -9 {first}"
     with pytest.raises(OutputFolderError, match=named):
         lock_output_folder(project.folder / "run")
