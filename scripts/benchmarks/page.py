@@ -56,8 +56,8 @@ Fast paths and where the mathematics they replace is held to them: convolution, 
 map, EMA by `torch._foreach_lerp_`, one backbone pass per image (`tests/test_benchmark_plain.py`).
 """
 
-GPU_BOUNDS = """On a GPU (H200 class, bf16; `--device cuda`) nothing was run. Wanted there: training step >= 4 x plain in float32 with
-cuDNN off, loss >= 50 x without a host synchronisation, evaluation >= 90 % of the loader's rate, loop <= 1.05 x, prediction
+GPU_BOUNDS = """On a GPU (H200 class, bf16; `--device cuda`) nothing was run. Wanted there: training step >= 4 x plain in float32
+with cuDNN off, loss >= 50 x without a host synchronisation, evaluation >= 90 % of the loader's rate, loop <= 1.05 x, prediction
 <= 4 ms."""
 
 
