@@ -159,7 +159,7 @@ def scenes(records: Mapping[str, Any]) -> str:
     head = ["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"]
     return f"""## Shape scenes
 
-1,000 scenes the model has not seen, 3,000 phrases, a third of each kind (seeds 11,000,000 on; training has 0 on), see
+1,000 scenes the model has not seen, 3,000 phrases, a third of each kind (seeds 11,000,000 on; training from 0 on), see
 [scenes.md](scenes.md). Minutes and GB are those of training, on the machine named under Records.
 
 {table(head, scene_rows(SCENES, records, 0))}
