@@ -148,7 +148,7 @@ class RefCOCOStream(IterableDataset):
             if index < 0:
                 raise SourceError(f"{self._table.image_root}: this process or worker has no rows of the stream")
 
-    def _sample(self, index: int, row: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def _sample(self, index: int, row: dict[str, Any]) -> dict[str, torch.Tensor]:
         key = (self.seed, self.epoch, zlib.crc32(f"{row['source']}/{row['ref_id']}".encode()))
         return self._make(self._table, row, None, index, key, {})
 
@@ -189,5 +189,5 @@ def streamed_split(
     shared |= {"max_token_length": max_token_length, "seed": seed, "hide": hide}
     if not training:
         return RefCOCODataSet("stream", {"stream": path}, split=split, training=False, **shared)
-    random = {"flip_lr": flip_lr, "candidate_transforms": candidate_transforms, "buffer_size": buffer_size}
-    return RefCOCOStream(path, split, rank=rank, processes=processes, **random, **shared)
+    random: dict[str, Any] = {"flip_lr": flip_lr, "candidate_transforms": candidate_transforms}
+    return RefCOCOStream(path, split, rank=rank, processes=processes, buffer_size=buffer_size, **random, **shared)

@@ -52,7 +52,7 @@ def run(options: Options) -> list[Row]:
 def _folder_config(cfg: Any) -> dict[str, Any]:
     from rec.config import to_native
 
-    preprocess = {"input_shape": list(cfg.dataset.input_shape), "mean": [0.0] * 3, "std": [1.0] * 3}
+    preprocess: dict[str, Any] = {"input_shape": list(cfg.dataset.input_shape), "mean": [0.0] * 3, "std": [1.0] * 3}
     preprocess["max_token_length"] = 15
     return {"model": to_native(cfg.model), "preprocess": preprocess, "about": {"sources": ["generated"]}}
 
