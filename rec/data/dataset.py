@@ -70,7 +70,7 @@ class RefCOCODataSet(Dataset):
         sentence_sampling: ``"per_object"``, or ``"per_sentence"`` to see every sentence once per epoch in training.
         with_masks: whether samples hold a mask.
         label_clip: clip the four label fractions to ``[0, label_clip]``; the original clips to 0.99.
-        hide: for blind baselines: ``"phrase"`` makes all tokens padding, ``"image"`` makes the image constant 127.
+        hide: for blind baselines: ``"phrase"`` puts words at random in its place, ``"image"`` makes the image constant 127.
         seed: of everything random.
 
     Attributes:

@@ -100,7 +100,9 @@ class SampleMaker:
         if self.label_clip is not None:
             label = label.clip(0, self.label_clip)
         if self.hide == "phrase":
-            tokens = torch.zeros(self.max_token_length, dtype=torch.int64)
+            # Words at random, not padding: BatchNorm over phrases that are all alike divides by nothing.
+            words = np.random.default_rng((*random_key, 1)).integers(1, len(self.vocabulary), self.max_token_length)
+            tokens = torch.from_numpy(words)
         else:
             tokens = torch.from_numpy(np.array(self.vocabulary.encode(sentence, self.max_token_length), np.int64))
         sample = {

@@ -171,7 +171,11 @@ def test_the_original_label_clip(tmp_path):
 
 
 def test_blind_baselines_hide_the_phrase_or_the_image(root):
-    assert not open_dataset(root, hide="phrase")[0]["tokens"].any()
+    for options in ({}, {"split": "val"}):
+        sample, again, seen = (
+            open_dataset(root, hide=hide, **options)[0]["tokens"] for hide in ("phrase", "phrase", None)
+        )
+        assert torch.equal(sample, again) and not torch.equal(sample, seen) and sample.all()
     for options in ({}, {"flip_lr": True}):
         assert (open_dataset(root, hide="image", **options)[0]["image"] == 127).all()
     with pytest.raises(ValueError, match=r"dataset\.hide"):

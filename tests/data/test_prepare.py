@@ -302,7 +302,7 @@ def test_what_the_loader_feeds_can_be_looked_at(tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert "3 of 4 samples of split train, epoch 0" in done.stdout, done.stderr
     sheet = cv2.imread(str(tmp_path / "out.png"))
-    assert sheet.shape[1] > 3 * 128
+    assert sheet.shape[1] > 3 * 96
     green = (sheet[..., 1] > 140) & (sheet[..., 0] < 90) & (sheet[..., 2] < 70)
     assert green.sum() > 300
 

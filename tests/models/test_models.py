@@ -161,7 +161,7 @@ def test_an_image_size_that_is_no_multiple_of_the_stride_is_refused() -> None:
 
 
 def test_a_mask_model_on_data_without_masks_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"no mask.*dataset\.mask_path"):
+    with pytest.raises(ValueError, match=r"no mask: set dataset\.with_masks=true"):
         simrec(masks=True).train()(batch())
 
 
