@@ -16,7 +16,9 @@ from rec.data.loader import StreamedBatches
 from rec.data.stream import RefCOCOStream
 from rec.data.tables import open_source
 
-CONFIG = """
+SHORT_SLEEP = 0.1  # datasets sleeps 5 s behind every pass over several shards
+CONFIG = f"""
+import datasets
 from own_parts import OwnModel
 from torch.optim import SGD
 
@@ -29,12 +31,16 @@ model = LazyCall(OwnModel)(width=8)
 optim = LazyCall(SGD)(lr=0.05, momentum=0.9)
 train.output_dir, train.epochs, train.batch_size, train.warmup_epochs, train.log_period = "run", 3, 4, 1, 1
 train.data.num_workers, train.trackers, train.multi_scale_training.enabled = 0, [], False
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = {SHORT_SLEEP}
 """
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """21 images with two objects each in training: 42 rows in 6 shards."""
+    import datasets
+
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = SHORT_SLEEP
     root = tmp_path_factory.mktemp("shards")
     make_refer(root, splits=("train",) * 21 + ("val",) * 3)
     preparation.SHARD_ROWS = 7
