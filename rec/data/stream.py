@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset, default_collate
 
@@ -66,7 +67,6 @@ class RefCOCOStream(IterableDataset):
     ) -> None:
         import pyarrow.parquet as parquet
         from datasets import load_dataset
-        from datasets.distributed import split_dataset_by_node
 
         from rec.data.tables import parquet_files
 
@@ -90,16 +90,14 @@ class RefCOCOStream(IterableDataset):
             raise SourceError(
                 f"{os.fspath(path)} lacks the columns {sorted(missing)}: prepare it with scripts/prepare_data.py"
             )
-        if buffer_size:
-            rows = rows.shuffle(seed=seed, buffer_size=buffer_size)
-        self._rows = split_dataset_by_node(rows.select_columns(list(FEATURES)), rank, processes)
-        self.shards = self._rows.num_shards
+        self._all_rows = rows.select_columns(list(FEATURES))
+        self.seed, self.epoch, self.buffer_size, self.rank, self.processes = seed, 0, buffer_size, rank, processes
+        self.shards = self._rows().num_shards
         info = Path(path) / INFO_FILE
         self.sources = (str(load_json(info).get("name")),) if info.is_file() else ()
         self.fingerprint = f"{zlib.crc32(repr(identity).encode()):08x}"
         self.max_token_length = max_token_length
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
-        self.seed, self.epoch = seed, 0
         self._table = Table(None, os.fspath(path), "", (split,))  # shards are self-contained: only the folder is used
         self._make = SampleMaker(
             self.vocabulary,
@@ -115,14 +113,26 @@ class RefCOCOStream(IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass; call it before each."""
         self.epoch = epoch
-        self._rows.set_epoch(epoch)
+
+    def _rows(self) -> Any:
+        """This process's rows in the order of the epoch.
+
+        The ``set_epoch`` of ``datasets`` writes to memory that all workers share, and each is in a pass of its own.
+        """
+        from datasets.distributed import split_dataset_by_node
+
+        rows = self._all_rows
+        if self.buffer_size:
+            order = np.random.default_rng([self.seed, self.epoch])
+            rows = rows.shuffle(generator=order, buffer_size=self.buffer_size)
+        return split_dataset_by_node(rows, self.rank, self.processes)
 
     def __length_hint__(self) -> int:
         """Rows of the split over all processes; ``NotImplemented`` where they cannot be known without reading them."""
         return NotImplemented if self._count is None else self._count
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for index, row in enumerate(self._rows):
+        for index, row in enumerate(self._rows()):
             yield self._sample(index, row)
 
     def endless(self, epoch: int, skip: int = 0) -> Iterator[dict[str, torch.Tensor]]:
@@ -140,7 +150,7 @@ class RefCOCOStream(IterableDataset):
         for pass_number in itertools.count():
             self.set_epoch(epoch + pass_number * _PASSES_APART)
             index = -1
-            for index, row in enumerate(self._rows):
+            for index, row in enumerate(self._rows()):
                 if skip > 0:
                     skip -= 1
                 else:

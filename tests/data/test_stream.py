@@ -1,5 +1,7 @@
 """Streams of parquet shards: every sample once over all processes and workers, the same in every run."""
 
+import multiprocessing
+
 import pytest
 import torch
 from data_toys import make_refer
@@ -53,6 +55,19 @@ def test_a_pass_is_repeatable_and_epochs_differ(shards):
     assert boxes(stream) != first
     other.set_epoch(1)
     assert boxes(stream) == boxes(other)
+
+
+def test_the_epoch_of_a_worker_is_its_own(shards):
+    stream = RefCOCOStream(
+        shards, vocabulary=RefCOCODataSet("x", {"x": str(shards)}).vocabulary, input_shape=[64, 64], buffer_size=50
+    )
+    stream.set_epoch(1)
+    before = boxes(stream)
+    worker = multiprocessing.get_context("fork").Process(target=stream.set_epoch, args=(7,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert boxes(stream) == before
 
 
 def test_shards_that_are_not_there_are_named(shards, tmp_path):
