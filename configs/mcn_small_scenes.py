@@ -5,5 +5,6 @@ from .simrec_small_scenes_quickstart import dataset, optim, train
 
 dataset.ann_path.scenes = "scenes"  # drawn when the run starts, with masks
 dataset.with_masks = True
-train.epochs = train.evaluation.eval_period = 3
+dataset.flip_lr = True
+train.epochs = train.evaluation.eval_period = 6
 train.output_dir = "outputs/mcn_small_scenes"

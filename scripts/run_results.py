@@ -30,6 +30,7 @@ DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when 
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
 # A fraction of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
 SHORT = ("train.train_iter=300", "train.warmup_ratio=0.15", "train.log_period=50")
+LONGER = "train.train_iter=1000"
 SEEDS = (1, 2, 3)
 
 
@@ -43,6 +44,7 @@ class Experiment:
         splits: for scripts/evaluate.py; none leaves it at the last evaluation of the training run.
         seeds: one run each; none leaves the config's own.
         start_from: experiment whose best model it starts from.
+        profile: launch profile it is trained under.
     """
 
     config: str
@@ -50,6 +52,7 @@ class Experiment:
     splits: tuple[str, ...] = ("test",)
     seeds: tuple[int, ...] = ()
     start_from: str = ""
+    profile: str = ""
 
 
 def recipe(*overrides: str) -> Experiment:
@@ -57,7 +60,6 @@ def recipe(*overrides: str) -> Experiment:
 
 
 RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
-ADAM = ("optim._target_=torch.optim.Adam",)
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
     "scenes_quickstart": Experiment(SCENES, (DRAWN,)),
@@ -69,14 +71,15 @@ EXPERIMENTS = {
     "refcoco_sample": Experiment("configs/simrec_small_refcoco_overfit.py", splits=("train",)),
     "recipe_quickstart": recipe(),
     "recipe_iou": recipe("model.head.box_loss=iou", "model.head.box_loss_weight=5.0"),
-    "recipe_giou": recipe("model.head.box_loss=giou"),
     "recipe_diou": recipe("model.head.box_loss=diou"),
-    "recipe_adam": recipe(*ADAM),
     "recipe_adamw": recipe(*ADAMW),
-    "recipe_bce": recipe("model.head.objectness_loss=bce"),
     "recipe_softmax": recipe("model.head.objectness_loss=softmax"),
+    "recipe_by_image": recipe("model.head.normalize_by=image"),
+    "recipe_frozen_late": recipe("train.freeze_schedule=[{modules: [visual_backbone], from_update: 200}]"),
     "recipe_phrases_apart": recipe("train.data.share_images=false"),
     "recipe_no_ema": recipe("train.ema.enabled=false"),
+    "precision_float32": Experiment(SCENES, (DRAWN, LONGER), seeds=SEEDS),
+    "precision_bf16": Experiment(SCENES, (DRAWN, LONGER), seeds=SEEDS, profile="accelerate_configs/bf16.yaml"),
     "vocabulary_scratch": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS),
     "vocabulary_mapped": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS, start_from="scenes_quickstart"),
 }
@@ -116,12 +119,13 @@ def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path, 
     overrides = [*experiment.overrides, *overrides]
     if experiment.start_from:
         overrides.append(f"train.load_weight={folder / experiment.start_from / 'run' / 'best'}")
+    profile = profile or experiment.profile
+    launch = ["accelerate", "launch", "--config_file", profile] if profile else ["python"]
     runs = []
     for seed in seeds or experiment.seeds or (None,):
         output = folder / name / ("run" if seed is None else f"seed_{seed}")
         shutil.rmtree(output, ignore_errors=True)  # times and figures are those of one run from start to end
         seeded = overrides if seed is None else [*overrides, f"train.seed={seed}"]
-        launch = ["accelerate", "launch", "--config_file", profile] if profile else ["python"]
         train = [*launch, "scripts/train.py", experiment.config, *seeded, f"train.output_dir={output}"]
         commands = [train]
         seconds = command(train)

@@ -1,5 +1,6 @@
 """MCN's head: anchor-based boxes, a mask, and the energy that keeps the two consistent."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,9 @@ class MCNhead(nn.Module):
         dilations, sub_cells: of the mask decoder, see :class:`~rec.models.mask_head.MaskHead`.
         summed_losses: original arithmetic: the consistency loss is summed over the batch instead of averaged, and
             the mask loss over pixels (/ 640), so that their weight grows with batch and image size.
+        mask_loss_weight: of the mask loss against the others, where it is averaged over pixels. The default is the
+            weight the original's sum has at 416 x 416.
+        prior_probability: objectness every cell and anchor starts with, as of :class:`~rec.models.heads.REChead`.
     """
 
     anchor_sizes: Tensor
@@ -46,14 +50,20 @@ class MCNhead(nn.Module):
         dilations: Sequence[int] = (6, 12, 18),
         summed_losses: bool = False,
         sub_cells: int = 1,
+        mask_loss_weight: float = MASK_LOSS_WEIGHT,
+        prior_probability: float | None = None,
     ) -> None:
         super().__init__()
+        self.mask_loss_weight = mask_loss_weight
         self.in_channels = in_channels
         self.stride, self.mask_stride = strides
         self.ignore_threshold, self.summed_losses = ignore_threshold, summed_losses
         # Not in the state dict: the original's checkpoints carry no anchors.
         self.register_buffer("anchor_sizes", torch.tensor(anchors, dtype=torch.float32), persistent=False)
         self.anchors = PredictionConv(in_channels, 5 * len(self.anchor_sizes), 1)
+        if prior_probability is not None and self.anchors.bias is not None:
+            with torch.no_grad():
+                self.anchors.bias.view(-1, 5)[:, 4] = math.log(prior_probability / (1 - prior_probability))
         self.mask = MaskHead(in_channels, hidden_channels, self.mask_stride, dilations, sub_cells=sub_cells)
         self.box_energy = PredictionConv(in_channels, 1, 3, padding=1)
         self.mask_energy = PredictionConv(in_channels, 1, 3, padding=1)
@@ -110,7 +120,7 @@ class MCNhead(nn.Module):
         """
         losses = self._box_losses(raw, box.to(raw.dtype))
         seg = mask_cross_entropy(upsampled := self.mask.predict(mask_logits)["mask"], mask)
-        losses["loss_seg"] = seg * (upsampled[0].numel() / 640 if self.summed_losses else MASK_LOSS_WEIGHT)
+        losses["loss_seg"] = seg * (upsampled[0].numel() / 640 if self.summed_losses else self.mask_loss_weight)
         energy = self.consistency(box_attended, mask_attended)
         losses["loss_cem"] = energy.sum() if self.summed_losses else energy.mean()
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}

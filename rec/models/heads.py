@@ -62,7 +62,7 @@ class REChead(nn.Module):
         box_loss_weight: float = 5.0,
         objectness_loss: str = "bce",
         prior_probability: float | None = None,
-        global_counts: bool = False,
+        normalize_by: str = "batch",
     ) -> None:
         super().__init__()
         if num_classes:
@@ -76,7 +76,9 @@ class REChead(nn.Module):
             raise ValueError(f"unknown objectness_loss {objectness_loss!r}: expected bce or softmax")
         if box_loss not in BOX_LOSSES:
             raise ValueError(f"unknown box_loss {box_loss!r}: expected one of {', '.join(BOX_LOSSES)}")
-        self.label_smooth, self.use_l1, self.global_counts = label_smooth, use_l1, global_counts
+        if normalize_by not in ("batch", "processes", "image"):
+            raise ValueError(f"unknown normalize_by {normalize_by!r}: expected batch, processes or image")
+        self.label_smooth, self.use_l1, self.normalize_by = label_smooth, use_l1, normalize_by
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.objectness_loss = objectness_loss
         self.stride, self.in_channels = strides[0], in_channels[0]
@@ -139,16 +141,17 @@ class REChead(nn.Module):
 
         Returns:
             ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
-            over cells divided by the number of positive cells in the batch (softmax objectness: of objects).
+            over cells divided by the number of positive cells (softmax objectness: of objects), counted as
+            ``normalize_by`` says.
         """
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
         boxes = self._boxes(values, numbers)
         iou = box_iou(boxes, target[:, None])
         cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
-        count = self._count(positive, raw.dtype)
+        count = self._count(positive.sum(1, dtype=raw.dtype))
         box_losses = BOX_LOSSES[self.box_loss](iou, boxes, target[:, None])
-        losses = {"loss_iou": self._mean(box_losses.gather(1, cells), positive, count)}
+        losses = {"loss_iou": self._total(box_losses.gather(1, cells) * positive, count)}
 
         logits = values[..., 4]
         # Entries that are not positive repeat the first, so one value per image fits all of them.
@@ -157,10 +160,11 @@ class REChead(nn.Module):
             is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
         if self.objectness_loss == "softmax":
             share = is_object / is_object.sum(1, keepdim=True).clamp(min=1)
-            losses["loss_obj"] = F.cross_entropy(logits, share, reduction="sum")
-            losses["loss_obj"] = losses["loss_obj"] / self._count(positive[:, 0], raw.dtype)
+            entropy = F.cross_entropy(logits, share, reduction="none")[:, None]
+            losses["loss_obj"] = self._total(entropy, self._count(positive[:, 0].to(raw.dtype)))
         else:
-            losses["loss_obj"] = F.binary_cross_entropy_with_logits(logits, is_object, reduction="sum") / count
+            entropy = F.binary_cross_entropy_with_logits(logits, is_object, reduction="none")
+            losses["loss_obj"] = self._total(entropy, count)
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
             target = target[:, None] / self.stride
@@ -168,16 +172,17 @@ class REChead(nn.Module):
                 [target[..., :2] - numbers, (target[..., 2:] + 1e-8).log().expand(-1, len(numbers), -1)], -1
             )
             deviation = (values[..., :4] - wanted).abs().sum(-1)
-            losses["loss_l1"] = self._mean(deviation.gather(1, cells), positive, count)
+            losses["loss_l1"] = self._total(deviation.gather(1, cells) * positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 
-    def _count(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """How many entries are True, at least 1; with ``global_counts`` the mean of all processes."""
-        count = mask.sum(dtype=dtype)
-        return (mean_over_processes(count) if self.global_counts else count).clamp(min=1)
+    def _count(self, positives: Tensor) -> Tensor:
+        """What to divide by, at least 1, for the positives ``(B,)`` of each image: a scalar, or ``(B,)`` by image."""
+        if self.normalize_by != "image":
+            positives = positives.sum()
+        return (mean_over_processes(positives) if self.normalize_by == "processes" else positives).clamp(min=1)
 
     @staticmethod
-    def _mean(values: Tensor, positive: Tensor, count: Tensor) -> Tensor:
-        """Sum of ``values`` ``(B, K)`` where ``positive``, divided by ``count``."""
-        return (values * positive).sum() / count
+    def _total(values: Tensor, count: Tensor) -> Tensor:
+        """Sum of ``values`` ``(B, K)`` divided by ``count``; by image, the mean over images."""
+        return (values.sum(1) / count).mean() if count.dim() else values.sum() / count

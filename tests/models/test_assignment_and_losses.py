@@ -169,14 +169,14 @@ def test_mcn_loss_weights_do_not_grow_with_the_image_unless_asked() -> None:
     assert found[True, 128] == pytest.approx(4 * found[True, 64], rel=0.2)
 
 
-def _rank_gradient(rank: int, port: int, global_counts: bool, queue) -> None:
+def _rank_gradient(rank: int, port: int, normalize_by: str, queue) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     raw, box = head_inputs()
     part = raw[2 * rank : 2 * rank + 2].clone().requires_grad_()
-    REChead(strides=[16], global_counts=global_counts).losses(part, box[2 * rank : 2 * rank + 2])["loss"].backward()
+    REChead(strides=[16], normalize_by=normalize_by).losses(part, box[2 * rank : 2 * rank + 2])["loss"].backward()
     queue.put((rank, (part.grad / 2).tolist()))  # data parallelism averages over processes
     dist.destroy_process_group()
 
@@ -189,8 +189,8 @@ def head_inputs() -> tuple[Tensor, Tensor]:
     return raw, box
 
 
-@pytest.mark.parametrize("global_counts", [True, False])
-def test_global_counts_make_two_processes_compute_the_loss_of_one(global_counts: bool) -> None:
+@pytest.mark.parametrize("normalize_by", ["processes", "batch"])
+def test_counts_over_processes_make_two_compute_the_loss_of_one(normalize_by: str) -> None:
     import socket
 
     with socket.socket() as free:
@@ -198,7 +198,7 @@ def test_global_counts_make_two_processes_compute_the_loss_of_one(global_counts:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    processes = [context.Process(target=_rank_gradient, args=(r, port, global_counts, queue)) for r in range(2)]
+    processes = [context.Process(target=_rank_gradient, args=(r, port, normalize_by, queue)) for r in range(2)]
     for process in processes:
         process.start()
     parts = dict(queue.get(timeout=120) for _ in processes)
@@ -208,7 +208,22 @@ def test_global_counts_make_two_processes_compute_the_loss_of_one(global_counts:
     raw.requires_grad_()
     REChead(strides=[16]).losses(raw, box)["loss"].backward()
     together = torch.cat([torch.tensor(parts[0]), torch.tensor(parts[1])])
-    assert torch.allclose(together, raw.grad, atol=1e-6) == global_counts
+    assert torch.allclose(together, raw.grad, atol=1e-6) == (normalize_by == "processes")
+
+
+@pytest.mark.parametrize("objectness_loss", ["bce", "softmax"])
+def test_by_image_the_loss_is_exact_however_a_batch_is_divided(objectness_loss: str) -> None:
+    raw, box = head_inputs()
+    head = REChead(strides=[16], use_l1=True, objectness_loss=objectness_loss, normalize_by="image")
+    whole = head.losses(raw, box)
+    halves = [head.losses(raw[part], box[part]) for part in (slice(0, 2), slice(2, 4))]
+    rows = [
+        REChead(strides=[16], use_l1=True, objectness_loss=objectness_loss).losses(raw[i : i + 1], box[i : i + 1])
+        for i in range(4)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
+        torch.testing.assert_close(value, torch.stack([row[name] for row in rows]).mean())
 
 
 def test_softmax_objectness_prefers_the_positive_cells_and_ignores_a_common_shift():

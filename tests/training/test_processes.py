@@ -42,10 +42,10 @@ from own_parts import OwnDataset
 from rec.models.heads import REChead
 
 class FrozenNorms(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, normalize_by):
         super().__init__()
         self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 8, 8), torch.nn.ReLU())
-        self.head = REChead(width=0.0625, in_channels=[16], strides=[8], box_loss="giou", global_counts=True)
+        self.head = REChead(width=0.0625, in_channels=[16], strides=[8], box_loss="giou", normalize_by=normalize_by)
 
     def train(self, mode=True):
         super().train(mode)
@@ -62,21 +62,27 @@ from config import dataset, optim, train
 from counted import FrozenNorms
 from rec.config import LazyCall
 
-model = LazyCall(FrozenNorms)()
+model = LazyCall(FrozenNorms)(normalize_by="processes")
 train.evaluation.enabled = False
 train.log_period, train.train_iter = 1, 20
 """
 
 
-def test_counts_over_processes_make_two_times_four_samples_lose_what_eight_lose(project):
+@pytest.mark.parametrize("normalize_by", ["processes", "image"])
+def test_two_times_four_samples_lose_what_eight_lose(project, normalize_by):
     (project.folder / "counted.py").write_text(COUNTED, encoding="utf-8")
     (project.folder / "counted_config.py").write_text(COUNTED_CONFIG, encoding="utf-8")
     project.config = "counted_config.py"
-    for processes in (1, 2):
-        project.run(f"train.output_dir=on{processes}", processes=processes)
-    one, two = ([record["loss"] for record in project.metrics(run)] for run in ("on1", "on2"))
-    assert len(one) == 20 and one[-1] < one[0]
-    assert two == pytest.approx(one, rel=1e-5)
+    divided = {"on1": (1, 1), "on2": (2, 1)} | ({"accumulated": (1, 2)} if normalize_by == "image" else {})
+    for name, (processes, accumulation) in divided.items():
+        project.run(
+            f"model.normalize_by={normalize_by}", f"train.num_accumulation_steps={accumulation}",
+            f"train.output_dir={name}", processes=processes,
+        )  # fmt: skip
+    whole, *others = ([record["loss"] for record in project.metrics(name)] for name in divided)
+    assert len(whole) == 20 and whole[-1] < whole[0]
+    for losses in others:
+        assert losses == pytest.approx(whole, rel=1e-5)
 
 
 RECORDING = """
