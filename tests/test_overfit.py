@@ -51,7 +51,7 @@ MASK = ("dataset.with_masks=true",)
 CASES = {
     "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 250, (*SIMREC, *CSP)),
     "simrec_res": (
-        "simrec_res_refcoco_scratch", "a quarter of the width", 250,
+        "simrec_res_refcoco_scratch", "a quarter of the width", 400,
         (*SIMREC, *CSP, *MASK, *attention("mask_attention"), "model.mask_head.in_channels=128",
          "model.mask_head.hidden_channels=32"),
     ),

@@ -231,7 +231,9 @@ class Writer:
             sync(final.parent)
             replace_text(final.parent / "last", final.name + "\n")
             for old in sorted(final.parent.glob("step_*[0-9]"))[: -self.max_to_keep]:
-                shutil.rmtree(old, ignore_errors=True)
+                # Renamed first: a kill on the way leaves nothing half removed under the name of a checkpoint.
+                retired = old.rename(old.with_name(f".{old.name}.old"))
+                shutil.rmtree(retired, ignore_errors=True)
         except (
             Exception
         ) as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own

@@ -46,7 +46,8 @@ LIMITS = """
   Lifted by bf16.
 - **One sample.** JPEG decoding. Lifted by `prepare_data.py --store letterboxed` or `--store raw`; a decoder that scales while
   it decodes would change the pixels.
-- **Training loop.** On a CPU the loader's workers take their time from the cores that train. Lifted by a stored size (above).
+- **Training loop.** On a CPU the loader's workers take their time from the cores that train: set
+  `train.data.num_workers=0` there. A stored size (above) costs least.
 - **Checkpoint.** The copy of the state in memory; the disk works beside training.
 - **Startup.** Importing torch and the libraries around it.
 

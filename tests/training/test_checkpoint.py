@@ -91,6 +91,21 @@ def fill(disk: Path, leave: int) -> Path:
     return junk
 
 
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_damaged_one(tmp_path, monkeypatch):
+    run, removed = Run(tmp_path), []
+    monkeypatch.setattr("rec.training.checkpoint.shutil.rmtree", lambda path, **_: removed.append(Path(path)))
+    for _ in range(3):
+        run.step()
+        run.save()
+    retired = tmp_path / "checkpoints" / ".step_00000001.old"
+    assert retired in removed and (retired / "trainer_state.json").exists()  # removal had not begun
+    found = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
+    assert found == ["step_00000002", "step_00000003"]
+    monkeypatch.undo()
+    clean_temporary(tmp_path)
+    assert not retired.exists()
+
+
 # A save writes 1.06 MB: random states, weights, EMA, optimizer, state and best/, and each of them meets a full disk here.
 @pytest.mark.parametrize("leave", [0, 8_192, 100_000, 400_000, 700_000, 1_060_000])
 def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint_whole(small_disk, leave):
