@@ -6,5 +6,5 @@ from .simrec_small_scenes_quickstart import dataset, optim, train
 dataset.ann_path.scenes = "scenes"  # drawn when the run starts, with masks
 dataset.with_masks = True
 dataset.flip_lr = True
-train.epochs = train.evaluation.eval_period = 4
+train.epochs = train.evaluation.eval_period = 6
 train.output_dir = "outputs/mcn_small_scenes"

@@ -188,7 +188,9 @@ def circumstances() -> dict[str, Any]:
     """When and where something was measured: date, versions, processor."""
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    used = os.environ.get("OMP_NUM_THREADS", "")
+    cores = f"{used} of {os.cpu_count()} CPU cores" if used else f"{os.cpu_count()} CPU cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{device}, {platform.machine()}",

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
+LAUNCHER = os.getppid()  # read before the launcher can have died during the imports
 
 
 def train(cfg: Any) -> int:
@@ -53,7 +54,7 @@ def train(cfg: Any) -> int:
 
     if not torch.cuda.is_available():
         process.keep_freed_memory()
-    stop = process.StopRequest(cfg.train.communication.timeout)
+    stop = process.StopRequest(cfg.train.communication.timeout, LAUNCHER)
     accelerator, per_process, accumulation = build_accelerator(cfg)
     set_seed(cfg.train.seed)  # the same on every process while the model is built, different ones from then on
 

@@ -77,12 +77,13 @@ class StopRequest:
 
     Args:
         timeout: seconds a process may outlive its launcher: one that hangs in a collective reaches no step boundary.
+        launcher: the parent's process id, read before the seconds that imports take: it may die in them.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, launcher: int) -> None:
         self.signal: signal.Signals | None = None
-        self._parent = os.getppid()
-        self._watch_parent = _launched() and self._parent != 1
+        self._parent = launcher
+        self._watch_parent = _launched() and launcher != 1
         for number in EXIT_STATUS:
             signal.signal(number, self._receive)
         if self._watch_parent:

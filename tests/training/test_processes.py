@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from train_project import children, living, sessions_of, wait_until_dead
@@ -167,3 +168,17 @@ def test_a_process_that_hangs_and_lost_its_launcher_is_named_ends_in_time_and_th
     wait_until_dead(sessions, timeout + 15)
     assert not living(sessions)
     assert "continuing from" in project.run(*frequent, "train.train_iter=30")
+
+
+def test_processes_whose_launcher_dies_while_they_import_end_in_time(project):
+    process = project.start(*LONG, "train.communication.timeout=3", processes=2)
+    deadline = time.monotonic() + 120
+    ranks = []
+    while len(ranks) < 2 or not all("libtorch" in Path(f"/proc/{rank}/maps").read_text() for rank in ranks):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+        ranks = children(process.pid)
+    sessions = sessions_of(process.pid)
+    process.kill()
+    process.wait()
+    wait_until_dead(sessions, 90)

@@ -21,7 +21,9 @@ from train_project import Project, children, living, sessions_of, wait_until_dea
 from rec.training.resume import problem
 
 # A checkpoint every three updates, in the middle of epochs of eight; EMA is on.
-COMMON = ("train.log_period=1", "dataset.delay=0.001", "train.checkpointer.period=3")
+COMMON = (
+    "train.log_period=1", "dataset.delay=0.001", "train.checkpointer.period=3", "train.communication.timeout=20",
+)  # fmt: skip
 SWITCHES = (
     "train.num_accumulation_steps=2", "train.data.num_workers=2",
     "train.multi_scale_training.enabled=true", "train.multi_scale_training.img_scales=[[32,32],[48,48]]",
