@@ -41,11 +41,12 @@ class REChead(nn.Module):
             image with the positives sharing the probability: cells compete, as they do for the answer.
         prior_probability: objectness every cell starts with, instead of one half: without it the first updates go into
             learning that most cells are empty (Lin et al., "Focal Loss", 2017). None leaves torch's initial values.
-        global_counts: divide by the positives of all data-parallel processes together rather than each process by
-            its own, so that the loss is that of the whole batch.
+        normalize_by: the positive cells the losses are divided by: those of the process's ``batch`` (SimREC's); of the
+            batches of all data-parallel ``processes`` together, so that the loss is that of the whole; or of each
+            ``image`` by itself, then averaged: exact under processes and accumulation alike.
 
     Raises:
-        ValueError: classes, several levels, or an unknown loss or activation are asked for.
+        ValueError: classes, several levels, or an unknown loss, activation or ``normalize_by`` are asked for.
     """
 
     def __init__(
