@@ -15,7 +15,7 @@ from accelerate.utils import DDPCommunicationHookType
 from torch import nn
 
 from rec.config import solve_batch_size
-from rec.training.process import use_all_cores
+from rec.training.process import fork_safely, use_all_cores
 from rec.training.resume import TrainingError
 
 
@@ -47,6 +47,8 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
     )
     if accelerator.device.type == "cpu":
         use_all_cores(accelerator.num_processes)
+    if accelerator.num_processes > 1:
+        fork_safely()
     precision = accelerator.mixed_precision
     if train.amp.enabled is not None and train.amp.enabled != (precision != "no"):
         raise TrainingError(

@@ -147,3 +147,18 @@ def use_all_cores(processes: int) -> None:
 
     if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def fork_safely() -> None:
+    """Keeps loader workers of a process with collectives from standing still in the fork, on Python before 3.11.10.
+
+    There a worker waits without end when another thread was just taking its first Python lock (CPython gh-112275),
+    as Gloo's threads do after a collective.
+    """
+
+    def let_threads_finish() -> None:
+        time.sleep(0.005)
+        sys._current_frames()  # takes the lock in question, hence waits for a thread that still holds it
+
+    if sys.version_info < (3, 11, 10):
+        os.register_at_fork(before=let_threads_finish)

@@ -37,6 +37,8 @@ CASES = {
     "two processes, all switches": (SWITCHES, 2, None, ("group", "launcher", "rank")),
 }
 HORIZON = 0.7  # seconds of training within which a kill falls; the moment is uniform
+AIMS = ("any", "any", "save", "any", "any", "save", "any", "start")
+SAVE = 0.05  # seconds after a save has begun within which a kill aimed at it falls
 
 
 def save_begun(folder: Path, since: float) -> float | None:
@@ -51,8 +53,10 @@ def save_begun(folder: Path, since: float) -> float | None:
     return None
 
 
-def kill_once(project: Project, command, case: str, way: str, rng: random.Random, at_start: bool) -> str | None:
+def kill_once(project: Project, command, case: str, way: str, rng: random.Random, aim: str) -> str | None:
     """Starts the run and kills it: ``way`` is "group" (every process), "launcher" or "rank" (one of them).
+
+    ``aim`` says when: "start" (while it starts), "any" (while it trains) or "save" (while it writes a checkpoint).
 
     Returns:
         Where it was hit ("save", "step" or "start"), or None when it had finished before.
@@ -62,13 +66,15 @@ def kill_once(project: Project, command, case: str, way: str, rng: random.Random
     before = metrics.stat().st_mtime_ns if metrics.exists() else 0
     started = time.time()
     process = project.start(*command, processes=processes, profile=profile)
-    if at_start:
+    if aim == "start":
         time.sleep(rng.uniform(0, 5))
     else:
         while process.poll() is None and (metrics.stat().st_mtime_ns if metrics.exists() else 0) == before:
             assert time.time() - started < 180, "training did not begin"
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, HORIZON))
+        while aim == "save" and process.poll() is None and save_begun(project.folder, started) is None:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, SAVE if aim == "save" else HORIZON))
     if process.poll() is not None:
         assert process.returncode == 0, process.stdout.read()
         return None
@@ -87,7 +93,7 @@ def kill_once(project: Project, command, case: str, way: str, rng: random.Random
     process.communicate()
     if begun is not None and begun <= killed:
         return "save"
-    return "start" if at_start else "step"
+    return "start" if aim == "start" else "step"
 
 
 def survive(folder: Path, case: str, kills: int, epochs: int, seed: int) -> Counter:
@@ -98,7 +104,7 @@ def survive(folder: Path, case: str, kills: int, epochs: int, seed: int) -> Coun
     project.run(*command, "train.output_dir=through", processes=processes, profile=profile)
     for attempt in range(kills):
         way = ways[attempt % len(ways)]
-        where = kill_once(project, command, case, way, rng, at_start=attempt % 8 == 7)
+        where = kill_once(project, command, case, way, rng, AIMS[attempt % len(AIMS)])
         if where is None:
             break
         counts.update([where, f"{way} killed", "kills"])
