@@ -237,7 +237,7 @@ A check that a model can learn, not an accuracy: `configs/simrec_small_refcoco_o
 sample of RefCOCO, all their sentences, evaluated on the same. Acc@0.5: {accuracy}; mean IoU: {iou}; updates: {updates};
 minutes: {minutes}.
 
-Every model at reduced size on a few of them (`python tests/test_overfit.py`):
+Every model at reduced size on the same (`python tests/test_overfit.py`):
 
 {table(["config", "reduced by", "Acc@0.5", "updates"], rows)}"""
 

@@ -1,7 +1,7 @@
-"""Every shipped model learns a handful of real photographs by heart: training, saving and evaluation as users run them.
+"""Every shipped model learns real photographs by heart: training, saving and evaluation as users run them.
 
-pytest does it with one model; ``python tests/test_overfit.py [NAME ...]`` with all of them (about 15 minutes on two cores), and
-records what they reached in docs/results/overfit.json.
+pytest does it with one model and a few photographs; ``python tests/test_overfit.py [NAME ...]`` with all models and the whole
+training split of the sample (about 40 minutes on two cores), and records what they reached in docs/results/overfit.json.
 """
 
 import json
@@ -49,42 +49,46 @@ CSP = ("model.visual_backbone.width=0.25", "model.visual_backbone.depth=0.33")
 MASK = ("dataset.with_masks=true",)
 # name: config, what was reduced, updates, overrides
 CASES = {
-    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 250, (*SIMREC, *CSP)),
+    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 500, (*SIMREC, *CSP)),
     "simrec_res": (
-        "simrec_res_refcoco_scratch", "a quarter of the width", 400,
+        "simrec_res_refcoco_scratch", "a quarter of the width", 800,
         (*SIMREC, *CSP, *MASK, *attention("mask_attention"), "model.mask_head.in_channels=128",
          "model.mask_head.hidden_channels=32"),
     ),
     "simrec_timm": (
-        "simrec_timm_refcoco_scratch", "resnet18 from random weights", 250, (*SIMREC, "model.visual_backbone.model_name=resnet18"),
+        "simrec_timm_refcoco_scratch", "resnet18 from random weights", 500, (*SIMREC, "model.visual_backbone.model_name=resnet18"),
     ),
     "simrec_dresnet": (
-        "simrec_timm_refcoco_scratch", "DResNet(50) from random weights", 250,
+        "simrec_timm_refcoco_scratch", "DResNet(50) from random weights", 400,
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.DResNet, depth: 50}"),
     ),
     "simrec_vgg": (
-        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 120,
+        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 400,
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.VGG16}", "dataset.input_shape=[96,96]"),
     ),
     "mcn": (
-        "mcn_refcoco_scratch", "a quarter of the width behind DarkNet53, 96 pixels", 120,
+        "mcn_refcoco_scratch", "a quarter of the width behind DarkNet53, 96 pixels", 400,
         (*BACKBONE, *LANGUAGE, *MASK, "dataset.input_shape=[96,96]", "model.fusion_manner.q_planes=128",
          "model.fusion_manner.out_planes=256", "model.multi_scale_manner.v_planes=null",
          "model.multi_scale_manner.hidden_planes=128",
          *attention("det_attention"), *attention("seg_attention"), "model.head.in_channels=128", "model.head.hidden_channels=32",
          "model.head.anchors=[[32,59],[57,63],[89,63]]"),
     ),
-    "simrec_small_mask": ("simrec_small_scenes_mask", "nothing", 200, MASK),
-    "mcn_small": ("mcn_small_scenes", "nothing", 200, (*MASK, "model.head.anchors=[[32,59],[57,63],[89,63]]")),
+    "simrec_small_mask": ("simrec_small_scenes_mask", "nothing", 500, MASK),
+    "mcn_small": ("mcn_small_scenes", "nothing", 500, (*MASK, "model.head.anchors=[[32,59],[57,63],[89,63]]")),
 }  # fmt: skip
 
 
-def few_objects(folder: Path, images: int) -> list[str]:
-    """Writes the objects of a few images of the RefCOCO sample, or without it of shape scenes, as JSONL; gives overrides."""
+def few_objects(folder: Path, images: int | None, updates: int) -> list[str]:
+    """Writes the objects of so many images (None: all) of the RefCOCO sample, or without it of shape scenes, as JSONL.
+
+    Returns:
+        Overrides: the data, at most 64 phrases a batch, and as many epochs as ``updates`` take.
+    """
     from rec.data.tables import open_table
 
     name = "refcoco" if SAMPLE.is_dir() else "scenes"
-    spec = {"path": "scenes", "count": images} if name == "scenes" else str(SAMPLE / "refcoco")
+    spec = {"path": "scenes", "count": images or 95} if name == "scenes" else str(SAMPLE / "refcoco")
     table = open_table(
         spec, "train", name=name, image_path=str(SAMPLE / "images" / "train2014") if SAMPLE.is_dir() else None
     )
@@ -99,10 +103,12 @@ def few_objects(folder: Path, images: int) -> list[str]:
             lines.append({"image": image.name, "phrase": row["sentences"], "bbox": row["bbox"], "mask": [polygon]})
     (folder / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     phrases = sum(len(line["phrase"]) for line in lines)
+    batch = min(phrases, 64)
     return [
         f"+dataset.ann_path.few={{path: {folder / 'few.jsonl'}, bbox_format: xywh}}",
         f"+dataset.image_path.few={folder}",
-        f"train.batch_size={phrases}",
+        f"train.batch_size={batch}",
+        f"train.epochs={-(-updates // (phrases // batch))}",
     ]
 
 
@@ -116,13 +122,19 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def overfit(name: str, folder: Path, images: int) -> dict:
-    """Trains one case on a few objects and evaluates its best model on them; gives its entry of the record."""
+def overfit(name: str, folder: Path, images: int | None = None) -> dict:
+    """Trains one case on the objects of so many images (None: all) and evaluates its best model on them.
+
+    Returns:
+        The case's entry of the record.
+    """
     config, change, updates, overrides = CASES[name]
-    data = few_objects(folder, images)
+    if images is not None:
+        updates //= 2
+    data = few_objects(folder, images, updates)
     started = time.perf_counter()
     run(
-        "scripts/train.py", f"configs/{config}.py", *TRAINING, *overrides, *data, f"train.epochs={updates}",
+        "scripts/train.py", f"configs/{config}.py", *TRAINING, *overrides, *data,
         f"train.output_dir={folder / 'run'}",
     )  # fmt: skip
     seconds = time.perf_counter() - started
@@ -145,12 +157,14 @@ def main() -> int:
     sys.path.insert(0, str(REPOSITORY / "scripts"))
     from run_results import circumstances
 
-    entries = {}
-    if RECORD.exists():
-        entries = {entry["name"]: entry for entry in json.loads(RECORD.read_text(encoding="utf-8"))["runs"]}
+    worst = 1.0
     for name in sys.argv[1:] or CASES:
         with tempfile.TemporaryDirectory() as folder:
-            entries[name] = entry = overfit(name, Path(folder), images=8)
+            entry = overfit(name, Path(folder))
+        entries = {}
+        if RECORD.exists():
+            entries = {known["name"]: known for known in json.loads(RECORD.read_text(encoding="utf-8"))["runs"]}
+        entries[name] = entry
         metrics = entry["metrics"]["train"]
         print(
             name,
@@ -161,7 +175,8 @@ def main() -> int:
         )
         record = {"name": "overfit", **circumstances(), "runs": [entries[key] for key in CASES if key in entries]}
         RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(entry["metrics"]["train"]["Acc@0.5"] >= 0.9 for entry in entries.values()) else 1
+        worst = min(worst, metrics["Acc@0.5"])
+    return 0 if worst >= 0.9 else 1
 
 
 if __name__ == "__main__":

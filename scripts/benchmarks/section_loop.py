@@ -66,7 +66,7 @@ def run(options: Options) -> list[Row]:
         bare = OurTraining(options)
         prepared_batch = our_batch(batch_of(count, options))
         sides = {"loop": update, "bare": lambda bare=bare, ready=prepared_batch: bare.bare(ready, optimizer=True)}
-        times = interleave(sides, 3 * options.rounds, device, clock="wall")  # the workers' time counts
+        times = interleave(sides, 3 * options.rounds, device, clock="wall", calls=2)  # the workers' time counts
         rows.append(ratio(
             f"whole loop over bare forward + backward + optimizer, batch {count}, {workers} workers, store {store}",
             times, "loop", "bare", bound,

@@ -58,9 +58,11 @@ class Row:
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None, calls: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of every side in every round; one unmeasured call of each comes first, and odd rounds run backwards.
+
+    A side makes ``calls`` calls in a row, and their mean is kept: in use a step follows a step, and finds its weights in the caches.
 
     The environment variable ``REC_BENCHMARK_CLOCK`` chooses among :data:`CLOCKS` where ``clock`` does not.
     """
@@ -72,9 +74,10 @@ def interleave(
         for name in sorted(sides, reverse=bool(turn % 2)):
             synchronize(device)
             started = now()
-            sides[name]()
+            for _ in range(calls):
+                sides[name]()
             synchronize(device)
-            times[name].append(now() - started)
+            times[name].append((now() - started) / calls)
     return times
 
 

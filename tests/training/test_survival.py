@@ -37,8 +37,8 @@ CASES = {
     "two processes, all switches": (SWITCHES, 2, None, ("group", "launcher", "rank")),
 }
 HORIZON = 0.7  # seconds of training within which a kill falls; the moment is uniform
-AIMS = ("any", "any", "save", "any", "any", "save", "any", "start")
-SAVE = 0.05  # seconds after a save has begun within which a kill aimed at it falls
+AIMS = ("any", "save", "any", "save", "any", "save", "start", "save")
+SAVE = 0.025  # seconds after a save has begun within which a kill aimed at it falls
 
 
 def save_begun(folder: Path, since: float) -> float | None:
