@@ -62,7 +62,7 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Seconds of every side in every round; one unmeasured call of each comes first, and odd rounds run backwards.
 
-    A side makes ``calls`` calls in a row, and their mean is kept: in use a step follows a step, and finds its weights in the caches.
+    A side makes ``calls`` calls in a row, and their mean is kept: in use a step follows a step, its weights in the caches.
 
     The environment variable ``REC_BENCHMARK_CLOCK`` chooses among :data:`CLOCKS` where ``clock`` does not.
     """
