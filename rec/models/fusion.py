@@ -137,15 +137,22 @@ class MultiScaleFusion(nn.Module):
                 f"MultiScaleFusion expects maps of v_planes={self.v_planes} channels, it got"
                 f" {tuple(v.shape[1] for v in maps)}"
             )
-        paths = [maps[-1]]
+        # Averaging goes channel by channel, so it is done before the parts of a map are joined: where no output reads
+        # the finest map, it is never joined, and its gradient never taken apart.
+        parts, paths = [maps[-1]], []
         for up, v in zip(reversed(self.up), reversed(maps[:-1]), strict=True):
-            paths.insert(0, torch.cat([up(paths[0]), v], 1))
-        outputs, state = {}, paths[0]
+            paths.insert(0, torch.cat(parts, 1))
+            parts = [up(paths[0]), v]
+        outputs = {}
         for level in range(len(self.down) + 1):
             if level:
-                state = torch.cat([self.down[level - 1](state), paths[level]], 1)
+                halve, *blocks = self.down[level - 1]
+                x = torch.cat([halve(part) for part in parts], 1)
+                for block in blocks:
+                    x = block(x)
+                parts = [x, paths[level - 1]]
             if str(level) in self.out:
-                outputs[level] = self.out[str(level)](state)
+                outputs[level] = self.out[str(level)](torch.cat(parts, 1))
         return outputs
 
 
