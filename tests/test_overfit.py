@@ -20,7 +20,8 @@ RECORD = REPOSITORY / "docs" / "results" / "overfit.json"
 
 TRAINING = (
     "dataset.dataset=few", "dataset.use_glove=false", "dataset.sentence_sampling=per_sentence", "dataset.input_shape=[128,128]",
-    "train.evaluation.splits=[train]", "train.evaluation.eval_period=1000", "train.save_period=1000", "train.trackers=[]",
+    "train.evaluation.splits=[train]", "train.train_iter=0", "train.evaluation.eval_period=1000",
+    "train.save_period=1000", "train.trackers=[]",
     "train.multi_scale_training.enabled=false", "train.data.share_images=true", "train.data.num_workers=0",
     "train.warmup_ratio=0.1", "train.clip_grad_norm=10", "train.log_period=20", "train.ema.enabled=false",
     "optim.lr=0.002", "train.base_lr=0.002", "train.scheduler.name=cosine",
@@ -49,7 +50,7 @@ CSP = ("model.visual_backbone.width=0.25", "model.visual_backbone.depth=0.33")
 MASK = ("dataset.with_masks=true",)
 # name: config, what was reduced, updates, overrides
 CASES = {
-    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 500, (*SIMREC, *CSP)),
+    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 800, (*SIMREC, *CSP)),
     "simrec_res": (
         "simrec_res_refcoco_scratch", "a quarter of the width", 800,
         (*SIMREC, *CSP, *MASK, *attention("mask_attention"), "model.mask_head.in_channels=128",
@@ -63,7 +64,7 @@ CASES = {
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.DResNet, depth: 50}"),
     ),
     "simrec_vgg": (
-        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 400,
+        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 700,
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.VGG16}", "dataset.input_shape=[96,96]"),
     ),
     "mcn": (
@@ -75,7 +76,7 @@ CASES = {
          "model.head.anchors=[[32,59],[57,63],[89,63]]"),
     ),
     "simrec_small_mask": ("simrec_small_scenes_mask", "nothing", 500, MASK),
-    "mcn_small": ("mcn_small_scenes", "nothing", 500, (*MASK, "model.head.anchors=[[32,59],[57,63],[89,63]]")),
+    "mcn_small": ("mcn_small_scenes", "nothing", 300, (*MASK, "model.head.anchors=[[32,59],[57,63],[89,63]]")),
 }  # fmt: skip
 
 

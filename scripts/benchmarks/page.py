@@ -54,8 +54,9 @@ LIMITS = """
 
 Fast paths and where the mathematics they replace is held to them: convolution, BatchNorm and activation in one operation
 (`rec/models/folding.py`, `tests/models/test_folding.py`); assignment without a loop (`rec/models/assignment.py`,
-`tests/models/test_assignment_and_losses.py`); 1x1 convolutions before upsampling, attention without convolutions over the
-map, EMA by `torch._foreach_lerp_`, one backbone pass per image (`tests/test_benchmark_plain.py`).
+`tests/models/test_assignment_and_losses.py`); 1x1 convolutions before upsampling, averages before joining, attention
+without convolutions over the map, EMA by `torch._foreach_lerp_`, one backbone pass per image
+(`tests/test_benchmark_plain.py`).
 """
 
 GPU_BOUNDS = """On a GPU (H200 class, bf16; `--device cuda`) nothing was run. Wanted there: training step >= 4 x plain in float32
