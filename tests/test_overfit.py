@@ -50,7 +50,7 @@ CSP = ("model.visual_backbone.width=0.25", "model.visual_backbone.depth=0.33")
 MASK = ("dataset.with_masks=true",)
 # name: config, what was reduced, updates, overrides
 CASES = {
-    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 800, (*SIMREC, *CSP)),
+    "simrec": ("simrec_refcoco_scratch", "a quarter of the width", 500, (*SIMREC, *CSP)),
     "simrec_res": (
         "simrec_res_refcoco_scratch", "a quarter of the width", 800,
         (*SIMREC, *CSP, *MASK, *attention("mask_attention"), "model.mask_head.in_channels=128",
@@ -64,7 +64,7 @@ CASES = {
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.DResNet, depth: 50}"),
     ),
     "simrec_vgg": (
-        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 700,
+        "simrec_timm_refcoco_scratch", "VGG16 from random weights, 96 pixels", 280,
         (*SIMREC, "model.visual_backbone={_delete_: true, _target_: rec.models.backbones.VGG16}", "dataset.input_shape=[96,96]"),
     ),
     "mcn": (
@@ -84,7 +84,7 @@ def few_objects(folder: Path, images: int | None, updates: int) -> list[str]:
     """Writes the objects of so many images (None: all) of the RefCOCO sample, or without it of shape scenes, as JSONL.
 
     Returns:
-        Overrides: the data, at most 64 phrases a batch, and as many epochs as ``updates`` take.
+        Overrides: the data, at most 134 phrases a batch, and as many epochs as ``updates`` take.
     """
     from rec.data.tables import open_table
 
@@ -104,7 +104,7 @@ def few_objects(folder: Path, images: int | None, updates: int) -> list[str]:
             lines.append({"image": image.name, "phrase": row["sentences"], "bbox": row["bbox"], "mask": [polygon]})
     (folder / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     phrases = sum(len(line["phrase"]) for line in lines)
-    batch = min(phrases, 64)
+    batch = min(phrases, 134)
     return [
         f"+dataset.ann_path.few={{path: {folder / 'few.jsonl'}, bbox_format: xywh}}",
         f"+dataset.image_path.few={folder}",
