@@ -139,14 +139,15 @@ class MultiScaleFusion(nn.Module):
             )
         # Averaging goes channel by channel, so it is done before the parts of a map are joined: where no output reads
         # the finest map, it is never joined, and its gradient never taken apart.
-        parts, paths = [maps[-1]], []
+        parts: list[Tensor] = [maps[-1]]
+        paths: list[Tensor] = []
         for up, v in zip(reversed(self.up), reversed(maps[:-1]), strict=True):
             paths.insert(0, torch.cat(parts, 1))
             parts = [up(paths[0]), v]
         outputs = {}
         for level in range(len(self.down) + 1):
             if level:
-                halve, *blocks = self.down[level - 1]
+                halve, *blocks = self.down[level - 1].children()
                 x = torch.cat([halve(part) for part in parts], 1)
                 for block in blocks:
                     x = block(x)
