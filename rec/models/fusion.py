@@ -220,7 +220,8 @@ class GaranAttention(nn.Module):
         value = torch.einsum("bhc,hdc->bhd", pooled, value_weight) + collect.sum(-1, keepdim=True) * value_bias
         out_weight = self.out.weight.unflatten(1, (self.num_heads, -1))
         value = torch.einsum("bhd,chd->bch", value, out_weight)
-        attended = (value @ diffuse + self.out.bias[:, None]).unflatten(-1, (height, width))
+        # Cells before channels, the order in memory of a channels-last map: the layers behind read it as it is.
+        attended = (diffuse.mT @ value.mT + self.out.bias).mT.unflatten(-1, (height, width))
         return F.leaky_relu(self.norm(attended) + v, 0.1, inplace=True), attended
 
     def _scores(self, query: Tensor, key: nn.Linear, cells: Tensor) -> Tensor:

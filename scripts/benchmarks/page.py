@@ -27,7 +27,7 @@ Written by `scripts/benchmark.py page` from `docs/performance/*.json`; do not ed
 ```
 
 Every ratio is measured in one process, the sides in turn (A, B, A, B, …), with glibc's allocator set alike for both. A turn is
-one call; two for steps of batch 8, eight for the latency of batch 1, for in use a call follows a call of its own kind. The
+one call; for training steps two, for in use a step follows a step. The
 number is the median of the rounds' ratios, in brackets the smallest and largest round. "Plain" is a straightforward
 implementation of the same mathematics in the original SimREC's manner (`scripts/benchmarks/plain_*.py`): contiguous
 layout, loss image by image, every scale's projection computed, images normalised to float32 on the host, dense masks,

@@ -38,7 +38,7 @@ def training_step(options: Options, count: int) -> list[Row]:
     }
     if bfloat16_is_fast(device):
         sides["ours bf16"] = lambda: training.step(batch, bf16=True)
-    times = interleave(sides, options.rounds, device, calls=2 if count <= 8 else 1)
+    times = interleave(sides, options.rounds, device, calls=2)
     name = f"training step, batch {count}"
     rows = [ratio(f"{name}, float32", times, "plain", "ours", {8: ">= 1.35", 32: ">= 1.45"}.get(count, ""))]
     if "ours bf16" in times:
@@ -81,7 +81,7 @@ class OurTraining:
 
 
 def latency(options: Options) -> list[Row]:
-    """One image, one phrase, from uint8 pixels to a box on the host; eight such calls in a row are one turn."""
+    """One image, one phrase, from uint8 pixels to a box on the host: calls in turn, and eight in a row."""
     import torch
 
     from benchmarks.plain_model import PlainSimREC
@@ -103,10 +103,15 @@ def latency(options: Options) -> list[Row]:
     sides: dict[str, Callable[[], Any]] = {"ours": lambda: predict(False), "plain": plain_predict}
     if bfloat16_is_fast(device):
         sides["ours bf16"] = lambda: predict(True)
-    times = interleave(sides, 3 * options.rounds, device, calls=8)
-    rows = [ratio("prediction latency, batch 1, float32", times, "plain", "ours", ">= 1.25")]
-    if "ours bf16" in times:
-        rows.append(ratio("prediction latency, batch 1, bf16", times, "plain", "ours bf16", ">= 2.0"))
+    rows = []
+    for calls, name, bounds in (
+        (1, "prediction latency, batch 1", (">= 1.25", ">= 2.0")),
+        (8, "prediction latency, batch 1, the mean of eight calls in a row", ("", "")),
+    ):
+        times = interleave(sides, 3 * options.rounds, device, calls=calls)
+        rows.append(ratio(f"{name}, float32", times, "plain", "ours", bounds[0]))
+        if "ours bf16" in times:
+            rows.append(ratio(f"{name}, bf16", times, "plain", "ours bf16", bounds[1]))
     return rows
 
 

@@ -60,7 +60,7 @@ class Row:
 def interleave(
     sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None, calls: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every side in every round; one unmeasured call of each comes first, and odd rounds run backwards.
+    """Seconds of every side in every round; one unmeasured turn of each comes first, and odd rounds run backwards.
 
     A side makes ``calls`` calls in a row, and their mean is kept: in use a step follows a step, its weights in the caches.
 
@@ -68,7 +68,8 @@ def interleave(
     """
     now = CLOCKS[clock or os.environ.get("REC_BENCHMARK_CLOCK", "wall")]
     for run in sides.values():
-        run()
+        for _ in range(calls):
+            run()
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name in sorted(sides, reverse=bool(turn % 2)):

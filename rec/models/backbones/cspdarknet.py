@@ -19,7 +19,7 @@ class Bottleneck(nn.Module):
         self.expand = ConvBlock(channels, channels, 3, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.expand(self.reduce(x))
+        return self.expand(self.reduce(x)).add_(x)  # SiLU's result is nobody else's, and its gradient does not read it
 
 
 class CSPStage(nn.Module):
