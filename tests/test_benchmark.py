@@ -56,7 +56,7 @@ def test_bounds_are_judged_and_shown(tmp_path) -> None:
 def test_sides_are_timed_in_turn() -> None:
     calls: list[str] = []
     times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
-    assert calls == ["a", "b", "a", "b", "b", "a"] and {name: len(each) for name, each in times.items()} == {
+    assert calls == ["a", "b", "b", "a", "a", "b", "b", "a"] and {name: len(each) for name, each in times.items()} == {
         "a": 2,
         "b": 2,
     }

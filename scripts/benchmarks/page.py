@@ -26,8 +26,7 @@ Written by `scripts/benchmark.py page` from `docs/performance/*.json`; do not ed
 .venv/bin/python scripts/benchmark.py all        # or one section: model, loss, data, loop, eval, …
 ```
 
-Every ratio is measured in one process, the sides in turn (A, B, A, B, …), with glibc's allocator set alike for both. A turn is
-one call; for training steps two, for in use a step follows a step. The
+Every ratio is measured in one process, the sides in turn (A, B, A, B, …), with glibc's allocator set alike for both. The
 number is the median of the rounds' ratios, in brackets the smallest and largest round. "Plain" is a straightforward
 implementation of the same mathematics in the original SimREC's manner (`scripts/benchmarks/plain_*.py`): contiguous
 layout, loss image by image, every scale's projection computed, images normalised to float32 on the host, dense masks,

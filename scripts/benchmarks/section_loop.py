@@ -82,13 +82,13 @@ def run(options: Options) -> list[Row]:
         bare = OurTraining(options)
         prepared_batch = our_batch(batch_of(count, options))
         sides = {"loop": update, "bare": lambda bare=bare, ready=prepared_batch: bare.bare(ready, optimizer=True)}
-        times = interleave(sides, 3 * options.rounds, device, clock="wall", calls=2)  # the workers' time counts
+        times = interleave(sides, 3 * options.rounds, device, clock="wall")  # the workers' time counts
         where = f"batch {count}, {workers} workers, store {store}"
         rows.append(
             ratio(f"whole loop over bare forward + backward + optimizer, {where}", times, "loop", "bare", bound)
         )
         if device.type == "cpu":
-            del shares[0]  # imports and first allocations
+            del shares[:2]  # imports and first allocations
             rows.append(
                 Row(f"share of the loop outside forward, backward and optimizer, {where}", statistics.median(shares),
                     min(shares), max(shares), bound and "<= 0.03", unit="")

@@ -58,27 +58,22 @@ class Row:
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None, calls: int = 1
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of every side in every round; one unmeasured turn of each comes first, and odd rounds run backwards.
-
-    A side makes ``calls`` calls in a row, and their mean is kept: in use a step follows a step, its weights in the caches.
+    """Seconds of every side in every round; two unmeasured rounds come first, and odd rounds run backwards.
 
     The environment variable ``REC_BENCHMARK_CLOCK`` chooses among :data:`CLOCKS` where ``clock`` does not.
     """
     now = CLOCKS[clock or os.environ.get("REC_BENCHMARK_CLOCK", "wall")]
-    for run in sides.values():
-        for _ in range(calls):
-            run()
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds):
+    for turn in range(-2, rounds):
         for name in sorted(sides, reverse=bool(turn % 2)):
             synchronize(device)
             started = now()
-            for _ in range(calls):
-                sides[name]()
+            sides[name]()
             synchronize(device)
-            times[name].append((now() - started) / calls)
+            if turn >= 0:
+                times[name].append(now() - started)
     return times
 
 
