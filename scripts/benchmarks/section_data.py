@@ -148,16 +148,18 @@ def memory(options: Options, source: Path) -> list[Row]:
     table = prepared(source, options.work / "data" / "without_masks", with_masks=False)
     root = json.loads((table / "prepared.json").read_text(encoding="utf-8"))["image_root"]
     found = {}
-    for count in (max(400, options.refs // 5), max(800, 20 * options.refs)):
+    counts = max(400, options.refs // 50), max(600, options.refs // 5), max(800, 20 * options.refs)
+    for count in counts:
         folder = repeated(table / "val", options.work / f"rows_{count}", count)
         for _ in range(2):  # the first run counts the words of the vocabulary and keeps them
             command = [sys.executable, "-c", MEASURE_MEMORY, str(folder), root, str(options.size)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[count] = json.loads(done.stdout)
-    few, many = found
+    fewest, few, many = counts
     return [
         single(f"anonymous memory of a loader worker, {few:,} to {many:,} rows", found[many][1] - found[few][1], "MB",
                "<= 100", f"{found[few][1]:.0f} MB and {found[many][1]:.0f} MB"),
+        single(f"first batch after imports, {fewest:,} rows", found[fewest][0], "s"),
         single(f"first batch after imports, {few:,} rows", found[few][0], "s"),
         single(f"first batch after imports, {many:,} rows, vocabulary cached", found[many][0], "s", "<= 3"),
     ]  # fmt: skip
