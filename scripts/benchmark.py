@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--refs", type=int, default=50_000, help="objects of the generated REFER files of data")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: CPU time of this process, for machines that others use meanwhile")  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--work", default="outputs/benchmark", help="folder for generated data")
     parser.add_argument("--out", default=str(ROOT / "docs" / "performance"), help="folder for the JSON files")
     return parser.parse_intermixed_args()

@@ -150,7 +150,7 @@ def overfit(name: str, folder: Path, images: int | None = None) -> dict:
 
 @pytest.mark.slow
 def test_a_model_learns_a_few_objects_by_heart(tmp_path):
-    entry = overfit("simrec", tmp_path, images=3)
+    entry = overfit("simrec_small_mask", tmp_path, images=8)
     assert entry["metrics"]["train"]["Acc@0.5"] >= 0.9
 
 

@@ -91,6 +91,7 @@ def from_pretrained(
     dtype: torch.dtype | str | None = None,
     trust_config: bool = False,
     allow_urls: bool = False,
+    compile: bool = False,
 ) -> "Grounder":
     """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
 
@@ -102,6 +103,8 @@ def from_pretrained(
         dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
         trust_config: Build any target the config names. It can then run any code: for folders of your own only.
         allow_urls: Fetch images given as http(s) addresses.
+        compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
+            image and several, one phrase and several, become programs of their own), later ones are faster.
 
     Raises:
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
@@ -111,7 +114,7 @@ def from_pretrained(
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
-    return Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls)
+    return Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
 
 
 def resolve(source: str | Path) -> Path:
@@ -133,7 +136,7 @@ class Grounder:
         model: Keeps the model contract of ``docs/architecture.md``.
         config: Of its model folder: ``preprocess`` and ``about``.
         vocabulary: Of its model folder.
-        device, dtype, allow_urls: See :func:`from_pretrained`.
+        device, dtype, allow_urls, compile: See :func:`from_pretrained`.
 
     Attributes:
         origin: One line on what the model was trained on.
@@ -150,6 +153,7 @@ class Grounder:
         device: Any = "auto",
         dtype: torch.dtype | str | None = None,
         allow_urls: bool = False,
+        compile: bool = False,
     ):
         self.device = _pick_device() if device == "auto" else torch.device(device)
         name = str(dtype or "float32").removeprefix("torch.")
@@ -158,6 +162,8 @@ class Grounder:
         self._autocast = _AUTOCAST.get(name)
         # Convolutions run on this layout anyway; doing it once saves a reordering in every call.
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        if compile:
+            compile_network(self.model)
         self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls
         preprocess = config["preprocess"]
         self._size, self._length = int(preprocess["input_shape"][0]), int(preprocess["max_token_length"])
@@ -331,6 +337,12 @@ class _Loaded:
     geometry: np.ndarray
     warning: str | None
     phrases: list[str]
+
+
+def compile_network(model: Any) -> None:
+    """Compiles ``model`` where it stands: both of its halves where it has them, else its forward pass."""
+    for name in ("encode_image", "ground") if hasattr(model, "encode_image") else ("forward",):
+        setattr(model, name, torch.compile(getattr(model, name)))
 
 
 def _pick_device() -> torch.device:

@@ -23,12 +23,11 @@ _folded: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Tensor, Tensor]] = 
 def foldable(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     """Whether :func:`folded` may stand for ``norm(conv(x))`` here: CPU, float32 or bfloat16, no gradient, fixed statistics."""
     return (
-        not norm.training
-        and not torch.is_grad_enabled()
+        not (norm.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
         and x.device.type == "cpu"
         and _dtype(x) in _dtypes()
         and type(norm) is nn.BatchNorm2d
-        and not (conv.weight.is_inference() or torch.compiler.is_compiling())
+        and not conv.weight.is_inference()
     )
 
 

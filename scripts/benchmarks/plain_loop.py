@@ -73,9 +73,10 @@ def plain_evaluate(model: PlainSimREC, loader: Iterable[Any], mask_folder: Path)
         mask_folder: of the ``.npy`` masks, which the original reads a second time here.
     """
     model.eval()
+    device = next(model.parameters()).device
     boxes, masks = Meter(), Meter()
     for tokens, image, _, _, box, numbers, info in loader:
-        predicted = model(image, tokens)
+        predicted = model(image.to(device), tokens.to(device))
         corners = predicted["box"].cpu().numpy()
         pictures = predicted["mask"].cpu().numpy()
         for row in range(len(corners)):

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bounds import BOUNDS
 from benchmarks.inputs import Options
 
 
 def measure(section: str, args: argparse.Namespace) -> None:
-    """Runs one section with the command line's choices and writes ``<args.out>/<section>.json``."""
+    """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``, on a GPU ``<section>_cuda.json``."""
     import torch
 
     options = Options(
@@ -24,14 +25,18 @@ def measure(section: str, args: argparse.Namespace) -> None:
     started = time.perf_counter()
     module: Any = importlib.import_module(f"benchmarks.section_{section}")
     rows = module.run(options)
+    device = torch.device(options.device)
+    as_bound = (options.config, options.overrides, options.size) == (Options.config, (), Options.size)
     for row in rows:
+        if as_bound and not row.bound:
+            row.bound = BOUNDS[device.type].get(row.what, "")
         print(row.line() + (f"  ({row.note})" if row.note else ""), flush=True)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "section": section,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(torch.device(options.device)),
+        "machine": machine(device),
         "options": {
             "config": options.config, "overrides": list(options.overrides), "size": options.size,
             "rounds": options.rounds, "device": options.device, "clock": args.clock,
@@ -39,7 +44,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "rows": [row.to_json() for row in rows],
     }  # fmt: skip
-    file = out / f"{section}.json"
+    file = out / f"{section}{'' if device.type == 'cpu' else '_' + device.type}.json"
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written      {file}  ({content['seconds']} s)", flush=True)
 

@@ -16,23 +16,26 @@ BATCHES = (2, 4, 8, 16, 32, 64)  # BatchNorm over the phrases needs two
 
 
 def run(options: Options) -> list[Row]:
-    return [*training(options), *phrase_length(options), *processes(options)]
+    rows = [*training(options), *phrase_length(options)]
+    return rows if options.device != "cpu" else [*rows, *processes(options)]
 
 
 def training(options: Options) -> list[Row]:
     """Milliseconds per image of the training step, by batch and by image size."""
+    import torch
+
     ours = OurTraining(options)
     rows = []
-    largest = max(options.batches) * 2
+    largest, device = max(options.batches) * 2, torch.device(options.device)
     rounds = max(1, options.rounds // 2)
     for count in (n for n in BATCHES if n <= largest):
         batch = batch_of(count, options)
-        seconds = middle(interleave({"step": partial(ours.step, batch)}, rounds)["step"])
+        seconds = middle(interleave({"step": partial(ours.step, batch)}, rounds, device)["step"])
         rows.append(single(f"training step, batch {count}, {options.size} px", seconds / count * 1000, "ms per image"))
     count = min(options.batches)
     for size in sides_of(options):
         batch = batch_of(count, replace(options, size=size))
-        seconds = middle(interleave({"step": partial(ours.step, batch)}, rounds)["step"])
+        seconds = middle(interleave({"step": partial(ours.step, batch)}, rounds, device)["step"])
         rows.append(single(f"training step, {size} px, batch {count}", seconds / (size / 32) ** 2 / count * 1000,
                            "ms per cell of stride 32", note=f"{seconds / count * 1000:.0f} ms per image"))  # fmt: skip
     return rows
@@ -55,7 +58,7 @@ def phrase_length(options: Options) -> list[Row]:
         for length in (5, 15, 40):
             tokens = batch_of(min(options.batches), options, length=length)["tokens"]
             sides = {"ground": partial(model.ground, features, tokens)}
-            seconds = middle(interleave(sides, options.rounds)["ground"]) / len(tokens)
+            seconds = middle(interleave(sides, options.rounds, batch["image"].device)["ground"]) / len(tokens)
             rows.append(single(f"answering a phrase of {length} tokens, image encoded", seconds * 1000, "ms"))
     return rows
 

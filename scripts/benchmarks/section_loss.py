@@ -1,5 +1,6 @@
 """Section ``loss``: assignment and losses alone, from raw head outputs."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -36,12 +37,30 @@ def run(options: Options) -> list[Row]:
     forward["ours"] = [seconds / 10 for seconds in forward["ours"]]
     both = interleave({"ours": lambda: backward(ours), "plain": lambda: backward(plain)}, rounds, device)
     name = f"loss with assignment alone, batch {count}"
-    return [
-        ratio(name, forward, "plain", "ours", ">= 20" if count >= 32 else ""),
+    rows = [
+        ratio(name, forward, "plain", "ours"),
         ratio(f"{name}, with backward", both, "plain", "ours"),
         single("tensor operations, ours", count_operations(lambda: ours(raw))[0], "operations"),
         single("tensor operations, plain", count_operations(lambda: plain(raw))[0], "operations"),
     ]
+    if device.type == "cuda":
+        waits = host_synchronisations(lambda: ours(raw))
+        rows.append(single("host synchronisations of loss and assignment", waits, "times"))
+    return rows
+
+
+def host_synchronisations(run: Callable[[], Any]) -> int:
+    """How often ``run`` makes the host wait for the GPU, as torch reports it."""
+    import torch
+
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)
 
 
 def raw_outputs(count: int, grid: int) -> tuple[Any, Any]:

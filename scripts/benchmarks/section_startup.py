@@ -21,11 +21,10 @@ def run(options: Options) -> list[Row]:
             "-c", "import torch, datasets, cv2, rec.data.dataset, rec.data.loader, rec.training.checkpoint",
         ),
     }  # fmt: skip
-    bounds = {"import rec": "<= 0.3", "scripts/train.py --help": "<= 1", "scripts/benchmark.py --help": "<= 1"}
     bare = fastest(("-c", "pass"), options.rounds)
     for name, arguments in commands.items():
         note = f"Python itself: {bare:.2f} s" if name == "import rec" else ""
-        rows.append(single(name, fastest(arguments, options.rounds), "s", bounds.get(name, ""), note))
+        rows.append(single(name, fastest(arguments, options.rounds), "s", note))
     started = time.perf_counter()
     build(options)
     rows.append(single("building the model and settling its statistics", time.perf_counter() - started, "s"))

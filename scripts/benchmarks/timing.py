@@ -20,7 +20,7 @@ class Row:
         what: what was measured.
         value: the ratio or number.
         low, high: smallest and largest of the rounds.
-        bound: what it is to reach, e.g. ``>= 1.35``; empty for information.
+        bound: what it is to reach, e.g. ``>= 1.35`` (:mod:`benchmarks.bounds` has them); empty for information.
         unit: of ``value``; ``x`` is a ratio.
         seconds: median seconds of each side.
         note: what else to know.
@@ -85,16 +85,16 @@ def synchronize(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def ratio(what: str, times: Mapping[str, list[float]], over: str, under: str, bound: str = "", **more: Any) -> Row:
+def ratio(what: str, times: Mapping[str, list[float]], over: str, under: str) -> Row:
     """Row of ``over / under``, computed round by round."""
     each = [a / b for a, b in zip(times[over], times[under], strict=True)]
     seconds = {side: statistics.median(times[side]) for side in (over, under)}
-    return Row(what, statistics.median(each), min(each), max(each), bound, seconds=seconds, **more)
+    return Row(what, statistics.median(each), min(each), max(each), seconds=seconds)
 
 
-def single(what: str, value: float, unit: str, bound: str = "", note: str = "") -> Row:
+def single(what: str, value: float, unit: str, note: str = "") -> Row:
     """Row of one number."""
-    return Row(what, value, value, value, bound, unit, note=note)
+    return Row(what, value, value, value, unit=unit, note=note)
 
 
 def check(what: str, value: float, recorded: float, note: str = "") -> Row:

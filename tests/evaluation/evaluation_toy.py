@@ -115,3 +115,4 @@ if __name__ == "__main__":
     process = Accelerator(cpu=True)
     reports = {length: run(process, int(length), 3) for length in lengths}
     Path(f"{out}.{process.process_index}.json").write_text(json.dumps(reports), encoding="utf-8")
+    process.end_training()

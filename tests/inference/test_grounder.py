@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -278,6 +279,16 @@ def test_half_precision_answers_agree_with_full_precision(grounder, pixels):
     assert abs(half(pixels, "the red circle").score - grounder(pixels, "the red circle").score) < 0.05
     with pytest.raises(ValueError, match="bfloat16 or float16"):
         Grounder(new_model(), grounder.config, grounder.vocabulary, dtype="int8")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_gives_the_same_answers(grounder, pixels, tmp_path):
+    compiled = rec.from_pretrained(write_folder(tmp_path / "best"), device="cpu", compile=True)
+    phrases = ["the red circle", "the blue star"]
+    answers = [grounder(pixels, phrases[0]), *grounder(pixels, phrases)]
+    for one, other in zip(answers, [compiled(pixels, phrases[0]), *compiled(pixels, phrases)], strict=True):
+        assert one.box == pytest.approx(other.box, abs=1e-2) and one.score == pytest.approx(other.score, abs=1e-5)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
 def test_the_origin_says_shapes_only(grounder, tmp_path):
