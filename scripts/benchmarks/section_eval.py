@@ -15,7 +15,7 @@ def run(options: Options) -> list[Row]:
 
     from benchmarks.plain_loop import plain_evaluate
     from benchmarks.plain_model import PlainSimREC
-    from benchmarks.section_model import bfloat16_is_fast
+    from benchmarks.section_model import as_the_original_runs, bfloat16_is_fast
     from rec.data.loader import evaluation_loader
     from rec.evaluation import evaluate
 
@@ -42,7 +42,8 @@ def run(options: Options) -> list[Row]:
 
     def theirs() -> None:
         loader = DataLoader(plain_set, batch)
-        results["plain"] = plain_evaluate(plain, loader, source.parent / "masks")
+        with as_the_original_runs(device):
+            results["plain"] = plain_evaluate(plain, loader, source.parent / "masks")
 
     sides: dict[str, Callable[[], Any]] = {"ours": lambda: ours(False), "plain": theirs}
     if bfloat16_is_fast(device):
