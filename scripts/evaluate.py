@@ -27,7 +27,7 @@ def main() -> int:
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
     from rec.inference.trained import locate
-    from rec.training.process import keep_freed_memory
+    from rec.training.process import end_together, keep_freed_memory
 
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
@@ -84,8 +84,7 @@ def main() -> int:
 
             write_report(args.report, datasets, lines, title=f"{trained.folder}: {origin}")
             say(f"report       {args.report}")
-    if accelerator.num_processes > 1:
-        accelerator.end_training()
+    end_together(accelerator)
     return 0
 
 

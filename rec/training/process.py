@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -147,6 +147,18 @@ def use_all_cores(processes: int) -> None:
 
     if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def end_together(accelerator: Any) -> None:
+    """``accelerator.end_training``, then a moment in which Gloo's threads let go of the last collectives' tensors.
+
+    They do so with Python's lock, a little later than the main thread goes on. A Python that is already ending then
+    makes the C++ thread unwind, and the process aborts: "terminate called without an active exception", status -6
+    (pytorch/pytorch issue 190489).
+    """
+    accelerator.end_training()
+    if accelerator.num_processes > 1:
+        time.sleep(0.1)
 
 
 def fork_safely() -> None:

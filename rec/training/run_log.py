@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from accelerate.utils import ProfileKwargs
 from tqdm import tqdm
 
+from rec.training.process import end_together
+
 
 class RunLog:
     """Log of one run on its main process.
@@ -142,7 +144,7 @@ class RunLog:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        self.accelerator.end_training()
+        end_together(self.accelerator)
 
 
 class _Console(logging.Handler):

@@ -111,8 +111,10 @@ def run(accelerator, length: int, batch_size: int) -> dict:
 if __name__ == "__main__":
     from accelerate import Accelerator
 
+    from rec.training.process import end_together
+
     out, *lengths = sys.argv[1:]
     process = Accelerator(cpu=True)
     reports = {length: run(process, int(length), 3) for length in lengths}
     Path(f"{out}.{process.process_index}.json").write_text(json.dumps(reports), encoding="utf-8")
-    process.end_training()
+    end_together(process)
