@@ -71,6 +71,7 @@ from dataclasses import replace
 from accelerate import Accelerator
 from benchmarks.inputs import Options, batch_of, our_batch
 from benchmarks.section_model import OurTraining
+from rec.training.process import end_together
 accelerator = Accelerator(cpu=True)
 torch.set_num_threads(int(sys.argv[5]))
 options = Options(config=sys.argv[2], overrides=tuple(json.loads(sys.argv[6])), size=int(sys.argv[3]))
@@ -91,7 +92,7 @@ for _ in range(int(sys.argv[7])):
     seconds.append(time.perf_counter() - started)
 if accelerator.is_main_process:
     print(json.dumps(sorted(seconds)[len(seconds) // 2]), flush=True)
-accelerator.end_training()
+end_together(accelerator)
 """
 
 

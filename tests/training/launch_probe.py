@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from rec.config import get_config
 from rec.training.launch import build_accelerator
+from rec.training.process import end_together
 
 train = get_config("common/train.py").train
 train.trackers = []
@@ -29,4 +30,4 @@ found = {
     "computed_in": computed[0],
 }
 Path(f"{sys.argv[1]}.{accelerator.process_index}.json").write_text(json.dumps(found), encoding="utf-8")
-accelerator.end_training()
+end_together(accelerator)
