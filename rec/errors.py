@@ -1,0 +1,20 @@
+"""The errors of this project: one base, a few kinds below it.
+
+Every message is one paragraph for the person in front of the screen: the file, record or config path, what was found,
+what was expected, and what to do. The scripts print it without a traceback and end with status 2
+(:func:`rec.inference.command_line.exit_with`); what is no :class:`RecError` is a defect of the program and keeps its traceback.
+
+Where callers rightly expect a built-in type, a kind is that type too (``class ImageError(RecError, ValueError)``).
+"""
+
+
+class RecError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class InputError(RecError):
+    """What the user asked for cannot be done."""
+
+
+class UntrustedError(RecError):
+    """Something a stranger's file asks for is refused: to run, to read or write elsewhere, or to take too much memory."""

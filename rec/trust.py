@@ -1,0 +1,107 @@
+"""The one gate for files that somebody else may have made.
+
+What comes from outside (a config, a vocabulary, a model folder, a checkpoint, an annotation file, a picture) passes here
+before anything is built from it: regular files only, sizes limited before memory is taken, paths below the folders
+given, and no name that is not in a list. The lists of names stay with their owners; the limits are below.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rec.errors import UntrustedError
+
+# What a config may hold: as text, levels deep, nodes (a value or a container each).
+MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
+MAX_JSON_DEPTH = 200
+MAX_SPLIT_NAME = 100
+
+
+def regular_file(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> Path:
+    """``path`` if it is a regular file (a link to one counts), not larger than ``max_bytes``.
+
+    Never opens it: a FIFO would wait without end, a device read without end.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UntrustedError: a folder, FIFO, device or socket, or too large.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for test, name in kinds if test(status.st_mode)), "a device")
+        raise UntrustedError(f"{os.fspath(path)} is {kind}; expected a regular file for the {what}")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise UntrustedError(
+            f"{os.fspath(path)} has {status.st_size:,} bytes; the limit for the {what} is {max_bytes:,}"
+        )
+    return Path(path)
+
+
+def read_bytes(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> bytes:
+    """The content of a :func:`regular_file`; opened without waiting, so that a file swapped for a FIFO does not hang."""
+    regular_file(path, what, max_bytes)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UntrustedError(f"{os.fspath(path)} is no regular file")
+        return file.read() if max_bytes is None else file.read(max_bytes)
+
+
+def read_text(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> str:
+    """:func:`read_bytes` as UTF-8.
+
+    Raises:
+        UntrustedError: the bytes are no UTF-8; also as :func:`regular_file`.
+    """
+    data = read_bytes(path, what, max_bytes)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UntrustedError(f"{os.fspath(path)} is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def is_below(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str]]) -> bool:
+    """Whether the file that ``path`` leads to, links followed, lies below one of ``roots``."""
+    real = os.path.realpath(path)
+    return any(os.path.commonpath([real, root]) == root for root in map(os.path.realpath, roots))
+
+
+def split_name(name: object) -> str:
+    """A split's name that is safe as a folder's name: no separators, no leading dot, printable, of bounded length.
+
+    Raises:
+        UntrustedError: it is not.
+    """
+    text = name if isinstance(name, str) else ""
+    if not text.isprintable() or not re.fullmatch(r"[^\s./\\:][^/\\:]{0,%d}" % (MAX_SPLIT_NAME - 1), text) or ".." in text:
+        raise UntrustedError(
+            f"{str(name)[:80]!r} is no name for a split: expected a text such as train, val or testA, "
+            f"of at most {MAX_SPLIT_NAME} characters, without slashes, colons or a dot in front"
+        )
+    return text
+
+
+def strangers(config: Any, allowed: frozenset[str]) -> list[str]:
+    """Names that a native config would call or import and that are not ``allowed``, in order.
+
+    Args:
+        config: native containers, as :func:`rec.config.safe_load_yaml` gives them.
+        allowed: exact names, never prefixes: ``torch.hub.os.system`` resolves through module attributes.
+    """
+    if isinstance(config, dict):
+        named = [str(config[key]) for key in ("_target_", "_object_") if key in config]
+        inner = [name for value in config.values() for name in strangers(value, allowed)]
+        return [name for name in named if name not in allowed] + inner
+    if isinstance(config, list | tuple):
+        return [name for value in config for name in strangers(value, allowed)]
+    return []
+
+
+def file_name(text: object, fallback: str = "file") -> str:
+    """``text`` as one name in a folder: separators and control characters gone, at most 100 bytes of UTF-8."""
+    name = re.sub(r"[^\w.+-]+", "_", PurePosixPath(str(text)).name, flags=re.UNICODE).strip("._")
+    return name.encode("utf-8", "ignore")[:100].decode("utf-8", "ignore") or fallback
