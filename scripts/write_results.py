@@ -1,6 +1,8 @@
-"""Writes docs/results.md from the records in docs/results/ (scripts/run_results.py makes them).
+"""Writes the tables of docs/results.md from the records in docs/results/ (scripts/run_results.py makes them).
 
-python scripts/write_results.py
+    python scripts/write_results.py
+
+The prose around them is the page's own.
 """
 
 import json
@@ -8,6 +10,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from page_tables import fill, table
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "not run"
@@ -54,34 +58,20 @@ VOCABULARY = (
 )
 
 
-def page(folder: Path) -> str:
-    """The text of results.md from the ``*.json`` of ``folder``."""
+def tables(folder: Path) -> dict[str, str]:
+    """Name to Markdown of every table of results.md, from the ``*.json`` of ``folder``."""
     records = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
-    parts = [
-        HEAD,
-        published(records),
-        scenes(records),
-        recipes(records),
-        precision(records),
-        vocabulary(records),
-        overfit(records),
-        commands(records),
-    ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-HEAD = """# Results
-
-<!-- Written by scripts/write_results.py from docs/results/*.json. Change those, not this. -->
-
-Every figure was printed by `scripts/evaluate.py`, or by the evaluation of `scripts/train.py`, and is kept with its command, date,
-versions, machine and seed in `docs/results/NAME.json`; `python scripts/run_results.py NAME` measures it again. Accuracies are per
-cent: boxes with IoU > 0.5 in pixels of the original image (Acc@0.5), mean IoU of masks. "not run" is what it says."""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return {
+        "published": published(records),
+        "scenes": scenes(SCENES, records, 0),
+        "scenes-hard": scenes(HARD, records, 1),
+        "recipes": recipes(records),
+        "precision": precision(records),
+        "vocabulary": vocabulary(records),
+        "by-heart": by_heart(records),
+        "by-heart-reduced": by_heart_reduced(records),
+        "records": machines(records),
+    }
 
 
 def value(record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], float | None], form: str) -> str:
@@ -133,40 +123,19 @@ def published(records: Mapping[str, Any]) -> str:
             rows.append([label, " / ".join(splits), model, shown, told, ours, time, memory])
     head = ["data set", "splits", "model", "config", "published", "ours", "minutes", "GB"]
     source = figures["source"] or "The sources this project was written from give no accuracies: -."
-    return f"""## RefCOCO, RefCOCO+, RefCOCOg, ReferItGame, Flickr30k
-
-Acc@0.5 on each split. {source}
-
-{table(head, rows)}
-
-"Public parts only" is a timm backbone with timm's weights and word vectors learnt from the data. The other configs are the
-published recipes with the right arithmetic. As published, [original arithmetic](original_arithmetic.md) included:
-`configs/simrec_published.py` and `configs/mcn_published.py`, with `dataset.dataset=...` for the other data sets."""
+    return f"{source}\n\n{table(head, rows)}"
 
 
-def scene_rows(rows: Sequence[tuple[str, str]], records: Mapping[str, Any], level: int) -> list[list[str]]:
-    made = []
-    for label, name in rows:
+def scenes(models: Sequence[tuple[str, str]], records: Mapping[str, Any], level: int) -> str:
+    """Shape scenes of the easy (0) or hard (1) level."""
+    rows = []
+    for label, name in models:
         record = records.get(name)
         if name == "scenes_random_object" and record is not None:
             record = record | {"runs": [record["runs"][level]]}
         reads = [metric("test"), *(metric(f"test/{kind}") for kind in KINDS), metric("test", "mask_mIoU")]
-        made.append([label, *(value(record, read, "{:.1f}") for read in reads), *cost(record)])
-    return made
-
-
-def scenes(records: Mapping[str, Any]) -> str:
-    head = ["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"]
-    return f"""## Shape scenes
-
-1,000 scenes the model has not seen, 3,000 phrases, a third of each kind (seeds 11,000,000 on; training from 0 on), see
-[scenes.md](scenes.md). Minutes and GB are those of training, on the machine named under Records.
-
-{table(head, scene_rows(SCENES, records, 0))}
-
-The hard level (8 to 14 objects, ordinals, relations in two steps, negation), trained and tested on it:
-
-{table(head, scene_rows(HARD, records, 1))}"""
+        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *cost(record)])
+    return table(["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"], rows)
 
 
 def recipes(records: Mapping[str, Any]) -> str:
@@ -182,13 +151,7 @@ def recipes(records: Mapping[str, Any]) -> str:
         rows.append(
             [label, value(record, metric("val"), "{:.1f}"), difference, value(record, metric("val", "mIoU"), "{:.1f}")]
         )
-    return f"""## Which parts of the recipe help
-
-One change each to the quickstart's recipe, 300 updates, seeds 1, 2 and 3: mean ± standard deviation on the 3,000 phrases of the
-`val` scenes, from the runs' `metrics.jsonl`. Differences within about one standard deviation mean nothing. On one process
-`head.normalize_by=processes` is the same as `batch`; it is not in the table.
-
-{table(["recipe", "Acc@0.5", "difference", "mIoU"], rows)}"""
+    return table(["recipe", "Acc@0.5", "difference", "mIoU"], rows)
 
 
 def precision(records: Mapping[str, Any]) -> str:
@@ -197,12 +160,7 @@ def precision(records: Mapping[str, Any]) -> str:
         record = records.get(name)
         seeds = " / ".join(f"{metric('val')(run):.1f}" for run in record["runs"]) if record else NOT_RUN
         rows.append([label, value(record, metric("val"), "{:.2f}"), seeds, value(record, metric("test"), "{:.2f}")])
-    return f"""## Precision
-
-The quickstart's recipe with 1,000 updates, seeds 1, 2 and 3. `val` is evaluated in the precision of training, `test` in float32;
-both have 3,000 phrases.
-
-{table(["precision", "val, Acc@0.5", "val by seed", "test, Acc@0.5"], rows)}"""
+    return table(["precision", "val, Acc@0.5", "val by seed", "test, Acc@0.5"], rows)
 
 
 def vocabulary(records: Mapping[str, Any]) -> str:
@@ -214,45 +172,33 @@ def vocabulary(records: Mapping[str, Any]) -> str:
         ]
         for label, name in VOCABULARY
     ]
-    return f"""## Weights carried to another vocabulary
-
-`train.load_weight` copies what fits and takes word vectors word by word. Hard scenes have other words in another order than the
-easy ones the weights come from; 300 updates on them, seeds 1, 2 and 3, `val`:
-
-{table(["start", "Acc@0.5", "mIoU"], rows)}"""
+    return table(["start", "Acc@0.5", "mIoU"], rows)
 
 
-def overfit(records: Mapping[str, Any]) -> str:
+def by_heart(records: Mapping[str, Any]) -> str:
     sample = records.get("refcoco_sample")
-    models = records.get("overfit", {}).get("runs", [])
+    accuracy, iou = (value(sample, metric("train", name), "{:.1f}") for name in ("Acc@0.5", "mIoU"))
+    return table(["Acc@0.5", "mean IoU", "updates", "minutes"], [[accuracy, iou, *cost(sample)[:2]]])
+
+
+def by_heart_reduced(records: Mapping[str, Any]) -> str:
     rows = [
         [f"`{run['config']}`", run["change"], f"{run['metrics']['train']['Acc@0.5'] * 100:.1f}", str(run["updates"])]
-        for run in models
+        for run in records.get("overfit", {}).get("runs", [])
     ] or [["every model", "", NOT_RUN, ""]]
-    accuracy, iou = (value(sample, metric("train", name), "{:.1f}") for name in ("Acc@0.5", "mIoU"))
-    updates, minutes, _ = cost(sample)
-    return f"""## Learning real photographs by heart
-
-A check that a model can learn, not an accuracy: `configs/simrec_small_refcoco_overfit.py` on the 95 training objects of a small
-sample of RefCOCO, all their sentences, evaluated on the same. Acc@0.5: {accuracy}; mean IoU: {iou}; updates: {updates};
-minutes: {minutes}.
-
-Every model at reduced size on the same (`python tests/test_overfit.py`):
-
-{table(["config", "reduced by", "Acc@0.5", "updates"], rows)}"""
+    return table(["config", "reduced by", "Acc@0.5", "updates"], rows)
 
 
-def commands(records: Mapping[str, Any]) -> str:
+def machines(records: Mapping[str, Any]) -> str:
     rows = []
     for name, record in records.items():
         if "runs" in record:
             versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
             rows.append([f"`{name}`", record["date"], record["machine"], versions])
-    return f"""## Records
-
-{table(["docs/results/", "date", "machine", "versions"], rows)}"""
+    return table(["docs/results/", "date", "machine", "versions"], rows)
 
 
 if __name__ == "__main__":
-    (DOCS / "results.md").write_text(page(DOCS / "results"), encoding="utf-8")
-    print(DOCS / "results.md")
+    page = DOCS / "results.md"
+    page.write_text(fill(page.read_text(encoding="utf-8"), tables(DOCS / "results")), encoding="utf-8")
+    print(page)

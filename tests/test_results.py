@@ -1,13 +1,17 @@
-"""docs/results.md is what scripts/write_results.py writes from the records, and the records are whole."""
+"""The tables of docs/results.md are what scripts/write_results.py makes of the records, and the records are whole."""
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 RECORDS = [path for path in sorted((REPOSITORY / "docs" / "results").glob("*.json")) if path.stem != "published"]
+
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 def script(name: str):
@@ -18,10 +22,17 @@ def script(name: str):
 
 
 def test_the_page_is_what_the_records_give():
-    written = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
-    assert written == script("write_results").page(REPOSITORY / "docs" / "results"), (
-        "run: python scripts/write_results.py"
-    )
+    written, writer = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8"), script("write_results")
+    filled = writer.fill(written, writer.tables(REPOSITORY / "docs" / "results"))
+    assert written == filled, "run: python scripts/write_results.py"
+
+
+def test_a_page_without_marks_for_a_table_is_an_error():
+    fill = script("page_tables").fill
+    page = "before\n<!-- table one -->\nold\n<!-- end of one -->\nafter\n"
+    assert fill(page, {"one": "new"}) == "before\n<!-- table one -->\n\nnew\n\n<!-- end of one -->\nafter\n"
+    with pytest.raises(ValueError, match="two"):
+        fill(page, {"one": "", "two": ""})
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -37,8 +48,8 @@ def test_figures_of_several_seeds_are_shown_with_their_spread(tmp_path):
     for name, runs in (("recipe_quickstart", [run, run]), ("recipe_iou", [run, other])):
         record = {"date": "2026-01-01", "machine": "m", "versions": {"torch": "2"}, "runs": runs}
         (tmp_path / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
-    page = script("write_results").page(tmp_path)
-    assert "| 60.0 ± 14.1 | +10.0 | 40.0 ± 0.0 |" in page and "not run" in page
+    tables = script("write_results").tables(tmp_path)
+    assert "| 60.0 ± 14.1 | +10.0 | 40.0 ± 0.0 |" in tables["recipes"] and "not run" in tables["scenes"]
 
 
 def test_every_experiment_passes_the_check_of_its_config():

@@ -4,10 +4,10 @@ import ast
 from pathlib import Path
 
 import pytest
+import scenes_checker as checker
+from scenes_checker import PhraseError, resolve
 
 from rec.data import scenes
-from rec.data.scenes import checker
-from rec.data.scenes.checker import PhraseError, resolve
 from rec.data.text import mirror_phrase
 
 # Three rows of three, in an image of 100 x 100; 0 is top left, 4 in the middle, 8 bottom right.
