@@ -18,10 +18,9 @@ def fill(page: str, tables: Mapping[str, str]) -> str:
     if marked != set(tables):
         raise ValueError(f"the page marks {sorted(marked)}, the tables are {sorted(tables)}")
     for name, text in tables.items():
-        pattern = rf"(<!-- table {name} -->\n).*?(<!-- end of {name} -->)"
-        page = re.sub(
-            pattern, lambda match, text=text: f"{match[1]}\n{text.strip()}\n\n{match[2]}", page, flags=re.DOTALL
-        )
+        before, opening, rest = page.partition(f"<!-- table {name} -->\n")
+        closing = f"<!-- end of {name} -->"
+        page = f"{before}{opening}\n{text.strip()}\n\n{closing}{rest.partition(closing)[2]}"
     return page
 
 
