@@ -5,6 +5,7 @@ and ``RandomErasing``. Any other albumentations transform may stand beside them 
 ``A.ColorJitter()``, or ``A.RandomSizedBBoxSafeCrop(480, 640)`` for a scaled crop that keeps the target.
 """
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,12 +15,20 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from rec import boxes
+from rec.errors import RecError
 
 # A sample whose target would lose more than this share of its box to an augmentation is left as it is.
 MAX_HIDDEN = 0.3
 FILL = (127, 127, 127)  # what the letterbox pads with
 
+MIN_VISIBLE = 0.01  # pixels of width and of height that must be in the image: the precision of COCO's boxes
+_PROBE = 640  # side in pixels of the image that every candidate is tried on
+
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box, mask
+
+
+class TransformError(RecError, ValueError):
+    """A candidate transform fails or gives what is no sample; the message names it by its config path."""
 
 
 class Augmentation:
@@ -31,11 +40,15 @@ class Augmentation:
 
     Raises:
         TypeError: a candidate of another kind.
+        TransformError: a candidate that gives anything but images of uint8 with three channels; each is tried once
+            here, and every sample is checked.
     """
 
     def __init__(self, candidates: Mapping[str, Any]) -> None:
         self.names = list(candidates)
         self._apply = [_as_function(name, transform) for name, transform in candidates.items()]
+        for name, transform in candidates.items():
+            _try(name, transform)
 
     def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
         """Augments a sample.
@@ -47,9 +60,78 @@ class Augmentation:
             rng: the only source of randomness.
 
         Returns:
-            Image, box and mask; unchanged where the target would be hidden by more than :data:`MAX_HIDDEN`.
+            Image, box and mask; unchanged where the target would be hidden by more than :data:`MAX_HIDDEN`, or where
+            nothing of its box or mask would be left in the image.
+
+        Raises:
+            TransformError: the transform failed, or its result is no sample.
         """
-        return self._apply[int(rng.integers(len(self._apply)))](image, box, mask, rng)
+        number = int(rng.integers(len(self._apply)))
+        if not is_visible(box, *image.shape[:2]):
+            return image, box, mask  # nothing to keep in sight; albumentations would refuse such a box
+        try:
+            after = self._apply[number](image, box, mask, rng)
+        except Exception as error:  # a transform of anybody's may raise anything
+            what = f"failed on an image of {image.shape[1]} x {image.shape[0]} pixels, {type(error).__name__}: {error}"
+            raise TransformError(f"{_path(self.names[number])} {' '.join(what.split())}") from error
+        _check(self.names[number], after, mask is not None)
+        lost = not is_visible(after[1], *after[0].shape[:2]) or (after[2] is not None and not after[2].any())
+        return (image, box, mask) if lost else after
+
+
+def is_visible(box: np.ndarray, height: int, width: int) -> bool:
+    """Whether at least :data:`MIN_VISIBLE` pixels of a box's width and height, xyxy, lie in an image of that size."""
+    left, top, right, bottom = (float(value) for value in box)
+    return min(right, width) - max(left, 0) >= MIN_VISIBLE and min(bottom, height) - max(top, 0) >= MIN_VISIBLE
+
+
+def _path(name: str) -> str:
+    return f"dataset.candidate_transforms[{name!r}]"
+
+
+def _check(name: str, after: Sample, masked: bool) -> None:
+    """Refuses what is no sample: the letterbox would read images of other kinds from uninitialised memory."""
+    image, box, mask = after
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+        kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"
+        raise TransformError(
+            f"{_path(name)} gives images of {kind}; expected uint8 (H, W, 3), RGB: leave it out. Normalisation is "
+            "train.data.mean and train.data.std, and grey images keep three channels (albumentations.ToGray(3))"
+        )
+    height, width = image.shape[:2]
+    corners = np.asarray(box, np.float64)
+    if corners.shape != (4,) or not np.isfinite(corners).all():
+        raise TransformError(f"{_path(name)} gives the box {box!r}; expected four finite numbers, xyxy in pixels")
+    if (corners[:2] < -1).any() or corners[2] > width + 1 or corners[3] > height + 1:
+        raise TransformError(
+            f"{_path(name)} gives the box {corners.round(2).tolist()} (xyxy), which leaves its image of {width} x "
+            f"{height} pixels: it must move the box with the image"
+        )
+    if masked and not (isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.shape == image.shape[:2]):
+        kind = f"{getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))}"
+        raise TransformError(f"{_path(name)} gives a mask of {kind}; expected uint8 {(height, width)}, as its image")
+
+
+def _try(name: str, transform: Any) -> None:
+    """Applies a transform once, with every probability in it at 1, to find at the start what the first epoch would."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (_PROBE, _PROBE, 3), dtype=np.uint8)
+    mask = np.zeros((_PROBE, _PROBE), np.uint8, order="F")
+    mask[200:400, 200:400] = 1
+    try:
+        surely = _as_function(name, _always(copy.deepcopy(transform)))
+        after = surely(image, np.array([200.0, 200, 400, 400]), mask, rng)
+    except Exception:  # it may need images of another size: the first sample tells, with its name
+        return
+    _check(name, after, True)
+
+
+def _always(transform: Any) -> Any:
+    if getattr(transform, "p", 0):
+        transform.p = 1.0
+    for inner in getattr(transform, "transforms", ()):
+        _always(inner)
+    return transform
 
 
 def check_transforms(transforms: Any) -> None:
@@ -105,7 +187,10 @@ class _Albumentation:
     def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
         self.compose.set_random_seed(int(rng.integers(2**32)))
         if not self.moves:
-            return self.compose(image=image)["image"], box, mask
+            after = self.compose(image=image)["image"]
+            if np.shape(after)[:2] != image.shape[:2]:
+                raise ValueError(f"an ImageOnlyTransform made it {np.shape(after)}, and box and mask stay behind")
+            return after, box, mask
         masks = {} if mask is None else {"mask": np.ascontiguousarray(mask)}
         result = self.compose(image=image, bboxes=box[None], **masks)
         if not len(result["bboxes"]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rec.boxes import box_iou
-from rec.data.augment import Augmentation, RandAugment, RandomErasing, check_transforms
+from rec.data.augment import Augmentation, RandAugment, RandomErasing, TransformError, check_transforms
 
 BOX = np.array([100.0, 80, 180, 150])
 
@@ -92,6 +92,82 @@ def test_rand_augment_of_the_original_strength_keeps_one_bit_and_moves_nine_degr
 def test_other_candidates_are_refused_by_name():
     with pytest.raises(TypeError, match=r"candidate_transforms\['flip'\] is a str"):
         Augmentation({"flip": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("transform", "found"),
+    [
+        (lambda A: A.Normalize(p=0.3), r"float32 \(640, 640, 3\)"),
+        (lambda A: A.ToFloat(p=1), r"float32 \(640, 640, 3\)"),
+        (lambda A: A.ToGray(1, p=0.01), r"uint8 \(640, 640\)"),
+        (lambda A: A.OneOf([A.Normalize(p=1)], p=0.5), r"float32 \(640, 640, 3\)"),
+        (lambda A: A.Compose([A.HorizontalFlip(p=0.5), A.ToTensorV2()]), r"torch\.uint8 \(3, 640, 640\)"),
+    ],
+    ids=["Normalize", "ToFloat", "ToGray", "OneOf", "ToTensorV2"],
+)
+def test_a_transform_whose_images_cannot_be_read_is_refused_at_the_start(transform, found):
+    import albumentations as A
+
+    with pytest.raises(TransformError, match=rf"candidate_transforms\['mine'\] gives images of {found}; .*train\.data"):
+        Augmentation({"keep": RandomErasing(0.0), "mine": transform(A)})
+
+
+def test_transforms_that_end_as_uint8_with_three_channels_are_fine():
+    import albumentations as A
+
+    there_and_back = A.Compose([A.ToFloat(max_value=255, p=1), A.FromFloat(dtype="uint8", max_value=255, p=1)])
+    for transform in (there_and_back, A.ToGray(3, p=1), A.Normalize(p=0)):
+        image, box, mask = Augmentation({"mine": transform})(*sample(), np.random.default_rng(0))
+        assert (image.dtype, image.shape) == (np.uint8, (240, 320, 3))
+        assert box == pytest.approx(BOX, abs=1e-3) and (mask == sample()[2]).all()
+
+
+class Odd(RandAugment):
+    """A transform of somebody's that changes one part of the sample once it has been tried."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def __call__(self, image, box, mask, rng):
+        return self.change(image, box, mask) if image.shape[0] == 240 else (image, box, mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda i, b, m: (i.astype(np.float32), b, m), r"images of float32 \(240, 320, 3\)"),
+        (lambda i, b, m: (i[..., :1], b, m), r"images of uint8 \(240, 320, 1\)"),
+        (lambda i, b, m: (i, b * np.nan, m), "four finite numbers"),
+        (lambda i, b, m: (i, b[:2], m), "four finite numbers"),
+        (lambda i, b, m: (i[:100], b, m), r"leaves its image of 320 x 100"),
+        (lambda i, b, m: (i, b, None), "a mask of NoneType"),
+        (lambda i, b, m: (i, b, m[:200]), r"a mask of uint8 \(200, 320\)"),
+        (lambda i, b, m: 1 / 0, "failed on an image of 320 x 240 pixels, ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_transform_gives_is_checked_on_every_sample(change, words):
+    augmentation = Augmentation({"mine": Odd(change)})
+    with pytest.raises(TransformError, match=rf"dataset\.candidate_transforms\['mine'\].*{words}"):
+        augmentation(*sample(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda i, b, m: (i, np.array([320, 10, 321, 50.0]), m), lambda i, b, m: (i, b, np.zeros_like(m))]
+)
+def test_a_sample_whose_target_is_lost_stays_as_it_is(change):
+    image, box, mask = Augmentation({"mine": Odd(change)})(*sample(), np.random.default_rng(0))
+    assert (image == sample()[0]).all() and (box == BOX).all() and (mask == sample()[2]).all()
+
+
+@pytest.mark.parametrize("box", [[320, 80, 321, 150], [-1, 80, 0, 150], [100, 240, 180, 241], [319.995, 80, 321, 150]])
+def test_a_box_that_only_touches_the_image_does_not_stop_a_training(box):
+    import albumentations as A
+
+    augmentation = Augmentation({"ElasticTransform": A.ElasticTransform(p=1)})
+    image, _, mask = sample()
+    after = augmentation(image, np.array(box, float), mask, np.random.default_rng(0))
+    assert (after[0] == image).all() and after[1].tolist() == box
 
 
 def test_the_manuals_transforms_are_accepted_and_others_name_their_replacement():
