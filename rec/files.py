@@ -1,20 +1,67 @@
 """Writing files so that they are whole or absent at every instant, on any file system.
 
-The one home of atomic text and JSON, fsync, link-or-copy and the swap of two folders.
+The one home of atomic text and JSON, fsync, link-or-copy, the swap of two folders, ``~``, and the rule that no output is
+an input.
 """
 
 import ctypes
+import errno
+import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from rec.errors import InputError
+
+PathLike = str | os.PathLike[str]
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def sync(path: str | os.PathLike[str]) -> None:
+def user_path(path: PathLike) -> Path:
+    """A path as its user wrote it, with ``~`` for the home folder; ``./~`` means a folder of that name."""
+    return Path(os.path.expanduser(path))
+
+
+def refuse_inputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+    """Makes sure that no output is an input, by whatever name.
+
+    Args:
+        outputs: files to be written, and folders to be replaced whole.
+        inputs: files that are read.
+
+    Raises:
+        InputError: an output is an input (links followed), or a folder that holds one; names both.
+    """
+    read: dict[Any, PathLike] = {}
+    for path in inputs:
+        read |= dict.fromkeys(_identities(path), path)
+        read |= dict.fromkeys(Path(os.path.realpath(path)).parents, path)  # so that a folder finds what it holds
+    for output in outputs:
+        taken = next((read[key] for key in _identities(output) if key in read), None)
+        if taken is not None:
+            raise InputError(
+                f"{os.fspath(output)} would be written over {os.fspath(taken)}, which is read: choose another place"
+            )
+
+
+def _identities(path: PathLike) -> list[Any]:
+    """What two names of one file share: the path without links and, where it is there, device and inode."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return [Path(os.path.realpath(path))]
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        return []  # a terminal is /dev/stdin and /dev/stdout, and overwrites nothing
+    return [Path(os.path.realpath(path)), (status.st_dev, status.st_ino)]
+
+
+def sync(path: PathLike) -> None:
     """fsync of a file or a folder: after it, a power cut cannot lose the content (or the names in the folder)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -24,42 +71,132 @@ def sync(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_file(path: PathLike) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it takes ``path``'s place, synced, when the block ends without error.
 
     An error in the block leaves what was at ``path`` untouched and nothing beside it. The file gets the mode that the
-    umask gives (or the mode of the file it replaces).
+    umask gives (or the mode of the file it replaces); a link is written through. What is no file (``/dev/stdout``, a
+    FIFO) is given as it is.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=path.suffix or ".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with _named(path):
+        final = _final_place(path)
+        if final is None:
+            yield Path(path)
+            return
+        # The ending stays: libraries choose the format by it. 255 bytes are what a name may have.
+        ending = final.suffix if 0 < len(final.suffix) <= 20 else ".tmp"
+        handle, name = tempfile.mkstemp(prefix=f".{final.name[:40]}.", suffix=ending, dir=final.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _put_in_place(temporary, final)
+        except OSError as error:
+            if error.filename == name:
+                error.filename = os.fspath(path)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def growing_file(path: PathLike) -> Iterator[TextIO]:
+    """A text file for lines that come one by one over hours; it takes ``path``'s place when the block ends.
+
+    Until then, and after an error or a kill, ``path`` is as it was, and the lines so far are beside it in
+    ``<path>.partial`` (``.partial2``, … where that is there already: nothing is overwritten). UTF-8; lone surrogates, as
+    in file names that are no UTF-8, become ``\\udcXX``, which JSON reads back as they were.
+
+    Raises:
+        OSError: it cannot be written; names ``path``. What is raised in the block passes, with a note of where the
+            lines are.
+    """
+    with _named(path):
+        final = _final_place(path)
+        if final is None:
+            with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as device:
+                yield device
+            return
+        file = _new_partial(final)
+        try:
+            with file:
+                yield file
+            _put_in_place(Path(file.name), final)
+        except BaseException as error:
+            if os.path.getsize(file.name):
+                error.add_note(f"what was written so far is in {file.name}")
+            else:
+                os.unlink(file.name)
+            raise
+
+
+def _new_partial(final: Path) -> TextIO:
+    for number in itertools.count(1):
+        ending = f".partial{number if number > 1 else ''}"
+        name = os.fsdecode(os.fsencode(final.name)[:235]) + ending  # a name has at most 255 bytes
+        try:
+            return open(final.with_name(name), "x", encoding="utf-8", errors="backslashreplace", buffering=1)
+        except FileExistsError:
+            continue
+    raise AssertionError("itertools.count does not end")
+
+
+@contextmanager
+def _named(path: PathLike) -> Iterator[None]:
+    """Gives the error of a full or broken disk, which names no file, the name of ``path``."""
     try:
-        yield temporary
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else default_mode())
-        sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (*NO_SPACE, errno.EIO):
+            error.filename = os.fspath(path)
+        raise
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def _final_place(path: PathLike) -> Path | None:
+    """Where a file written to ``path`` ends up, its folder made; None for a device, FIFO or socket.
+
+    Raises:
+        OSError: a folder is there, or a file that its owner has protected.
+    """
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if os.path.exists(path):
+        if not os.access(path, os.W_OK):  # a rename would not ask
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        if not os.path.isfile(path):
+            return None
+    final = Path(os.path.realpath(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    return final
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    temporary.chmod(final.stat().st_mode & 0o777 if final.exists() else default_mode())
+    sync(temporary)
+    os.replace(temporary, final)
+
+
+def write_text(path: PathLike, text: str) -> None:
     """Writes UTF-8 text in place of ``path``, whole or not at all. Lone surrogates are written as ``?``."""
     with whole_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
-def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 1) -> None:
-    """Writes JSON in place of ``path``, whole or not at all.
+def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
+    """Writes JSON in place of ``path``, whole or not at all. Lone surrogates are escaped, and read back as they were.
 
     Raises:
         ValueError: ``content`` holds NaN or infinity, which JSON does not know.
     """
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    text = json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def link_or_copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def link_or_copy(source: PathLike, target: PathLike) -> None:
     """A second name for a file, or a copy where the file system has no hard links. An existing ``target`` is replaced."""
     Path(target).unlink(missing_ok=True)
     try:
@@ -86,8 +223,8 @@ def swap(new: Path, final: Path) -> None:
     old.rename(new)
 
 
-def default_mode() -> int:
-    """The permissions a new file gets here: 0666 less the umask."""
-    umask = os.umask(0)
+def default_mode(folder: bool = False) -> int:
+    """The permissions a new file (or folder) gets here: 0666 (0777) less the umask."""
+    umask = os.umask(0o077)  # it can only be read by setting it; what another thread makes meanwhile is private
     os.umask(umask)
-    return 0o666 & ~umask
+    return (0o777 if folder else 0o666) & ~umask

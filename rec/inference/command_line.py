@@ -1,36 +1,72 @@
 """What the scripts share: an expected error is one paragraph and an exit status, never a traceback."""
 
+import os
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
+from rec.errors import InputError
+from rec.files import NO_SPACE
 
-class InputError(Exception):
-    """What the user asked for cannot be done; the text says why and what to do."""
+__all__ = ["InputError", "exit_with", "explained"]
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a script's ``main`` and end the process with its status.
 
     Errors of input (config, files, data, model folders) end with status 2 and one paragraph on stderr; anything else is
-    a defect of the program and keeps its traceback.
+    a defect of the program and keeps its traceback. SIGTERM and SIGHUP end it in order, temporary files removed. What
+    the console's encoding cannot show is printed escaped.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    _end_in_order()
     try:
         status = main()
-    except KeyboardInterrupt:
-        status = 130
+    except KeyboardInterrupt as interrupt:
+        status = _failed("stopped", interrupt, 130)
     except BrokenPipeError:
         status = 141
+    except SystemExit as ended:
+        if getattr(ended, "__notes__", None):
+            _failed("stopped", ended, 0)
+        raise
     except Exception as error:
         text = explained(error)
         if text is None:
             raise
-        print(textwrap.fill(f"{Path(sys.argv[0]).name}: error: {text}", 120, break_long_words=False), file=sys.stderr)
-        status = 2
+        status = _failed(f"error: {text}", error, 2)
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _failed(text: str, error: BaseException, status: int) -> int:
+    """Says why the script ends, and what the error carries along, such as where the answers so far are."""
+    text = "; ".join([text, *getattr(error, "__notes__", [])])
+    print(textwrap.fill(f"{Path(sys.argv[0]).name}: {text}", 120, break_long_words=False), file=sys.stderr)
+    return status
+
+
+def _end_in_order() -> None:
+    """Lets SIGTERM and SIGHUP end the process as ``sys.exit`` does, where they would cut it off."""
+    process = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() == process:
+            sys.exit(128 + number)
+        signal.signal(number, signal.SIG_DFL)  # a forked child has nothing of its own to put in order
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, end)
 
 
 def explained(error: Exception) -> str | None:
@@ -40,7 +76,9 @@ def explained(error: Exception) -> str | None:
         text = text.strip().splitlines()[-1].partition(": ")[2]
         return text or None
     if isinstance(error, OSError) and error.filename is not None and not type(error).__module__.startswith("rec."):
-        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+        full = "free some space, or write elsewhere"
+        advice = full if error.errno in NO_SPACE else "check the path and its permissions"
+        return f"{error.filename}: {error.strerror}; {advice}"
     return text if type(error).__module__.startswith("rec.") or _raised_by_us(error) else None
 
 

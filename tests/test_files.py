@@ -1,0 +1,143 @@
+"""Files are whole or absent, get the mode of their place, and are never written over what is read."""
+
+import json
+import os
+import resource
+import stat
+from contextlib import contextmanager
+
+import pytest
+
+from rec import files
+from rec.errors import InputError
+from rec.inference.command_line import explained
+
+
+@contextmanager
+def small_disk(size):
+    """No file grows beyond ``size`` bytes: as a full disk, an error in the middle of writing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def umask(value):
+    before = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_what_is_there_stays_until_the_new_file_is_whole(tmp_path):
+    file = tmp_path / "a.json"
+    files.write_json(file, {"old": 1})
+    with pytest.raises(ValueError), files.whole_file(file) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise ValueError
+    with pytest.raises(OSError) as raised, small_disk(10_000):
+        files.write_text(file, "x" * 100_000)
+    assert str(file) in explained(raised.value) and "space" in explained(raised.value)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"old": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("writer", [files.whole_file, files.growing_file])
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path, writer):
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("old", encoding="utf-8")
+    old.chmod(0o640)
+    with umask(0o002):
+        for file in (old, new):
+            with writer(file) as target:
+                target.write("x") if writer is files.growing_file else target.write_text("x", encoding="utf-8")
+    assert (mode(old), mode(new)) == (0o640, 0o664)
+
+
+def test_a_link_is_written_through_and_a_device_directly(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "file.txt")
+    files.write_text(tmp_path / "link.txt", "text")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "there" / "file.txt").read_text(encoding="utf-8") == "text"
+    files.write_text("/dev/null", "text")
+    with files.growing_file("/dev/null") as lines:
+        lines.write("text\n")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(OSError) as raised:
+        files.write_text("/dev/full", "text")
+    assert "/dev/full" in explained(raised.value)
+
+
+def test_names_of_any_length_and_script_have_a_place_for_their_temporary_file(tmp_path):
+    for name in ("x" * 251 + ".txt", "名" * 83 + ".png", "a." + "b" * 253, os.fsdecode(b"caf\xe9.txt")):
+        files.write_text(tmp_path / name, "text")
+        with files.growing_file(tmp_path / name) as lines:
+            lines.write("text")
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_growing_lines_take_their_place_at_the_end_and_survive_a_failure(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_text("old\n", encoding="utf-8")
+    for text in ("first", "second"):
+        with pytest.raises(KeyboardInterrupt) as raised, files.growing_file(file) as lines:
+            lines.write(text + "\n")
+            partial = tmp_path / ("lines.jsonl.partial" if text == "first" else "lines.jsonl.partial2")
+            assert partial.read_text(encoding="utf-8") == text + "\n", "each line is on the disk at once, for a kill"
+            assert file.read_text(encoding="utf-8") == "old\n"
+            raise KeyboardInterrupt
+        assert str(partial) in raised.value.__notes__[0]
+    with pytest.raises(KeyboardInterrupt), files.growing_file(file):
+        raise KeyboardInterrupt
+    with files.growing_file(file) as lines:
+        lines.write("new\n")
+    assert file.read_text(encoding="utf-8") == "new\n"
+    assert sorted(os.listdir(tmp_path)) == ["lines.jsonl", "lines.jsonl.partial", "lines.jsonl.partial2"]
+
+
+def test_names_that_are_no_utf8_come_back_from_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9\xf0.jpg")
+    files.write_json(tmp_path / "a.json", {"image": name, "phrase": "größer 大"})
+    with files.growing_file(tmp_path / "b.jsonl") as lines:
+        lines.write(json.dumps({"image": name}, ensure_ascii=False) + "\n")
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text)["image"] == name and "größer 大" in text
+    assert json.loads((tmp_path / "b.jsonl").read_text(encoding="utf-8"))["image"] == name
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setattr(files.os, "access", lambda path, how: False)  # the superuser may write anything
+    for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "x.txt"):
+        with pytest.raises(OSError) as raised:
+            files.write_text(path, "")
+        assert str(tmp_path) in explained(raised.value)
+
+
+def test_an_output_that_is_an_input_is_refused_under_every_name(tmp_path, monkeypatch):
+    photo = tmp_path / "photos" / "a.jpg"
+    photo.parent.mkdir()
+    photo.write_bytes(b"x")
+    (tmp_path / "link").symlink_to(photo.parent)
+    os.link(photo, tmp_path / "hard.jpg")
+    monkeypatch.chdir(photo.parent)
+    for output in ("a.jpg", photo, "../photos/./a.jpg", tmp_path / "link" / "a.jpg", tmp_path / "hard.jpg", ".", ".."):
+        with pytest.raises(InputError, match=r"a\.jpg, which is read"):
+            files.refuse_inputs([tmp_path / "other", output], [tmp_path / "absent", photo])
+    files.refuse_inputs(["b.jpg", tmp_path / "link" / "b.jpg", "/dev/null"], [photo, "/dev/null"])
+    with pytest.raises(InputError, match="absent"):
+        files.refuse_inputs(["absent"], [photo.parent / "absent"])
+
+
+def test_the_home_folder_is_meant_by_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/x") == tmp_path / "x" and files.user_path("~") == tmp_path
+    assert str(files.user_path("a/~/b")) == "a/~/b" and str(files.user_path("./~")) == "~"
