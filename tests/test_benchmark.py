@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from test_benchmark_plain import OPTIONS, TINY
 
 REPOSITORY = Path(__file__).parents[1]
 
-from benchmarks import page, section_eval  # noqa: E402
+from benchmarks import page, pipeline  # noqa: E402
 from benchmarks.bounds import BOUNDS  # noqa: E402
 from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files  # noqa: E402
 from benchmarks.timing import Row, check, interleave, ratio  # noqa: E402
@@ -57,7 +58,7 @@ def test_bounds_are_judged_and_shown(tmp_path) -> None:
     text = page.write_page(tmp_path / "performance").read_text(encoding="utf-8")
     on_cpu, on_gpu = text.split("### GPU")
     assert "| speed | >= 3.5 | 3 x [2 to 4] | **no** |" in on_cpu
-    assert "| training step, batch 8, bf16 | >= 2.4 | not run | |" in on_cpu
+    assert "| training step, batch 8, bf16 | >= 2.4 | not run |  |" in on_cpu
     assert "| training step, batch 8, bf16 | >= 4 | 5 x [2 to 4] | yes |" in on_gpu and "a GPU, 2 thread(s)" in on_gpu
 
 
@@ -66,6 +67,13 @@ def test_every_bound_is_of_a_row_that_the_sections_give() -> None:
         json.loads(file.read_text(encoding="utf-8")) for file in (REPOSITORY / "docs/performance").glob("*.json")
     ]
     assert set(BOUNDS["cpu"]) <= {row["what"] for content in recorded for row in content["rows"]}
+
+
+def test_the_tables_of_the_page_are_those_of_the_recorded_results(tmp_path) -> None:
+    docs = REPOSITORY / "docs"
+    shutil.copytree(docs / "performance", tmp_path / "performance")
+    written = page.write_page(tmp_path / "performance").read_text(encoding="utf-8")
+    assert written == (docs / "performance.md").read_text(encoding="utf-8"), "run: python scripts/benchmark.py page"
 
 
 def test_sides_are_timed_in_turn() -> None:
@@ -98,5 +106,5 @@ def test_plain_samples_are_ours(tables) -> None:
 
 
 def test_both_evaluations_judge_the_same_sentences_alike(tmp_path) -> None:
-    rows = section_eval.run(replace(OPTIONS, images=16, work=tmp_path))
+    rows = pipeline.eval(replace(OPTIONS, images=16, work=tmp_path))
     assert rows[0].value > 0 and rows[-1].value == 0, rows[-1].line()

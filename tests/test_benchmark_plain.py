@@ -9,11 +9,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from benchmarks.inputs import Options, batch_of, build, plain_batch
+from benchmarks.network import OurTraining, raw_outputs
 from benchmarks.plain_loop import PlainEMA, PlainTraining
 from benchmarks.plain_loss import plain_losses
 from benchmarks.plain_model import PlainSimREC
-from benchmarks.section_loss import raw_outputs
-from benchmarks.section_model import OurTraining
 
 from rec.data.batch import prepare
 from rec.models.heads import REChead

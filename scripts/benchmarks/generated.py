@@ -26,28 +26,16 @@ def refer_files(folder: Path, images: int, refs: int, *, per_image: int = 3, spl
     annotations: list[Any] = []
     entries: list[Any] = []
     for number in range(-(-refs // per_image)):
-        pictures.append(
-            {"id": number, "file_name": files[number % len(files)].name, "width": 640, "height": 480}
-        )  # fmt: skip
+        pictures.append({"id": number, "file_name": files[number % len(files)].name, "width": 640, "height": 480})
         for box in boxes(rng, min(per_image, refs - number * per_image)):
             identity = len(annotations)
             outline = [ellipse(box, int(rng.integers(20, 60)))]
-            annotations.append(
-                {
-                    "id": identity,
-                    "image_id": number,
-                    "bbox": box,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "segmentation": outline,
-                }
-            )
+            known = {"image_id": number, "category_id": 1}
+            annotations.append(known | {"id": identity, "bbox": box, "iscrowd": 0, "segmentation": outline})
             said = phrases(rng, SENTENCES[identity % len(SENTENCES)])
             sentences = [{"sent": text, "raw": text, "tokens": text.split(), "sent_id": 0} for text in said]
-            entries.append(
-                {"ref_id": identity, "ann_id": identity, "image_id": number, "category_id": 1, "split": split,
-                 "sentences": sentences, "sent_ids": [0] * len(said), "file_name": ""}
-            )  # fmt: skip
+            ids = {"ref_id": identity, "ann_id": identity, "sent_ids": [0] * len(said)}
+            entries.append(known | ids | {"split": split, "sentences": sentences, "file_name": ""})
     target.mkdir(parents=True, exist_ok=True)
     (target / "refs(unc).p").write_bytes(pickle.dumps(entries, protocol=2))
     content = {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
@@ -68,14 +56,8 @@ def our_dataset(folder: Path, size: int, *, training: bool, with_masks: bool = F
     """``RefCOCODataSet`` of a prepared table."""
     from rec.data.dataset import RefCOCODataSet
 
-    return RefCOCODataSet(
-        "refcoco",
-        {"refcoco": str(folder)},
-        input_shape=[size, size],
-        split="val",
-        training=training,
-        with_masks=with_masks,
-    )
+    sources, shape = {"refcoco": str(folder)}, [size, size]
+    return RefCOCODataSet("refcoco", sources, input_shape=shape, split="val", training=training, with_masks=with_masks)
 
 
 def plain_dataset(table: Path, source: Path, size: int, *, training: bool) -> Any:

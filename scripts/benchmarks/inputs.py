@@ -5,6 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import torch
+
 VOCABULARY_SIZE = 10_000
 
 
@@ -36,8 +40,6 @@ def config(options: Options) -> Any:
 
 def build(options: Options, original_arithmetic: bool = False) -> Any:
     """The config's model with seeded weights; with ``original_arithmetic`` frozen BatchNorm follows the batch."""
-    import torch
-
     from rec.config import instantiate
 
     cfg = config(options)
@@ -49,8 +51,6 @@ def build(options: Options, original_arithmetic: bool = False) -> Any:
 
 def settle(model: Any, options: Options) -> Any:
     """Gives BatchNorm the statistics of a few passes, so that evaluation mode sees signals of a trained network's size."""
-    import torch
-
     norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     batch = batch_of(16, replace(options, size=min(options.size, 128), device="cpu"))
     with torch.no_grad():
@@ -68,8 +68,6 @@ def settle(model: Any, options: Options) -> Any:
 
 def batch_of(count: int, options: Options, generator: Any = None, images: int | None = None, length: int = 15) -> Any:
     """A collated batch as the loader gives it: uint8 images, ids, boxes; ``images`` of them shared by the phrases."""
-    import torch
-
     device = torch.device(options.device)
     generator = generator or torch.Generator().manual_seed(count)
     size, shared = options.size, images or count
@@ -98,8 +96,6 @@ def our_batch(batch: dict[str, Any]) -> dict[str, Any]:
 
 def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:
     """The same batch as the original's loader gives it: float32 images, label ``(B, 1, 4)``, dense masks."""
-    import torch
-
     image = batch["image"] if "image_index" not in batch else batch["image"][batch["image_index"]]
     image = (image.float() / 255).contiguous()
     label = batch["box"][:, None]
@@ -108,9 +104,6 @@ def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:
 
 def photographs(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
     """``count`` JPEG files with a photograph's mixture of smooth areas and texture, about 100 kB each; kept if there."""
-    import cv2
-    import numpy as np
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
@@ -132,29 +125,12 @@ def photographs(folder: Path, count: int, width: int = 640, height: int = 480) -
 
 def phrases(rng: Any, count: int) -> list[str]:
     """Phrases of RefCOCO's length (median 3 words)."""
-    words = [
-        "man",
-        "left",
-        "red",
-        "woman",
-        "right",
-        "shirt",
-        "middle",
-        "front",
-        "dog",
-        "chair",
-        "blue",
-        "top",
-        "guy",
-        "the",
-    ]
+    words = ["man", "left", "red", "woman", "right", "shirt", "middle", "front", "dog", "chair", "blue", "the"]
     return [" ".join(rng.choice(words, int(rng.integers(1, 8)))) for _ in range(count)]
 
 
 def ellipse(box: Sequence[float], points: int) -> list[float]:
     """An ellipse inside an xywh box, as COCO writes polygons."""
-    import numpy as np
-
     x, y, w, h = box
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     corners = np.stack([x + w / 2 * (1 + np.cos(angle)), y + h / 2 * (1 + np.sin(angle))], 1)

@@ -6,25 +6,32 @@ import json
 import os
 import platform
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bounds import BOUNDS
 from benchmarks.inputs import Options
 
+# The module that has each section, a function of the section's name.
+MODULES = {
+    **dict.fromkeys(("model", "loss", "growth"), "network"),
+    **dict.fromkeys(("data", "loop", "eval", "predict"), "pipeline"),
+    **dict.fromkeys(("startup", "checkpoint"), "process"),
+}
+
 
 def measure(section: str, args: argparse.Namespace) -> None:
     """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``, on a GPU ``<section>_cuda.json``."""
     import torch
 
-    options = Options(
-        args.config, tuple(args.overrides), args.size, tuple(args.batches), args.rounds, args.images, args.refs,
-        args.device, Path(args.work),
-    )  # fmt: skip
+    choices = {field.name: getattr(args, field.name) for field in fields(Options)}
+    lists = {"overrides": tuple(args.overrides), "batches": tuple(args.batches), "work": Path(args.work)}
+    options = Options(**(choices | lists))
     print(f"{section}", flush=True)
     started = time.perf_counter()
-    module: Any = importlib.import_module(f"benchmarks.section_{section}")
-    rows = module.run(options)
+    module: Any = importlib.import_module(f"benchmarks.{MODULES[section]}")
+    rows = getattr(module, section)(options)
     device = torch.device(options.device)
     as_bound = (options.config, options.overrides, options.size) == (Options.config, (), Options.size)
     for row in rows:

@@ -1,13 +1,18 @@
 """Interleaved timing: A, B, A, B, … in one process, medians and spread; ratios and the bounds they are to keep."""
 
 import os
-import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 WITHIN = "within 15 %"
+ROOT = Path(__file__).resolve().parents[2]
+Sides = dict[str, Callable[[], Any]]
 # What interleave reads: wall-clock time, or the CPU time of this process, which others on the machine disturb less.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -88,8 +93,13 @@ def synchronize(device: Any) -> None:
 def ratio(what: str, times: Mapping[str, list[float]], over: str, under: str) -> Row:
     """Row of ``over / under``, computed round by round."""
     each = [a / b for a, b in zip(times[over], times[under], strict=True)]
-    seconds = {side: statistics.median(times[side]) for side in (over, under)}
-    return Row(what, statistics.median(each), min(each), max(each), seconds=seconds)
+    seconds = {side: median(times[side]) for side in (over, under)}
+    return Row(what, median(each), min(each), max(each), seconds=seconds)
+
+
+def ratios(times: Mapping[str, list[float]], *wanted: tuple[str, str, str]) -> list[Row]:
+    """Rows of ``(what, over, under)``; those with a side that was not measured are left out."""
+    return [ratio(what, times, over, under) for what, over, under in wanted if {over, under} <= set(times)]
 
 
 def single(what: str, value: float, unit: str, note: str = "") -> Row:
@@ -97,10 +107,21 @@ def single(what: str, value: float, unit: str, note: str = "") -> Row:
     return Row(what, value, value, value, unit=unit, note=note)
 
 
-def check(what: str, value: float, recorded: float, note: str = "") -> Row:
+def check(what: str, value: float, recorded: float) -> Row:
     """Row that holds a number of the plain implementation against the original's, within 15 %."""
-    return Row(f"plain / original: {what}", value / recorded, value / recorded, value / recorded, WITHIN,
-               note=f"plain {number(value)}, original {number(recorded)}" + (f"; {note}" if note else ""))  # fmt: skip
+    share = value / recorded
+    note = f"plain {number(value)}, original {number(recorded)}"
+    return Row(f"plain / original: {what}", share, share, share, WITHIN, note=note)
+
+
+def fastest(arguments: Sequence[str], rounds: int) -> float:
+    """Wall-clock seconds of the fastest of a few starts of Python in the repository's root, the first one not counted."""
+    seconds = []
+    for _ in range(max(3, rounds)):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
 
 
 def number(value: float) -> str:

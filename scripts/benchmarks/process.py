@@ -1,16 +1,38 @@
-"""Section ``checkpoint``: how long training waits for a save, against saving in the loop as the original does."""
+"""Sections ``startup`` (imports, help texts, building the model) and ``checkpoint`` (how long training waits for a save)."""
 
 import shutil
 import time
 from typing import Any
 
-from benchmarks.inputs import Options
-from benchmarks.section_model import OurTraining
-from benchmarks.timing import Row, interleave, ratio, single
+import torch
+
+from benchmarks.inputs import Options, build
+from benchmarks.network import OurTraining
+from benchmarks.timing import Row, fastest, interleave, ratio, single
+
+COMMANDS = {
+    "import rec": ("-c", "import rec"),
+    "scripts/train.py --help": ("scripts/train.py", "--help"),
+    "scripts/benchmark.py --help": ("scripts/benchmark.py", "--help"),
+    "every package training imports": (
+        "-c", "import torch, datasets, cv2, rec.data.dataset, rec.data.loader, rec.training.checkpoint",
+    ),
+}  # fmt: skip
 
 
-def run(options: Options) -> list[Row]:
-    import torch
+def startup(options: Options) -> list[Row]:
+    bare = f"Python itself: {fastest(('-c', 'pass'), options.rounds):.2f} s"
+    rows = [
+        single(name, fastest(arguments, options.rounds), "s", bare if name == "import rec" else "")
+        for name, arguments in COMMANDS.items()
+    ]
+    started = time.perf_counter()
+    build(options)
+    return [*rows, single("building the model and settling its statistics", time.perf_counter() - started, "s")]
+
+
+def checkpoint(options: Options) -> list[Row]:
+    """Against saving in the loop, as the original does."""
     from accelerate import Accelerator
 
     from rec.training.checkpoint import Writer
@@ -24,9 +46,7 @@ def run(options: Options) -> list[Row]:
     folder = options.work / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     writer = Writer(folder / "ours", 2, lambda _: None)
-    state = TrainerState()
-
-    waits: list[float] = []
+    state, waits = TrainerState(), list[float]()
 
     def ours() -> None:
         writer.wait()  # the writing goes on beside training, an epoch long: the last save's is no part of this one
@@ -34,6 +54,10 @@ def run(options: Options) -> list[Row]:
         state.update += 1
         writer.save(accelerator, training.model, training.optimizer, training.ema, state)
         waits.append(time.perf_counter() - started)
+
+    def until_on_disk() -> None:
+        ours()
+        writer.wait()
 
     def plain() -> None:
         """One epoch's end of the original: the same state up to three times under two names each, in the loop."""
@@ -44,23 +68,15 @@ def run(options: Options) -> list[Row]:
         for name in ("ckpt_epoch_1", "last_checkpoint") * 2 + ("det_best_model",):
             torch.save(content, folder / "plain" / f"{name}.pth")
 
-    def timed_wait() -> None:
-        ours()
-        writer.wait()
-
-    times = interleave({"training waits, ours": ours, "training waits, plain": plain}, options.rounds, clock="wall")
+    sides = {"training waits, ours": ours, "training waits, plain": plain}
+    times = interleave(sides, options.rounds, clock="wall")
     times["training waits, ours"] = waits[-options.rounds :]
-    whole = interleave({"until on the disk": timed_wait}, max(1, options.rounds // 2), clock="wall")
+    whole = interleave({"until on disk": until_on_disk}, max(1, options.rounds // 2), clock="wall")["until on disk"]
     files = [path for path in (folder / "ours" / "checkpoints").glob("step_*/*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / max(1, len({path.parent for path in files})) / 1e6
     shutil.rmtree(folder, ignore_errors=True)
     return [
-        ratio(
-            "training waits for an epoch's save, plain over ours",
-            times,
-            "training waits, plain",
-            "training waits, ours",
-        ),
-        single("until the checkpoint is complete on the disk", sorted(whole["until on the disk"])[0], "s"),
+        ratio("training waits for an epoch's save, plain over ours", times, *reversed(sides)),
+        single("until the checkpoint is complete on the disk", min(whole), "s"),
         single("a checkpoint: raw and EMA weights, optimizer", size, "MB"),
     ]
