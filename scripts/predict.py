@@ -17,11 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rec.console import require_output
+
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def main() -> int:
     args = parse_arguments()
+    if not (args.out or args.jsonl):
+        require_output()
     pairs = find_pairs(args)
     pictures = picture_names(args.out, pairs)
     answers_file = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else None  # noqa: SIM115 - optional

@@ -179,8 +179,10 @@ def tables_of(folders: list[str], training: bool) -> list[tuple[str, Any]]:
 
 def check_leaks(folders: list[str]) -> int:
     """Lists images that training and evaluation splits share; the exit status is 1 where there are any."""
+    from rec.console import require_output
     from rec.data.leakage import shared_images
 
+    require_output()
     leaks = shared_images(tables_of(folders, training=True), tables_of(folders, training=False))
     for leak in leaks:
         print(f"{leak['source']} image {leak['image_id']} of {leak['training']} is in {leak['evaluation']}")

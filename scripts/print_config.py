@@ -53,21 +53,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="OTHER", help="show what differs from the config to this one")
     parser.add_argument("--keys", action="store_true", help="list every key, with the defaults of LazyCall targets")
 
-    from rec.config import ConfigError, LazyConfig, diff, parse_config_arguments
+    from rec.config import LazyConfig, diff, parse_config_arguments
+    from rec.console import require_output
 
+    require_output()
     args = parse_config_arguments(parser, argv)
-    try:
-        cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
-        if args.diff:
-            text = "".join(f"{line}\n" for line in diff(cfg, LazyConfig.load(args.diff)))
-        else:
-            text = list_keys(cfg) if args.keys else LazyConfig.to_py(cfg)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config), args.overrides)
+    if args.diff:
+        text = "".join(f"{line}\n" for line in diff(cfg, LazyConfig.load(args.diff)))
+    else:
+        text = list_keys(cfg) if args.keys else LazyConfig.to_py(cfg)
     print(coloured(text) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text, end="")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from rec.inference.command_line import exit_with
+
+    exit_with(main)

@@ -1,5 +1,6 @@
 """What the scripts share: an expected error is one paragraph and an exit status, never a traceback."""
 
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from rec import console
 from rec.errors import InputError
 from rec.files import NO_SPACE
 
@@ -20,30 +22,54 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a script's ``main`` and end the process with its status.
 
     Errors of input (config, files, data, model folders) end with status 2 and one paragraph on stderr; anything else is
-    a defect of the program and keeps its traceback. SIGTERM and SIGHUP end it in order, temporary files removed. What
-    the console's encoding cannot show is printed escaped.
+    a defect of the program and keeps its traceback. Both are in the run's log too, where there is one. SIGTERM and SIGHUP
+    end it in order, temporary files removed. A console that is closed, full or gone ends nothing, except where the output
+    is what the script makes (:func:`rec.console.require_output`): there a closed pipe ends it quietly with status 141.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    console.protect()
     _end_in_order()
+    status = _status(main)
     try:
-        status = main()
+        sys.stdout.flush()
+    except OSError as error:
+        status = status or _lost_output(error)
+    sys.exit(status)
+
+
+def _status(main: Callable[[], int]) -> int | str | None:
+    try:
+        return main()
     except KeyboardInterrupt as interrupt:
-        status = _failed("stopped", interrupt, 130)
-    except BrokenPipeError:
-        status = 141
+        return _failed("stopped", interrupt, 130)
     except SystemExit as ended:
         if getattr(ended, "__notes__", None):
             _failed("stopped", ended, 0)
-        raise
+        return ended.code
     except Exception as error:
+        if error is console.lost_output():
+            return _lost_output(error)
         text = explained(error)
+        _log(error, text)
         if text is None:
             raise
-        status = _failed(f"error: {text}", error, 2)
-    sys.stdout.flush()
-    sys.exit(status)
+        return _failed(f"error: {text}", error, 2)
+
+
+def _lost_output(error: Exception) -> int:
+    """The status of a script whose output is what it makes, and cannot be written."""
+    console.give_up_output()
+    if isinstance(error, BrokenPipeError):
+        return 141  # as of a Unix tool that SIGPIPE ends
+    return _failed(f"error: the standard output cannot be written ({error})", error, 2)
+
+
+def _log(error: Exception, text: str | None) -> None:
+    """Why the script ends, in the run's log, where there is one: the console may be gone, the file stays."""
+    failure = None if text else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("rec", logging.ERROR, __file__, 0, f"error: {text or repr(error)}", None, failure)
+    for handler in logging.getLogger("rec").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _failed(text: str, error: BaseException, status: int) -> int:

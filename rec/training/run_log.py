@@ -149,8 +149,11 @@ class RunLog:
 
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except Exception:  # a console that is gone, where rec.console does not stand in front of it
+            self.handleError(record)
 
 
 class Window:
