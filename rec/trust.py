@@ -14,7 +14,7 @@ from typing import Any
 
 from rec.errors import UntrustedError
 
-# What a config may hold: as text, levels deep, nodes (a value or a container each).
+# What a config may hold: as text, levels deep, nodes (a key, a value or a container each).
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_SPLIT_NAME = 100

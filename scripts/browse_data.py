@@ -36,10 +36,13 @@ def main() -> int:
     )
     parser.add_argument("--epoch", type=int, default=0, help="whose random choices to show (default: 0)")
 
-    from rec.config import LazyConfig, parse_config_arguments
+    from rec.config import parse_config_arguments
+    from rec.inference.allowed import load_config
+    from rec.inference.command_line import add_trust_option
 
+    add_trust_option(parser)
     arguments = parse_config_arguments(parser)
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(arguments.config), arguments.overrides)
+    cfg = load_config(arguments.config, arguments.overrides, arguments.trust_config)
 
     import numpy as np
 

@@ -12,17 +12,15 @@ import os
 
 
 def main() -> int:
+    from rec.inference.command_line import InputError, add_trust_option
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let config.yaml call anything: your own models only"
-    )
+    add_trust_option(parser)
     args = parser.parse_args()
-    from rec.inference.command_line import InputError
-
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the web page needs gradio: pip install 'rec[demo]'")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -34,7 +34,7 @@ def main() -> int:
         keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
     trained = locate(args.model)
-    cfg, vocabulary = load_config(args, trained)
+    cfg, vocabulary = read_run_config(args, trained)
     out = Path(args.out or "outputs/evaluation")
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
@@ -89,6 +89,8 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.inference.command_line import add_trust_option
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="run folder, checkpoint, or model folder")
     parser.add_argument("--config", help="a lazy config with dataset and train; default: the run's config.yaml")
@@ -98,9 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pictures", metavar="PNG", help="draw a grid of predictions of the first split")
     parser.add_argument("--report", metavar="HTML", help="write one self-contained report of all splits")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let a config.yaml call anything: your own files only"
-    )
+    add_trust_option(parser)
     args, overrides = parser.parse_known_args([word for word in sys.argv[1:] if word != "--cfg-options"])
     # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
     args.overrides = [word for word in [*overrides, *(args.splits or [])] if "=" in word]
@@ -111,19 +111,20 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def load_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
+def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.config import LazyConfig, to_native
+    from rec.config import LazyConfig
+    from rec.inference.allowed import checked_config, load_config
     from rec.inference.model_folder import ModelFolderError
     from rec.inference.reading import load_vocabulary, read_config
-    from rec.inference.trained import check_run_config
 
     path = args.config or trained.run_config
     if path is None:
         raise ModelFolderError(
             f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"
         )
-    cfg = LazyConfig.load(str(path))
+    load_config(path, trust_config=args.trust_config)  # before anything in it is looked at
+    cfg = LazyConfig.load(path)
     for group in ("dataset", "train"):
         if group not in cfg:
             raise ModelFolderError(f"{path} has no `{group}`; evaluation needs a config with dataset and train")
@@ -137,9 +138,7 @@ def load_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
             if key in cfg.dataset:
                 cfg.dataset[key] = preprocess[key]
         cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
-    LazyConfig.apply_overrides(cfg, args.overrides)
-    if str(path).endswith((".yaml", ".yml")) and not args.trust_config:
-        check_run_config(Path(path), to_native(cfg.dataset))
+    cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), path, args.trust_config)
     vocabularies = (trained.folder / "vocab.json", trained.folder.parent.parent / "best" / "vocab.json")
     vocabulary = next((load_vocabulary(file, args.trust_config) for file in vocabularies if file.is_file()), None)
     return cfg, vocabulary

@@ -14,19 +14,17 @@ from pathlib import Path
 
 
 def main() -> int:
+    from rec.inference.command_line import InputError, add_trust_option
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, run folder or hub id")
     parser.add_argument("--out", required=True, help="file to write: .onnx or .pt2")
     parser.add_argument("--size", type=int, help="side of the input image, a multiple of 32; default: the model's")
     parser.add_argument("--dynamic-size", action="store_true", help="leave the side free (any multiple of 32)")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let config.yaml call anything: your own models only"
-    )
+    add_trust_option(parser)
     args = parser.parse_args()
     out = Path(args.out)
     kind = {".onnx": "onnx", ".pt2": "torch"}.get(out.suffix)
-    from rec.inference.command_line import InputError
-
     if kind is None:
         raise InputError(f"--out {out}: the ending decides the format; use .onnx or .pt2")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]

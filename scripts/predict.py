@@ -65,6 +65,8 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.inference.command_line import add_trust_option
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id user/name")
     parser.add_argument(
@@ -78,9 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
     parser.add_argument("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let config.yaml call anything: your own models only"
-    )
+    add_trust_option(parser)
     args = parser.parse_args()
     if (args.pairs is None) == (not args.inputs):
         parser.error("name images and phrases, or --pairs a file of them")

@@ -17,6 +17,9 @@ def main() -> int:
     parser.add_argument("--public", action="store_true", help="make a new repository public; private otherwise")
     parser.add_argument("--message", default="", help="of the commit")
     parser.add_argument("--with-checkpoint", metavar="FOLDER", help="push this checkpoint too, with optimizer state")
+    from rec.inference.command_line import add_trust_option
+
+    add_trust_option(parser)
     args = parser.parse_args()
     from rec.inference.hub import push
     from rec.inference.model_folder import ModelFolderError, read
@@ -25,7 +28,7 @@ def main() -> int:
     trained = locate(args.model)
     if trained.is_checkpoint:
         raise ModelFolderError(f"{trained.folder} is a checkpoint; push a model folder, such as best/ of the run")
-    read(trained.folder, trust_config=True)  # what cannot be loaded is not worth pushing
+    read(trained.folder, args.trust_config)  # what cannot be loaded is not worth pushing
     address = push(
         trained.folder, args.repo_id, private=not args.public, message=args.message, checkpoint=args.with_checkpoint
     )

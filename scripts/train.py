@@ -260,12 +260,11 @@ def evaluate_splits(
 
 def main() -> int:
     from rec.config import parse_config_arguments
+    from rec.inference.command_line import add_trust_option
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
-    parser.add_argument(
-        "--trust-config", action="store_true", help="let a .yaml config call anything: your own files only"
-    )
+    add_trust_option(parser)
     args = parse_config_arguments(parser)
     from rec.training.build import read_config
 

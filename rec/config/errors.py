@@ -3,8 +3,10 @@
 import difflib
 from collections.abc import Iterable
 
+from rec.errors import RecError
 
-class ConfigError(Exception):
+
+class ConfigError(RecError):
     """A config that cannot be loaded, changed, saved or built; the message is one paragraph for whoever wrote it.
 
     What is raised is also of the fitting Python type (``KeyError`` for an unknown key, the original exception's type

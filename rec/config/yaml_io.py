@@ -12,8 +12,10 @@ import yaml
 from rec.config.call import Builder, object_name
 from rec.config.errors import ConfigError, error_like
 from rec.config.nodes import CONTAINERS, SCALARS, children, is_tuple, join
+from rec.errors import UntrustedError
+from rec.trust import MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES, read_text
 
-MAX_BYTES, MAX_DEPTH = 1 << 20, 64
+MAX_NUMBER = 100  # characters; Python would take minutes for some numbers of a megabyte
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # YAML 1.1 as PyYAML reads it takes 1e-4 for a string; everyone who writes it means the number.
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.[\d_]*|\.[\d_]+|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.inf$|\.nan$", re.ASCII)
@@ -29,22 +31,25 @@ for _rules in _Loader.yaml_implicit_resolvers.values():  # 2020-01-01 is a strin
 def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> dict[str, Any]:
     """The mapping in a YAML file that may be hostile, as native containers and scalars; nothing is run or imported.
 
-    Refuses, with file and line, tags beyond YAML's own, aliases, duplicate keys, more than 64 levels and 1 MiB.
-    ``{_tuple_: [...]}`` is a tuple. ``sources`` receives the ``file:line`` of each path.
+    Refuses, with file and line, tags beyond YAML's own, aliases, duplicate keys, and what is larger than the limits of
+    :mod:`rec.trust`. ``{_tuple_: [...]}`` is a tuple. ``sources`` receives the ``file:line`` of each path.
     """
-    depth, places = 0, {} if sources is None else sources
+    depth = nodes = 0
+    places = {} if sources is None else sources
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_BYTES + 1)
+        text = read_text(path, "config", MAX_CONFIG_BYTES)
         # Before anything is built, which recurses. Aliases can grow a few lines into gigabytes.
         for event in yaml.parse(text, _BASE):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent) or len(text) > MAX_BYTES:
-                limit = f"at most {MAX_DEPTH} levels, {MAX_BYTES} bytes and no aliases (write ${{key}})"
+            nodes += isinstance(event, yaml.NodeEvent)
+            if depth > MAX_CONFIG_DEPTH or nodes > MAX_CONFIG_NODES or isinstance(event, yaml.AliasEvent):
+                limit = f"at most {MAX_CONFIG_DEPTH} levels, {MAX_CONFIG_NODES:,} keys and values, and no aliases (write ${{key}})"
                 raise ConfigError(f"{path}:{event.start_mark.line + 1}: a config has {limit}")
         loader = _Loader(text)
         root = loader.get_single_node()
         loaded = {} if root is None else _build(loader, root, "", path, places)
+    except UntrustedError as error:
+        raise ConfigError(f"{path}: cannot be read as a safe config: {error}") from error
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
         text = f"{path}{line}: cannot be read as a safe config: {getattr(error, 'problem', None) or error}"
@@ -57,6 +62,8 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
 def _build(loader: Any, node: Any, path: str, file: str | Path, places: dict[str, str]) -> Any:
     mapping = isinstance(node, yaml.MappingNode)
     if isinstance(node, yaml.ScalarNode) or node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > MAX_NUMBER:
+            raise ValueError(f"a number of {len(node.value)} characters; at most {MAX_NUMBER} are read")
         return loader.construct_object(node, deep=True)  # a scalar, or a tag that a safe loader refuses
     built: dict[Any, Any] = {}
     for key, child in ((loader.construct_object(k), v) for k, v in node.value) if mapping else enumerate(node.value):

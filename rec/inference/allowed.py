@@ -1,12 +1,16 @@
-"""The names a model folder's config may call, when nobody vouches for the folder.
+"""The names that a config may call when nobody vouches for it, and the one way to read such a config.
 
 Exact names, never prefixes: ``torch.hub.os.system`` resolves through module attributes, so a rule "everything below
-``torch``" would be no protection. Every name here is a ``torch.nn.Module`` that builds layers from numbers; none reads
-a file, opens a connection or takes a name that leads to code. Arguments that would (``pretrained`` and its paths) are
-turned off by :func:`harmless` before anything is built.
+``torch``" would be no protection. Every name here builds something from numbers and texts; none runs what it is given.
+Arguments of a model that would fetch or read weights (``pretrained`` and its paths) are turned off by :func:`harmless`
+before a model folder's model is built.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from rec.trust import strangers
 
 _BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16")
 _MODELS = {
@@ -27,15 +31,25 @@ _MODELS = {
     "torch.nn.modules.container": ("ModuleList", "Sequential"),
     "torch.nn.modules.linear": ("Identity",),
 }
+# What a model folder's config.yaml may call: modules that build layers.
 ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.items() for name in names)
 
-# What the data set of a run's config.yaml may call when it is evaluated.
-ALLOWED_DATA_TARGETS = frozenset({"rec.data.dataset.RefCOCODataSet", "rec.data.stream.streamed_split"})
-
-# What a run's config.yaml may call when it is trained again.
-_OPTIMIZERS: tuple[str, ...] = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
-_OPTIMIZERS += ("torch.optim.adam.Adam", "torch.optim.adamw.AdamW", "torch.optim.sgd.SGD")
-ALLOWED_RUN_TARGETS = ALLOWED_TARGETS | ALLOWED_DATA_TARGETS | {*_OPTIMIZERS, "rec.training.schedules.build_schedule"}
+# What else a run's config.yaml may call, to be trained, evaluated or browsed.
+_DATA: tuple[str, ...] = ("rec.data.dataset.RefCOCODataSet", "rec.data.stream.streamed_split")
+_DATA += ("rec.data.augment.RandAugment", "rec.data.augment.RandomErasing")
+# SimREC's and what is common beside them; albumentations has others that read files or call what they are given.
+_TRANSFORMS = (
+    *("CLAHE", "ColorJitter", "ElasticTransform", "GaussianBlur", "GaussNoise", "GridDistortion", "HueSaturationValue"),
+    *("ImageCompression", "MotionBlur", "RandomBrightnessContrast", "RandomSizedBBoxSafeCrop"),
+)
+_OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta")
+ALLOWED_RUN_TARGETS = (
+    ALLOWED_TARGETS
+    | {*_DATA, "rec.training.schedules.build_schedule"}
+    | {f"albumentations.{name}" for name in _TRANSFORMS}
+    | {f"torch.optim.{name}" for name in _OPTIMIZERS}
+    | {f"torch.optim.{name.lower()}.{name}" for name in _OPTIMIZERS}
+)
 
 # Arguments that fetch or read weights from elsewhere; a model folder brings its own.
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
@@ -50,12 +64,41 @@ def harmless(config: Any) -> Any:
     return config
 
 
-def strangers(config: Any, allowed: frozenset[str]) -> list[str]:
-    """Names that a native config would call or import and that are not ``allowed``, in order."""
-    if isinstance(config, dict):
-        named = [str(config[key]) for key in ("_target_", "_object_") if key in config]
-        inner = [name for value in config.values() for name in strangers(value, allowed)]
-        return [name for name in named if name not in allowed] + inner
-    if isinstance(config, list | tuple):
-        return [name for value in config for name in strangers(value, allowed)]
-    return []
+def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: bool = False) -> Any:
+    """A config with its overrides, as every script reads one: a ``.yaml`` is held to the lists of this module.
+
+    Args:
+        path: ``.py``, which is a program and runs, or ``.yaml``, which may be a stranger's.
+        overrides: ``key=value`` each.
+        trust_config: Let a YAML file call anything and read the environment: for files of your own only.
+
+    Raises:
+        rec.config.ConfigError: It cannot be read, or an override does not fit.
+        UntrustedError: It names something that is not in the list; nothing was imported.
+    """
+    from rec.config import LazyConfig
+
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), overrides)
+    return checked_config(cfg, path, trust_config)
+
+
+def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> Any:
+    """A loaded config that is safe to build: ``cfg``, or where it has interpolations a copy without; see
+    :func:`load_config`."""
+    from rec.config import to_native, without_interpolations
+    from rec.errors import UntrustedError
+
+    if trust_config or Path(path).suffix == ".py":
+        return cfg
+    try:
+        cfg = without_interpolations(cfg)
+        found = strangers(to_native(cfg), ALLOWED_RUN_TARGETS)
+        if found:
+            raise UntrustedError(
+                f"it calls {found[0][:100]!r}, which is not in the list of names that a YAML config may use"
+            )
+    except UntrustedError as error:
+        raise UntrustedError(
+            f"{path}: {error}; if the file is your own, add --trust-config, or give the Python config it came from"
+        ) from None
+    return cfg

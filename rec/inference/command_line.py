@@ -1,5 +1,6 @@
-"""What the scripts share: an expected error is one paragraph and an exit status, never a traceback."""
+"""What the scripts share: ``--trust-config``, and an expected error as one paragraph and an exit status."""
 
+import argparse
 import logging
 import os
 import signal
@@ -15,7 +16,16 @@ from rec import console
 from rec.errors import InputError
 from rec.files import NO_SPACE
 
-__all__ = ["InputError", "exit_with", "explained"]
+__all__ = ["InputError", "add_trust_option", "exit_with", "explained", "printable"]
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--trust-config``, the one way in which a script lets a file it did not write run code."""
+    parser.add_argument(
+        "--trust-config",
+        action="store_true",
+        help="let a .yaml config call anything and a vocabulary load any tokenizer: for files of your own only",
+    )
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -75,7 +85,8 @@ def _log(error: Exception, text: str | None) -> None:
 def _failed(text: str, error: BaseException, status: int) -> int:
     """Says why the script ends, and what the error carries along, such as where the answers so far are."""
     text = "; ".join([text, *getattr(error, "__notes__", [])])
-    print(textwrap.fill(f"{Path(sys.argv[0]).name}: {text}", 120, break_long_words=False), file=sys.stderr)
+    paragraph = textwrap.fill(f"{Path(sys.argv[0]).name}: {text}", 120, break_long_words=False)
+    print(printable(paragraph), file=sys.stderr)
     return status
 
 
@@ -93,6 +104,11 @@ def _end_in_order() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
                 signal.signal(number, end)
+
+
+def printable(text: str) -> str:
+    """``text`` without what would command the terminal: it may quote a stranger's file."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def explained(error: Exception) -> str | None:

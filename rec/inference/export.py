@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from rec.data.batch import prepare
+from rec.errors import RecError
 from rec.inference.model_folder import describe_origin
 
 FORMATS = ("onnx", "torch")
 MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
 
 
-class ExportError(Exception):
+class ExportError(RecError):
     """The model cannot be exported, or the exported file answers differently; the text says what and by how much."""
 
 

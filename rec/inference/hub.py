@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rec.errors import RecError
 from rec.inference.model_folder import CARD
 from rec.inference.reading import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError
 
@@ -22,7 +23,7 @@ _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 _WORTH_RETRYING = (408, 425, 429)
 
 
-class HubError(Exception):
+class HubError(RecError):
     """The Hub refused or could not be reached; the text says why and what to do."""
 
 

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rec.errors import RecError
 from rec.inference.allowed import ALLOWED_TARGETS, harmless
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
@@ -20,7 +21,7 @@ MAX_SIDE = 4096
 MAX_OUTSIDE = 1 << 26
 
 
-class ModelFolderError(Exception):
+class ModelFolderError(RecError):
     """A model folder that cannot be written, read or trusted; the message names the file and says what to do."""
 
 

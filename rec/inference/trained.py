@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rec.inference.allowed import ALLOWED_DATA_TARGETS, strangers
 from rec.inference.model_folder import ModelFolderError, describe_origin, from_run, read
 from rec.inference.reading import CONFIG, WEIGHTS, load_model
 
@@ -62,20 +61,6 @@ def locate(path: str | Path) -> Trained:
         f"{folder} holds no model: expected a run folder (with best/ or checkpoints/), a checkpoint (step_…) or a "
         f"model folder ({WEIGHTS}, {CONFIG}, vocab.json)"
     )
-
-
-def check_run_config(path: Path, dataset: Any) -> None:
-    """Refuses a ``config.yaml`` whose data set would call something other than the project's own.
-
-    Raises:
-        ModelFolderError: names the target.
-    """
-    found = strangers(dataset, ALLOWED_DATA_TARGETS)
-    if found:
-        raise ModelFolderError(
-            f"{path}: dataset calls {found[0]}, which is not in the list of names that a YAML config may use; "
-            "if the file is your own, add --trust-config, or give the Python config with --config"
-        )
 
 
 def _existing(path: Path) -> Path | None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from rec.config import ConfigError, LazyConfig, check, instantiate, locate, to_native
+from rec.config import ConfigError, check, instantiate, locate
 from rec.data.loader import StreamedBatches, TrainingBatches, sharing_groups, training_loader
 
 
@@ -21,17 +21,12 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
         trust_config: let a YAML file call any target.
 
     Raises:
-        ConfigError: it cannot be read, lacks a namespace, calls a stranger, or has an unknown key or argument.
+        ConfigError: it cannot be read, lacks a namespace, or has an unknown key or argument.
+        UntrustedError: a YAML file calls what is not in the list.
     """
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), overrides)
-    if path.endswith((".yaml", ".yml")) and not trust_config:
-        from rec.inference.allowed import ALLOWED_RUN_TARGETS, strangers
+    from rec.inference.allowed import load_config
 
-        if found := strangers(to_native(cfg), ALLOWED_RUN_TARGETS):
-            raise ConfigError(
-                f"{path} calls {found[0]}, which is not in the list of names that a YAML config may use; "
-                "if the file is your own, add --trust-config, or give the Python config it came from"
-            )
+    cfg = load_config(path, overrides, trust_config)
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
         raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")

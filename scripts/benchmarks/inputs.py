@@ -29,9 +29,9 @@ class Options:
 
 def config(options: Options) -> Any:
     """The lazy config with its overrides and a vocabulary size."""
-    from rec.config import LazyConfig
+    from rec.inference.allowed import load_config
 
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(options.config), list(options.overrides))
+    cfg = load_config(options.config, options.overrides)
     cfg.model.language_encoder.token_size = VOCABULARY_SIZE
     cfg.model.visual_backbone.pretrained = False
     cfg.dataset.input_shape = [options.size, options.size]

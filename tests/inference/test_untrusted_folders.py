@@ -25,10 +25,11 @@ import rec.models
 from rec.config import LazyConfig, to_native
 from rec.config.call import object_name
 from rec.inference import model_folder
-from rec.inference.allowed import ALLOWED_TARGETS, strangers
+from rec.inference.allowed import ALLOWED_TARGETS
 from rec.inference.model_folder import ModelFolderError
 from rec.models.backbones import Backbone
 from rec.models.language_encoders import LanguageEncoder
+from rec.trust import strangers
 
 ROOT = Path(__file__).parents[2]
 
