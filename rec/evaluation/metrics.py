@@ -10,6 +10,15 @@ from typing import Any
 import numpy as np
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+# Everything that summarize may give, by name.
+NAMES = (
+    *(f"Acc@{t:g}" for t in THRESHOLDS),
+    "mIoU",
+    "mask_mIoU",
+    "mask_oIoU",
+    *(f"Pr@{t:g}" for t in THRESHOLDS),
+    "IE",
+)
 
 
 def summarize(

@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
 from rec.data.loader import StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.training.keys import check_values
 
 
 def read_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
@@ -30,7 +31,7 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
         raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
-    if problems := check(cfg):
+    if problems := check(cfg) + check_values(cfg):
         raise ConfigError("; ".join(problems))
     return cfg
 
