@@ -13,9 +13,12 @@ list}, paths relative to the file. A bad image is reported and left out; the exi
 import argparse
 import glob
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rec.console import require_output
 
@@ -27,14 +30,17 @@ def main() -> int:
     if not (args.out or args.jsonl):
         require_output()
     pairs = find_pairs(args)
-    pictures = picture_names(args.out, pairs)
-    answers_file = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else None  # noqa: SIM115 - optional
+    pictures = picture_places(args.out, pairs)
     from tqdm import tqdm
 
     import rec
+    from rec.evaluation.pictures import save
+    from rec.files import growing_file, refuse_inputs
     from rec.inference.grounder import draw
     from rec.training.process import keep_freed_memory
 
+    outputs = [place for place in [*pictures, args.jsonl] if place is not None]
+    refuse_inputs(outputs, [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *model_files(args)])
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     grounder = rec.from_pretrained(
@@ -43,28 +49,28 @@ def main() -> int:
     print(f"model: {grounder.origin}", flush=True)
     failed = []
     progress = tqdm(total=len(pairs), disable=None if len(pairs) > 1 else True, leave=False)
-    stream = grounder.stream(pairs, args.batch_size, top_k=args.top_k)
-    for (image, _), picture, answers in zip(pairs, pictures, stream, strict=True):
-        progress.update()
-        if isinstance(answers, ValueError):
-            failed.append(image)
-            progress.write(f"{image}: {answers}", file=sys.stderr)
-            continue
-        for answer in answers:
-            if answers_file is not None:
-                answers_file.write(json.dumps({"image": image} | answer.to_dict(), ensure_ascii=False) + "\n")
-            progress.write(one_line(image, answer))
-        if picture is not None:
-            draw(answers).save(picture)
+    stream = grounder.stream(pairs, args.batch_size, top_k=args.top_k, keep_images=args.out is not None)
+    with growing_file(args.jsonl) if args.jsonl else nullcontext() as answers_file:
+        for (image, _), picture, answers in zip(pairs, pictures, stream, strict=True):
+            progress.update()
+            if isinstance(answers, ValueError):
+                failed.append(image)
+                progress.write(f"{image}: {answers}", file=sys.stderr)
+                continue
+            for answer in answers:
+                if answers_file is not None:
+                    answers_file.write(json.dumps({"image": image} | answer.to_dict(), ensure_ascii=False) + "\n")
+                progress.write(one_line(image, answer))
+            if picture is not None:
+                save(draw(answers), picture)
     progress.close()
-    if answers_file is not None:
-        answers_file.close()
     if failed:
         print(f"{len(failed)} of {len(pairs)} images could not be used, the first: {failed[0]}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.files import user_path
     from rec.inference.command_line import add_trust_option
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,9 +78,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "inputs", nargs="*", metavar="IMAGE|PHRASE", help="images (files, folders, patterns) and phrases"
     )
-    parser.add_argument("--pairs", metavar="JSONL", help="lines of image and phrase instead")
-    parser.add_argument("--out", metavar="PNG|FOLDER", help="marked picture; a folder where there are several images")
-    parser.add_argument("--jsonl", metavar="FILE", help="write one line per answer: box, score, mask, warning")
+    parser.add_argument("--pairs", type=user_path, metavar="JSONL", help="lines of image and phrase instead")
+    parser.add_argument(
+        "--out", type=user_path, metavar="PNG|FOLDER", help="marked picture; a folder where there are several images"
+    )
+    parser.add_argument(
+        "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: box, score, mask, warning"
+    )
     parser.add_argument("--top-k", type=int, default=1, help="also give the next best boxes that do not overlap")
     parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -89,21 +99,25 @@ def parse_arguments() -> argparse.Namespace:
 
 def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
     """Every image with its phrases."""
-    from rec.inference.command_line import InputError
+    from rec.errors import InputError
+    from rec.inference.inputs import is_address
 
     if args.pairs:
-        return read_pairs(Path(args.pairs))
+        return read_pairs(args.pairs)
     images: list[str] = []
     phrases: list[str] = []
     for word in args.inputs:
-        path = Path(word)
-        if path.is_dir():
-            inside = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+        path = os.path.expanduser(word)
+        if os.path.isdir(path):
+            inside = sorted(str(p) for p in Path(path).iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+            inside = [name for name in inside if not Path(name).name.startswith(".")]
             if not inside:
                 raise InputError(f"the folder {word} holds no image ({', '.join(IMAGE_ENDINGS)})")
             images += inside
-        elif path.is_file() or word.startswith(("http://", "https://")) or word.lower().endswith(IMAGE_ENDINGS):
-            matches = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) and not path.is_file() else [word]
+        elif os.path.isfile(path) or is_address(word):
+            images.append(path)
+        elif word.lower().endswith(IMAGE_ENDINGS):
+            matches = matching(path) if glob.has_magic(word) else [path]
             if not matches:
                 raise InputError(f"no file matches {word}")
             images += matches
@@ -116,58 +130,92 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
     return [(image, phrases) for image in images]
 
 
+def matching(pattern: str) -> list[str]:
+    """Files of a pattern, sorted. Folders that are called as they stand there are meant by it: ``p[1]/*.jpg``."""
+    folder, parts = Path(), list(Path(pattern).parts)
+    while len(parts) > 1 and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    return sorted(glob.glob(os.path.join(glob.escape(str(folder)), *parts), recursive=True))
+
+
 def read_pairs(path: Path) -> list[tuple[str, list[str]]]:
     """Lines of a file; neighbouring lines about one image are put together, so that they share its pass."""
-    from rec.inference.command_line import InputError
+    from rec.errors import InputError
+    from rec.files import user_path
+    from rec.inference.inputs import is_address
+    from rec.trust import read_text
 
     pairs: list[tuple[str, list[str]]] = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                pair = json.loads(line)
-                image, phrase = str(pair["image"]), pair["phrase"]
-                phrases = [phrase] if isinstance(phrase, str) else [str(one) for one in phrase]
-            except (ValueError, KeyError, TypeError) as error:
-                text = f'{path}:{number}: expected {{"image": …, "phrase": …}}, got {line.strip()[:80]!r} ({error!r})'
-                raise InputError(text) from None
-            image = image if image.startswith(("http://", "https://")) else str(path.parent / image)
-            if pairs and pairs[-1][0] == image:
-                pairs[-1][1].extend(phrases)
-            else:
-                pairs.append((image, phrases))
+    for number, line in enumerate(read_text(path, "pairs").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            pair = json.loads(line)
+            image, phrase = str(pair["image"]), pair["phrase"]
+            phrases = [phrase] if isinstance(phrase, str) else [str(one) for one in phrase]
+        except (ValueError, KeyError, TypeError) as error:
+            text = f'{path}:{number}: expected {{"image": …, "phrase": …}}, got {line.strip()[:80]!r} ({error!r})'
+            raise InputError(text) from None
+        image = image if is_address(image) else str(path.parent / user_path(image))
+        if pairs and pairs[-1][0] == image:
+            pairs[-1][1].extend(phrases)
+        else:
+            pairs.append((image, phrases))
     if not pairs:
         raise InputError(f"{path} has no lines")
     return pairs
 
 
-def picture_names(out: str | None, pairs: list[tuple[str, list[str]]]) -> list[Path | None]:
+def model_files(args: argparse.Namespace) -> list[Path]:
+    from rec.files import user_path
+
+    folder = user_path(args.model)
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def picture_places(out: Path | None, pairs: list[tuple[str, list[str]]]) -> list[Path | None]:
     """Where each marked picture goes: ``out`` itself for one image, else a name of its own in the folder ``out``.
 
     The folder is made, so that a place that cannot be written is told before the work.
     """
     from PIL import Image
 
-    from rec.inference.command_line import InputError
+    from rec.errors import InputError
 
     if out is None:
         return [None] * len(pairs)
-    place = Path(out)
-    if len(pairs) == 1 and place.suffix and not place.is_dir():
-        if place.suffix.lower() not in Image.registered_extensions():
-            raise InputError(f"--out {out}: pictures cannot be written as {place.suffix}; use .png or .jpg")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return [place]
-    if place.is_file():
+    if len(pairs) == 1 and out.suffix and not out.is_dir():
+        Image.init()
+        if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+            raise InputError(f"--out {out}: pictures cannot be written as {out.suffix}; use .png or .jpg")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return [out]
+    if out.is_file():
         raise InputError(f"--out {out} is a file, but there are {len(pairs)} images; name a folder")
-    place.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, int] = {}
-    names: list[Path | None] = []
-    for image, _ in pairs:
-        stem = Path(image).stem
-        taken[stem] = taken.get(stem, 0) + 1
-        names.append(place / (f"{stem}.png" if taken[stem] == 1 else f"{stem}_{taken[stem]}.png"))
+    out.mkdir(parents=True, exist_ok=True)
+    return [out / f"{name}.png" for name in picture_names([image for image, _ in pairs])]
+
+
+def picture_names(images: list[str]) -> list[str]:
+    """A name for each image, the same for the same list: its own without the ending; a number is added where another
+    image has that name. They differ on file systems that take capitals for small letters too.
+    """
+    from rec.inference.inputs import is_address
+    from rec.trust import file_name
+
+    stems = [file_name(urlsplit(image).path, "image") if is_address(image) else Path(image).stem for image in images]
+    stems = [os.fsdecode(os.fsencode(stem)[:240]) for stem in stems]  # a file's name has at most 255 bytes
+    of_an_image, taken = {stem.casefold() for stem in stems}, set[str]()
+    numbers: dict[str, int] = {}
+    names = []
+    for stem in stems:
+        name, number = stem, numbers.get(stem, 1)
+        while name.casefold() in taken or (number > 1 and name.casefold() in of_an_image):
+            number += 1
+            name = f"{stem}_{number}"
+        numbers[stem] = number
+        taken.add(name.casefold())
+        names.append(name)
     return names
 
 

@@ -1,5 +1,6 @@
 """Boxes, masks and phrases drawn on images; grids of predictions."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rec.data.masks import decode
+from rec.files import whole_file
 
 TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
 _PALETTE = (PREDICTED, (9, 105, 218), (191, 135, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
@@ -70,6 +72,16 @@ def _with_caption(picture: Image.Image, caption: str, lines: int = 3) -> Image.I
     strip.paste(picture)
     ImageDraw.Draw(strip).multiline_text((4, picture.height + 1), "\n".join(rows), fill="black", font=font, spacing=3)
     return strip
+
+
+def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes a picture in the format of the path's ending, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as temporary:
+        picture.save(temporary)
 
 
 def picture_of(dataset: Any, record: Mapping[str, Any], side: int = 320) -> Image.Image:

@@ -85,8 +85,8 @@ def _log(error: Exception, text: str | None) -> None:
 def _failed(text: str, error: BaseException, status: int) -> int:
     """Says why the script ends, and what the error carries along, such as where the answers so far are."""
     text = "; ".join([text, *getattr(error, "__notes__", [])])
-    paragraph = textwrap.fill(f"{Path(sys.argv[0]).name}: {text}", 120, break_long_words=False)
-    print(printable(paragraph), file=sys.stderr)
+    text = f"{Path(sys.argv[0]).name}: {text}"
+    print(printable(textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)), file=sys.stderr)
     return status
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,72 +16,17 @@ import torch
 from rec import boxes
 from rec.data.batch import prepare
 from rec.data.images import letterbox
-from rec.data.masks import encode
 from rec.evaluation.masks import to_image
+from rec.files import user_path
+from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import to_pixels
 from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
+
+__all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "resolve", "suppress"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PHRASES_AT_ONCE = 32
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """The answer to one phrase on one image.
-
-    Attributes:
-        phrase: As given.
-        box: left, top, right, bottom in pixels of the given image, inside it; None for a segmentation-only model.
-        score: Confidence, 0-1.
-        mask: bool ``(H, W)`` of the given image; None for a model without masks.
-        warning: What to mind about this answer, such as words the model does not know; None if nothing.
-        candidates: With ``top_k``: ``(box, score)`` of that many boxes, best first, overlapping ones suppressed.
-        image: uint8 ``(H, W, 3)`` RGB, as the model saw it (EXIF orientation applied).
-    """
-
-    phrase: str
-    box: tuple[float, float, float, float] | None
-    score: float
-    mask: np.ndarray | None
-    warning: str | None
-    image: np.ndarray = field(repr=False)
-    candidates: tuple[tuple[tuple[float, float, float, float], float], ...] = ()
-
-    def draw(self, with_label: bool = True) -> Any:
-        """A PIL image with box, mask, phrase and score drawn; further candidates in other colours."""
-        return draw([self], with_label)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: phrase, box, score, mask (COCO RLE), warning, width, height; candidates where asked for."""
-        plain = {
-            "phrase": self.phrase,
-            "box": None if self.box is None else list(self.box),
-            "score": self.score,
-            "mask": None if self.mask is None else encode(self.mask),
-            "warning": self.warning,
-            "width": self.image.shape[1],
-            "height": self.image.shape[0],
-        }
-        if self.candidates:
-            plain["candidates"] = [{"box": list(box), "score": score} for box, score in self.candidates]
-        return plain
-
-
-def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
-    """A PIL image with all answers on one image drawn, each in its own colour."""
-    from rec.evaluation.pictures import annotate, colour
-
-    marks: list[Any] = []
-    masks = []
-    for number, grounding in enumerate(groundings):
-        for extra, (box, score) in reversed(list(enumerate(grounding.candidates[1:], 1))):
-            marks.append((box, colour(number + extra), f"{score:.2f}" if with_label else ""))
-        label = f"{grounding.phrase} {grounding.score:.2f}" if with_label else ""
-        marks.append((grounding.box, colour(number), label))
-        if grounding.mask is not None:
-            masks.append((grounding.mask, colour(number)))
-    return annotate(groundings[0].image, marks, masks)
 
 
 def from_pretrained(
@@ -119,7 +64,7 @@ def from_pretrained(
 
 def resolve(source: str | Path) -> Path:
     """The folder of a model: ``source`` itself, or a download of the hub id it is."""
-    folder = Path(source)
+    folder = user_path(source)
     if folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
@@ -173,7 +118,16 @@ class Grounder:
     def __repr__(self) -> str:
         return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
 
-    def __call__(self, image: Any, phrase: Any, *, top_k: int = 1, nms_iou: float = 0.5, batch_size: int = 8) -> Any:
+    def __call__(
+        self,
+        image: Any,
+        phrase: Any,
+        *,
+        top_k: int = 1,
+        nms_iou: float = 0.5,
+        batch_size: int = 8,
+        keep_images: bool = False,
+    ) -> Any:
         """Ground phrases in images.
 
         Args:
@@ -183,6 +137,8 @@ class Grounder:
             top_k: How many boxes ``candidates`` holds when above 1.
             nms_iou: Candidates that overlap a better one by more than this are left out.
             batch_size: Images per forward pass; phrases about one image share its pass.
+            keep_images: Results hold their decoded image. Without, ``image`` and ``draw()`` read it anew from its file, or
+                find the object that was given while the caller has it.
 
         Returns:
             A :class:`Grounding`, or lists of them, nested as ``phrase`` was (per image for a list of images).
@@ -192,7 +148,7 @@ class Grounder:
             ValueError: an empty phrase, or lists of different lengths.
         """
         if not isinstance(image, list | tuple):
-            alone = self._answer([self._load(image, phrase)], top_k, nms_iou)[0]
+            alone = self._answer([self._load(image, phrase, keep_images)], top_k, nms_iou)[0]
             return alone[0] if isinstance(phrase, str) else alone
         phrases = [phrase] * len(image) if isinstance(phrase, str) else list(phrase)
         if len(phrases) != len(image):
@@ -201,16 +157,26 @@ class Grounder:
             )
         pairs = zip(image, phrases, strict=True)
         results: list[Any] = []
-        for answers in self.stream(pairs, batch_size, top_k=top_k, nms_iou=nms_iou):
+        for answers in self.stream(pairs, batch_size, top_k=top_k, nms_iou=nms_iou, keep_images=keep_images):
             if isinstance(answers, ValueError):
                 raise answers
             results.append(answers[0] if isinstance(phrases[len(results)], str) else answers)
         return results
 
     def stream(
-        self, pairs: Iterable[tuple[Any, Any]], batch_size: int = 8, *, top_k: int = 1, nms_iou: float = 0.5
+        self,
+        pairs: Iterable[tuple[Any, Any]],
+        batch_size: int = 8,
+        *,
+        top_k: int = 1,
+        nms_iou: float = 0.5,
+        keep_images: bool = False,
     ) -> Iterator[list[Grounding] | ValueError]:
         """Answers for ``(image, phrase or phrases)`` pairs, in order, images being decoded ahead in the background.
+
+        Args:
+            pairs: Read as it goes.
+            batch_size, top_k, nms_iou, keep_images: As of a call.
 
         Yields:
             For each pair the answers to its phrases, or the error that its image or phrases gave.
@@ -220,7 +186,7 @@ class Grounder:
             waiting: deque[Future[_Loaded | ValueError]] = deque()
             while True:
                 for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
-                    waiting.append(pool.submit(self._try_load, image, phrase))
+                    waiting.append(pool.submit(self._try_load, image, phrase, keep_images))
                 if not waiting:
                     return
                 loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
@@ -229,15 +195,16 @@ class Grounder:
                 for item in loaded:
                     yield next(answers) if isinstance(item, _Loaded) else item
 
-    def _load(self, image: Any, phrase: Any) -> "_Loaded":
+    def _load(self, image: Any, phrase: Any, keep: bool) -> "_Loaded":
         phrases = _phrases(phrase)
         pixels, warning = to_pixels(image, self.allow_urls)
         geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._size)
-        return _Loaded(pixels, letterbox(pixels, geometry, self._size), geometry, warning, phrases)
+        picture = Picture(image, pixels, keep, self.allow_urls)
+        return _Loaded(picture, letterbox(pixels, geometry, self._size), geometry, warning, phrases)
 
-    def _try_load(self, image: Any, phrase: Any) -> "_Loaded | ValueError":
+    def _try_load(self, image: Any, phrase: Any, keep: bool) -> "_Loaded | ValueError":
         try:
-            return self._load(image, phrase)
+            return self._load(image, phrase, keep)
         except ValueError as error:
             return error
 
@@ -289,9 +256,9 @@ class Grounder:
     def _grounding(
         self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], top_k: int, nms_iou: float
     ) -> Grounding:
-        height, width = item.pixels.shape[:2]
+        height, width = item.picture.height, item.picture.width
 
-        def in_image(box: np.ndarray) -> tuple[float, float, float, float]:
+        def in_image(box: np.ndarray) -> Box:
             box = np.nan_to_num(boxes.from_letterbox(box.astype(np.float64), item.geometry))
             left, top, right, bottom = np.clip(box, 0, [width, height, width, height]).tolist()
             return left, top, right, bottom
@@ -301,7 +268,7 @@ class Grounder:
             probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
             threshold = getattr(self.model, "mask_threshold", 0.5)
             mask = to_image(probability, item.geometry, threshold, getattr(self.model, "mask_any_overlap", False))
-        candidates: tuple[tuple[tuple[float, float, float, float], float], ...] = ()
+        candidates: tuple[tuple[Box, float], ...] = ()
         if "candidate_boxes" in output:
             found, scores = output["candidate_boxes"], output["candidate_scores"]
             candidates = tuple((in_image(found[i]), float(scores[i])) for i in suppress(found, scores, top_k, nms_iou))
@@ -311,7 +278,7 @@ class Grounder:
             score=float(output["score"]) if "score" in output else 0.0,
             mask=mask,
             warning="; ".join(filter(None, [item.warning, self._doubts(phrase)])) or None,
-            image=item.pixels,
+            picture=item.picture,
             candidates=candidates,
         )
 
@@ -332,7 +299,7 @@ class Grounder:
 
 @dataclass(frozen=True)
 class _Loaded:
-    pixels: np.ndarray  # uint8 (H, W, 3) RGB
+    picture: Picture
     square: np.ndarray  # uint8 (3, S, S), letterboxed
     geometry: np.ndarray
     warning: str | None

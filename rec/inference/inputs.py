@@ -10,9 +10,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from rec.data.images import ImageError, decode_image, read_bytes, rgb_from_pil
+from rec.files import user_path
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded
-MAX_DOWNLOAD = 50 << 20
 
 
 def to_pixels(image: Any, allow_urls: bool = False, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str | None]:
@@ -21,7 +21,7 @@ def to_pixels(image: Any, allow_urls: bool = False, max_pixels: int = MAX_PIXELS
     Args:
         image: Path, encoded bytes, PIL image, NumPy uint8 ``(H, W[, 1 | 3 | 4])`` RGB, torch uint8 or float 0-1
             ``(3, H, W)``; an http(s) address where ``allow_urls``.
-        allow_urls: Fetch addresses.
+        allow_urls: Fetch addresses of the public internet, see :mod:`rec.inference.download`.
         max_pixels: Refuse larger images, files by their header, before memory is taken.
 
     Returns:
@@ -32,11 +32,13 @@ def to_pixels(image: Any, allow_urls: bool = False, max_pixels: int = MAX_PIXELS
     """
     if isinstance(image, str | Path | bytes):
         name = None if isinstance(image, bytes) else str(image)
-        if name and re.match("https?://", name):
+        if name and is_address(name):
             if not allow_urls:
                 raise ImageError(f"{name} is an address; download it first, or load the model with allow_urls=True")
-            image = _download(name)
-        data = image if isinstance(image, bytes) else read_bytes(image)
+            from rec.inference.download import download
+
+            image = download(name)
+        data = image if isinstance(image, bytes) else read_bytes(user_path(image))
         return _decoded(data, name, max_pixels)
     if isinstance(image, Image.Image):
         _check_size(*image.size, "the given image", max_pixels)
@@ -62,6 +64,11 @@ def to_pixels(image: Any, allow_urls: bool = False, max_pixels: int = MAX_PIXELS
     return np.ascontiguousarray(image[..., :3]), None
 
 
+def is_address(image: Any) -> bool:
+    """Whether an image is named by an http(s) address."""
+    return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
+
+
 def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray, str | None]:
     warning = None
     try:
@@ -79,16 +86,3 @@ def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(f"{name} has {width} x {height} pixels, more than {max_pixels:,}; make it smaller first")
-
-
-def _download(address: str) -> bytes:
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(address, timeout=30) as response:
-            data = response.read(MAX_DOWNLOAD + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{address} cannot be fetched: {error}") from None
-    if len(data) > MAX_DOWNLOAD:
-        raise ImageError(f"{address} has more than {MAX_DOWNLOAD} bytes")
-    return data

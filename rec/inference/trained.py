@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rec.files import user_path
 from rec.inference.model_folder import ModelFolderError, describe_origin, from_run, read
 from rec.inference.reading import CONFIG, WEIGHTS, load_model
 
@@ -47,7 +48,7 @@ def locate(path: str | Path) -> Trained:
     Raises:
         ModelFolderError: none of these is there.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if (folder / "best" / WEIGHTS).is_file():
         return Trained(folder / "best", False, _existing(folder / CONFIG))
     last = folder / "checkpoints" / "last"

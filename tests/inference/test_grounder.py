@@ -1,11 +1,13 @@
 """The Grounder: every kind of input, boxes in the image's own pixels, one pass per image, clear errors."""
 
+import gc
 import io
 import json
+import pickle
 import shutil
-import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from PIL import Image
 import rec
 from rec import boxes
 from rec.data.images import ImageError
-from rec.inference import Grounder, model_folder
+from rec.inference import Grounder, download, model_folder
 from rec.inference.grounder import draw, suppress
 from rec.inference.inputs import MAX_PIXELS
 
@@ -98,7 +100,7 @@ def test_exif_orientation_is_applied(grounder, pixels):
     exif[0x0112] = 6
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", exif=exif)
-    assert grounder(buffer.getvalue(), "the red circle").image.shape == (140, 90, 3)
+    assert grounder(buffer.getvalue(), "the red circle", keep_images=True).image.shape == (140, 90, 3)
 
 
 def test_lists_nest_as_they_were_given(grounder, pixels):
@@ -208,7 +210,7 @@ def test_the_first_picture_of_an_animation_is_taken_with_a_warning(grounder, pix
     frames = [Image.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (10, 200)]
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    result = grounder(buffer.getvalue(), "the red circle")
+    result = grounder(buffer.getvalue(), "the red circle", keep_images=True)
     assert result.image.mean() < 50 and "animated" in result.warning
 
 
@@ -239,24 +241,50 @@ def test_what_is_no_image_is_one_clear_error(grounder, image):
         grounder(image, "the red circle")
 
 
-def test_addresses_are_fetched_only_on_request(grounder, pixels):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(as_png(pixels))
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/photo.png"
+def test_addresses_are_fetched_only_on_request(grounder, pixels, monkeypatch):
+    asked = []
+    monkeypatch.setattr(download, "download", lambda address: asked.append(address) or as_png(pixels))
+    address = "HTTPS://example.org/photo.png"
     with pytest.raises(ImageError, match="allow_urls"):
         grounder(address, "the red circle")
+    assert not asked
     online = Grounder(new_model(), grounder.config, grounder.vocabulary, device="cpu", allow_urls=True)
-    assert online(address, "the red circle").image.shape == pixels.shape
-    server.shutdown()
+    result = online(address, "the red circle")
+    assert asked == [address] and np.array_equal(result.image, pixels) and asked == [address] * 2
+
+
+def test_results_keep_no_pictures_and_find_them_again(grounder, pixels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(as_png(pixels))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = pixels.copy()
+    pair = [grounder("photo.png", "the red circle"), *grounder([Path("~/photo.png")], "the red circle")]
+    pair += grounder([given, given], ["the red circle"] * 2)
+    monkeypatch.chdir("/")
+    for result in pair:
+        assert np.array_equal(result.image, pixels) and result.draw().size == (140, 90)
+        assert len(pickle.dumps(result)) < 2000 < pixels.nbytes
+    held = weakref.ref(given)
+    del given
+    gc.collect()
+    assert held() is None, "a result holds no picture"
+    for gone in (pair[-1], grounder(as_png(pixels), "the red circle"), pickle.loads(pickle.dumps(pair[2]))):
+        with pytest.raises(ImageError, match="keep_images=True"):
+            gone.draw()
+        assert gone.to_dict() == pair[0].to_dict()
+
+
+def test_kept_pictures_are_those_that_were_asked_about(grounder, pixels, tmp_path):
+    (tmp_path / "photo.png").write_bytes(as_png(pixels))
+    frame = pixels.copy()
+    kept = grounder([frame, tmp_path / "photo.png"], "the red circle", keep_images=True)
+    lost = grounder(tmp_path / "photo.png", "the red circle")
+    frame[:] = 0  # a video's buffer, used for the next frame
+    (tmp_path / "photo.png").write_bytes(as_png(pixels[:50]))
+    assert all(np.array_equal(result.image, pixels) for result in kept)
+    assert np.array_equal(pickle.loads(pickle.dumps(kept[0])).image, pixels)
+    with pytest.raises(ImageError, match="140 x 90 pixels when it was asked about and has 140 x 50 now"):
+        lost.draw()
 
 
 def test_drawing_marks_the_box_and_the_mask(grounder, pixels):

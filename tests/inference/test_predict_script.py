@@ -3,6 +3,8 @@
 import json
 import os
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,9 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def model(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("model") / "best")
+
+
+@pytest.fixture
+def place(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("predict")
-    write_folder(folder / "model")
+    shutil.copytree(model, folder / "model")
     (folder / "photos").mkdir()
     for number, (width, height) in enumerate([(60, 40), (40, 70), (50, 50)]):
         pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
@@ -98,17 +105,117 @@ def test_it_goes_on_after_a_bad_image_and_says_so_at_the_end(predict, tmp_path):
         (["model", "photos", "a circle", "--out", "cut.jpg"], "is a file"),
         (["model", "photos/0.jpg", "a circle", "--out", "cut.jpg/x.png"], "cut.jpg"),
         (["model", "photos/0.jpg", "a circle", "--out", "marked.xyz"], ".xyz"),
-        (["model", "photos/0.jpg", "a circle", "--jsonl", "no/where.jsonl"], "where.jsonl"),
+        (["model", "photos/0.jpg", "a circle", "--jsonl", "cut.jpg/where.jsonl"], "cut.jpg"),
+        (["model", "photos/0.jpg", "a circle", "--jsonl", "photos"], "photos"),
+        (["model", "photos", "a circle", "--out", "photos"], "photos/0.png, which is read"),
+        (["model", "photos/0.jpg", "a circle", "--out", "photos/../photos/0.jpg"], "0.jpg, which is read"),
+        (["model", "photos/0.jpg", "a circle", "--jsonl", "model/config.yaml"], "config.yaml, which is read"),
+        (["model", "--pairs", "good.jsonl", "--jsonl", "link.jsonl"], "good.jsonl, which is read"),
+        (["model", "--pairs", "latin1.jsonl"], "latin1.jsonl"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said):
     (place / "broken.jsonl").write_text('{"picture": 3}\n', encoding="utf-8")
+    (place / "good.jsonl").write_text('{"image": "photos/0.jpg", "phrase": "a circle"}\n', encoding="utf-8")
+    (place / "latin1.jsonl").write_bytes(b'{"image": "caf\xe9.jpg", "phrase": "a circle"}\n')
+    (place / "link.jsonl").symlink_to("good.jsonl")
+    Image.new("RGB", (20, 20)).save(place / "photos" / "0.png")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     status, _, error = predict(*arguments)
     assert status == 2 and said in error.replace("\n", " ") and "Traceback" not in error
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
 
 def test_an_empty_phrase_counts_as_a_bad_pair(predict):
     status, _, error = predict("model", "photos/0.jpg", " ")
     assert status == 1 and "empty" in error
+
+
+def test_every_image_has_a_picture_of_its_own_and_inputs_stay(place, predict, tmp_path):
+    (place / "more").mkdir()
+    for name in ("a.jpg", "a.png", "a_2.jpg", "A.bmp", "x" * 250 + ".png", "x" * 251 + ".jpg", "p[1].jpg"):
+        Image.new("RGB", (30, 20)).save(place / "more" / name)
+    (place / "more" / ".a.png.left-over.png").write_bytes(b"of a killed process")
+    before = {path.name: path.read_bytes() for path in (place / "more").iterdir()}
+    for _ in range(2):
+        status, _, error = predict("model", "more", "a circle", "--out", tmp_path / "new" / "marked")
+        made = sorted(os.listdir(tmp_path / "new" / "marked"))
+        # A.bmp comes first: capitals before small letters
+        expected = ["A.png", "a_2.png", "a_3.png", "a_4.png", "p[1].png", "x" * 240 + ".png", "x" * 240 + "_2.png"]
+        assert status == 0 and made == expected, error
+    assert {path.name: path.read_bytes() for path in (place / "more").iterdir()} == before
+
+
+def test_patterns_below_folders_with_brackets(place, predict, tmp_path):
+    shutil.copytree(place / "photos", place / "p[1]" / "deep")
+    shutil.copytree(place / "photos", place / "p1" / "deep")
+    status, _, _ = predict(
+        "model", "p[1]/*/[01].jpg", "a circle", "--out", tmp_path / "o[1]", "--jsonl", tmp_path / "j"
+    )
+    assert status == 0 and sorted(os.listdir(tmp_path / "o[1]")) == ["0.png", "1.png"]
+    assert [line["image"] for line in read(tmp_path / "j")] == ["p[1]/deep/0.jpg", "p[1]/deep/1.jpg"]
+
+
+def test_long_phrases_are_phrases(place, predict, tmp_path):
+    phrase = "the red circle " * 400
+    status, _, error = predict("model", "photos/0.jpg", phrase, "--jsonl", tmp_path / "j")
+    assert status == 0 and read(tmp_path / "j")[0]["phrase"] == phrase, error
+
+
+def test_the_home_folder_is_meant_by_its_sign(place, predict, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    (place / "pairs.jsonl").write_text('{"image": "~/photos/0.jpg", "phrase": "a circle"}\n', encoding="utf-8")
+    monkeypatch.chdir(place / "photos")
+    assert predict("~/model", "--pairs", "~/pairs.jsonl", "--jsonl", "~/j", "--out", "~/m.png")[0] == 0
+    assert predict("~/model", "~/photos/*.jpg", "~/photos", "a circle", "--out", "~/marked")[0] == 0
+    assert (
+        (place / "m.png").is_file() and len(os.listdir(place / "marked")) == 6 and not (place / "photos" / "~").exists()
+    )
+    assert read(place / "j")[0]["image"] == str(place / "photos" / "0.jpg")
+
+
+def test_answers_of_before_stay_until_the_new_ones_are_whole(place, predict, tmp_path, monkeypatch):
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("of before\n", encoding="utf-8")
+    assert predict("absent", "photos", "a circle", "--jsonl", answers)[0] == 2
+    assert answers.read_text(encoding="utf-8") == "of before\n" and os.listdir(tmp_path) == ["answers.jsonl"]
+    from rec.evaluation import pictures
+
+    saved = []
+
+    def full_at_the_second(picture, path):
+        if saved:
+            raise OSError(28, "No space left on device", str(path))
+        saved.append(path)
+
+    monkeypatch.setattr(pictures, "save", full_at_the_second)
+    status, _, error = predict("model", "photos", "a circle", "--jsonl", answers, "--out", tmp_path / "marked")
+    error = " ".join(error.split())
+    assert status == 2 and "space" in error and f"what was written so far is in {answers}.partial" in error
+    assert answers.read_text(encoding="utf-8") == "of before\n"
+    assert [line["image"] for line in read(f"{answers}.partial")] == ["photos/0.jpg", "photos/1.jpg"]
+
+
+def test_names_in_no_encoding_and_a_console_of_ascii_end_no_batch(place, tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(place / "photos" / "0.jpg", place / "photos" / name)
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "predict.py"),
+        "model",
+        "photos",
+        "größer als 大",
+        "--out",
+        "marked",
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--jsonl", "j"], cwd=place, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"gr\\xf6\\xdfer als \\u5927" in done.stdout and b"caf\\udce9.jpg" in done.stdout
+    assert sorted(os.listdir(bytes(place / "marked"))) == [b"0.png", b"1.png", b"2.png", b"caf\xe9.png"]
+    lines = read(place / "j")
+    assert (
+        os.path.samefile(place / lines[-1]["image"], place / "photos" / name) and lines[0]["phrase"] == "größer als 大"
+    )
