@@ -18,6 +18,8 @@ from rec.errors import UntrustedError
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_SPLIT_NAME = 100
+# A picture: encoded, and decoded (300 MB as RGB).
+MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
 
 
 def regular_file(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> Path:
@@ -46,9 +48,10 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file", max_bytes: int 
     regular_file(path, what, max_bytes)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UntrustedError(f"{os.fspath(path)} is no regular file")
-        return file.read() if max_bytes is None else file.read(max_bytes)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or (max_bytes is not None and status.st_size > max_bytes):
+            raise UntrustedError(f"{os.fspath(path)} changed while it was opened")
+        return file.read()
 
 
 def read_text(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> str:

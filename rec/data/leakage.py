@@ -8,9 +8,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from rec.data.images import ImageError, image_bytes, picture_keys
 from rec.data.tables import Table
 
 # Sources whose image ids are COCO's.
@@ -85,12 +85,11 @@ def shared_images(
 def _images(table: Table) -> Iterable[tuple[str, str, dict[str, Any]]]:
     """(source, image_id, row) of the first row of each image."""
     seen = set()
-    rows = table.rows.select_columns(["source", "image_id"])
-    for number, row in enumerate(rows):
-        key = row["source"], row["image_id"]
+    columns = (table.rows["source"], table.rows["image_id"], picture_keys(table.rows))
+    for number, key in enumerate(zip(*columns, strict=True)):
         if key not in seen:
             seen.add(key)
-            yield *key, table.rows[number]
+            yield key[0], key[1], table.rows[number]
 
 
 def _length(image: Mapping[str, Any], root: str) -> int | None:
@@ -98,14 +97,12 @@ def _length(image: Mapping[str, Any], root: str) -> int | None:
         return len(image["bytes"])
     try:
         return os.path.getsize(os.path.join(root, image["path"]))
-    except OSError:
+    except (OSError, TypeError, ValueError):  # not there, or no name of a file at all: the checks of rows say so
         return None
 
 
 def _read(image: Mapping[str, Any], root: str) -> bytes | None:
-    if image["bytes"] is not None:
-        return image["bytes"]
     try:
-        return Path(root, image["path"]).read_bytes()
-    except OSError:  # a missing image, or one of a raw store, is known by its id alone
+        return image_bytes(image, root)
+    except ImageError:  # a missing image, or one of a raw store, is known by its id alone
         return None

@@ -10,7 +10,7 @@ import torch
 
 from rec import boxes
 from rec.data import masks
-from rec.data.images import PAD_VALUE, ImageError, decode_image, letterbox, letterbox_mask
+from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
 from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
@@ -79,7 +79,7 @@ class SampleMaker:
         box = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64))
         mask = masks.decode(row["mask"]) if self.with_masks else None
         height, width = row["height"], row["width"]
-        key = id(table), row["source"], row["image_id"]
+        key = id(table), picture_key(row["image"])
         if self.augmentation is None and not self.flip_lr:
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = decoded.get(key)
@@ -125,13 +125,13 @@ class SampleMaker:
 
     def _pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
         """uint8 ``(H, W, 3)``, RGB, as stored."""
-        data, path = row["image"]["bytes"], row["image"]["path"]
+        path = row["image"]["path"]
         if table.stored_size is not None and is_raw(path):
             square = read_raw(os.path.join(table.image_root, path), table.stored_size)
             nh, nw, dx, dy = boxes.letterbox_geometry(row["height"], row["width"], table.stored_size)[2:].astype(int)
             return np.ascontiguousarray(square[:, dy : dy + nh, dx : dx + nw].transpose(1, 2, 0))
         try:
-            pixels = decode_image(os.path.join(table.image_root, path) if data is None else data, path)
+            pixels = read_image(row["image"], table.image_root)
             shape = row["height"], row["width"]
             if table.stored_size is None and pixels.shape[:2] != shape:
                 raise ImageError(

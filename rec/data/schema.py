@@ -13,6 +13,8 @@ from typing import Any
 from datasets import Features, Image, List, Value
 
 from rec.data import masks
+from rec.data.images import picture_key
+from rec.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ BOX_TOLERANCE = 1.0
 XYXY_SUSPICION = 0.2
 
 
-class BadRecord(ValueError):
+class BadRecord(InputError, ValueError):
     """A record that cannot be used.
 
     Attributes:
@@ -163,7 +165,7 @@ class Seen:
 
     def __init__(self) -> None:
         self._refs: dict[str, str] = {}
-        self._images: dict[tuple[str, str], str | None] = {}
+        self._images: dict[tuple[str, str], str] = {}
 
     def add(self, row: dict[str, Any], split: str) -> None:
         """Notes a row.
@@ -177,10 +179,10 @@ class Seen:
             raise BadRecord("duplicate id", "an earlier record has the same ref_id")
         if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
             raise BadRecord("ref in two splits", f"the ref is in split {earlier} too")
-        path = row["image"]["path"]
-        other = self._images.setdefault((row["source"], row["image_id"]), path)
-        if other != path:  # whoever shares or stores images by id would show one picture for the other
-            raise BadRecord("two images of one id", f"image_id {row['image_id']} is {path} here and {other} before")
+        picture = picture_key(row["image"])
+        other = self._images.setdefault((row["source"], row["image_id"]), picture)
+        if other != picture:  # leaks are found by id, and results are told by it
+            raise BadRecord("two images of one id", f"image_id {row['image_id']} is {picture} here and {other} before")
         self._refs[row["ref_id"]] = split
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rec.boxes import letterbox_geometry
-from rec.data.images import decode_image, letterbox
+from rec.data.images import letterbox, picture_key, picture_keys, read_image
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +30,7 @@ _GROUP = 256  # images between two notes of progress
 
 def store_images(
     tables: Mapping[str, "datasets.Dataset"], root: str, folder: Path, kind: str, size: int, progress: bool
-) -> dict[tuple[str, str], str]:
+) -> dict[str, str]:
     """Writes the images of all tables; continues where an interrupted run stopped.
 
     Args:
@@ -42,15 +42,14 @@ def store_images(
         progress: show a bar on a terminal.
 
     Returns:
-        (source, image_id) to the stored image's name relative to ``folder``.
+        :func:`~rec.data.images.picture_key` to the stored image's name relative to ``folder``.
 
     Raises:
         ImageError: an image that cannot be decoded.
     """
-    first: dict[tuple[str, str], tuple[str, int]] = {}
+    first: dict[str, tuple[str, int]] = {}
     for split, table in tables.items():
-        ids = zip(table["source"], table["image_id"], strict=True)
-        for number, key in enumerate(ids):
+        for number, key in enumerate(picture_keys(table)):
             first.setdefault(key, (split, number))
     write = _jpeg_writer(folder) if kind == "letterboxed" else _raw_writer(folder, len(first), size)
     marker = folder / ".partial" / "stored.json"
@@ -58,8 +57,7 @@ def store_images(
 
     def store(number: int, place: tuple[str, int]) -> None:
         row = tables[place[0]][place[1]]
-        data, path = row["image"]["bytes"], row["image"]["path"]
-        pixels = decode_image(os.path.join(root, path) if data is None else data, path)
+        pixels = read_image(row["image"], root)
         write(number, pixels, letterbox_geometry(row["height"], row["width"], size), size)
 
     bar = tqdm(total=len(first), desc="images", unit="", initial=done, disable=None if progress else True)
@@ -73,10 +71,10 @@ def store_images(
     return {key: _name(kind, number) for number, key in enumerate(first)}
 
 
-def stored_rows(table: "datasets.Dataset", names: Mapping[tuple[str, str], str]) -> Iterator[dict[str, Any]]:
+def stored_rows(table: "datasets.Dataset", names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The rows of a table with their images replaced by the stored ones."""
     for row in table:
-        yield row | {"image": {"bytes": None, "path": names[row["source"], row["image_id"]]}}
+        yield row | {"image": {"bytes": None, "path": names[picture_key(row["image"])]}}
 
 
 def _name(kind: str, number: int) -> str:

@@ -78,7 +78,7 @@ def test_phrases_of_one_image_share_its_decoding(root, monkeypatch):
     from rec.data import samples
 
     calls = []
-    monkeypatch.setattr(samples, "decode_image", lambda *a, decode=samples.decode_image: calls.append(a) or decode(*a))
+    monkeypatch.setattr(samples, "read_image", lambda *a, read=samples.read_image: calls.append(a) or read(*a))
     dataset = open_dataset(root, "val")
     loader = evaluation_loader(dataset, batch_size=4)
     batches = list(loader)
@@ -280,3 +280,53 @@ def test_memory_per_row_is_a_few_bytes(root):
     dataset = open_dataset(root, "val")
     held = [value for part in dataset._parts for value in vars(part).values() if isinstance(value, list | np.ndarray)]
     assert sum(np.asarray(value).nbytes for value in held) <= 8 * (len(dataset._parts[0].table.rows) + 1)
+
+
+def two_pictures_of_one_id():
+    """Rows with embedded pictures, a black and a white one, of one image id and one file name."""
+    import cv2
+    from data_toys import row
+    from datasets import Dataset
+
+    from rec.data.schema import FEATURES
+
+    files = [cv2.imencode(".png", np.full((90, 120, 3), shade, np.uint8))[1].tobytes() for shade in (0, 255)]
+    images = [{"path": "a.png", "bytes": data} for data in files]
+    rows = [row(image=images[n % 2], ref_id=str(n)) for n in range(4)]
+    return Dataset.from_list(rows, FEATURES)
+
+
+def test_every_row_shows_its_own_picture_whatever_its_image_id(tmp_path):
+    from rec.data.store import store_images, stored_rows
+
+    table = two_pictures_of_one_id()
+    table.save_to_disk(tmp_path / "table")
+    for options in ({}, {"split": "train", "training": False}):
+        dataset = RefCOCODataSet("mine", {"mine": str(tmp_path / "table")}, input_shape=[64, 64], **options)
+        samples = dataset.__getitems__(range(4))
+        assert [int(sample["image"][0, 32, 32]) for sample in samples] == [0, 255, 0, 255]
+        assert samples[0]["image"] is samples[2]["image"]
+        assert dataset.collate(samples, share_images=True)["image_index"].tolist() == [0, 1, 0, 1]
+    for kind in ("letterboxed", "raw"):
+        (tmp_path / kind / ".partial").mkdir(parents=True)
+        names = store_images({"train": table}, "", tmp_path / kind, kind, 64, False)
+        assert len(names) == 2
+        stored = [stored["image"]["path"] for stored in stored_rows(table, names)]
+        assert stored[0] == stored[2] != stored[1] == stored[3]
+
+
+def test_pictures_that_share_an_id_are_refused_at_preparation_and_both_searched_for_leaks(tmp_path):
+    from rec.data.leakage import ImageIndex
+    from rec.data.prepare import prepare
+    from rec.data.schema import BadRecord
+    from rec.data.sources.foreign import open_foreign
+    from rec.data.tables import Table
+
+    rows = two_pictures_of_one_id()
+    source = open_foreign({"train": rows}, "mine")
+    with pytest.raises(BadRecord, match="two images of one id: .*sha256:"):
+        prepare(source, tmp_path / "out", progress=False)
+    index = ImageIndex()
+    index.add(Table(rows, "", "", ("train",)), "there")
+    for row in rows:
+        assert index.find(row | {"image_id": "other"}) == "there, by content"

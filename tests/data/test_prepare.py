@@ -84,15 +84,15 @@ def test_an_interrupted_store_continues_where_it_stopped(tmp_path, monkeypatch, 
     source = open_source(boxes_jsonl(tmp_path), name="mine")
     prepare(source, tmp_path / "whole", store=store, size=48, progress=False)
     monkeypatch.setattr(storing, "_GROUP", 2)
-    decoded, decode = [], storing.decode_image
+    decoded, read = [], storing.read_image
 
-    def stopping(image, name):
+    def stopping(image, root):
         if len(decoded) >= 4 and not (tmp_path / "again").exists():
             raise KeyboardInterrupt
-        decoded.append(name)
-        return decode(image, name)
+        decoded.append(image)
+        return read(image, root)
 
-    monkeypatch.setattr(storing, "decode_image", stopping)
+    monkeypatch.setattr(storing, "read_image", stopping)
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", store=store, size=48, progress=False)
     (tmp_path / "again").touch()

@@ -20,7 +20,7 @@ from rec import boxes
 from rec.data.images import ImageError
 from rec.inference import Grounder, download, model_folder
 from rec.inference.grounder import draw, suppress
-from rec.inference.inputs import MAX_PIXELS
+from rec.trust import MAX_PIXELS
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,10 @@ def test_an_enormous_image_is_refused_by_its_header(grounder, tmp_path):
         "absent.jpg",
         b"",
         b"\xff\xd8\xff\xe0 cut",
-        np.zeros((4, 4, 3)),
+        np.full((4, 4, 3), 255.0),
+        np.full((4, 4, 3), np.nan),
+        np.full((4, 4, 3), 200, np.int32),
+        torch.full((3, 4, 4), 255.0),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((4, 4, 2), np.uint8),
         torch.zeros(4, 4, 3),

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from rec.data.schema import BadRecord
+from rec.errors import InputError
 
 RawRows = Iterable[dict[str, Any] | BadRecord]
 
 
-class SourceError(ValueError):
+class SourceError(InputError, ValueError):
     """Annotation files that are missing, broken or of an unknown layout; the message names the file and the remedy."""
 
 
