@@ -324,7 +324,7 @@ def test_pictures_that_share_an_id_are_refused_at_preparation_and_both_searched_
 
     rows = two_pictures_of_one_id()
     source = open_foreign({"train": rows}, "mine")
-    with pytest.raises(BadRecord, match="two images of one id: .*sha256:"):
+    with pytest.raises(BadRecord, match=r"two images of one id: .*sha256:"):
         prepare(source, tmp_path / "out", progress=False)
     index = ImageIndex()
     index.add(Table(rows, "", "", ("train",)), "there")
