@@ -17,6 +17,7 @@ from rec.errors import UntrustedError
 # What a config may hold: as text, levels deep, nodes (a key, a value or a container each).
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
+MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
 MAX_SPLIT_NAME = 100
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000

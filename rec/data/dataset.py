@@ -65,7 +65,8 @@ class RefCOCODataSet(Dataset):
         training: whether to sample as in training; by default for splits with ``train`` in them.
         vocabulary: a :class:`~rec.data.text.Vocabulary` or the path of its file; by default built.
         vocabulary_from: ``"train"``, or ``"all"`` to build it from all splits as the original does.
-        tokenizer: of a vocabulary that is built; see :func:`rec.data.text.get_tokenizer`.
+        tokenizer: of a vocabulary that is built, and the spaCy pipeline that a vocabulary file may name; see
+            :func:`rec.data.text.get_tokenizer`.
         word_vectors: spaCy pipeline, its folder, or a GloVe text file; see :mod:`rec.data.word_vectors`.
         sentence_sampling: ``"per_object"``, or ``"per_sentence"`` to see every sentence once per epoch in training.
         with_masks: whether samples hold a mask.
@@ -127,7 +128,7 @@ class RefCOCODataSet(Dataset):
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
         if vocabulary is None:
             vocabulary = self._build_vocabulary(vocabulary_from, tokenizer)
-        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
+        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary, tokenizer)
         statistics = [text_statistics(part.table, self.vocabulary.tokenizer) for part in self._parts]
         longest = max(len(s["lengths"]) - 1 for s in statistics)
         self.max_token_length = longest if max_token_length == -1 else max_token_length

@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from rec.errors import UntrustedError
+from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
+
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
 _REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
 
@@ -15,6 +18,12 @@ def tokenize(sentence: str) -> list[str]:
     """SimREC's words: lower case; ``. , ' ! ? " ( ) * # : ;`` deleted; ``-`` and ``/`` to spaces; split on white "
     "space."""
     return _REMOVED.sub("", sentence.lower()).replace("-", " ").replace("/", " ").split()
+
+
+def is_rule_based(name: str) -> bool:
+    """Whether a tokenizer's name can only lead to rules: ``"simrec"`` or ``"spacy:<two letters>"``. Any other is a spaCy
+    pipeline: a package that is imported, or a folder whose settings choose what is called."""
+    return name == "simrec" or re.fullmatch("spacy:[a-z]{2}", name) is not None
 
 
 @functools.cache
@@ -35,7 +44,7 @@ def get_tokenizer(name: str) -> Callable[[str], list[str]]:
     import spacy
 
     try:
-        nlp = spacy.blank(pipeline) if len(pipeline) == 2 else spacy.load(pipeline)
+        nlp = spacy.blank(pipeline) if is_rule_based(name) else spacy.load(pipeline)
     except (ImportError, OSError) as error:
         raise ValueError(f"tokenizer {name!r}: spaCy cannot load {pipeline!r} ({error})") from None
     make_doc = nlp.make_doc
@@ -101,21 +110,50 @@ class Vocabulary:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Vocabulary":
-        """Reads ``vocab.json``.
+    def load(cls, path: str | os.PathLike[str], tokenizer: str = "simrec") -> "Vocabulary":
+        """Reads ``vocab.json``, which may be a stranger's.
+
+        Args:
+            path: the file.
+            tokenizer: a spaCy pipeline that it may name, because the caller does; without, only rules.
 
         Raises:
             ValueError: the file is not such a vocabulary; names the file.
+            UntrustedError: it names another pipeline, which would be imported, or is too large.
             FileNotFoundError: there is no such file.
         """
+        words, named = read_vocabulary(path)
+        if not is_rule_based(named) and named != tokenizer:
+            raise UntrustedError(
+                f"{os.fspath(path)} names the spaCy pipeline {named[:100]!r}, which can run code: only 'simrec' and spaCy's "
+                "rule-based ones (spacy:en) are loaded for a file. If it is your own, name the pipeline yourself: "
+                f"dataset.tokenizer={named[:100]}, or --trust-config (trust_config=True) for a model"
+            )
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            words, tokenizer = content["words"], content["tokenizer"]
-            if not (isinstance(tokenizer, str) and isinstance(words, list) and all(isinstance(w, str) for w in words)):
-                raise TypeError("words must be a list of strings, tokenizer a string")
-            return cls(words, tokenizer)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a vocabulary file {{'tokenizer': …, 'words': […]}}: {error!r}") from None
+            return cls(words, named)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)} is not a vocabulary: {error}") from None
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> tuple[list[str], str]:
+    """Words and tokenizer's name of a ``vocab.json``; nothing is built from them.
+
+    Raises:
+        ValueError, UntrustedError, FileNotFoundError: as :meth:`Vocabulary.load`.
+    """
+    text = read_text(path, "vocabulary", MAX_VOCABULARY_BYTES)
+    try:
+        content = json.loads(text)
+        words, tokenizer = content["words"], content["tokenizer"]
+        if not (isinstance(tokenizer, str) and isinstance(words, list) and all(isinstance(w, str) for w in words)):
+            raise TypeError("words must be a list of strings, tokenizer a string")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        shape = "{'tokenizer': …, 'words': […]}"
+        raise ValueError(f"{os.fspath(path)} is not a vocabulary file {shape}: {str(error)[:200]!r}") from None
+    if len(words) > MAX_WORDS or max(map(len, words), default=0) > MAX_WORD:
+        limits = f"at most {MAX_WORDS:,} words of at most {MAX_WORD:,} letters"
+        raise UntrustedError(f"{os.fspath(path)} has {len(words):,} words; a vocabulary has {limits}")
+    return words, tokenizer
 
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|sided|ish|er|est|wards?|y|ies|ie|s)?\b)", re.IGNORECASE)

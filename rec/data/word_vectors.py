@@ -12,7 +12,7 @@ import numpy as np
 from rec.data.text import Vocabulary
 
 logger = logging.getLogger(__name__)
-_TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
+TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
 
 
 def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
@@ -36,7 +36,7 @@ def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | N
             "with vectors (for example en_core_web_lg) or to a GloVe file (glove.840B.300d.txt), or go without, "
             "dataset.use_glove=false model.language_encoder.freeze_embedding=false"
         )
-    is_text = os.fspath(source).endswith(_TEXT_SUFFIXES)
+    is_text = os.fspath(source).endswith(TEXT_SUFFIXES)
     found = dict(_from_text(vocabulary, Path(source)) if is_text else _from_spacy(vocabulary, os.fspath(source)))
     if not found:
         raise ValueError(f"{source} has no vector for any of the {len(vocabulary)} words of the vocabulary")
@@ -81,7 +81,7 @@ def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.nda
         nlp = spacy.load(name, exclude=["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"])
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(
-            f"dataset.word_vectors={name} is neither a GloVe file ({', '.join(_TEXT_SUFFIXES)}) nor a spaCy pipeline that "
+            f"dataset.word_vectors={name} is neither a GloVe file ({', '.join(TEXT_SUFFIXES)}) nor a spaCy pipeline that "
             f"is installed: get it with `python -m spacy download {name}`, or go without it, dataset.use_glove=false "
             f"model.language_encoder.freeze_embedding=false ({error})"
         ) from None

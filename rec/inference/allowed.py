@@ -6,7 +6,7 @@ Arguments of a model that would fetch or read weights (``pretrained`` and its pa
 before a model folder's model is built.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ ALLOWED_RUN_TARGETS = (
     | {f"torch.optim.{name.lower()}.{name}" for name in _OPTIMIZERS}
 )
 
+# spaCy's own packages of word vectors, by name; any other pipeline is imported only where the caller names it.
+_WORD_VECTORS = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_vectors_web_lg")
+
 # Arguments that fetch or read weights from elsewhere; a model folder brings its own.
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
 
@@ -62,6 +65,25 @@ def harmless(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(harmless(value) for value in config)
     return config
+
+
+def strangers_of_run(config: Any) -> list[str]:
+    """What a run's native config would call or import and that nobody has listed: targets, then spaCy pipelines."""
+    return strangers(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config))
+
+
+def _pipelines(config: Any) -> Iterator[str]:
+    from rec.data.text import is_rule_based
+    from rec.data.word_vectors import TEXT_SUFFIXES
+
+    if isinstance(config, dict):
+        name, vectors = config.get("tokenizer"), config.get("word_vectors")
+        if name is not None and not is_rule_based(str(name)):
+            yield f"tokenizer {name}"
+        if vectors is not None and not str(vectors).endswith(TEXT_SUFFIXES) and vectors not in _WORD_VECTORS:
+            yield f"word_vectors {vectors}"
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ():
+        yield from _pipelines(value)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: bool = False) -> Any:
@@ -92,7 +114,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
         return cfg
     try:
         cfg = without_interpolations(cfg)
-        found = strangers(to_native(cfg), ALLOWED_RUN_TARGETS)
+        found = strangers_of_run(to_native(cfg))
         if found:
             raise UntrustedError(
                 f"it calls {found[0][:100]!r}, which is not in the list of names that a YAML config may use"

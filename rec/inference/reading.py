@@ -4,19 +4,16 @@ Safe YAML, exact allow-listed targets, ``pretrained`` off, shapes compared with 
 is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported.
 """
 
-import json
 import math
-import re
 import stat
 import threading
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rec.errors import RecError
+from rec.errors import RecError, UntrustedError
 from rec.inference.allowed import ALLOWED_TARGETS, harmless
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
-MAX_VOCABULARY_BYTES = 64 << 20
 MAX_SIDE = 4096
 MAX_OUTSIDE = 1 << 26
 
@@ -169,22 +166,12 @@ def load_vocabulary(path: Path, trust_config: bool = False) -> Any:
     Raises:
         ModelFolderError: it is no vocabulary, is too large, or names a spaCy pipeline, which would be imported.
     """
-    from rec.data.text import Vocabulary
+    from rec.data.text import Vocabulary, read_vocabulary
 
-    if path.stat().st_size > MAX_VOCABULARY_BYTES:
-        raise ModelFolderError(f"{path} has {path.stat().st_size} bytes, more than {MAX_VOCABULARY_BYTES}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        name = content.get("tokenizer") if isinstance(content, dict) else None
-        plain = name == "simrec" or (isinstance(name, str) and re.fullmatch("spacy:[a-z]{2}", name) is not None)
-        if isinstance(name, str) and not plain and not trust_config:
-            raise ModelFolderError(
-                f"{path}: tokenizer {name!r} names a spaCy pipeline, which can run code; without "
-                "trust_config=True only 'simrec' and spaCy's rule-based ones (spacy:en) are loaded"
-            )
-        return Vocabulary.load(path)
-    except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path} is no vocabulary: {error}") from error
+        return Vocabulary(*read_vocabulary(path)) if trust_config else Vocabulary.load(path)
+    except (ValueError, OSError, UntrustedError) as error:
+        raise ModelFolderError(str(error)) from error
 
 
 def _build(

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from rec.data.text import Vocabulary
+from rec.data.text import read_vocabulary
 from rec.training.resume import CheckpointError
 
 EMBEDDING = "language_encoder.embedding.weight"
@@ -43,7 +43,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     own = model.state_dict()
     words_report = ""
     if words is not None and EMBEDDING in own and EMBEDDING in weights and (folder / "vocab.json").is_file():
-        old = {word: row for row, word in enumerate(Vocabulary.load(folder / "vocab.json").words)}
+        old = {word: row for row, word in enumerate(read_vocabulary(folder / "vocab.json")[0])}
         pairs = [(row, old[word]) for row, word in enumerate(words) if word in old]
         mapped = own[EMBEDDING].clone()
         if mapped.shape[1] == weights[EMBEDDING].shape[1] and pairs:

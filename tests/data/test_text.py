@@ -1,13 +1,16 @@
 """Words, ids, and the phrase of a mirrored image."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rec.data.text import Vocabulary, get_tokenizer, mirror_phrase, tokenize
+from rec.data.text import Vocabulary, get_tokenizer, mirror_phrase, read_vocabulary, tokenize
+from rec.errors import UntrustedError
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "utils.json").read_text(encoding="utf-8"))["tokenizer"]
 
@@ -45,6 +48,54 @@ def test_a_file_that_is_no_vocabulary_is_named(tmp_path, content):
     (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"vocab\.json is not a vocabulary"):
         Vocabulary.load(tmp_path / "vocab.json")
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """An installed package whose import and ``load()`` leave a trace: its name, and whether it was touched."""
+    canary = tmp_path / "canary"
+    (tmp_path / "canary_pipeline").mkdir()
+    (tmp_path / "canary_pipeline" / "__init__.py").write_text(
+        f"import spacy\nopen({str(canary)!r}, 'w')\ndef load(**_): return spacy.blank('en')\n", encoding="utf-8"
+    )
+    installed = tmp_path / "canary_pipeline-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: canary_pipeline\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "spacy:canary_pipeline", canary.exists
+    sys.modules.pop("canary_pipeline", None)
+    get_tokenizer.cache_clear()
+
+
+def test_a_files_pipeline_is_imported_only_where_the_caller_names_it(tmp_path, pipeline):
+    name, touched = pipeline
+    path = tmp_path / "vocab.json"
+    path.write_text(json.dumps({"tokenizer": name, "words": ["PAD", "UNK", "CLS", "left"]}), encoding="utf-8")
+    for other in ("simrec", "spacy:en", "spacy:en_core_web_sm"):
+        with pytest.raises(UntrustedError, match=f"vocab.json names the spaCy pipeline.*dataset.tokenizer={name}"):
+            Vocabulary.load(path, other)
+    assert read_vocabulary(path) == (["PAD", "UNK", "CLS", "left"], name) and not touched()
+    assert Vocabulary.load(path, name).encode("Left!", 2) == [3, 1] and touched()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 100_000, "is not a vocabulary file"),
+        ('{"tokenizer": "simrec", "words": ' + "[" * 900 + "]" * 900 + "}", "list of strings"),
+        (json.dumps({"tokenizer": "simrec", "words": ["PAD", "UNK", "CLS", "x" * 1001]}), "at most 1,000,000 words"),
+        (json.dumps({"tokenizer": "simrec", "words": ["PAD", "UNK", "CLS", *map(str, range(1_000_000))]}), "1,000,003"),
+        (" " * (16 << 20) + "{}", "the limit for the vocabulary is 16,777,216"),
+        ('{"tokenizer": "simrec", "words": [' + "1" * 5000 + "]}", "is not a vocabulary file"),
+    ],
+    ids=["deep", "nested words", "a long word", "many words", "a large file", "a long number"],
+)
+def test_a_vocabulary_that_is_too_large_is_refused_at_once(tmp_path, content, said):
+    (tmp_path / "vocab.json").write_text(content, encoding="utf-8")
+    started = time.perf_counter()
+    with pytest.raises((ValueError, UntrustedError), match=said):
+        Vocabulary.load(tmp_path / "vocab.json")
+    assert time.perf_counter() - started < 5
 
 
 def test_spacy_splits_what_the_original_deletes():
