@@ -81,7 +81,8 @@ class PredictionConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         bias = None if self.bias is None else self.bias.to(dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know tensors without memory
+        with torch.autocast(device, enabled=False):
             return self._conv_forward(x.to(dtype), self.weight.to(dtype), bias)
 
 
