@@ -3,7 +3,8 @@
     python scripts/demo.py outputs/run/best
     python scripts/demo.py user/name --port 8000
 
-Needs `pip install rec[demo]`. It listens on this machine only, unless --host says otherwise.
+Needs `pip install rec[demo]`. It listens on this machine only, unless --host says otherwise, and answers
+requests for localhost, the address it listens on and --allow-host only.
 """
 
 import argparse
@@ -17,6 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name under which the page is reached"
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add_trust_option(parser)
@@ -29,7 +33,7 @@ def main() -> int:
 
     grounder = rec.from_pretrained(args.model, device=args.device, trust_config=args.trust_config)
     print(f"model: {grounder.origin}", flush=True)
-    launch(grounder, args.host, args.port)
+    launch(grounder, args.host, args.port, args.allow_host)
     return 0
 
 
