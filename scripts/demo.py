@@ -19,7 +19,11 @@ def main() -> int:
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
     parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a further name under which the page is reached"
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name under which the page is reached",
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
