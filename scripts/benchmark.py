@@ -29,15 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.inference.command_line import whole
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("section", choices=[*SECTIONS, "all", "page"])
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
-    parser.add_argument("--size", type=int, default=416, help="side of the images in pixels")
-    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32], metavar="N")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side is timed")
-    parser.add_argument("--images", type=int, default=200, help="generated photographs of data and eval")
-    parser.add_argument("--refs", type=int, default=50_000, help="objects of the generated REFER files of data")
+    parser.add_argument("--size", type=whole(32, 4096), default=416, help="side of the images in pixels")
+    parser.add_argument("--batches", type=whole(1), nargs="+", default=[8, 32], metavar="N")
+    parser.add_argument("--rounds", type=whole(1), default=5, help="how often each side is timed")
+    parser.add_argument("--images", type=whole(1), default=200, help="generated photographs of data and eval")
+    parser.add_argument("--refs", type=whole(1), default=50_000, help="objects of the generated REFER files of data")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: CPU time of this process, for machines that others use meanwhile")  # fmt: skip
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

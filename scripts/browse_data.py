@@ -27,22 +27,28 @@ def picture_of(dataset: Any, key: tuple[int, int]) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="samples.png", help="the picture to write (default: samples.png)")
-    parser.add_argument("--split", help="default: dataset.split of the config")
-    parser.add_argument("--count", type=int, default=24, help="how many samples (default: 24)")
-    parser.add_argument(
-        "--first", type=int, help="consecutive samples from this index on; default: spread over the split"
-    )
-    parser.add_argument("--epoch", type=int, default=0, help="whose random choices to show (default: 0)")
+    from rec.inference.command_line import PICTURES, add_trust_option, ending, whole
 
-    from rec.config import parse_config_arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=ending(*PICTURES), default="samples.png", help="the picture to write (default: samples.png)"
+    )
+    parser.add_argument("--split", help="default: dataset.split of the config")
+    parser.add_argument("--count", type=whole(1, 10_000), default=24, help="how many samples (default: 24)")
+    parser.add_argument(
+        "--first", type=whole(0), help="consecutive samples from this index on; default: spread over the split"
+    )
+    parser.add_argument("--epoch", type=whole(0), default=0, help="whose random choices to show (default: 0)")
+
+    from rec.config import ConfigError, parse_config_arguments
     from rec.inference.allowed import load_config
-    from rec.inference.command_line import add_trust_option
+    from rec.training.keys import check_values
 
     add_trust_option(parser)
     arguments = parse_config_arguments(parser)
     cfg = load_config(arguments.config, arguments.overrides, arguments.trust_config)
+    if problems := check_values(cfg, ("dataset",)):
+        raise ConfigError("; ".join(problems))
 
     import numpy as np
 

@@ -13,7 +13,7 @@ import os
 
 
 def main() -> int:
-    from rec.inference.command_line import InputError, add_trust_option
+    from rec.inference.command_line import InputError, add_trust_option, device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id")
@@ -25,8 +25,8 @@ def main() -> int:
         metavar="NAME",
         help="a further name under which the page is reached",
     )
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--port", type=whole(1, 65535), help="default: the first free one from 7860 on")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add_trust_option(parser)
     args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:

@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.inference.command_line import add_trust_option
+    from rec.inference.command_line import PICTURES, add_trust_option, ending
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="run folder, checkpoint, or model folder")
@@ -98,8 +98,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", metavar="FOLDER", help="for metrics.json and predictions.jsonl; default outputs/evaluation"
     )
-    parser.add_argument("--pictures", metavar="PNG", help="draw a grid of predictions of the first split")
-    parser.add_argument("--report", metavar="HTML", help="write one self-contained report of all splits")
+    parser.add_argument(
+        "--pictures", type=ending(*PICTURES), metavar="PNG", help="draw a grid of predictions of the first split"
+    )
+    parser.add_argument(
+        "--report", type=ending(".html", ".htm"), metavar="HTML", help="write one self-contained report of all splits"
+    )
     add_trust_option(parser)
     args, overrides = parser.parse_known_args([word for word in sys.argv[1:] if word != "--cfg-options"])
     # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
@@ -113,10 +117,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.config import LazyConfig
+    from rec.config import ConfigError, LazyConfig
     from rec.inference.allowed import checked_config, load_config
     from rec.inference.model_folder import ModelFolderError
     from rec.inference.reading import load_vocabulary, read_config
+    from rec.training.keys import check_values
 
     path = args.config or trained.run_config
     if path is None:
@@ -139,6 +144,8 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
                 cfg.dataset[key] = preprocess[key]
         cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
     cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), path, args.trust_config)
+    if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
+        raise ConfigError("; ".join(problems))
     vocabularies = (trained.folder / "vocab.json", trained.folder.parent.parent / "best" / "vocab.json")
     vocabulary = next((load_vocabulary(file, args.trust_config) for file in vocabularies if file.is_file()), None)
     return cfg, vocabulary

@@ -14,12 +14,14 @@ from pathlib import Path
 
 
 def main() -> int:
-    from rec.inference.command_line import InputError, add_trust_option
+    from rec.inference.command_line import InputError, add_trust_option, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, run folder or hub id")
     parser.add_argument("--out", required=True, help="file to write: .onnx or .pt2")
-    parser.add_argument("--size", type=int, help="side of the input image, a multiple of 32; default: the model's")
+    parser.add_argument(
+        "--size", type=whole(32, 4096), help="side of the input image, a multiple of 32; default: the model's"
+    )
     parser.add_argument("--dynamic-size", action="store_true", help="leave the side free (any multiple of 32)")
     add_trust_option(parser)
     args = parser.parse_args()
@@ -30,7 +32,7 @@ def main() -> int:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if kind == "onnx" and missing:
         raise InputError(f"ONNX export needs {', '.join(missing)}: pip install 'rec[export]'")
-    if args.size is not None and (args.size % 32 or args.size <= 0):
+    if args.size is not None and (args.size % 32):
         raise InputError(f"--size {args.size} is not a multiple of 32")
     out.parent.mkdir(parents=True, exist_ok=True)
 

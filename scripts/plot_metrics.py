@@ -10,8 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rec.inference.command_line import InputError, exit_with
+from rec.inference.command_line import InputError, ending, exit_with
+from rec.trust import read_text
 
+MAX_RECORDS = 1 << 30
 Records = list[dict[str, Any]]
 
 
@@ -24,7 +26,7 @@ def read_records(run: Path) -> Records:
     file = run / "metrics.jsonl" if run.is_dir() else run
     if not file.is_file():
         raise InputError(f"{file} does not exist: give run folders (train.output_dir) or their metrics.jsonl")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = read_text(file, "records of a run", MAX_RECORDS).splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -92,15 +94,13 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or metrics.jsonl")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="PNG to write (default: curves.png)")
+    parser.add_argument("--out", type=ending(".png"), default="curves.png", help="PNG to write (default: curves.png)")
     parser.add_argument("--losses", nargs="+", default=["loss"], help="values of the training records")
     parser.add_argument("--accuracies", nargs="+", default=["Acc@0.5"], help="values of the evaluation records")
     args = parser.parse_args()
-    if args.out.suffix.lower() != ".png":
-        raise InputError(f"--out {args.out}: expected a file name that ends in .png")
     names = [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
-    draw(dict(zip(labels, map(read_records, args.runs), strict=True)), args.losses, args.accuracies, args.out)
+    draw(dict(zip(labels, map(read_records, args.runs), strict=True)), args.losses, args.accuracies, Path(args.out))
     print(f"{args.out}: {', '.join(labels)}")
     return 0
 

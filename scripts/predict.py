@@ -71,7 +71,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     from rec.files import user_path
-    from rec.inference.command_line import add_trust_option
+    from rec.inference.command_line import add_trust_option, device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id user/name")
@@ -85,9 +85,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: box, score, mask, warning"
     )
-    parser.add_argument("--top-k", type=int, default=1, help="also give the next best boxes that do not overlap")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per forward pass")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="images per forward pass")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
     parser.add_argument("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
     add_trust_option(parser)

@@ -25,6 +25,8 @@ KNOWN_NAMES = ("refcoco", "refcoco+", "refcocog", "referit", "flickr", "vg", "me
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.inference.command_line import whole
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -64,9 +66,9 @@ def parse_arguments() -> argparse.Namespace:
         help="stop at a bad record, or count and leave it out",
     )
     add("--store", choices=["plain", "embedded", "letterboxed", "raw"], default="plain")
-    add("--size", type=int, default=416, help="side in pixels of --store letterboxed and raw")
+    add("--size", type=whole(1, 4096), default=416, help="side in pixels of --store letterboxed and raw")
     add("--format", choices=["arrow", "parquet"], default="arrow")
-    add("--count", type=int, default=None, help="scenes: how many per split")
+    add("--count", type=whole(1), default=None, help="scenes: how many per split")
     add(
         "--exclude-images-of",
         nargs="+",

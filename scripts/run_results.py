@@ -86,9 +86,11 @@ EXPERIMENTS = {
 
 
 def main() -> int:
+    from rec.inference.command_line import whole
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns, and overrides key=value")
-    parser.add_argument("--seeds", nargs="+", type=int, help="in place of the experiment's own")
+    parser.add_argument("--seeds", nargs="+", type=whole(0, 2**31 - 1), help="in place of the experiment's own")
     parser.add_argument("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
     parser.add_argument("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
     parser.add_argument("--launch", metavar="PROFILE", help="train under accelerate launch --config_file PROFILE")

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -16,7 +17,9 @@ from rec import console
 from rec.errors import InputError
 from rec.files import NO_SPACE
 
-__all__ = ["InputError", "add_trust_option", "exit_with", "explained", "printable"]
+__all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +29,47 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a .yaml config call anything and a vocabulary load any tokenizer: for files of your own only",
     )
+
+
+def whole(low: int = 0, high: int | None = None) -> Callable[[str], int]:
+    """An argparse ``type``: a whole number of at least ``low``, at most ``high``."""
+    said = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,15}", text) or not low <= int(text) <= (int(text) if high is None else high):
+            raise argparse.ArgumentTypeError(f"expected {said}, found {text!r}")
+        return int(text)
+
+    return read
+
+
+def device(text: str) -> str:
+    """An argparse ``type``: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``, and it is there."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda, cuda:1 or mps, found {text!r}")
+    if text.startswith(("cuda", "mps")):
+        import torch
+
+        number = int(text.partition(":")[2] or 0)
+        there = torch.backends.mps.is_available() if text == "mps" else number < torch.cuda.device_count()
+        if not there:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not there: this machine has {torch.cuda.device_count()} CUDA GPUs; use auto"
+            )
+    return text
+
+
+def ending(*endings: str) -> Callable[[str], str]:
+    """An argparse ``type``: the name of a file to write that ends in one of ``endings``, lower case."""
+
+    def read(text: str) -> str:
+        if Path(text).suffix.lower() not in endings:
+            raise argparse.ArgumentTypeError(
+                f"expected a file name that ends in {' or '.join(endings)}, found {text!r}"
+            )
+        return text
+
+    return read
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

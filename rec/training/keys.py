@@ -98,6 +98,7 @@ dataset.word_vectors | text or null | spaCy pipeline, its folder, or a GloVe tex
 dataset.sentence_sampling | per_object or per_sentence | a random phrase of each object in an epoch, or each phrase
 dataset.with_masks | true/false | samples with masks
 dataset.label_clip | number 0..1 or null | the original clips box fractions at 0.99
+dataset.seed | whole number 0..2147483647 | of everything random; train.seed where training builds the data set
 dataset.hide | phrase or image or null | blind baselines
 optim.lr | number >= 0 | the rate that the schedule's factor multiplies
 optim.weight_decay | number >= 0 | of the optimizer
@@ -126,18 +127,19 @@ _OUR_DATA = ("rec.data.dataset.RefCOCODataSet", "rec.data.RefCOCODataSet", "rec.
 _OUR_SCHEDULE = "rec.training.schedules.build_schedule"
 
 
-def check_values(cfg: Any) -> list[str]:
+def check_values(cfg: Any, groups: tuple[str, ...] = ("train", "dataset", "optim")) -> list[str]:
     """What is wrong with the values of ``cfg.train``, ``cfg.dataset`` and ``cfg.optim``, one line each, with file and line.
 
     Args:
         cfg: a config, or a part of one that has any of the three; keys that are not there are not missed.
+        groups: dotted paths of the groups to look at.
 
     A value of a data set, schedule or evaluator that is not ours is left to it.
     """
     problems: list[str] = []
     builder = Builder(cfg, None, problems)
     for name, key in KEYS.items():
-        if _is_ours(cfg, name) and (found := _find(cfg, name)) is not None:
+        if name.startswith(groups) and _is_ours(cfg, name) and (found := _find(cfg, name)) is not None:
             value = found[0]
             if not any(_fits(value, rule) for rule in key.rule.split(" or ")):
                 builder.fail(ValueError, f"cfg.{name}", f" is {_shown(value)}; expected {_expected(key.rule)}")

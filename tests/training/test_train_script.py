@@ -100,7 +100,8 @@ def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_the_run(project):
         (["train.output_dir=/proc/nothing/here"], "cannot be written"),
         (["train.amp.enabled=true"], "disagrees with the launch profile"),
         (["train.resume_path=nowhere"], "is not a checkpoint or run folder"),
-        (["train.evaluation.eval_metric=accuracy"], "measured were Acc@0.5"),
+        (["train.evaluation.eval_metric=accuracy"], "which nothing measures"),
+        (["train.evaluation.eval_metric=mask_mIoU"], "measured were Acc@0.5"),
         (["train.sync_bn.enabled=true"], "use train.sync_bn.enabled=false"),
     ],
 )
