@@ -85,7 +85,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: box, score, mask, warning"
     )
-    parser.add_argument("--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap")
+    parser.add_argument(
+        "--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap"
+    )
     parser.add_argument("--batch-size", type=whole(1), default=8, help="images per forward pass")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")

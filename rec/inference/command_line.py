@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from rec import console
 from rec.errors import InputError
-from rec.files import NO_SPACE
+from rec.files import NO_SPACE, user_path
 
 __all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
 
@@ -67,7 +67,7 @@ def ending(*endings: str) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(
                 f"expected a file name that ends in {' or '.join(endings)}, found {text!r}"
             )
-        return text
+        return str(user_path(text))
 
     return read
 
