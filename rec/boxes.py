@@ -9,9 +9,13 @@ resized image inside the square, ``dx, dy`` of its top-left corner in the square
 :func:`letterbox_geometry` (SimREC's rule: long side equal to the square, other side truncated, centred by floor).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+FORMATS = ("xywh", "xyxy", "cxcywh")
+MIN_VISIBLE = 0.01  # pixels of width and of height that must lie in the image: the precision of COCO's boxes
 
 
 def _stack(parts: list[Any]) -> Any:
@@ -47,6 +51,21 @@ def xyxy_to_cxcywh(boxes: Any) -> Any:
     """``(..., 4)`` xyxy to cxcywh, same units."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
+
+
+def xywh_of(box: Sequence[float], box_format: str) -> list[float]:
+    """One box of any of :data:`FORMATS` as xywh: four plain numbers, as annotation files hold them."""
+    a, b, c, d = box
+    if box_format == "cxcywh":
+        left, top = a - c / 2, b - d / 2
+        return [left, top, (left + c) - left, (top + d) - top]
+    return [a, b, c - a, d - b] if box_format == "xyxy" else [a, b, c, d]
+
+
+def is_visible(box: Sequence[float] | np.ndarray, height: int, width: int) -> bool:
+    """Whether at least :data:`MIN_VISIBLE` pixels of a box's width and height, xyxy, lie in an image of that size."""
+    left, top, right, bottom = (float(value) for value in box)
+    return min(right, width) - max(left, 0) >= MIN_VISIBLE and min(bottom, height) - max(top, 0) >= MIN_VISIBLE
 
 
 def letterbox_geometry(height: int, width: int, size: int) -> np.ndarray:

@@ -21,7 +21,6 @@ from rec.errors import RecError
 MAX_HIDDEN = 0.3
 FILL = (127, 127, 127)  # what the letterbox pads with
 
-MIN_VISIBLE = 0.01  # pixels of width and of height that must be in the image: the precision of COCO's boxes
 _PROBE = 640  # side in pixels of the image that every candidate is tried on
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box, mask
@@ -67,7 +66,7 @@ class Augmentation:
             TransformError: the transform failed, or its result is no sample.
         """
         number = int(rng.integers(len(self._apply)))
-        if not is_visible(box, *image.shape[:2]):
+        if not boxes.is_visible(box, *image.shape[:2]):
             return image, box, mask  # nothing to keep in sight; albumentations would refuse such a box
         try:
             after = self._apply[number](image, box, mask, rng)
@@ -75,14 +74,8 @@ class Augmentation:
             what = f"failed on an image of {image.shape[1]} x {image.shape[0]} pixels, {type(error).__name__}: {error}"
             raise TransformError(f"{_path(self.names[number])} {' '.join(what.split())}") from error
         _check(self.names[number], after, mask is not None)
-        lost = not is_visible(after[1], *after[0].shape[:2]) or (after[2] is not None and not after[2].any())
+        lost = not boxes.is_visible(after[1], *after[0].shape[:2]) or (after[2] is not None and not after[2].any())
         return (image, box, mask) if lost else after
-
-
-def is_visible(box: np.ndarray, height: int, width: int) -> bool:
-    """Whether at least :data:`MIN_VISIBLE` pixels of a box's width and height, xyxy, lie in an image of that size."""
-    left, top, right, bottom = (float(value) for value in box)
-    return min(right, width) - max(left, 0) >= MIN_VISIBLE and min(bottom, height) - max(top, 0) >= MIN_VISIBLE
 
 
 def _path(name: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rec.data import masks
-from rec.data.images import ImageError, decode_image, image_size
-from rec.data.schema import BadRecord
+from rec.data.images import decode_image, image_size
+from rec.data.schema import BadRecord, attempt, faults_as, ids_of, image_of
 
 
 def complete_rows(
@@ -29,62 +29,74 @@ def complete_rows(
         Rows of the schema's columns, not checked yet, or a :class:`~rec.data.schema.BadRecord` where the image is
         missing, unreadable or of another size than the record says, or the mask cannot be encoded.
     """
-    last: tuple[Any, Any] = (None, None)
+    last: list[Any] = [None, None]  # the image looked at last: its key, and what was found
+
+    def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
+        key = image["path"], len(image["bytes"] or b"")
+        if image["bytes"] or last[0] != key:
+            last[:] = key, _look(image, embed)
+        return last[1]
+
+    def complete(row: dict[str, Any]) -> dict[str, Any]:
+        image = image_of(row)
+        (width, height), data = look(image)
+        said = [actual if row.get(key) is None else row[key] for key, actual in (("width", width), ("height", height))]
+        if said != [width, height]:
+            raise BadRecord(
+                "wrong image size",
+                f"the record says {said[0]}x{said[1]}, {image['path']} is {width}x{height} with its EXIF orientation applied",
+            )
+        path = image["path"]
+        if data is not None:
+            path = path and os.path.basename(path)
+        elif root and Path(path).is_relative_to(root):
+            path = str(Path(path).relative_to(root))
+        mask = _mask(row, width, height) if with_masks else None
+        done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
+        return {key: row[key] for key in row if key not in ("segmentation", "mask_picture")} | done
+
     for row in rows:
-        if isinstance(row, BadRecord):
-            yield row
-            continue
-        row = dict(row)
-        image = row["image"] if isinstance(row["image"], dict) else {"path": row["image"], "bytes": None}
-        try:
-            key = image["path"], len(image["bytes"] or b"")
-            if image["bytes"] or last[0] != key:
-                last = (key, _look(image, embed))
-            (width, height), data = last[1]
-            if (row.get("width") or width, row.get("height") or height) != (width, height):
-                raise BadRecord(
-                    "wrong image size",
-                    f"the record says {row['width']}x{row['height']}, {image['path']} is {width}x{height} with its "
-                    "EXIF orientation applied",
-                )
-            path = image["path"]
-            if data is not None:
-                path = path and os.path.basename(path)
-            elif root and Path(path).is_relative_to(root):
-                path = str(Path(path).relative_to(root))
-            row |= {"width": width, "height": height, "image": {"path": path, "bytes": data}}
-            row["mask"] = _mask(row, width, height) if with_masks else None
-        except BadRecord as error:
-            yield BadRecord(error.reason, f"ref_id {row.get('ref_id')}, image_id {row.get('image_id')}: {error.detail}")
-            continue
-        yield row
+        yield row if isinstance(row, BadRecord) else attempt(complete, row, where=ids_of(row))
 
 
 def _look(image: dict[str, Any], embed: bool) -> tuple[tuple[int, int], bytes | None]:
     path, data = image["path"], image["bytes"]
     if not (path or data):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
-    try:
-        if data is None and not os.path.isfile(path):
-            raise BadRecord("missing image", f"there is no file {path}")
+    if data is None and not os.path.isfile(path):
+        raise BadRecord("missing image", f"there is no file {path}")
+    with faults_as("unreadable image"):
         size = image_size(data or path, path)
         return size, data if data or not embed else Path(path).read_bytes()
-    except ImageError as error:
-        raise BadRecord("unreadable image", str(error)) from None
 
 
 def _mask(row: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
-    segmentation, file = row.pop("segmentation", None), row.pop("mask_file", None)
-    try:
-        if file is not None:
-            array = np.load(file, allow_pickle=False) if str(file).endswith(".npy") else decode_image(file)[..., 0]
-            if array.shape[:2] != (height, width):
-                raise ValueError(
-                    f"{file} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}"
-                )
-            return masks.encode(array.reshape(height, width))
+    picture, segmentation = row.get("mask_picture"), row.get("segmentation")
+    with faults_as("bad mask"):
+        if _is_dense(segmentation, height, width):
+            return masks.encode(np.array(segmentation))
         if segmentation is not None:
             return masks.from_coco(segmentation, height, width)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadRecord("bad mask", str(error)) from None
-    return row.get("mask")
+        if picture is None:
+            return row.get("mask")
+        array = _array_of(picture)
+        if array.shape[:2] != (height, width):
+            name = f"of {len(picture)} bytes" if isinstance(picture, bytes) else f"{picture}"
+            raise BadRecord(
+                "bad mask",
+                f"the mask {name} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}",
+            )
+        return masks.encode(array.reshape(height, width))
+
+
+def _is_dense(segmentation: Any, height: int, width: int) -> bool:
+    """Whether it is the rows of the image's pixels rather than polygons."""
+    rows = segmentation if isinstance(segmentation, list) else []
+    return len(rows) == height and all(isinstance(row, list) and len(row) == width for row in rows)
+
+
+def _array_of(picture: str | bytes) -> np.ndarray:
+    """``(H, W)``, not 0 where the object is: of an ``.npy`` file, or of a picture in which everything black is not it."""
+    if isinstance(picture, str) and picture.endswith(".npy"):
+        return np.load(picture, allow_pickle=False)
+    return decode_image(picture).max(axis=2)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rec.data.images import ImageError, image_bytes, picture_keys
+from rec.data.schema import is_missing
 from rec.data.tables import Table
 
 # Sources whose image ids are COCO's.
@@ -52,7 +53,9 @@ class ImageIndex:
     def find(self, row: Mapping[str, Any], image_root: str = "") -> str | None:
         """Where a row's image was seen, or None. Files are read only if one of their length was added."""
         image = row["image"] if isinstance(row["image"], Mapping) else {"path": row["image"], "bytes": None}
-        if (where := self._keys.get(image_key(str(row["source"]), str(row["image_id"])))) is not None:
+        named = not is_missing(row["image_id"])
+        where = self._keys.get(image_key(str(row["source"]), str(row["image_id"]))) if named else None
+        if where is not None:
             return f"{where}, by image id"
         if _length(image, image_root) in self._sizes and (data := _read(image, image_root)) is not None:
             where = self._hashes.get(hashlib.sha256(data).hexdigest())

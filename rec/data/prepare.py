@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from rec.data.complete import complete_rows
-from rec.data.schema import FEATURES, BadRecord, Report, Seen, clean_rows
+from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
 from rec.data.sources import Source, SourceError, load_json
 from rec.data.store import store_images, stored_rows
+from rec.files import link_or_copy, write_json
 
 if TYPE_CHECKING:
     import datasets
@@ -86,6 +87,9 @@ def prepare(
     state.open()
     seen = Seen()
     reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
+    if not any(report.rows for report in reports.values()):
+        shutil.rmtree(state.folder)  # the same command may find more when what was missing is there
+        raise SourceError(_nothing_left(source, reports))
     tables = {split: state.table(split) for split in wanted}
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
@@ -104,6 +108,13 @@ def prepare(
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)
     return info
+
+
+def _nothing_left(source: Source, reports: dict[str, Report]) -> str:
+    skipped = [line for report in reports.values() for line in report.warnings()]
+    return f"{source.name}: nothing is left to write in split {', '.join(reports)}: " + (
+        "; ".join(skipped) or "the source holds no record; check that it is the right one and whole"
+    )
 
 
 def report_of(info: dict[str, Any], split: str) -> Report:
@@ -136,13 +147,6 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(info, dict) or "splits" not in info:
         raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project: prepare the data again")
     return info
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file is whole or absent at every instant."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 class _State:
@@ -184,7 +188,7 @@ class _State:
 
 
 def _report(entry: dict[str, Any]) -> Report:
-    return Report(**{f.name: entry[f.name] for f in dataclasses.fields(Report)})
+    return Report(**{f.name: entry[f.name] for f in dataclasses.fields(Report) if f.name in entry})
 
 
 def _write_split(
@@ -235,12 +239,14 @@ class _Counted(Iterator[Any]):
 
 def _without(rows: Iterable[Any], exclude: "ImageIndex", report: Report) -> Iterator[Any]:
     for row in rows:
-        where = None if isinstance(row, BadRecord) else exclude.find(row)
-        if where is None:
+        if isinstance(row, BadRecord):
             yield row
+            continue
+        where = attempt(exclude.find, row, where=ids_of(row))
+        if where is None or isinstance(where, BadRecord):
+            yield where or row
         else:
-            reason = BadRecord("image of an evaluation split", f"image_id {row['image_id']} is in {where}")
-            report.skip(reason, f"ref_id {row['ref_id']}")
+            report.skip(BadRecord("image of an evaluation split", f"the image is in {where}"), ids_of(row))
 
 
 def _write_shard(shard: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -277,19 +283,10 @@ def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) ->
         (folder / split).mkdir(exist_ok=True)
         names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
         for shard, name in zip(shards, names, strict=True):
-            _link(shard, folder / split / name)
+            link_or_copy(shard, folder / split / name)
         table.info.write_to_directory(str(folder / split))
         state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
         state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
         write_json(folder / split / "state.json", state | {"_split": split})
     if not parquet:
         write_json(folder / "dataset_dict.json", {"splits": list(tables)})
-
-
-def _link(file: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has no hard links."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(file, target)
-    except OSError:
-        shutil.copyfile(file, target)

@@ -6,17 +6,22 @@ before it is written to a table.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+import numbers
+import reprlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Features, Image, List, Value
 
+from rec import boxes
 from rec.data import masks
 from rec.data.images import picture_key
-from rec.errors import InputError
+from rec.errors import InputError, RecError
 
 logger = logging.getLogger(__name__)
+Made = TypeVar("Made")
 
 FEATURES = Features(
     {
@@ -36,8 +41,13 @@ FEATURES = Features(
 
 # Annotators' boxes end a fraction of a pixel outside the image (COCO rounds to 0.01); more than one pixel is a mistake.
 BOX_TOLERANCE = 1.0
-# Share of boxes that must leave the image as xywh before a source is suspected of holding xyxy.
-XYXY_SUSPICION = 0.2
+# Share of boxes that must not fit their image before another box format is suspected, and that must fit it in that format.
+FORMAT_SUSPICION, FORMAT_FITS = 0.2, 0.99
+# Four numbers of at most this are no box in pixels; cxcywh of rounded fractions ends a little above 1.
+_FRACTIONS = 1.01
+_LONGEST = 1000  # characters of a message: a record's own content is in it
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 80, 80, 40
 
 
 class BadRecord(InputError, ValueError):
@@ -45,90 +55,203 @@ class BadRecord(InputError, ValueError):
 
     Attributes:
         reason: short name of the fault, by which skipped records are counted.
-        detail: what is wrong with this one.
+        detail: what is wrong with this one; printable, and of bounded length.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        short = detail if len(detail) <= _LONGEST else f"{detail[:_LONGEST]}…"
+        detail = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
+
+
+@contextmanager
+def faults_as(reason: str) -> Iterator[None]:
+    """Whatever the block raises becomes a :class:`BadRecord` of that reason; one raised on purpose keeps its own.
+
+    What a single record holds may raise anything in any library it passes through, and must not end the work on the
+    others. The cause's name is in the text, and its traceback in the log at level DEBUG.
+    """
+    try:
+        yield
+    except BadRecord:
+        raise
+    except Exception as error:
+        logger.debug("a %s", reason, exc_info=True)
+        if isinstance(error, KeyError) and reason == "broken record":
+            raise BadRecord("incomplete record", f"it has no {error}") from error
+        kind = "" if isinstance(error, RecError) else f"{type(error).__name__}: "
+        raise BadRecord(reason, f"{kind}{error}") from error
+
+
+def attempt(make: Callable[..., Made], *arguments: Any, where: str = "") -> Made | BadRecord:
+    """``make(*arguments)``, or the :class:`BadRecord` that stands for whatever it raised (:func:`faults_as`).
+
+    ``where`` tells which record it is, in front of the detail.
+    """
+    try:
+        with faults_as("broken record"):
+            return make(*arguments)
+    except BadRecord as error:
+        placed = BadRecord(error.reason, f"{where}: {error.detail}" if where else error.detail)
+        placed.__cause__ = error.__cause__
+        return placed
+
+
+def shown(value: Any) -> str:
+    """The ``repr`` of anything a record may hold, short enough for a message."""
+    try:
+        return _SHOWN.repr(value)
+    except Exception:  # a number of 5,000 digits has no text
+        return f"<{type(value).__name__}>"
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a field of a record says nothing: null, an empty text, or the NaN that stands for null in tables."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     """Checks one row and brings it into the form of :data:`FEATURES`.
 
     Args:
-        row: see ``docs/architecture.md``; ``bbox`` is xywh in pixels of the oriented image; ``mask`` is a COCO RLE of
-            the image's size or None. ``ann_id``, ``mask``, ``category`` may be missing.
+        row: see ``docs/architecture.md``; ``bbox`` is in pixels of the oriented image, xywh or what ``bbox_format``
+            says; ``mask`` is a COCO RLE of the image's size or None. ``ann_id``, ``mask``, ``category``,
+            ``bbox_format`` may be missing.
 
     Returns:
-        A new row of the schema's columns and types.
+        A new row of the schema's columns and types, which can be written.
 
     Raises:
-        BadRecord: no image, size not positive, box not four finite numbers, empty, negative or outside the image by
-            more than :data:`BOX_TOLERANCE` pixels, no phrase or an empty one, mask broken, empty or of another size.
+        BadRecord: no image, size not positive, box not four finite numbers, empty, fractions, outside the image by more
+            than :data:`BOX_TOLERANCE` pixels or with nothing in it, no phrase or an empty one, a text that is no
+            Unicode, an id that is none, mask broken, empty or of another size.
     """
-    image = row["image"] if isinstance(row.get("image"), dict) else {"path": row.get("image"), "bytes": None}
-    if not (image.get("path") or image.get("bytes")):
+    image = image_of(row)
+    if not (image["path"] or image["bytes"]):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
-    width, height = _positive_int(row, "width"), _positive_int(row, "height")
-    bbox = _box(row.get("bbox"), width, height)
-    sentences = [row["sentences"]] if isinstance(row.get("sentences"), str) else list(row.get("sentences") or ())
-    if not sentences or not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
-        raise BadRecord("empty phrase", f"sentences are {sentences!r}; each must be a text with at least one character")
+    width, height = _size(row, "width"), _size(row, "height")
+    bbox = _box(row, width, height)
+    sentences = row.get("sentences")
+    sentences = [sentences] if isinstance(sentences, str) else sentences
+    if sentences is not None and not (
+        isinstance(sentences, list | tuple) and all(isinstance(s, str) for s in sentences)
+    ):
+        raise BadRecord("bad phrase", f"sentences are {shown(sentences)}; expected a text or a list of texts")
+    if not sentences or not all(sentence.strip() for sentence in sentences):
+        raise BadRecord(
+            "empty phrase", f"sentences are {shown(sentences)}; each must be a text with at least one character"
+        )
     mask = row.get("mask")
     if mask is not None:
-        try:
+        with faults_as("bad mask"):
             area = masks.check(mask, height, width)
-        except ValueError as error:
-            raise BadRecord("bad mask", str(error)) from None
         if area == 0:
             raise BadRecord("empty mask", "the mask covers no pixel")
-    text = {key: None if row.get(key) is None else str(row[key]) for key in ("ann_id", "category")}
-    ids = {key: str(row[key]) for key in ("image_id", "ref_id", "source")}
-    image = {"bytes": image.get("bytes"), "path": image.get("path")}
-    sized = {"width": width, "height": height, "bbox": bbox, "mask": mask, "sentences": sentences}
-    return {"image": image} | ids | text | sized
+        mask = {"size": [height, width], "counts": _unicode(mask["counts"], "mask")}
+    ids = {key: _name(row, key, needed=True) for key in ("image_id", "ref_id", "source")}
+    ids |= {key: _name(row, key, needed=False) for key in ("ann_id", "category")}
+    said = [_unicode(sentence, "sentence") for sentence in sentences]
+    return {"image": image} | ids | {"width": width, "height": height, "bbox": bbox, "mask": mask, "sentences": said}
 
 
-def _positive_int(row: dict[str, Any], key: str) -> int:
+def image_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The ``image`` of a row as ``{"path": text or None, "bytes": bytes or None}``.
+
+    Raises:
+        BadRecord: it is something else.
+    """
+    image = row.get("image")
+    path, data = (image.get("path"), image.get("bytes")) if isinstance(image, dict) else (image, None)
+    if not isinstance(path, str | None) or not isinstance(data, bytes | None):
+        raise BadRecord("no image", f"the image is {shown(image)}; expected the name of a file, or an image's bytes")
+    return {"path": path and _unicode(path, "image"), "bytes": data}
+
+
+def _size(row: dict[str, Any], key: str) -> int:
     value = row.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise BadRecord("bad image size", f"{key} is {value!r}; expected a positive number of pixels")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise BadRecord("bad image size", f"{key} is {shown(value)}; expected a positive number of pixels")
     return value
 
 
-def _box(bbox: Any, width: int, height: int) -> list[float]:
+def _name(row: dict[str, Any], key: str, needed: bool) -> str | None:
+    value = row.get(key)
+    if is_missing(value):
+        if needed:
+            raise BadRecord("no id", f"{key} is {shown(value)}; expected a text or a number")
+        return None
+    if not isinstance(value, str | numbers.Real) or isinstance(value, bool):
+        raise BadRecord("bad id", f"{key} is {shown(value)}; expected a text or a number")
+    return _unicode(str(value), key)
+
+
+def _unicode(text: str, what: str) -> str:
     try:
-        x, y, w, h = (float(value) for value in bbox)
-    except (TypeError, ValueError):
-        raise BadRecord("bad box", f"bbox is {bbox!r}; expected four numbers [x, y, width, height]") from None
-    if not all(math.isfinite(value) for value in (x, y, w, h)):
-        raise BadRecord("bad box", f"bbox is {bbox!r}; expected finite numbers")
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            "broken text",
+            f"{what} {shown(text)} holds {text[error.start]!r} at character {error.start}: half of a pair, or bytes that "
+            "are no UTF-8; save the file as UTF-8",
+        ) from None
+    return text
+
+
+def _box(row: dict[str, Any], width: int, height: int) -> list[float]:
+    """The row's box as xywh; messages show the numbers as they were given."""
+    given, box_format = row.get("bbox"), row.get("bbox_format") or "xywh"
+    told = f"bbox {shown(given)} ({box_format})"
+    try:
+        four = [float(value) for value in given]  # type: ignore[union-attr]
+    except (TypeError, ValueError, OverflowError):
+        four = []
+    if len(four) != 4 or isinstance(given, str | bytes):
+        raise BadRecord("bad box", f"bbox is {shown(given)}; expected four numbers, {box_format} in pixels")
+    if not all(math.isfinite(value) for value in four):
+        raise BadRecord("bad box", f"bbox is {shown(given)}; expected finite numbers")
+    if _are_fractions(four) and max(width, height) > 1:
+        raise BadRecord(
+            "box in fractions",
+            f"{told} lies within one pixel, so it holds fractions of the image; boxes are in pixels: multiply x by the "
+            f"image's width, {width}, and y by its height, {height}",
+        )
+    fault = _misfit(four, box_format, width, height)
+    if fault is not None:
+        others = [other for other in boxes.FORMATS if _misfit(four, other, width, height) is None]
+        hint = f" (it would fit as {' or '.join(others)})" if others else ""
+        raise BadRecord(fault[0], f"{told} {fault[1]}{hint}")
+    return boxes.xywh_of(four, box_format)
+
+
+def _are_fractions(four: list[float]) -> bool:
+    unit = any(_misfit(four, box_format, 1, 1) is None for box_format in boxes.FORMATS)
+    return max(map(abs, four)) <= _FRACTIONS and unit
+
+
+def _misfit(four: list[float], box_format: str, width: int, height: int) -> tuple[str, str] | None:
+    """Why four numbers, read in a format, are no box in an image of that size: reason and detail; None if they are."""
+    x, y, w, h = boxes.xywh_of(four, box_format)
     if w <= 0 or h <= 0:
-        raise BadRecord("empty box", f"bbox {bbox!r} has width {w:g} and height {h:g}; both must be positive")
+        return "empty box", f"has width {w:g} and height {h:g}; both must be positive"
     if x < -BOX_TOLERANCE or y < -BOX_TOLERANCE or x + w > width + BOX_TOLERANCE or y + h > height + BOX_TOLERANCE:
-        hint = " (it would fit as xyxy)" if _fits_as_xyxy(x, y, w, h, width, height) else ""
-        raise BadRecord("box outside image", f"bbox {bbox!r} (xywh) leaves the image of {width}x{height} pixels{hint}")
-    return [x, y, w, h]
-
-
-def _fits_as_xyxy(x: float, y: float, right: float, bottom: float, width: int, height: int) -> bool:
-    inside = x >= -BOX_TOLERANCE and y >= -BOX_TOLERANCE
-    return inside and x < right <= width + BOX_TOLERANCE and y < bottom <= height + BOX_TOLERANCE
+        return "box outside image", f"leaves the image of {width}x{height} pixels"
+    if not boxes.is_visible([x, y, x + w, y + h], height, width):
+        return "box outside image", f"only touches the image of {width}x{height} pixels: nothing of it is in it"
+    return None
 
 
 @dataclass
 class Report:
-    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box "
-    "format."""
+    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box format."""
 
     rows: int = 0
     sentences: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     boxes: int = 0
-    boxes_outside: int = 0
-    boxes_not_xyxy: int = 0
+    box_format: str = "xywh"
+    fits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(boxes.FORMATS, 0))
 
     def skip(self, error: BadRecord, where: str) -> None:
         """Counts a skipped record and remembers the first of each reason."""
@@ -136,15 +259,17 @@ class Report:
         self.examples.setdefault(error.reason, f"{where}: {error.detail}")
 
     def see_box(self, row: dict[str, Any]) -> None:
-        """Counts whether the box leaves the image as xywh, and whether it would fit as xyxy."""
+        """Counts the formats in which the box fits its image."""
         try:
-            x, y, w, h = (float(value) for value in row["bbox"])
+            four = [float(value) for value in row["bbox"]]
             width, height = int(row["width"]), int(row["height"])
-        except (TypeError, ValueError, KeyError):
+            fits = [name for name in boxes.FORMATS if _misfit(four, name, width, height) is None]
+        except (TypeError, ValueError, KeyError, OverflowError):
             return
         self.boxes += 1
-        self.boxes_outside += x + w > width + BOX_TOLERANCE or y + h > height + BOX_TOLERANCE
-        self.boxes_not_xyxy += not _fits_as_xyxy(x, y, w, h, width, height)
+        self.box_format = row.get("bbox_format") or "xywh"
+        for name in fits:
+            self.fits[name] += 1
 
     def warnings(self) -> list[str]:
         """One line for each thing a user should look at."""
@@ -152,10 +277,13 @@ class Report:
             f"skipped {count} records: {reason} (first: {self.examples[reason]})"
             for reason, count in sorted(self.skipped.items(), key=lambda item: -item[1])
         ]
-        if self.boxes and self.boxes_outside >= XYXY_SUSPICION * self.boxes and self.boxes_not_xyxy == 0:
+        misfits = self.boxes - self.fits[self.box_format]
+        others = [name for name in boxes.FORMATS if self.boxes and self.fits[name] >= FORMAT_FITS * self.boxes]
+        if self.boxes and misfits >= FORMAT_SUSPICION * self.boxes and others:
             lines.append(
-                f"{self.boxes_outside} of {self.boxes} boxes leave their image when read as xywh, and every box fits "
-                "when read as xyxy: the source probably holds xyxy (say so with --bbox-format xyxy)"
+                f"{misfits} of {self.boxes} boxes do not fit their image when read as {self.box_format}, and "
+                f"{self.fits[others[0]]} do when read as {others[0]}: the source probably holds {' or '.join(others)} "
+                f"(say so with --bbox-format {others[0]}, or convert them where the layout knows xywh only)"
             )
         return lines
 
@@ -209,22 +337,33 @@ def clean_rows(
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}; expected 'raise' or 'skip'")
     report, seen = report or Report(), seen or Seen()
+
+    def checked(row: dict[str, Any]) -> dict[str, Any]:
+        report.see_box(row)
+        valid = validate_row(row)
+        seen.add(valid, split)
+        return valid
+
     for number, row in enumerate(rows):
-        try:
-            if isinstance(row, BadRecord):
-                raise row
-            report.see_box(row)
-            row = validate_row(row)
-            seen.add(row, split)
-        except BadRecord as error:
-            ids = "" if isinstance(row, BadRecord) else f" (ref_id {row.get('ref_id')}, image_id {row.get('image_id')})"
-            place = f"{where}, record {number}{ids}"
-            if on_bad_record == "raise":
-                raise BadRecord(
-                    error.reason, f"{place}: {error.detail}. Mend it, or leave such records out (--on-bad-record skip)"
-                ) from None
-            report.skip(error, place)
+        result = row if isinstance(row, BadRecord) else attempt(checked, row)
+        if not isinstance(result, BadRecord):
+            report.rows += 1
+            report.sentences += len(result["sentences"])
+            yield result
             continue
-        report.rows += 1
-        report.sentences += len(row["sentences"])
-        yield row
+        ids = "" if isinstance(row, BadRecord) else f" ({ids_of(row)})"
+        place = f"{where}, record {number}{ids}"
+        if on_bad_record == "raise":
+            raise BadRecord(
+                result.reason, f"{place}: {result.detail}. Mend it, or leave such records out (--on-bad-record skip)"
+            ) from result.__cause__
+        report.skip(result, place)
+
+
+def ids_of(row: dict[str, Any]) -> str:
+    """A row's ids for messages."""
+    told = {key: row.get(key) for key in ("ref_id", "image_id")}
+    plain = {
+        key: value if isinstance(value, str) and value.isprintable() else shown(value) for key, value in told.items()
+    }
+    return ", ".join(f"{key} {value[:80]}" for key, value in plain.items())

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rec.data.prepare import write_json
 from rec.data.tables import Table
 from rec.data.text import get_tokenizer
+from rec.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -253,7 +253,7 @@ def test_the_scripts_errors_are_one_paragraph(tmp_path):
 
 def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
     rows = [{"image": "a.jpg", "phrase": "b", "bbox": [10, 20, 100 + n, 80]} for n in range(9)]
-    rows.append({"image": "a.jpg", "phrase": "b", "bbox": [1, 1, 1, 0]})
+    rows.append({"image": "a.jpg", "phrase": "b", "bbox": [10, 10, 20, 30]})
     file = make_jsonl(tmp_path, rows)
     options = ["--source", file, "--dataset", "mine", "--output_dir", tmp_path]
     status, _, err = run(*options, "--bbox-format", "xywh")

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 from data_toys import row
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rec.data import masks
 from rec.data.schema import BadRecord, Report, Seen, clean_rows, validate_row
@@ -116,11 +118,38 @@ def test_an_image_id_is_of_one_image():
     assert len(list(clean_rows([row(), other | {"image_id": "2"}]))) == 2
 
 
-def test_xyxy_given_as_xywh_is_suspected():
-    rows = [row(ref_id=str(n), bbox=[10, 10, 60 + n, 80] if n % 3 else [60, 50, 110, 85]) for n in range(30)]
+CORNERS = [(10, 10, 60 + n, 80) if n % 3 else (60, 50, 110, 85) for n in range(30)]
+AS = {
+    "xywh": lambda left, top, right, bottom: [left, top, right - left, bottom - top],
+    "xyxy": lambda *corners: list(corners),
+    "cxcywh": lambda left, top, right, bottom: [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top],
+}
+
+
+def given_as(told, really):
+    boxes = [(1, 1, 119, 30), (1, 60, 119, 89), (2, 1, 30, 89), *CORNERS]
+    return [row(ref_id=str(n), bbox=AS[really](*box), bbox_format=told) for n, box in enumerate(boxes)]
+
+
+@pytest.mark.parametrize("told", AS)
+@pytest.mark.parametrize("really", AS)
+def test_every_mistaken_box_format_is_suspected_and_no_true_one(told, really):
     report = Report()
-    list(clean_rows(rows, "skip", report))
-    assert any("probably holds xyxy" in line for line in report.warnings())
+    kept = list(clean_rows(given_as(told, really), "skip", report))
+    suspicions = [line for line in report.warnings() if "probably holds" in line]
+    if told == really:
+        assert not report.skipped and not suspicions
+        assert kept[0]["bbox"] == [1, 1, 118, 29]
+    else:
+        assert f"when read as {told}" in suspicions[0]
+        assert (
+            f"do when read as {really}: the source probably holds {really} (say so with --bbox-format" in suspicions[0]
+        )
+
+
+def test_a_box_of_the_wrong_format_is_shown_as_it_was_given():
+    with pytest.raises(BadRecord, match=r"bbox \[80, 40, 30, 20\] \(xyxy\) has width -50.*would fit as xywh or cxcywh"):
+        list(clean_rows([row(bbox=[100, 40, 20, 20]), row(bbox=[80, 40, 30, 20], bbox_format="xyxy", ref_id="8")]))
 
 
 def test_xywh_is_not_suspected_for_a_few_bad_boxes():
@@ -128,3 +157,69 @@ def test_xywh_is_not_suspected_for_a_few_bad_boxes():
     report = Report()
     list(clean_rows(rows, "skip", report))
     assert not any("xyxy" in line and "probably" in line for line in report.warnings())
+
+
+@pytest.mark.parametrize("bbox", [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], [0.5, 0.5, 1.0002, 1], [0.2, 0.3, 0.9, 0.95]])
+@pytest.mark.parametrize("box_format", AS)
+def test_fractions_are_no_boxes_in_pixels(bbox, box_format):
+    with pytest.raises(BadRecord, match=r"multiply x by the image's width, 120, and y by its height, 90") as caught:
+        validate_row(row(bbox=bbox, bbox_format=box_format))
+    assert caught.value.reason == "box in fractions"
+
+
+def test_small_boxes_that_are_in_pixels_are_kept():
+    assert validate_row(row(bbox=[50, 40, 0.5, 0.4]))["bbox"] == [50, 40, 0.5, 0.4]
+    assert validate_row(row(bbox=[0, 0, 1, 1], width=1, height=1))["bbox"] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("bbox", [[120, 10, 1, 20], [-1, 10, 1, 20], [10, 90, 20, 0.5], [119.995, 10, 1, 20]])
+def test_a_box_that_only_touches_the_image_is_refused(bbox):
+    with pytest.raises(BadRecord, match="only touches the image of 120x90 pixels") as caught:
+        validate_row(row(bbox=bbox))
+    assert caught.value.reason == "box outside image"
+    assert validate_row(row(bbox=[119.5, 10, 1, 20]))["bbox"] == [119.5, 10, 1, 20]
+
+
+@pytest.mark.parametrize("key", ["image_id", "ref_id", "source"])
+@pytest.mark.parametrize(("value", "reason"), [(None, "no id"), (math.nan, "no id"), ("", "no id"), ([1], "bad id")])
+def test_an_id_that_is_none_is_refused(key, value, reason):
+    with pytest.raises(BadRecord, match=key) as caught:
+        validate_row(row(**{key: value}))
+    assert caught.value.reason == reason
+
+
+def test_zero_and_other_numbers_are_ids():
+    ids = validate_row(row(image_id=0, ref_id=np.int64(7), ann_id=0, category=0))
+    assert [ids[key] for key in ("image_id", "ref_id", "ann_id", "category")] == ["0", "7", "0", "0"]
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.binary(max_size=4)
+    | st.just(10**400)
+    | st.just("\ud83d")
+    | st.just(np.int64(3)),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["path", "bytes", "size", "counts"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from([*row(), "bbox_format"]), ANYTHING, max_size=3), max_size=4))
+def test_whatever_a_row_holds_is_written_or_counted(tmp_path_factory, changes):
+    from rec.data.prepare import _of_shards, _write_shard
+
+    changes = [{key: value for key, value in change.items() if key != "bbox_format"} for change in changes]
+    rows = [row(ref_id="good"), *(row(ref_id=f"odd {n}") | change for n, change in enumerate(changes))]
+    report = Report()
+    kept = list(clean_rows(rows, "skip", report))
+    assert kept[0]["ref_id"] == "good" and len(kept) + sum(report.skipped.values()) == len(rows)
+    shard = tmp_path_factory.mktemp("shard") / "x.arrow"
+    _write_shard(shard, iter(kept))
+    assert len(_of_shards([shard])) == len(kept)
+    assert all(line.isprintable() for line in report.warnings())

@@ -7,6 +7,7 @@ import pytest
 from data_toys import make_jsonl, make_refer, rectangle, row, save_refer, write_image
 
 from rec.data import masks
+from rec.data.prepare import prepare, report_of
 from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.tables import open_source, open_table
@@ -114,11 +115,36 @@ def test_instances_cut_short_are_named(tmp_path):
         (lambda refs, instances: refs.append(refs[0]), "duplicate id"),
         (lambda refs, instances: refs.append(refs[0] | {"split": "val"}), "ref in two splits"),
         (lambda refs, instances: instances["annotations"][0].update(segmentation=[[1, 2]]), "bad mask"),
+        (lambda refs, instances: refs[0].update(ann_id=[100]), "bad id"),
+        (lambda refs, instances: refs[0].update(ref_id=None), "no id"),
+        (lambda refs, instances: refs[0].update(image_id=None), "image id without image"),
+        (lambda refs, instances: refs.append(5), "broken record"),
+        (lambda refs, instances: refs[0].update(split=None), "no split"),
+        (lambda refs, instances: refs[0].update(sentences=7), "broken record"),
+        (lambda refs, instances: refs[0].update(sentences=[{"sent": 5}]), "bad phrase"),
+        (lambda refs, instances: refs[0].update(sentences=[{"sent": "half \ud83d"}]), "broken text"),
+        (lambda refs, instances: instances["images"][0].update(file_name=None), "broken record"),
+        (lambda refs, instances: instances["images"][0].update(width=0), "wrong image size"),
+        (lambda refs, instances: instances["annotations"][0].update(bbox="10 20"), "bad box"),
+        (lambda refs, instances: instances["annotations"][0].update(bbox=[10**400, 1, 2, 3]), "bad box"),
+        (
+            lambda refs, instances: instances["annotations"].append({"id": 100, "bbox": [1, 2, 3, 4]}),
+            "two entries of one id",
+        ),
+        (
+            lambda refs, instances: instances["images"].insert(0, {"id": 0, "file_name": "x.jpg"}),
+            "two entries of one id",
+        ),
+        (
+            lambda refs, instances: (
+                refs[0].update(category_id=2),
+                instances["categories"].extend([{"id": 2, "name": "a"}, {"id": 2, "name": "b"}]),
+            ),
+            "two entries of one id",
+        ),
     ],
 )
 def test_damaged_refer_records_are_refused_or_counted(tmp_path, damage, reason):
-    from rec.data.prepare import prepare
-
     refs, instances = make_refer(tmp_path)
     damage(refs, instances)
     save_refer(tmp_path / "refcoco", refs, instances)
@@ -128,6 +154,37 @@ def test_damaged_refer_records_are_refused_or_counted(tmp_path, damage, reason):
     info = prepare(source, tmp_path / "skipped", on_bad_record="skip", progress=False)
     skipped = {key: n for split in info["splits"].values() for key, n in split["skipped"].items()}
     assert set(skipped) == {reason}
+    if reason == "two entries of one id":
+        with pytest.raises(
+            BadRecord, match=r"instances\.json has 2 entries of id \d+: number \d+, \{.* and number \d+, \{"
+        ):
+            prepare(source, tmp_path / "again", progress=False)
+
+
+def test_entries_that_nothing_refers_to_or_that_are_equal_do_no_harm(tmp_path):
+    refs, instances = make_refer(tmp_path)
+    instances["annotations"] += [
+        5,
+        {"bbox": []},
+        {"id": [1]},
+        dict(instances["annotations"][0]),
+        {"id": 9},
+        {"id": 9, "a": 1},
+    ]
+    save_refer(tmp_path / "refcoco", refs, instances)
+    assert len(read(tmp_path / "refcoco", name="refcoco")) == 4
+
+
+def test_a_deep_or_long_value_in_a_whole_file_is_its_records_alone(tmp_path):
+    _, instances = make_refer(tmp_path)
+    instances["annotations"][0]["bbox"] = "DEEP"
+    instances["annotations"][1]["bbox"] = ["LONG", 2, 30, 40]
+    text = json.dumps(instances).replace('"DEEP"', "[" * 100_000 + "]" * 100_000).replace('"LONG"', "-" + "9" * 5000)
+    (tmp_path / "refcoco" / "instances.json").write_text(text, encoding="utf-8")
+    source = open_source(tmp_path / "refcoco", name="refcoco")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["skipped"] == {"bad box": 2}
+    assert info["splits"]["train"]["rows"] == 2
 
 
 # --- SimREC's JSON ----------------------------------------------------------------------------------------------------
@@ -184,6 +241,32 @@ def test_simrec_json_of_other_content_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"train": [3, {"iid": 1}]}', encoding="utf-8")
     source = open_source(tmp_path / "x.json", name="refcoco", image_path=str(tmp_path))
     assert [type(row) for row in source.read("train")] == [BadRecord, BadRecord]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"iid": None}, "no id"),
+        ({"iid": [7]}, "broken record"),
+        ({"iid": "seven"}, "broken record"),
+        ({"refs": 5}, "bad phrase"),
+        ({"refs": [None]}, "bad phrase"),
+        ({"refs": []}, "empty phrase"),
+        ({"bbox": {"x": 1}}, "bad box"),
+        ({"mask_id": [3]}, "bad id"),
+        ({"cat_id": [3]}, "bad id"),
+        ({"iid": 8}, "missing image"),
+    ],
+)
+def test_one_odd_simrec_item_is_a_bad_record(tmp_path, change, reason):
+    write_image(tmp_path / "COCO_train2014_000000000007.jpg", 120, 90)
+    items = [simrec_item(), simrec_item(mask_id=4) | change, simrec_item(mask_id=None, refs="one text")]
+    (tmp_path / "x.json").write_text(json.dumps({"val": items, "train": []}), encoding="utf-8")
+    source = open_source(tmp_path / "x.json", name="refcoco", image_path=str(tmp_path))
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["val"]["skipped"] == {reason: 1}
+    kept = read(tmp_path / "out", "val")
+    assert [(row["ref_id"], row["sentences"]) for row in kept] == [("3", ["red box", "box"]), ("val-2", ["one text"])]
 
 
 # --- your own data ----------------------------------------------------------------------------------------------------
@@ -269,6 +352,137 @@ def test_bad_lines_name_file_and_line(tmp_path, line, reason):
     assert len(read(spec | {"on_bad_record": "skip"}, with_masks=True)) == 1
 
 
+def damaged_png(root):
+    """A picture whose header is whole and whose EXIF reading, which loads it, fails."""
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(root / "damaged.png")
+    data = bytearray((root / "damaged.png").read_bytes())
+    place = data.index(b"IDAT")
+    data[place : place + 4] = b"\x00\xff\x00\xff"
+    (root / "damaged.png").write_bytes(data)
+
+
+GOOD = '{"image": "a.jpg", "phrase": "box", "bbox": [10, 20, 30, 40]}'
+ODD = {
+    "image a number": (GOOD.replace('"a.jpg"', "5"), "no image"),
+    "image a list": (GOOD.replace('"a.jpg"', '["a.jpg"]'), "no image"),
+    "image with a null character": (GOOD.replace("a.jpg", "a\\u0000.jpg"), "missing image"),
+    "image of half a pair": (GOOD.replace("a.jpg", "\\ud83d.jpg"), "broken text"),
+    "phrase NaN": (GOOD.replace('"box"', "NaN"), "incomplete record"),
+    "phrase a number": (GOOD.replace('"box"', "5"), "bad phrase"),
+    "phrases with a number": (GOOD.replace('"box"', '["box", 5]'), "bad phrase"),
+    "phrase an object": (GOOD.replace('"box"', '{"a": 1}'), "bad phrase"),
+    "half an emoji": (GOOD.replace('"box"', '"box \\ud83d"'), "broken text"),
+    "no UTF-8": (GOOD.replace('"box"', '"caff\udce8"'), "broken text"),
+    "400 digits": (GOOD.replace("30", "9" * 400), "bad box"),
+    "5,000 digits": (GOOD.replace("30", "9" * 5000), "bad box"),
+    "infinite": (GOOD.replace("30", "-Infinity"), "bad box"),
+    "box of objects": (GOOD.replace("[10, 20, 30, 40]", '{"x": 1, "y": 2, "w": 3, "h": 4}'), "bad box"),
+    "box a number": (GOOD.replace("[10, 20, 30, 40]", "7"), "bad box"),
+    "negative run": (GOOD[:-1] + ', "mask": {"size": [90, 120], "counts": [-5, 10805]}}', "bad mask"),
+    "mask a number": (GOOD[:-1] + ', "mask": 5}', "bad mask"),
+    "mask of texts": (GOOD[:-1] + ', "mask": [["a", "b"]]}', "bad mask"),
+    "mask without counts": (GOOD[:-1] + ', "mask": {"size": [90, 120]}}', "bad mask"),
+    "ann_id a list": (GOOD[:-1] + ', "ann_id": [1]}', "bad id"),
+    "ref_id an object": (GOOD[:-1] + ', "ref_id": {"a": 1}}', "bad id"),
+    "image_id true": (GOOD[:-1] + ', "image_id": true}', "bad id"),
+    "category a list": (GOOD[:-1] + ', "category": [[]]}', "bad id"),
+    "100,000 brackets": (GOOD.replace("40]", "40, " + "[" * 100_000 + "]" * 100_000 + "]"), "bad box"),
+    "only brackets": ("[" * 100_000, "broken line"),
+    "a damaged picture": (GOOD.replace("a.jpg", "damaged.png"), "unreadable image"),
+    "a split elsewhere": (GOOD[:-1] + ', "split": "../../evil"}', "bad split"),
+    "fractions": (GOOD.replace("[10, 20, 30, 40]", "[0.1, 0.2, 0.3, 0.4]"), "box in fractions"),
+    "touching": (GOOD.replace("[10, 20, 30, 40]", "[120, 20, 1, 40]"), "box outside image"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_one_odd_record_is_a_bad_record_and_no_more(tmp_path, name):
+    line, reason = ODD[name]
+    make_jsonl(tmp_path, [json.loads(GOOD)])
+    damaged_png(tmp_path)
+    file = tmp_path / "train.jsonl"
+    file.write_text(f"{GOOD}\n{line}\n{GOOD}\n", encoding="utf-8", errors="surrogateescape")
+    spec = {"path": file, "bbox_format": "xywh"}
+    with pytest.raises(BadRecord) as caught:
+        read(spec, with_masks=True)
+    assert caught.value.reason == reason
+    assert len(str(caught.value)) < 2000 and str(caught.value).isprintable()
+    assert "--on-bad-record skip" in str(caught.value)
+    source = open_source(spec, name="mine")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["skipped"] == {reason: 1}
+    assert [row["ref_id"] for row in read(tmp_path / "out")] == ["train-1", "train-3"]
+    report_of(info, "train").warnings()[0].encode()
+
+
+def test_odd_lines_of_csv_are_bad_records(tmp_path):
+    write_image(tmp_path / "a.jpg", 120, 90)
+    lines = ["image,phrase,bbox,ref_id", "a.jpg,box,10 20 30 40,0", f"a.jpg,{'x' * 200_000},10 20 30 40,1"]
+    lines += [
+        "a.jpg",
+        "a.jpg,caff\udce8,10 20 30 40,2",
+        "a.jpg,box,10 20 30 40 50,3",
+        'a.jpg,"the ""box""",10;20;30;40,',
+    ]
+    file = tmp_path / "x.csv"
+    file.write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    info = prepare(
+        open_source({"path": file, "bbox_format": "xywh"}, name="mine"),
+        tmp_path / "out",
+        on_bad_record="skip",
+        progress=False,
+    )
+    skipped = {"broken line": 1, "incomplete record": 1, "broken text": 1, "bad box": 1}
+    assert info["splits"]["train"]["skipped"] == skipped
+    assert [(row["ref_id"], row["sentences"]) for row in read(tmp_path / "out")] == [
+        ("0", ["box"]),
+        ("x-7", ['the "box"']),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("empty.csv", "", r"empty\.csv holds no record"),
+        ("header.csv", "image,phrase,bbox\n", r"header\.csv holds no record"),
+        (
+            "bare.csv",
+            "a.jpg,box,1 2 30 40\nb.jpg,box,1 2 30 40\n",
+            r"first line of .*bare\.csv .*'a\.jpg'.*image, phrase, bbox",
+        ),
+        ("empty.jsonl", "\n \n", r"empty\.jsonl holds no record"),
+        ("odd.jsonl", '{"picture": "a.jpg"}\n[]\n', "nothing is left to write in split train: skipped 1 records"),
+    ],
+)
+def test_a_table_of_nothing_is_an_error(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    spec = {"path": tmp_path / name, "bbox_format": "xywh", "on_bad_record": "skip"}
+    with pytest.raises(SourceError, match=words):
+        read(spec)
+
+
+def test_zero_is_an_id_and_null_is_none(tmp_path):
+    rows = [json.loads(GOOD) | {"ref_id": 0, "image_id": 0, "ann_id": 0, "category": 0}]
+    rows.append(json.loads(GOOD) | dict.fromkeys(("ref_id", "image_id", "ann_id", "category", "source", "split")))
+    zero, null = read({"path": make_jsonl(tmp_path, rows), "bbox_format": "xywh"})
+    assert [zero[key] for key in ("ref_id", "image_id", "ann_id", "category")] == ["0", "0", "0", "0"]
+    assert [null[key] for key in ("ref_id", "image_id", "ann_id", "category", "source")] == [
+        *("train-2", "a.jpg", None, None, "mine")
+    ]
+
+
+def test_a_broken_line_is_in_the_first_split_there_is(tmp_path):
+    lines = ["{", GOOD[:-1] + ', "split": "val"}', GOOD[:-1] + ', "split": "test"}']
+    make_jsonl(tmp_path, [json.loads(GOOD)])
+    (tmp_path / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    source = open_source({"path": tmp_path / "all.jsonl", "bbox_format": "xywh"}, name="mine")
+    assert source.splits == ("val", "test")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert [info["splits"][split]["skipped"] for split in source.splits] == [{"broken line": 1}, {}]
+
+
 def test_rotated_photographs_are_measured_as_they_are_shown(tmp_path):
     from PIL import Image
 
@@ -327,6 +541,90 @@ def test_a_column_map_names_what_is_not_recognised(tmp_path):
     assert [row["sentences"] for row in rows] == [["red box"], ["thing"]]
     with pytest.raises(SourceError, match="sentences = no_such"):
         read({"path": tmp_path / "saved", "columns": {"sentences": "no_such"}})
+
+
+def mask_pictures(root):
+    """A mask as the pictures that tables hold: gray, in one colour on black, and with a palette."""
+    import cv2
+    from PIL import Image
+
+    shape = np.zeros((90, 120), np.uint8)
+    shape[20:60, 10:40] = 1
+    coloured = np.zeros((90, 120, 3), np.uint8)
+    coloured[..., 0] = 200 * shape  # blue, as OpenCV orders them
+    palette = Image.fromarray(2 * shape, "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    cv2.imwrite(str(root / "gray.png"), 255 * shape)
+    cv2.imwrite(str(root / "coloured.png"), coloured)
+    palette.save(root / "palette.png")
+    return shape, [root / f"{name}.png" for name in ("gray", "coloured", "palette")]
+
+
+@pytest.mark.parametrize("kind", ["Image", "bytes", "path", "pixels"])
+def test_mask_columns_of_pictures_are_read(tmp_path, kind):
+    from datasets import Dataset, Features, Image, List, Value
+
+    write_image(tmp_path / "a.jpg", 120, 90)
+    shape, files = mask_pictures(tmp_path)
+    feature, values = {
+        "Image": (Image(), [str(file) for file in files]),
+        "bytes": (Value("binary"), [file.read_bytes() for file in files]),
+        "path": (Value("string"), [file.name for file in files]),
+        "pixels": (List(List(Value("uint8"))), [shape.tolist()] * 3),
+    }[kind]
+    columns = {"image": ["a.jpg"] * 3, "box": [[10.0, 20, 30, 40]] * 3, "phrase": ["box"] * 3, "mask": values}
+    features = {"image": Value("string"), "box": List(Value("float32")), "phrase": Value("string"), "mask": feature}
+    Dataset.from_dict(columns, Features(features)).to_parquet(tmp_path / "x.parquet")
+    rows = read(tmp_path / "x.parquet", with_masks=True, image_path=str(tmp_path))
+    assert all((masks.decode(row["mask"]) == shape).all() for row in rows) and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("mask", "none.png", "bad mask"),
+        ("mask", "small.png", "bad mask"),
+        ("mask", "no mask at all", "bad mask"),
+        ("image", None, "no image"),
+        ("image", "none.jpg", "missing image"),
+        ("phrase", None, "empty phrase"),
+        ("phrase", "caff\udce8", "broken record"),
+        ("box", None, "bad box"),
+        ("box", [1.0, 2.0], "bad box"),
+        ("ref_id", "r0", "duplicate id"),
+    ],
+)
+def test_one_odd_row_of_a_foreign_table_is_a_bad_record(tmp_path, column, value, reason):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    write_image(tmp_path / "a.jpg", 120, 90)
+    write_image(tmp_path / "small.png", 20, 20)
+    _, files = mask_pictures(tmp_path)
+    columns = {
+        "image": ["a.jpg"] * 3,
+        "phrase": ["box"] * 3,
+        "mask": [files[0].name] * 3,
+        "box": [[10.0, 20, 30, 40]] * 3,
+    }
+    columns |= {"ref_id": ["r0", "r1", None], "image_id": ["i", "i", None], "category": ["c", None, None]}
+    columns[column][1] = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    types = dict.fromkeys(columns, pa.string()) | {"box": pa.list_(pa.float32())}
+    arrays = {  # through bytes, so that a text can be none
+        key: pa.array([v.encode() if isinstance(v, str) else v for v in values], pa.binary()).view(pa.string())
+        if types[key] == pa.string()
+        else pa.array(values, types[key])
+        for key, values in columns.items()
+    }
+    parquet.write_table(pa.table(arrays), tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet", name="mine", image_path=str(tmp_path))
+    with pytest.raises(BadRecord, match=reason):
+        prepare(source, tmp_path / "raised", progress=False)
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["skipped"] == {reason: 1}
+    first, last = read(tmp_path / "out")
+    assert [first[key] for key in ("ref_id", "image_id", "category")] == ["r0", "i", "c"]
+    assert (last["ref_id"], last["category"]) == ("train-2", None) and len(last["image_id"]) == 16
 
 
 def test_a_saved_table_of_the_schema_is_used_as_it_is(tmp_path):
@@ -390,6 +688,25 @@ def test_visual_genome_regions_become_rows(tmp_path):
         read(tmp_path / "region_descriptions.json", name="vg")
 
 
+def test_odd_regions_and_images_of_visual_genome_are_bad_records(tmp_path):
+    make_visual_genome(tmp_path)
+    entries = json.loads((tmp_path / "region_descriptions.json").read_text(encoding="utf-8"))
+    region = entries[0]["regions"][0]
+    odd = [5, {"id": 5}, {"id": 5, "regions": 7}, {"id": 5, "regions": [3, region | {"region_id": None}]}]
+    odd += [{"id": 5, "regions": [region | change]} for change in ({"phrase": 5}, {"image_id": [5]}, {"x": "DEEP"})]
+    odd += [{"id": 5, "regions": [region | {"region_id": 0, "image_id": None}]}]
+    text = json.dumps([*odd, entries[0] | {"regions": [region]}]).replace('"DEEP"', "[" * 100_000 + "]" * 100_000)
+    (tmp_path / "region_descriptions.json").write_text(text, encoding="utf-8")
+    images = json.loads((tmp_path / "image_data.json").read_text(encoding="utf-8"))
+    images += [7, {"url": "x"}, {"image_id": 6}]
+    (tmp_path / "image_data.json").write_text(json.dumps(images), encoding="utf-8")
+    source = open_source(tmp_path, name="vg")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    skipped = info["splits"]["train"]["skipped"]
+    assert skipped == {"broken record": 4, "no id": 1, "bad phrase": 1, "bad id": 1, "bad box": 1}
+    assert [row["ref_id"] for row in read(tmp_path / "out")] == ["0", "1"]
+
+
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
 def test_a_json_array_is_read_in_blocks_of_any_size(tmp_path, block):
     from rec.data.sources.visual_genome import iterate_json_array
@@ -441,6 +758,17 @@ def test_flickr_entities_become_rows_with_their_phrases(tmp_path):
     ]
     with pytest.raises(BadRecord, match=r"broken annotation: .*image 37"):
         read(tmp_path, **folders)
+
+
+def test_odd_images_of_flickr_are_bad_records(tmp_path):
+    make_flickr(tmp_path)
+    (tmp_path / "train.txt").write_bytes(b"37\ncaff\xe8\n36\n38\n")
+    (tmp_path / "Sentences" / "38.txt").write_bytes(b"[/EN#1/people caff\xe8]")
+    (tmp_path / "Annotations" / "38.xml").write_text("<annotation/>", encoding="utf-8")
+    source = open_source(tmp_path, name="flickr", image_path=str(tmp_path / "images"))
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["skipped"] == {"broken annotation": 3}
+    assert info["splits"]["train"]["rows"] == 2
 
 
 # --- shape scenes -----------------------------------------------------------------------------------------------------

@@ -1,19 +1,24 @@
 """Readers of annotation files: each turns one published layout into rows of :data:`rec.data.schema.FEATURES`.
 
-A reader's rows are *raw*: ``width`` and ``height`` may be missing (they are then read from the image), and in place of
-``mask`` a row may carry ``segmentation`` (COCO polygons or RLE) or ``mask_file`` (``.npy`` or image).
-:mod:`rec.data.prepare` completes and checks them.
+A reader's rows are *raw*: ``width`` and ``height`` may be missing (they are then read from the image), ``bbox`` is as
+the file has it, in the format that ``bbox_format`` names (xywh without), and in place of ``mask`` a row may carry
+``segmentation`` (COCO polygons or RLE, or rows of pixels) or ``mask_picture`` (path of an ``.npy`` file or image, or an
+encoded image). :mod:`rec.data.prepare` completes and checks them. Whatever a single record makes a reader raise is a
+:class:`~rec.data.schema.BadRecord` in its place.
 """
 
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rec.data.schema import BadRecord
+from rec.data.schema import BadRecord, is_missing, shown
 from rec.errors import InputError
+from rec.trust import MAX_JSON_DEPTH
 
 RawRows = Iterable[dict[str, Any] | BadRecord]
 
@@ -44,15 +49,104 @@ class Source:
 
 
 def load_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file, by :func:`parse_json`.
 
     Raises:
         SourceError: missing, cut short or no JSON; names the file and the place.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            return parse_json(file.read())
     except OSError as error:
         raise SourceError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{os.fspath(path)} is not valid JSON ({error}): cut short? Get the file again") from None
+
+
+def _whole_number(digits: str) -> float:
+    return int(digits) if len(digits) < 1000 else math.inf
+
+
+# One odd record must not spoil the file: Python refuses to read whole numbers of more than 4,300 digits.
+DECODER = json.JSONDecoder(parse_int=_whole_number)
+
+
+def parse_json(text: str) -> Any:
+    """JSON in which containers deeper than :data:`rec.trust.MAX_JSON_DEPTH` are null where the parser gives up on them,
+    and numbers of a thousand digits infinite: no layout has use for them, so their record is found to be a bad one.
+
+    Raises:
+        ValueError, RecursionError: no JSON.
+    """
+    try:
+        return DECODER.decode(text)
+    except RecursionError:
+        return DECODER.decode(shallow(text))
+
+
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+
+
+def shallow(text: str) -> str:
+    """JSON text with the whole containers deeper than :data:`rec.trust.MAX_JSON_DEPTH` replaced by null."""
+    parts, depth, begin, end = [], 0, 0, 0
+    for match in _STRUCTURE.finditer(text):
+        if match.group() in "[{":
+            depth += 1
+            begin = match.start() if depth == MAX_JSON_DEPTH + 1 else begin
+        elif match.group() in "]}":
+            depth -= 1
+            if depth == MAX_JSON_DEPTH:
+                parts += [text[end:begin], "null"]
+                end = match.end()
+    return "".join([*parts, text[end:]])
+
+
+class ById:
+    """Entries of an annotation file by their id; one that several different entries have is nobody's.
+
+    Args:
+        entries: list of JSON objects; what is no object or has no id can belong to no record and is left out.
+        key: of the id.
+        what: the list and its file, for messages.
+
+    Raises:
+        SourceError: ``entries`` is no list.
+    """
+
+    def __init__(self, entries: Any, key: str, what: str) -> None:
+        if not isinstance(entries, list):
+            raise SourceError(f"{what} is {shown(entries)}; expected a list of objects with {key}")
+        self._all, self._key, self._what = entries, key, what
+        self._found: dict[Any, Any] = {}
+        self._twice = set()
+        for entry in entries:
+            identity = entry.get(key) if isinstance(entry, dict) else None
+            if isinstance(identity, str | int):
+                first = self._found.setdefault(identity, entry)
+                if first is not entry and first != entry:
+                    self._twice.add(identity)
+
+    def find(self, identity: Any) -> dict[str, Any] | None:
+        """The entry of that id, or None.
+
+        Raises:
+            BadRecord: the id is none, or different entries have it; names both.
+        """
+        if is_missing(identity):
+            return None
+        if not isinstance(identity, str | int):
+            raise BadRecord("bad id", f"{shown(identity)} is looked for in {self._what}; expected a text or a number")
+        if identity in self._twice:
+            same = [(n, e) for n, e in enumerate(self._all) if isinstance(e, dict) and e.get(self._key) == identity]
+            told = " and ".join(f"number {number}, {shown(entry)}" for number, entry in same[:2])
+            raise BadRecord(
+                "two entries of one id", f"{self._what} has {len(same)} entries of {self._key} {identity}: {told}"
+            )
+        return self._found.get(identity)
+
+
+def given(value: Any, otherwise: Any = None) -> Any:
+    """A field's value, or ``otherwise`` where it says nothing; 0 says something."""
+    return otherwise if is_missing(value) else value

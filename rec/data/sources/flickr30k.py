@@ -15,8 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from rec import boxes
-from rec.data.schema import BadRecord
+from rec.data.schema import BadRecord, attempt
 from rec.data.sources import Source, SourceError
 
 _PHRASE = re.compile(r"\[/EN#(\d+)/(\S+) ([^\]]*)\]")
@@ -45,37 +44,41 @@ def open_flickr30k(path: Path, name: str, image_root: str | None) -> Source:
         raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        for image in lists[split].read_text(encoding="utf-8").split():
-            yield from _rows(path, image, Path(image_root), name)
+        for image in lists[split].read_text(encoding="utf-8", errors="surrogateescape").split():
+            rows = attempt(_rows, path, image, Path(image_root), name, where=f"image {image}")
+            yield from [rows] if isinstance(rows, BadRecord) else rows
 
     return Source(name, tuple(lists), read, tuple(lists.values()), image_root, {"kind": "flickr30k"})
 
 
-def _rows(path: Path, image: str, root: Path, name: str) -> Iterator[dict[str, Any] | BadRecord]:
+def _rows(path: Path, image: str, root: Path, name: str) -> list[dict[str, Any]]:
     try:
         entities = _boxes(path / "Annotations" / f"{image}.xml")
         captions = (path / "Sentences" / f"{image}.txt").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ElementTree.ParseError, ValueError) as error:
-        yield BadRecord("broken annotation", f"image {image}: {error}")
-        return
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise BadRecord("broken annotation", str(error)) from error
     phrases: dict[str, list[str]] = {}
     kinds = {}
     for entity, kind, words in _PHRASE.findall(captions):
         phrases.setdefault(entity, []).append(words)
         kinds[entity] = kind
+    rows = []
     for entity, sentences in phrases.items():
         if entity in entities:
             corners = np.array(entities[entity], np.float64)
-            box = boxes.xyxy_to_xywh(np.concatenate([corners[:, :2].min(0), corners[:, 2:].max(0)]))
-            yield {
-                "image": str(root / f"{image}.jpg"),
-                "image_id": image,
-                "ref_id": f"{image}-{entity}",
-                "bbox": box.tolist(),
-                "sentences": sentences,
-                "category": kinds[entity].split("/")[0],
-                "source": name,
-            }
+            rows.append(
+                {
+                    "image": str(root / f"{image}.jpg"),
+                    "image_id": image,
+                    "ref_id": f"{image}-{entity}",
+                    "bbox": np.concatenate([corners[:, :2].min(0), corners[:, 2:].max(0)]).tolist(),
+                    "bbox_format": "xyxy",
+                    "sentences": sentences,
+                    "category": kinds[entity].split("/")[0],
+                    "source": name,
+                }
+            )
+    return rows
 
 
 def _boxes(file: Path) -> dict[str, list[list[float]]]:
@@ -86,5 +89,6 @@ def _boxes(file: Path) -> dict[str, list[list[float]]]:
         if box is not None:
             corners = [float(box.findtext(key) or "nan") - 1 for key in ("xmin", "ymin", "xmax", "ymax")]
             for entity in item.iter("name"):
-                found.setdefault(str(entity.text), []).append(corners)
+                if entity.text:
+                    found.setdefault(entity.text, []).append(corners)
     return found

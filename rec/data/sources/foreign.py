@@ -1,12 +1,14 @@
 """Tables of other people: Hub data sets, parquet, ``datasets.save_to_disk`` folders, with a column map."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rec.data.schema import BadRecord
-from rec.data.sources import Source, SourceError
-from rec.data.sources.tabular import BBOX_FORMATS, to_xywh
+from rec import boxes
+from rec.data.schema import BadRecord, attempt, is_missing, shown
+from rec.data.sources import Source, SourceError, given
+from rec.data.sources.tabular import numbers_of
 
 if TYPE_CHECKING:
     import datasets
@@ -49,21 +51,29 @@ def open_foreign(
         SourceError: a column that is not there or not recognised; lists those there are.
     """
     bbox_format = bbox_format or "xywh"
-    if bbox_format not in BBOX_FORMATS:
-        raise SourceError(f"{name}: bbox_format is {bbox_format!r}; expected one of {', '.join(BBOX_FORMATS)}")
-    found = {split: _find_columns(table.column_names, columns or {}, name) for split, table in tables.items()}
+    if bbox_format not in boxes.FORMATS:
+        raise SourceError(f"{name}: bbox_format is {bbox_format!r}; expected one of {', '.join(boxes.FORMATS)}")
+    found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        table, names = _undecoded(tables[split], found[split]["image"]), found[split]
-        for number, row in enumerate(table.select_columns(sorted(set(names.values())))):
-            yield _row(row, names, f"{split}-{number}", name, image_root, bbox_format)
+        names = found[split]
+        table = _undecoded(tables[split].select_columns(sorted(set(names.values()))))
+
+        def row_of(number: int) -> dict[str, Any]:
+            return _row(table[number], names, f"{split}-{number}", name, image_root, bbox_format)
+
+        for number in range(len(table)):
+            yield attempt(row_of, number, where=f"row {number} of split {split}")
 
     prints = {split: table._fingerprint for split, table in tables.items()}
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
     return Source(name, tuple(tables), read, (), image_root or "", options)
 
 
-def _find_columns(there: list[str], columns: Mapping[str, str], name: str) -> dict[str, str]:
+def _find_columns(features: "datasets.Features", columns: Mapping[str, str], name: str) -> dict[str, str]:
+    from datasets import ClassLabel, Value
+
+    there = list(features)
     unknown = [
         f"{ours} = {theirs}" for ours, theirs in columns.items() if ours not in KNOWN_COLUMNS or theirs not in there
     ]
@@ -71,9 +81,10 @@ def _find_columns(there: list[str], columns: Mapping[str, str], name: str) -> di
         raise SourceError(
             f"{name}: columns {', '.join(unknown)}: expected {', '.join(KNOWN_COLUMNS)} = one of {', '.join(there)}"
         )
-    names = {ours: next((n for n in known if n in there), None) for ours, known in KNOWN_COLUMNS.items()} | dict(
-        columns
-    )
+    plain = {column for column, feature in features.items() if isinstance(feature, Value | ClassLabel)}
+    fitting = {ours: there if ours in (*_NEEDED, "mask") else plain for ours in KNOWN_COLUMNS}
+    names = {ours: next((n for n in known if n in fitting[ours]), None) for ours, known in KNOWN_COLUMNS.items()}
+    names |= columns
     missing = [ours for ours in _NEEDED if names[ours] is None]
     if missing:
         raise SourceError(
@@ -83,36 +94,61 @@ def _find_columns(there: list[str], columns: Mapping[str, str], name: str) -> di
     return {ours: theirs for ours, theirs in names.items() if theirs is not None}
 
 
-def _undecoded(table: "datasets.Dataset", column: str) -> "datasets.Dataset":
+def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
+    """The table with its pictures as they were encoded: images and masks are decoded by the rule of all readers."""
     from datasets import Image
 
-    return table.cast_column(column, Image(decode=False)) if isinstance(table.features[column], Image) else table
+    for column, feature in table.features.items():
+        if isinstance(feature, Image):
+            table = table.cast_column(column, Image(decode=False))
+    return table
 
 
 def _row(
     row: Mapping[str, Any], names: Mapping[str, str], place: str, name: str, image_root: str | None, bbox_format: str
-) -> dict[str, Any] | BadRecord:
+) -> dict[str, Any]:
     values = {ours: row[theirs] for ours, theirs in names.items()}
-    image, mask = values["image"], values.get("mask")
-    if isinstance(image, str):
-        image = f"{image_root}/{image}" if image_root else image
-    elif image is not None and not isinstance(image, dict):
-        return BadRecord("no image", f"row {place}: column {names['image']} holds {type(image).__name__}")
-    if isinstance(mask, list) and mask and isinstance(mask[0], int | float):
-        mask = [mask]  # one polygon, without the list of polygons around it
-    sentences = values["sentences"]
+    image, sentences = _picture(values["image"], image_root), values["sentences"]
+    if image is None and not is_missing(values["image"]):
+        raise BadRecord("no image", f"column {names['image']} holds {shown(values['image'])}")
     if isinstance(sentences, list):
         sentences = [s.get("sent") or s.get("raw") if isinstance(s, dict) else s for s in sentences]
-    path = image.get("path") if isinstance(image, dict) else image
-    content = (image.get("bytes") if isinstance(image, dict) else None) or str(path).encode()
+    content = (image or {}).get("bytes") or str((image or {}).get("path")).encode("utf-8", "replace")
     return {
         "image": image,
-        "image_id": values.get("image_id") or hashlib.sha1(content).hexdigest()[:16],
-        "ref_id": values.get("ref_id", place),
-        "ann_id": values.get("ann_id"),
-        "bbox": to_xywh(values["bbox"], bbox_format),
-        "segmentation": mask if isinstance(mask, list | dict) and mask else None,
+        "image_id": given(values.get("image_id"), hashlib.sha1(content).hexdigest()[:16]),
+        "ref_id": given(values.get("ref_id"), place),
+        "ann_id": given(values.get("ann_id")),
+        "bbox": numbers_of(values["bbox"]),
+        "bbox_format": bbox_format,
         "sentences": sentences,
-        "category": values.get("category"),
+        "category": given(values.get("category")),
         "source": name,
-    }
+    } | _mask(values.get("mask"), names.get("mask"), image_root)
+
+
+def _picture(value: Any, image_root: str | None) -> dict[str, Any] | None:
+    """A path, encoded bytes, or the library's own struct of both, as that struct; None for anything else."""
+    if isinstance(value, str) and value:
+        return {"path": os.path.join(image_root or "", value), "bytes": None}
+    if isinstance(value, bytes):
+        return {"path": None, "bytes": value}
+    if isinstance(value, dict) and value.keys() == {"path", "bytes"}:
+        # The library keeps a picture's former path beside its bytes; alone it is a file like any other.
+        return value if value["bytes"] is not None else _picture(value["path"], image_root)
+    return None
+
+
+def _mask(value: Any, column: str | None, image_root: str | None) -> dict[str, Any]:
+    """A mask of any kind that tables hold: a picture, an array of the image's size, polygons, RLE."""
+    if is_missing(value) or value == []:
+        return {}
+    if (picture := _picture(value, image_root)) is not None:
+        return {"mask_picture": picture["bytes"] if picture["bytes"] is not None else picture["path"]}
+    if isinstance(value, dict) and "counts" in value:
+        return {"segmentation": value}
+    if isinstance(value, list) and isinstance(value[0], int | float):
+        return {"segmentation": [value]}  # one polygon, without the list of polygons around it
+    if isinstance(value, list):
+        return {"segmentation": value}
+    raise BadRecord("bad mask", f"column {column} holds {shown(value)}; expected a picture, COCO polygons or COCO RLE")

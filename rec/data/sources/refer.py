@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rec.data.schema import BadRecord
-from rec.data.sources import Source, SourceError, load_json
+from rec.data.schema import BadRecord, attempt, shown
+from rec.data.sources import ById, Source, SourceError, load_json
 
 # The splits everybody reports on, for folders that hold several refs files.
 USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "referit": "unc"}
@@ -113,27 +113,29 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
     """
     refs_file, instances_file = find_refs_file(folder, name, split_by), folder / "instances.json"
     refs = load_pickle(refs_file)
-    if not (
-        isinstance(refs, list) and all(isinstance(ref, dict) and isinstance(ref.get("split"), str) for ref in refs)
-    ):
+    splits = sorted(
+        {split for ref in (refs if isinstance(refs, list) else ()) for split in _splits_of(ref)}, key=_split_order
+    )
+    if not splits:
         raise SourceError(f"{refs_file} is not a list of refs with a split each; is it a refs(…).p file?")
-    splits = dict.fromkeys(split for ref in refs for split in _splits_of(ref["split"]))
     if image_root is None:
         beside = [folder.parent / "images" / sub for sub in _IMAGE_FOLDERS.get(name, ("train2014", "coco", "."))]
         image_root = str(next((path for path in beside if path.is_dir()), beside[0]))
     index = functools.cache(lambda: _index(instances_file))
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        images, annotations, categories = index()
-        for ref in refs:
-            if split in _splits_of(ref["split"]):
-                row = _row(ref, images, annotations, categories, Path(image_root), name)
+        entries = index()
+        for number, ref in enumerate(refs):
+            own = _splits_of(ref)
+            if split in own or (not own and split == splits[0]):
+                where = f"{refs_file.name}, ref number {number}"
+                row = attempt(_row, ref, *entries, Path(image_root), name, where=where)
                 if row is not None:
                     yield row
 
     return Source(
         name=name,
-        splits=tuple(sorted(splits, key=_split_order)),
+        splits=tuple(splits),
         read=read,
         files=(refs_file, instances_file),
         image_root=image_root,
@@ -141,8 +143,11 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
     )
 
 
-def _splits_of(split: str) -> list[str]:
-    """RefClef marks a ref of several test splits as ``testAC``; everything else is one split."""
+def _splits_of(ref: Any) -> list[str]:
+    """RefClef marks a ref of several test splits as ``testAC``; everything else is one split. None of a broken ref."""
+    split = ref.get("split") if isinstance(ref, dict) else None
+    if not isinstance(split, str):
+        return []
     return [f"test{letter}" for letter in split[4:]] if re.fullmatch(r"test[A-Z]+", split) else [split]
 
 
@@ -150,44 +155,39 @@ def _split_order(split: str) -> tuple[int, str]:
     return next((n for n, start in enumerate(("train", "val", "test")) if split.startswith(start)), 9), split
 
 
-def _index(path: Path) -> tuple[dict[Any, Any], dict[Any, Any], dict[Any, Any]]:
+def _index(path: Path) -> tuple[ById, ById, ById]:
     content = load_json(path)
-    try:
-        images, annotations = ({entry["id"]: entry for entry in content[key]} for key in ("images", "annotations"))
-        return images, annotations, {entry["id"]: entry["name"] for entry in content.get("categories", ())}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{path} is not a COCO file with images and annotations ({error!r})") from None
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        raise SourceError(f"{path} is not a COCO file with images and annotations")
+    images, annotations, categories = (
+        ById(content.get(key) or [], "id", f"{key} of {path.name}") for key in ("images", "annotations", "categories")
+    )
+    return images, annotations, categories
 
 
 def _row(
-    ref: dict[str, Any],
-    images: dict[Any, Any],
-    annotations: dict[Any, Any],
-    categories: dict[Any, Any],
-    root: Path,
-    name: str,
-) -> dict[str, Any] | BadRecord | None:
-    ids = f"ref_id {ref.get('ref_id')}"
-    image, annotation = images.get(ref.get("image_id")), annotations.get(ref.get("ann_id"))
+    ref: dict[str, Any], images: ById, annotations: ById, categories: ById, root: Path, name: str
+) -> dict[str, Any] | None:
+    if not _splits_of(ref):
+        raise BadRecord("no split", f"its split is {shown(ref.get('split'))}; expected a text such as train or testA")
+    image, annotation = images.find(ref.get("image_id")), annotations.find(ref.get("ann_id"))
     if image is None:
-        return BadRecord("image id without image", f"{ids}: image_id {ref.get('image_id')} is not in instances.json")
+        raise BadRecord("image id without image", f"image_id {shown(ref.get('image_id'))} is not in instances.json")
     if annotation is None:
-        return BadRecord("no annotation", f"{ids}: ann_id {ref.get('ann_id')} is not in instances.json")
+        raise BadRecord("no annotation", f"ann_id {shown(ref.get('ann_id'))} is not in instances.json")
     if name in _IMAGE_FOLDERS and image.get("file_name") in BROKEN_REFCLEF_IMAGES:
         return None
-    try:
-        return {
-            "image": str(root / image["file_name"]),
-            "image_id": ref["image_id"],
-            "ref_id": ref["ref_id"],
-            "ann_id": ref["ann_id"],
-            "width": image["width"],
-            "height": image["height"],
-            "bbox": annotation["bbox"],
-            "segmentation": annotation.get("segmentation"),
-            "sentences": [sentence["sent"] for sentence in ref["sentences"]],
-            "category": categories.get(ref.get("category_id")),
-            "source": name,
-        }
-    except (KeyError, TypeError) as error:
-        return BadRecord("incomplete record", f"{ids}: {error!r} is missing")
+    category = categories.find(ref.get("category_id")) or {}
+    return {
+        "image": str(root / image["file_name"]),
+        "image_id": ref["image_id"],
+        "ref_id": ref["ref_id"],
+        "ann_id": ref["ann_id"],
+        "width": image["width"],
+        "height": image["height"],
+        "bbox": annotation["bbox"],
+        "segmentation": annotation.get("segmentation"),
+        "sentences": [sentence["sent"] for sentence in ref["sentences"]],
+        "category": category.get("name"),
+        "source": name,
+    }

@@ -6,11 +6,12 @@ sentences of an object, evaluation items one each. Masks, where there are any, a
 
 import functools
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rec.data.schema import BadRecord
+from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, load_json
 
 _COCO_NAME = "COCO_train2014_{:012d}.jpg"
@@ -48,7 +49,8 @@ def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: s
         items = enumerate(content()[split])
         for _, group in itertools.groupby(items, key=lambda pair: _object_of(pair[1], pair[0], split)):
             numbers, same = zip(*group, strict=True)
-            yield _row(same, f"{split}-{numbers[0]}", name, Path(image_root), masks)
+            place = f"{split}-{numbers[0]}"
+            yield attempt(_row, same, place, name, Path(image_root), masks, where=f"item {place}")
 
     options = {"kind": "simrec_json", "mask_root": str(masks or "")}
     return Source(name, tuple(content()), read, (path,), image_root, options)
@@ -56,43 +58,46 @@ def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: s
 
 def _object_of(item: Any, number: int, split: str) -> Any:
     """Equal for neighbouring evaluation items that are sentences of one object."""
-    if split == "train" or not isinstance(item, dict) or "mask_id" not in item:
+    if split == "train" or not isinstance(item, dict) or is_missing(item.get("mask_id")):
         return number
-    return str(item.get("iid")), str(item["mask_id"]), str(item.get("bbox"))
+    return shown(item.get("iid")), shown(item["mask_id"]), shown(item.get("bbox"))
 
 
-def _row(items: Any, place: str, name: str, root: Path, masks: Path | None) -> dict[str, Any] | BadRecord:
-    try:
-        item = items[0]
-        refer = name in _FROM_REFER and "mask_id" in item
-        file, image_id, source = _image_of(item, name)
-        mask_file = masks / f"{item['mask_id']}.npy" if masks and refer else None
-        return {
-            "image": str(root / file),
-            "image_id": image_id,
-            "ref_id": item["mask_id"] if refer else place,
-            "ann_id": None,
-            "bbox": item["bbox"],
-            "mask_file": mask_file if mask_file and mask_file.is_file() else None,
-            "sentences": [sentence for item in items for sentence in item["refs"]],
-            "category": item.get("cat_id"),
-            "source": source,
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return BadRecord("incomplete record", f"item {place}: {error!r}")
+def _row(items: Any, place: str, name: str, root: Path, masks: Path | None) -> dict[str, Any]:
+    item = items[0]
+    refer = name in _FROM_REFER and not is_missing(item.get("mask_id"))
+    file, image_id, source = _image_of(item, name)
+    mask_file = str(masks / f"{item['mask_id']}.npy") if masks and refer else None
+    return {
+        "image": str(root / file),
+        "image_id": image_id,
+        "ref_id": item["mask_id"] if refer else place,
+        "ann_id": None,
+        "bbox": item["bbox"],
+        "mask_picture": mask_file if mask_file and os.path.isfile(mask_file) else None,
+        "sentences": [sentence for item in items for sentence in _sentences(item["refs"])],
+        "category": item.get("cat_id"),
+        "source": source,
+    }
+
+
+def _sentences(refs: Any) -> list[Any]:
+    return refs if isinstance(refs, list) else [refs]
 
 
 def _image_of(item: dict[str, Any], name: str) -> tuple[str, Any, str]:
     """File below the image folder, image id and source, by the data set's rule."""
     iid = item["iid"]
+    if is_missing(iid):
+        raise BadRecord("no id", f"iid is {shown(iid)}; expected the image's number or file")
     if name in ("refcoco", "refcoco+", "refcocog"):
         return _COCO_NAME.format(int(iid)), iid, name
     if name in ("referit", "refclef"):
         return f"{int(iid)}.jpg", iid, name
-    if name == "vg" and "url" in item:
+    if name == "vg" and not is_missing(item.get("url")):
         file = "/".join(item["url"].split("/")[-2:]) if "://" in item["url"] else item["url"]
         return file, iid, name
-    if "data_source" in item:
+    if not is_missing(item.get("data_source")):
         source = str(item["data_source"])
         number = str(iid).partition(".")[0]
         file = _COCO_NAME.format(int(number)) if source == "coco" else str(iid)

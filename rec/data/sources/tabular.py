@@ -6,35 +6,23 @@ in JSONL also COCO polygons or RLE), ``ref_id``, ``image_id``, ``category``. One
 """
 
 import csv
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rec import boxes
-from rec.data.schema import BadRecord
-from rec.data.sources import Source, SourceError
+from rec.data.schema import BadRecord, attempt, faults_as, is_missing, shown
+from rec.data.sources import Source, SourceError, given, parse_json
+from rec.trust import split_name
 
-BBOX_FORMATS = ("xywh", "xyxy", "cxcywh")
 SUFFIXES = (".jsonl", ".csv")
+_NEEDED = ("image", "phrase", "bbox")
 
 
-def to_xywh(bbox: Any, bbox_format: str) -> Any:
-    """Four numbers of a named format as ``[x, y, w, h]``; what is no four numbers is returned as it is, for the "
-    "checks."""
-    if isinstance(bbox, str):
-        bbox = re.split(r"[\s,;]+", bbox.strip(" \t[](){}"))
-    try:
-        numbers = np.array([float(value) for value in bbox])
-    except (TypeError, ValueError):
-        return bbox
-    if numbers.shape != (4,) or bbox_format == "xywh":
-        return numbers.tolist()
-    corners = boxes.cxcywh_to_xyxy(numbers) if bbox_format == "cxcywh" else numbers
-    return boxes.xyxy_to_xywh(corners).tolist()
+def numbers_of(bbox: Any) -> Any:
+    """A box written as text, ``"412 230 96 110"`` or ``"[412, 230, 96, 110]"``, as a list; anything else as it is."""
+    return re.split(r"[\s,;]+", bbox.strip(" \t[](){}")) if isinstance(bbox, str) else bbox
 
 
 def check_bbox_format(bbox_format: str | None, what: str) -> str:
@@ -43,9 +31,9 @@ def check_bbox_format(bbox_format: str | None, what: str) -> str:
     Raises:
         SourceError: none or an unknown one is named.
     """
-    if bbox_format not in BBOX_FORMATS:
+    if bbox_format not in boxes.FORMATS:
         raise SourceError(
-            f"{what}: name the format of its boxes, bbox_format = {', '.join(BBOX_FORMATS[:-1])} or {BBOX_FORMATS[-1]} "
+            f"{what}: name the format of its boxes, bbox_format = {', '.join(boxes.FORMATS[:-1])} or {boxes.FORMATS[-1]} "
             f"(pixels; --bbox-format of scripts/prepare_data.py); got {bbox_format!r}"
         )
     return bbox_format
@@ -66,64 +54,111 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
     boxes_as = check_bbox_format(bbox_format, str(path))
     root = Path(image_root) if image_root else files[0].parent
+    if not files:
+        raise SourceError(f"{path} holds no {' or '.join(SUFFIXES)} file")
     if path.is_dir():
         by_split = {file.stem: file for file in files}
     else:
-        by_split = dict.fromkeys(dict.fromkeys(_split_of(row) for _, row in _lines(path)), path)
+        named = dict.fromkeys(split for _, row in _lines(path) if (split := _split_of(row)) is not None)
+        by_split = dict.fromkeys(named or ("train",), path)
+    first = next(iter(by_split))
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
         file = by_split[split]
         for number, row in _lines(file):
-            if path.is_dir() or _split_of(row) == split:
-                yield row if isinstance(row, BadRecord) else _row(row, file, number, name, root, boxes_as)
+            own = split if path.is_dir() else _split_of(row)
+            if own == split or (own is None and split == first):
+                where = f"{file}, line {number}"
+                yield attempt(_row, row, f"{file.stem}-{number}", name, root, boxes_as, where=where)
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
 
 
-def _split_of(row: Mapping[str, Any] | BadRecord) -> str:
-    return "train" if isinstance(row, BadRecord) else str(row.get("split") or "train")
+def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
+    """The split that a record names, ``train`` where it names none; None of a broken one, which is in no split."""
+    split = row if isinstance(row, BadRecord) else attempt(_own_split, row)
+    return None if isinstance(split, BadRecord) else split
+
+
+def _own_split(row: Mapping[str, Any]) -> str:
+    split = given(row.get("split"), "train")
+    with faults_as("bad split"):
+        return split_name(str(split) if isinstance(split, int) else split)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
-    """Line numbers and records."""
+    """Line numbers and records.
+
+    Raises:
+        SourceError: the file cannot be read, holds no record, or is a CSV file without a line of column names.
+    """
+    number = 0
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            if file.suffix == ".csv":
-                reader = csv.DictReader(stream)
-                for row in reader:
-                    yield reader.line_num, row
-                return
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, _parse(line, file, number)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
+        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            for number, row in _csv_rows(stream, file) if file.suffix == ".csv" else _json_rows(stream):
+                yield number, row
+    except OSError as error:
         raise SourceError(f"cannot read {file}: {error}") from None
+    if not number:
+        raise SourceError(f"{file} holds no record; expected one object per line, with {', '.join(_NEEDED)}")
 
 
-def _parse(line: str, file: Path, number: int) -> dict[str, Any] | BadRecord:
+def _json_rows(stream: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            yield number, attempt(_object, line)
+
+
+def _object(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return BadRecord("broken line", f"{file}, line {number}: {error}")
-    return row if isinstance(row, dict) else BadRecord("broken line", f"{file}, line {number} is no object {{…}}")
+        row = parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("broken line", str(error)) from None
+    if not isinstance(row, dict):
+        raise BadRecord("broken line", f"{shown(row)} is no object {{…}}")
+    return row
 
 
-def _row(
-    row: Mapping[str, Any], file: Path, number: int, name: str, root: Path, bbox_format: str
-) -> dict[str, Any] | BadRecord:
-    missing = [key for key in ("image", "phrase", "bbox") if row.get(key) in (None, "")]
+def _csv_rows(stream: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
+    reader = csv.DictReader(stream)
+    columns = attempt(lambda: reader.fieldnames or ())
+    if isinstance(columns, BadRecord) or (columns and not set(_NEEDED) <= set(columns)):
+        raise SourceError(
+            f"the first line of {file} is {shown(columns)}; expected the names of its columns, among them "
+            f"{', '.join(_NEEDED)}: add that line, or rename them"
+        )
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, BadRecord("broken line", str(error))
+            continue
+        yield reader.line_num, row
+
+
+def _row(row: Any, place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
+    if isinstance(row, BadRecord):
+        raise row
+    _own_split(row)
+    missing = [key for key in _NEEDED if is_missing(row.get(key))]
     if missing:
-        return BadRecord("incomplete record", f"{file}, line {number} has no {', '.join(missing)}")
-    mask = row.get("mask") or None
+        raise BadRecord("incomplete record", f"it has no {', '.join(missing)}")
+    if not isinstance(row["image"], str):
+        raise BadRecord("no image", f"image is {shown(row['image'])}; expected the name of a file")
+    mask = None if row.get("mask") == [] else given(row.get("mask"))
     return {
         "image": str(root / row["image"]),
-        "image_id": row.get("image_id") or row["image"],
-        "ref_id": row.get("ref_id") or f"{file.stem}-{number}",
-        "ann_id": row.get("ann_id") or None,
-        "bbox": to_xywh(row["bbox"], bbox_format),
-        "mask_file": str(root / mask) if isinstance(mask, str) else None,
+        "image_id": given(row.get("image_id"), row["image"]),
+        "ref_id": given(row.get("ref_id"), place),
+        "ann_id": given(row.get("ann_id")),
+        "bbox": numbers_of(row["bbox"]),
+        "bbox_format": bbox_format,
+        "mask_picture": str(root / mask) if isinstance(mask, str) else None,
         "segmentation": None if isinstance(mask, str) else mask,
         "sentences": row["phrase"],
-        "category": row.get("category") or None,
-        "source": row.get("source") or name,
+        "category": given(row.get("category")),
+        "source": given(row.get("source"), name),
     }

@@ -8,11 +8,12 @@ height, coco_id}]``. Half of the images are COCO's: those get the image id ``coc
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from rec.data.schema import BadRecord
-from rec.data.sources import Source, SourceError, load_json
+from rec.data.schema import BadRecord, attempt, is_missing, shown
+from rec.data.sources import DECODER, ById, Source, SourceError, given, load_json, shallow
 
+_MAX_ELEMENT = 1 << 28  # characters; the regions of one image are some 20 kB
 REGIONS_FILE = "region_descriptions.json"
 
 
@@ -32,34 +33,42 @@ def open_visual_genome(path: Path, name: str, image_root: str | None) -> Source:
     root = Path(image_root) if image_root else regions.parent
 
     def read(_: str) -> Iterator[dict[str, Any] | BadRecord]:
-        try:
-            images = {entry["image_id"]: entry for entry in load_json(data_file)}
-        except (KeyError, TypeError):
-            raise SourceError(f"{data_file} is not a list of images with image_id") from None
-        for entry in iterate_json_array(regions):
-            for region in entry.get("regions", ()):
-                yield _row(region, entry, images, root, name)
+        images = ById(load_json(data_file), "image_id", data_file.name)
+        for number, entry in enumerate(iterate_json_array(regions)):
+            where = f"{regions.name}, image number {number}"
+            found = attempt(_regions, entry, where=where)
+            if isinstance(found, BadRecord):
+                yield found
+                continue
+            for region in found:
+                yield attempt(_row, region, entry, images, root, name, where=where)
 
     return Source(name, ("train",), read, (regions, data_file), str(root), {"kind": "visual_genome"})
 
 
-def _row(region: Any, entry: Any, images: Any, root: Path, name: str) -> dict[str, Any] | BadRecord:
-    image_id = region.get("image_id", entry.get("id"))
-    image = images.get(image_id)
+def _regions(entry: Any) -> list[Any]:
+    regions = entry.get("regions") if isinstance(entry, dict) else None
+    if not isinstance(regions, list):
+        raise BadRecord("broken record", f"{shown(entry)} is no object with a list of regions")
+    return regions
+
+
+def _row(region: dict[str, Any], entry: dict[str, Any], images: ById, root: Path, name: str) -> dict[str, Any]:
+    image_id = given(region.get("image_id"), entry.get("id"))
+    image = images.find(image_id)
     if image is None:
-        return BadRecord("image id without image", f"region {region.get('region_id')}: image {image_id} is not listed")
-    try:
-        coco = image.get("coco_id")
-        return {
-            "image": str(root / "/".join(image["url"].split("/")[-2:])),
-            "image_id": f"coco/{coco}" if coco is not None else image_id,
-            "ref_id": region["region_id"],
-            "bbox": [region[key] for key in ("x", "y", "width", "height")],
-            "sentences": [region["phrase"]],
-            "source": name,
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        return BadRecord("incomplete record", f"region {region.get('region_id')}: {error!r}")
+        raise BadRecord(
+            "image id without image", f"region {shown(region.get('region_id'))}: image {shown(image_id)} is not listed"
+        )
+    coco = image.get("coco_id")
+    return {
+        "image": str(root / "/".join(image["url"].split("/")[-2:])),
+        "image_id": image_id if is_missing(coco) else f"coco/{coco}",
+        "ref_id": region["region_id"],
+        "bbox": [region[key] for key in ("x", "y", "width", "height")],
+        "sentences": [region["phrase"]],
+        "source": name,
+    }
 
 
 def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
@@ -68,9 +77,10 @@ def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
     Raises:
         SourceError: no array, broken or cut short; says after which element.
     """
-    decoder, text, count = json.JSONDecoder(), "", 0
+    text, count = "", 0
     try:
-        with open(path, encoding="utf-8") as file:
+        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read(block).lstrip()
             if not text.startswith("["):
                 raise SourceError(f"{path} does not begin with a JSON array")
@@ -80,18 +90,25 @@ def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
                 if text.startswith("]"):
                     return
                 try:
-                    element, end = decoder.raw_decode(text)
+                    element, end = DECODER.raw_decode(text)
                     if not text[end:].lstrip().startswith((",", "]")):
                         raise json.JSONDecodeError("the element may go on", text, end)
-                except json.JSONDecodeError:
-                    more = file.read(block)
-                    if not more:
+                except (RecursionError, json.JSONDecodeError) as error:
+                    shorter = shallow(text) if isinstance(error, RecursionError) else text
+                    text = shorter if shorter != text else _longer(text, file, block)
+                    if not text:
                         raise SourceError(
                             f"{path} is cut short or broken after element {count}: get it again"
                         ) from None
-                    text += more
                     continue
                 yield element
                 count, text = count + 1, text[end:]
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SourceError(f"cannot read {path}: {error}") from None
+
+
+def _longer(text: str, file: TextIO, block: int) -> str:
+    """``text`` and at least as much again of the file, so that one long element is not parsed a thousand times; "" at
+    the end of the file, and for an element that is too long to be one."""
+    more = file.read(max(block, len(text)))
+    return text + more if more and len(text) < _MAX_ELEMENT else ""
