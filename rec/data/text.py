@@ -4,9 +4,11 @@ import functools
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from rec.data.phrase_words import ENGLISH, OTHER_SIDES, SIDE_SIGNS
 from rec.errors import UntrustedError
 from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
@@ -168,13 +170,30 @@ _PLACE = frozenset(
     ["at", "back", "bottom", "center", "far", "front", "her", "his", "its", "lower", "middle", "most", "my", "on"]
     + ["our", "the", "to", "top", "upper", "very", "your"]
 )
-# Remains, idioms, misspelt directions and clock positions: swapping words would not mirror the meaning.
+# Remains, idioms and clock positions: swapping words would not mirror the meaning.
 _UNSURE = re.compile(
     r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|uneaten)\b"
     r"|\b(?:is|are|was|were|only\s+\w+|last\s+\w+)\s+left\W*$"
-    r"|\b(?:l|r|lt|rt|lft|rgt|rite|rigth|righ|lef|letf|lefft|rght)\b|\bo\W*clock\b|clockwise\b",
+    r"|\bport\W*side\b|\bo\W*clock\b|clockwise\b",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"[^\W\d_]+")
+# Words that hold "left" or "right" and tell no side; in any other such word ("topleft") one is told that is not swapped.
+_NO_SIDE = re.compile(
+    "bright|fright|upright|copyright|outright|downright|forthright|birthright|alright|wright|cleft|theft"
+)
+
+
+def _slips(word: str) -> set[str]:
+    """All spellings with one letter too many, too few, wrong, or changed over with its neighbour."""
+    cuts = [(word[:n], word[n:]) for n in range(len(word) + 1)]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    fewer = {a + b[1:] for a, b in cuts if b} | {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
+    return fewer | {a + letter + rest for a, b in cuts for letter in letters for rest in (b, b[1:])}
+
+
+_MISSPELT = {word for word in _slips("left") | _slips("right") if word not in ENGLISH and not _SIDE.match(word)}
+_SIDES_NOT_SWAPPED = OTHER_SIDES | _MISSPELT
 
 
 def mirror_phrase(sentence: str) -> str | None:
@@ -182,10 +201,28 @@ def mirror_phrase(sentence: str) -> str | None:
 
     The words left and right, alone or in leftmost, right-handed, leftish, …, change places, on word boundaries and with
     their case kept ("bright" and "copyright" stay). Handedness changes too: a mirrored left-handed man is right-handed.
+    Not mirrored are phrases that tell a side in any other way (misspelt, shortened, in another language or script), and
+    those of which less than half of the words are common English ones, since there a side could go unnoticed.
     """
-    if _UNSURE.search(sentence) or any((m.group(1) or "").lower() not in _PLACE for m in _ADVERB.finditer(sentence)):
+    plain = sentence if sentence.isascii() else unicodedata.normalize("NFKC", sentence)
+    plain = plain.lower()
+    words = _WORD.findall(plain)
+    if not _SIDES_NOT_SWAPPED.isdisjoint(words) or (not plain.isascii() and SIDE_SIGNS.search(plain)):
         return None
-    return _SIDE.sub(_swap_side, sentence)
+    if _UNSURE.search(plain) or any((m.group(1) or "") not in _PLACE for m in _ADVERB.finditer(plain)):
+        return None
+    mirrored, swapped = _SIDE.subn(_swap_side, sentence)
+    told = _NO_SIDE.sub("", plain)
+    if told.count("left") + told.count("right") != swapped or not _is_english(words):
+        return None
+    return mirrored
+
+
+def _is_english(words: list[str]) -> bool:
+    def is_plural(word: str) -> bool:
+        return word.endswith("s") and not ENGLISH.isdisjoint((word[:-1], word[:-2], f"{word[:-3]}y"))
+
+    return 2 * sum(word in ENGLISH or is_plural(word) for word in words) >= len(words)
 
 
 def _swap_side(match: re.Match[str]) -> str:

@@ -1,11 +1,13 @@
 """Words, ids, and the phrase of a mirrored image."""
 
 import json
+import pickle
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from data_toys import SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,7 +142,141 @@ def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
         "3 o'clock",
         "lft guy",
         "l man",
+        "man, l.",
+        "r. one",
+        "girl on the LHS",
+        "rhs dog",
+        "rigth side",
+        "eft girl",
+        "man on leeft",
+        "topleft pizza",
+        "rightfront sandwich",
+        "left_man",
+        "the boat's port side",
+        "man on the \uff2c\uff25\uff26\uff34",
     ],
 )
 def test_phrases_whose_mirror_image_is_unsure_are_not_mirrored(phrase):
     assert mirror_phrase(phrase) is None
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "der linke Mann",
+        "Mann rechts",
+        "de man links in de bus",
+        "la mujer de la izquierda",
+        "el de la derecha",
+        "a mulher à esquerda",
+        "o homem da direita",
+        "l'homme de gauche",
+        "femme à droite",
+        "la donna a sinistra",
+        "uomo a destra",
+        "noia de l'esquerra",
+        "bărbatul din stânga",
+        "mannen till vänster",
+        "kvinden til højre",
+        "mannen til høyre",
+        "vasemmalla oleva mies",
+        "a bal oldali nő",
+        "mężczyzna po lewej",
+        "muž vpravo",
+        "žena vľavo",
+        "muškarac lijevo",
+        "soldaki adam",
+        "sağdaki kadın",  # noqa: RUF001
+        "người đàn ông bên trái",
+        "orang di sebelah kiri",
+        "kanan",
+        "мужчина слева",
+        "женщина справа",
+        "чоловік ліворуч",
+        "мъжът вляво",
+        "ο άντρας αριστερά",  # noqa: RUF001
+        "الرجل على اليسار",
+        "מימין",
+        "مرد سمت چپ",
+        "बाईं ओर का आदमी",
+        "ডান দিকের লোক",
+        "ผู้ชายทางซ้าย",
+        "왼쪽 남자",
+        "右の男",
+        "左边的人",
+        "man 左",
+        "the woman on the right 右边",
+        "the man on the links",
+        "mtu wa mkono wa kuume",
+        "umugabo uri ibumoso",
+        "gizona eskuinean",
+    ],
+)
+def test_sides_of_other_languages_keep_their_image(phrase):
+    assert mirror_phrase(phrase) is None
+    assert mirror_phrase(phrase.upper()) is None
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "umpire",
+        "giraffe",
+        "zebras",
+        "babies",
+        "beanies",
+        "glasses",
+        "22",
+        "#5",
+        "🦊",
+        "man w/ frisbee",
+        "lady's purse",
+        "the night light in the loft",
+        "bright upright copyright sign",
+        "a playwright who lifts eight tight boxes",
+        "a dog named Fiffi",
+        "Mann in red jacket",
+    ],
+)
+def test_english_phrases_without_sides_are_mirrored_as_they_are(phrase):
+    assert mirror_phrase(phrase) == phrase
+
+
+def test_half_of_the_words_must_be_english():
+    assert mirror_phrase("left xylokarp") == "right xylokarp"
+    assert mirror_phrase("left xylokarp brzgt") is None
+    assert mirror_phrase("xylokarp") is None
+
+
+SAID = st.sampled_from(["left", "RIGHT", "Leftmost", "right-hand", "bright", "the", "man", "on", "to", "22", "xylokarp"])
+
+
+@given(st.lists(SAID).map(" ".join))
+def test_mirrored_twice_is_the_phrase_again(phrase):
+    mirrored = mirror_phrase(phrase)
+    assert mirrored is None or mirror_phrase(mirrored) in (phrase, None)
+
+
+@given(st.text())
+def test_a_text_that_names_no_side_is_never_changed(text):
+    assert mirror_phrase(text) in (text, None) or "left" in text.lower() or "right" in text.lower()
+
+
+needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample of real data, ../shared/data, is not there")
+
+
+@needs_sample
+def test_english_referring_expressions_are_mirrored():
+    sentences = []
+    for name, split_by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
+        refs = pickle.loads((SAMPLE / name / f"refs({split_by}).p").read_bytes())
+        sentences += [sentence["sent"] for ref in refs for sentence in ref["sentences"]]
+    assert len(sentences) == 719 + 718 + 190
+    assert sum(mirror_phrase(sentence) is not None for sentence in sentences) >= 0.99 * len(sentences)
+
+
+def test_every_phrase_of_the_scenes_is_mirrored():
+    from rec.data import scenes
+
+    phrases = {p for level in ("easy", "hard") for seed in range(40) for _, p in scenes.make_scene(seed, level).phrases}
+    assert [phrase for phrase in phrases if mirror_phrase(phrase) is None] == []
