@@ -248,7 +248,9 @@ def test_half_of_the_words_must_be_english():
     assert mirror_phrase("xylokarp") is None
 
 
-SAID = st.sampled_from(["left", "RIGHT", "Leftmost", "right-hand", "bright", "the", "man", "on", "to", "22", "xylokarp"])
+SAID = st.sampled_from(
+    ["left", "RIGHT", "Leftmost", "right-hand", "bright", "the", "man", "on", "to", "22", "xylokarp"]
+)
 
 
 @given(st.lists(SAID).map(" ".join))
