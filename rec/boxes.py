@@ -10,9 +10,14 @@ resized image inside the square, ``dx, dy`` of its top-left corner in the square
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 FORMATS = ("xywh", "xyxy", "cxcywh")
 MIN_VISIBLE = 0.01  # pixels of width and of height that must lie in the image: the precision of COCO's boxes
@@ -20,34 +25,33 @@ MIN_VISIBLE = 0.01  # pixels of width and of height that must lie in the image: 
 
 def _stack(parts: list[Any]) -> Any:
     if isinstance(parts[0], np.ndarray | np.generic):
-        return (
-            np.stack(parts, -1) if parts[0].ndim else np.array(parts)
-        )  # np.stack costs a single box ten times as much
+        # np.stack costs a single box ten times as much.
+        return np.stack(parts, -1) if parts[0].ndim else np.array(parts)
     import torch
 
     return torch.stack(parts, -1)
 
 
-def xywh_to_xyxy(boxes: Any) -> Any:
+def xywh_to_xyxy(boxes: Array) -> Array:
     """``(..., 4)`` xywh to xyxy, same units."""
     x, y, w, h = (boxes[..., i] for i in range(4))
     return _stack([x, y, x + w, y + h])
 
 
-def xyxy_to_xywh(boxes: Any) -> Any:
+def xyxy_to_xywh(boxes: Array) -> Array:
     """``(..., 4)`` xyxy to xywh, same units."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([left, top, right - left, bottom - top])
 
 
-def cxcywh_to_xyxy(boxes: Any) -> Any:
+def cxcywh_to_xyxy(boxes: Array) -> Array:
     """``(..., 4)`` cxcywh to xyxy, same units."""
     cx, cy, w, h = (boxes[..., i] for i in range(4))
     left, top = cx - w / 2, cy - h / 2
     return _stack([left, top, left + w, top + h])
 
 
-def xyxy_to_cxcywh(boxes: Any) -> Any:
+def xyxy_to_cxcywh(boxes: Array) -> Array:
     """``(..., 4)`` xyxy to cxcywh, same units."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
@@ -74,36 +78,35 @@ def letterbox_geometry(height: int, width: int, size: int) -> np.ndarray:
     Returns:
         float32 ``(6,)``: h, w, nh, nw, dx, dy.
     """
-    aspect = (
-        width / height
-    )  # SimREC truncates in floating point; integer arithmetic is one pixel off for e.g. 624 x 360
+    # SimREC truncates in floating point; integer arithmetic is one pixel off for e.g. 624 x 360.
+    aspect = width / height
     new_height, new_width = (size, int(size * aspect)) if aspect < 1 else (int(size / aspect), size)
     new_height, new_width = max(1, new_height), max(1, new_width)
     dx, dy = (size - new_width) // 2, (size - new_height) // 2
     return np.array([height, width, new_height, new_width, dx, dy], np.float32)
 
 
-def to_letterbox(boxes: Any, geometry: Any) -> Any:
+def to_letterbox(boxes: Array, geometry: Array) -> Array:
     """``(..., 4)`` xyxy in original pixels to xyxy in letterboxed pixels; ``geometry`` is ``(..., 6)``."""
     h, w, nh, nw, dx, dy = (geometry[..., i] for i in range(6))
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([left * nw / w + dx, top * nh / h + dy, right * nw / w + dx, bottom * nh / h + dy])
 
 
-def from_letterbox(boxes: Any, geometry: Any) -> Any:
+def from_letterbox(boxes: Array, geometry: Array) -> Array:
     """``(..., 4)`` xyxy in letterboxed pixels back to xyxy in original pixels; the inverse of :func:`to_letterbox`."""
     h, w, nh, nw, dx, dy = (geometry[..., i] for i in range(6))
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([(left - dx) * w / nw, (top - dy) * h / nh, (right - dx) * w / nw, (bottom - dy) * h / nh])
 
 
-def flip_left_right(boxes: Any, width: Any) -> Any:
+def flip_left_right(boxes: Array, width: float | Array) -> Array:
     """``(..., 4)`` xyxy mirrored in an image (or square) of ``width`` pixels."""
     left, top, right, bottom = (boxes[..., i] for i in range(4))
     return _stack([width - right, top, width - left, bottom])
 
 
-def box_iou(boxes: Any, others: Any) -> Any:
+def box_iou(boxes: Array, others: Array) -> Array:
     """Element-wise intersection over union of two ``(..., 4)`` xyxy sets; 0 where they do not overlap or are empty."""
     left = _maximum(boxes[..., 0], others[..., 0])
     top = _maximum(boxes[..., 1], others[..., 1])
@@ -116,9 +119,9 @@ def box_iou(boxes: Any, others: Any) -> Any:
     return overlap / (union + (union <= 0))
 
 
-def _maximum(a: Any, b: Any) -> Any:
+def _maximum(a: Array, b: Array) -> Array:
     return np.maximum(a, b) if isinstance(a, np.ndarray | np.generic) else a.maximum(b)
 
 
-def _minimum(a: Any, b: Any) -> Any:
+def _minimum(a: Array, b: Array) -> Array:
     return np.minimum(a, b) if isinstance(a, np.ndarray | np.generic) else a.minimum(b)

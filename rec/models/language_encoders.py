@@ -1,10 +1,14 @@
 """Language encoders: token ids ``(B, L)`` to one vector per phrase ``(B, hidden_size)``. Id 0 is padding."""
 
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# (token_size, word_embed_size)
+WordVectors = np.ndarray | Tensor | Sequence[Sequence[float]]
 
 
 class UnbiasedLayerNorm(nn.Module):
@@ -115,7 +119,7 @@ class LanguageEncoder(nn.Module):
         freeze_embedding: bool,
         use_glove: bool,
         token_size: int | None,
-        pretrained_emb: Any,
+        pretrained_emb: WordVectors | None,
     ) -> None:
         super().__init__()
         if token_size is None:
@@ -131,7 +135,7 @@ class LanguageEncoder(nn.Module):
         self.pool = AttentionPooling(hidden_size, flat_glimpses, dropout_rate)
 
     @torch.no_grad()
-    def load_word_vectors(self, vectors: Any) -> None:
+    def load_word_vectors(self, vectors: WordVectors) -> None:
         """Copies ``(token_size, word_embed_size)`` word vectors, an array or tensor, into the embedding."""
         vectors = torch.as_tensor(vectors)
         if vectors.shape != self.embedding.weight.shape:
@@ -176,7 +180,7 @@ class LSTM_SA(LanguageEncoder):
         freeze_embedding: bool = True,
         use_glove: bool = True,
         token_size: int | None = None,
-        pretrained_emb: Any = None,
+        pretrained_emb: WordVectors | None = None,
     ) -> None:
         super().__init__(
             hidden_size,
@@ -219,7 +223,7 @@ class LSTM(LanguageEncoder):
         freeze_embedding: bool = True,
         use_glove: bool = True,
         token_size: int | None = None,
-        pretrained_emb: Any = None,
+        pretrained_emb: WordVectors | None = None,
     ) -> None:
         super().__init__(
             hidden_size,
@@ -268,7 +272,7 @@ class Transformer(LanguageEncoder):
         freeze_embedding: bool = True,
         use_glove: bool = True,
         token_size: int | None = None,
-        pretrained_emb: Any = None,
+        pretrained_emb: WordVectors | None = None,
     ) -> None:
         super().__init__(
             hidden_size,
@@ -300,7 +304,7 @@ def sinusoidal_positions(length: int, size: int, device: torch.device | str | No
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :size]
 
 
-def check_width(module: Any, expected: Any, what: str) -> None:
+def check_width(module: nn.Module, expected: int, what: str) -> None:
     """Raises a ValueError when a language encoder's ``hidden_size`` is not ``expected``."""
     width = getattr(module, "hidden_size", expected)
     if width != expected:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.anchor_head import MCNhead
+from rec.models.assembly import connect, head_level, mask_of
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.language_encoders import check_width
-from rec.models.pyramid import connect, head_level, mask_of
 
 SUPPRESSIONS = (None, "soft", "hard")
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rec.models.assembly import connect, head_level, mask_of
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import MultiScaleFusion
 from rec.models.language_encoders import check_width
-from rec.models.pyramid import connect, head_level, mask_of
 
 
 class SimREC(nn.Module):

@@ -2,12 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 
-def connect(backbone: Any, fusions: Sequence[Any], multi_scale: Any, every_map: bool) -> None:
+
+@runtime_checkable
+class HasMaps(Protocol):
+    """A visual backbone of anybody's: it names the strides and channels of its maps, finest first."""
+
+    @property
+    def strides(self) -> Sequence[int]: ...
+    @property
+    def channels(self) -> Sequence[int]: ...
+
+
+def connect(backbone: object, fusions: Sequence[SimpleFusion], multi_scale: MultiScaleFusion, every_map: bool) -> None:
     """Fits fusions and multi-scale fusion to the backbone where their v_planes are None, and checks the rest.
 
     Args:
@@ -17,7 +29,7 @@ def connect(backbone: Any, fusions: Sequence[Any], multi_scale: Any, every_map: 
         ValueError: a backbone without strides and channels, or parts that do not fit it or each other.
     """
     name = type(backbone).__name__
-    if not (hasattr(backbone, "strides") and hasattr(backbone, "channels")):
+    if not isinstance(backbone, HasMaps):
         raise ValueError(f"{name} has no strides and channels: a visual backbone names those of its maps, finest first")
     strides, channels = tuple(backbone.strides), tuple(backbone.channels)
     if len(fusions) > len(strides) or (every_map and len(fusions) != len(strides)):
@@ -41,7 +53,14 @@ def connect(backbone: Any, fusions: Sequence[Any], multi_scale: Any, every_map: 
         raise ValueError(f"multi_scale_manner gets maps of {given} channels, its v_planes are {multi_scale.v_planes}")
 
 
-def head_level(name: str, stride: int, in_channels: int, attention: Any, backbone: Any, multi_scale: Any) -> int:
+def head_level(
+    name: str,
+    stride: int,
+    in_channels: int,
+    attention: GaranAttention,
+    backbone: HasMaps,
+    multi_scale: MultiScaleFusion,
+) -> int:
     """Number of the map of ``stride``; a ValueError where there is none or its channels differ."""
     if stride not in backbone.strides:
         raise ValueError(f"{name} sits on stride {stride}, {type(backbone).__name__} has {tuple(backbone.strides)}")

@@ -1,0 +1,191 @@
+"""What the parts of the project promise each other: the batch, the data set, the model, the evaluator, the preprocessing.
+
+Anything that keeps a contract fits, wherever it comes from. A map-style data set that knows nothing of this project gets the
+rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Image = torch.Tensor | np.ndarray
+
+Sample = dict[str, "torch.Tensor"]
+
+
+class Batch(TypedDict, total=False):
+    """B samples, as :meth:`DataSet.collate` gives them and, once :class:`Preprocess` is applied, as a model receives them.
+
+    ``image`` uint8 ``(B, 3, S, S)`` RGB, letterboxed and padded with 127 (a model receives it as float32, normalised, possibly
+    of another side S'); ``tokens`` int64 ``(B, L)``, 0 is padding; ``box`` float32 ``(B, 4)`` cxcywh as fractions of the square;
+    ``mask`` uint8 ``(B, 1, S, S)`` 0-255, where masks are asked for; ``geometry`` float32 ``(B, 6)``, see :mod:`rec.boxes`;
+    ``box_pixels`` float32 ``(B, 4)`` xyxy in the original image; ``index`` int64 ``(B,)``; where phrases share their images
+    ``image`` is ``(U, 3, S, S)`` and ``image_index`` int64 ``(B,)`` tells each phrase's.
+    """
+
+    image: "torch.Tensor"
+    tokens: "torch.Tensor"
+    box: "torch.Tensor"
+    mask: "torch.Tensor"
+    geometry: "torch.Tensor"
+    box_pixels: "torch.Tensor"
+    index: "torch.Tensor"
+    image_index: "torch.Tensor"
+
+
+class Words(Protocol):
+    """A vocabulary: phrases to ids. :class:`rec.data.text.Vocabulary` is one."""
+
+    words: Sequence[str]
+
+    def __len__(self) -> int: ...
+    def encode(self, sentence: str, max_token_length: int) -> list[int]:
+        """``max_token_length`` ids, 0 is padding."""
+
+    def tokens(self, sentence: str) -> list[str]:
+        """The words the phrase is divided into."""
+
+    def save(self, path: Any) -> None:
+        """Writes ``vocab.json``."""
+
+
+class DataSet(Protocol):
+    """One split. Training reads ``dataset[(epoch, index)]``, evaluation ``dataset[index]``; everything random is a function of
+    (seed, epoch, index). ``len`` counts objects in training and (object, phrase) pairs in evaluation."""
+
+    @property
+    def vocabulary(self) -> Words | None: ...
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the content: a run is not continued on other data."""
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """What a model trained on this data has seen."""
+
+    @property
+    def max_token_length(self) -> int | None: ...
+    @property
+    def pretrained_emb(self) -> "np.ndarray | None":
+        """Word vectors of the vocabulary, float32 ``(len(vocabulary), D)``."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any) -> Sample: ...
+    def collate(self, samples: Sequence[Sample], share_images: bool = False) -> "Batch":
+        """Samples to a batch; with ``share_images`` each image once."""
+
+    def describe(self, index: int) -> Mapping[str, Any]:
+        """``image, image_id, ref_id, sentence_index, sentence, source`` of evaluation's sample ``index``, as far as known."""
+
+    def target_mask(self, index: int) -> "np.ndarray | None":
+        """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original size."""
+
+    def image_groups(self) -> "np.ndarray | None":
+        """int64 ``(len(self),)``: equal numbers for samples of one image; None where that is not known."""
+
+
+class Evaluator(Protocol):
+    """What ``train.evaluation.evaluator`` may be: a fresh one is made for every evaluation."""
+
+    def update(self, outputs: Mapping[str, "torch.Tensor"], batch: Batch) -> None:
+        """Take one batch's predictions, on this process. Both dicts are as the model gave and received them."""
+
+    def compute(self) -> dict[str, float]:
+        """Called on every process after the last batch; returns the metrics of all processes' samples on each of them
+        (``accelerate.utils.gather_object`` brings the processes' results together)."""
+
+
+class Abilities(NamedTuple):
+    """What a model can do beyond ``model(batch)``, read off it once.
+
+    Attributes:
+        encode_image, ground: the halves of the network, for several phrases about one image: ``encode_image(image)`` gives
+            features, ``ground(features, tokens, image_index)`` predictions. None for a model without halves.
+        candidates: ``candidates(features, tokens, image_index)`` gives ``(boxes, scores)`` of every cell. None without.
+        mask_threshold: a mask pixel is on where its probability is above this.
+        mask_any_overlap: the original's mask arithmetic.
+    """
+
+    encode_image: Callable[..., Any] | None
+    ground: Callable[..., Any] | None
+    candidates: Callable[..., Any] | None
+    mask_threshold: float
+    mask_any_overlap: bool
+
+
+def abilities(model: "torch.nn.Module") -> Abilities:
+    """What ``model`` can do; whatever it does not name takes the plain answer."""
+    known: dict[str, Any] = {
+        name: getattr(model, name, None) for name in ("encode_image", "ground", "forward_features")
+    }
+    halves = known["encode_image"] is not None and known["ground"] is not None
+    cells: Any = getattr(getattr(model, "head", None), "candidates", None) if halves else None
+
+    def candidates(*arguments: Any) -> Any:
+        return cells(known["forward_features"](*arguments)["head"])
+
+    return Abilities(
+        known["encode_image"] if halves else None,
+        known["ground"] if halves else None,
+        candidates if cells is not None else None,
+        float(getattr(model, "mask_threshold", 0.5)),
+        bool(getattr(model, "mask_any_overlap", False)),
+    )
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pixels and words reach a model; the ``preprocess`` of a model folder.
+
+    Attributes:
+        size: side of the letterboxed square in pixels.
+        words: per phrase; more are cut.
+        mean, std: per channel, of pixels in 0-1.
+    """
+
+    size: int
+    words: int
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    @classmethod
+    def of_folder(cls, preprocess: Mapping[str, Any]) -> "Preprocess":
+        """From the ``preprocess`` of a model folder's ``config.yaml``."""
+        size, words = int(preprocess["input_shape"][0]), int(preprocess["max_token_length"])
+        return cls(size, words, tuple(preprocess["mean"]), tuple(preprocess["std"]))
+
+    def to_folder(self) -> dict[str, Any]:
+        """The inverse of :meth:`of_folder`."""
+        shape = {"input_shape": [self.size, self.size], "mean": list(self.mean), "std": list(self.std)}
+        return shape | {"max_token_length": self.words}
+
+    def __call__(self, batch: Batch, size: int | None = None) -> Batch:
+        """A collated batch as the model receives it, on whatever device its tensors are.
+
+        Args:
+            batch: ``image`` uint8 ``(B, 3, S, S)``, ``mask`` (optional) uint8 ``(B, 1, S, S)``.
+            size: side to resize ``image`` and ``mask`` to, by nearest neighbour (SimREC's multi-scale training). Boxes are
+                fractions of the square and need no change.
+
+        Returns:
+            A new dict in which ``image`` is float32 ``(B, 3, S', S')`` in channels-last memory, normalised.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        image, mask = batch["image"], batch.get("mask")
+        if size is not None and size != image.shape[-1]:
+            image = F.interpolate(image, size=(size, size), mode="nearest")
+            mask = None if mask is None else F.interpolate(mask, size=(size, size), mode="nearest")
+        image = image.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        if any(self.mean) or any(value != 1 for value in self.std):
+            shape = (1, -1, 1, 1)
+            image = image.sub_(image.new_tensor(self.mean).view(shape)).div_(image.new_tensor(self.std).view(shape))
+        ready: Batch = {**batch, "image": image}
+        if mask is not None:
+            ready["mask"] = mask
+        return ready

@@ -1,0 +1,57 @@
+"""Map-style data sets of anybody's, with the whole face of :class:`rec.contracts.DataSet`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset, default_collate
+
+from rec.contracts import Batch, DataSet, Sample, Words
+
+
+class ForeignDataSet(Dataset):
+    """A data set that gives samples by index and may know some of the rest; what it does not know has a plain answer.
+
+    Args:
+        inner: ``len(inner)`` and ``inner[index]``; also ``inner[(epoch, index)]`` where it says ``accepts_epoch = True``.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.vocabulary: Words | None = getattr(inner, "vocabulary", None)
+        self.fingerprint: str = getattr(inner, "fingerprint", "")
+        self.sources: Sequence[str] = tuple(getattr(inner, "sources", ()))
+        self.max_token_length: int | None = getattr(inner, "max_token_length", None)
+        self.pretrained_emb: np.ndarray | None = getattr(inner, "pretrained_emb", None)
+        self._accepts_epoch = bool(getattr(inner, "accepts_epoch", False))
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        return self.inner[key[1] if isinstance(key, tuple) and not self._accepts_epoch else key]
+
+    def collate(self, samples: Sequence[Sample], share_images: bool = False) -> Batch:
+        own: Any = getattr(self.inner, "collate", default_collate)
+        return own(samples, share_images=True) if share_images else own(samples)
+
+    def describe(self, index: int) -> Mapping[str, Any]:
+        own = getattr(self.inner, "describe", None)
+        return own(index) if own is not None else {}
+
+    def target_mask(self, index: int) -> np.ndarray | None:
+        own = getattr(self.inner, "target_mask", None)
+        return own(index) if own is not None else None
+
+    def image_groups(self) -> np.ndarray | None:
+        own = getattr(self.inner, "image_groups", None)
+        return np.asarray(own()) if own is not None else None
+
+
+def as_data_set(dataset: Any) -> DataSet:
+    """``dataset`` itself where it is of this project (streams too, which have a contract of their own), else with an adapter."""
+    from rec.data.dataset import RefCOCODataSet
+
+    return (
+        dataset if isinstance(dataset, RefCOCODataSet | ForeignDataSet | IterableDataset) else ForeignDataSet(dataset)
+    )
