@@ -1,7 +1,7 @@
 """Map-style data sets of anybody's, with the whole face of :class:`rec.contracts.DataSet`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset, default_collate
