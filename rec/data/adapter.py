@@ -52,6 +52,5 @@ def as_data_set(dataset: Any) -> DataSet:
     """``dataset`` itself where it is of this project (streams too, which have a contract of their own), else with an adapter."""
     from rec.data.dataset import RefCOCODataSet
 
-    return (
-        dataset if isinstance(dataset, RefCOCODataSet | ForeignDataSet | IterableDataset) else ForeignDataSet(dataset)
-    )
+    ours = isinstance(dataset, RefCOCODataSet | ForeignDataSet | IterableDataset)
+    return cast(DataSet, dataset) if ours else ForeignDataSet(dataset)
