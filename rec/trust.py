@@ -21,6 +21,9 @@ MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
 MAX_SPLIT_NAME = 100
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
+# A mask: characters of its run-length encoding; pixels of its polygons' outlines (120 bytes each while they are drawn);
+# outline, or runs, times the number of parts that are joined one by one (some seconds).
+MAX_RLE, MAX_OUTLINE, MAX_JOINS = 8 << 20, 4_000_000, 1_000_000_000
 
 
 def regular_file(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rec import trust
+
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
     """Encodes a ``(H, W)`` array; every value that is not 0 belongs to the object."""
@@ -23,7 +25,7 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     """Decodes to uint8 ``(H, W)`` of 0 and 1, in column-major (Fortran) memory; a quarter of pycocotools' time.
 
     Raises:
-        ValueError: the runs do not add up to the mask's size.
+        ValueError: the runs do not add up to the mask's size, or it is larger than any image may be.
     """
     runs = _runs(rle)
     values = np.zeros(len(runs), np.uint8)
@@ -35,27 +37,74 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
 def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """A COCO ``segmentation`` as one RLE: uncompressed or compressed RLE, or the union of a list of them or of polygons.
 
+    What pycocotools would crash on, or take memory and time without end for, does not reach it.
+
     Raises:
-        ValueError: no polygon, a polygon of fewer than three points or with odd or non-finite numbers, broken RLE.
+        ValueError: no polygon, a polygon of fewer than three points, with odd or non-finite numbers, or far outside the
+            image; broken RLE; more than the limits of :mod:`rec.trust`.
     """
     from pycocotools import mask as coco
 
     if isinstance(segmentation, dict):
-        if isinstance(segmentation.get("counts"), list):
-            rle = _as_text(coco.frPyObjects(segmentation, *segmentation["size"]))
-        else:
-            rle = _as_text(segmentation)
+        rle = dict(segmentation)
+        if isinstance(rle.get("counts"), list):
+            _check_counts(rle["counts"], height, width)
+            rle["counts"] = coco.frPyObjects(rle | {"size": [height, width]}, height, width)["counts"]
         check(rle, height, width)
-        return rle
-    if not segmentation:
-        raise ValueError("the segmentation holds no polygon")
+        return _as_text(rle)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError(f"the segmentation holds no polygon: {str(segmentation)[:80]}")
     if isinstance(segmentation[0], dict):  # RefClef
-        return _as_text(coco.merge([from_coco(part, height, width) for part in segmentation]))
-    for polygon in segmentation:
-        points = np.asarray(polygon, np.float64)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
-            raise ValueError(f"polygon {str(polygon)[:80]} is not a list x1, y1, x2, y2, … of at least three points")
+        parts = [from_coco(part, height, width) for part in segmentation]
+        _check_work(len(parts), sum(len(part["counts"]) for part in parts))
+        return _as_text(coco.merge(parts))
+    _check_work(len(segmentation), 0)
+    _check_work(len(segmentation), sum(_outline(polygon, height, width) for polygon in segmentation))
     return _as_text(coco.merge(coco.frPyObjects(segmentation, height, width)))
+
+
+def _check_counts(counts: list[Any], height: int, width: int) -> None:
+    """Checks uncompressed runs.
+
+    Raises:
+        ValueError: they are no whole numbers from 0 on that add up to the image.
+    """
+    whole = all(type(count) is int and count >= 0 for count in counts)
+    if not whole or len(counts) > trust.MAX_RLE or sum(counts) != height * width:
+        raise ValueError(
+            f"the runs of a mask, {str(counts[:10])[:80]}, are not whole numbers that add up to its {height} x {width} pixels"
+        )
+
+
+def _outline(polygon: Any, height: int, width: int) -> float:
+    """Length of a polygon's outline in pixels, the steps that drawing it takes.
+
+    Raises:
+        ValueError: it is no polygon, or a point is further from the image than the image is large.
+    """
+    try:
+        points = np.asarray(polygon, np.float64)
+    except (TypeError, ArithmeticError):
+        points = np.empty(0)
+    if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError(f"polygon {str(polygon)[:80]} is not a list x1, y1, x2, y2, … of at least three points")
+    side = max(height, width)
+    if points.min() < -side or points.max() > 2 * side:
+        raise ValueError(
+            f"polygon {str(polygon)[:80]} goes from {points.min():g} to {points.max():g}, far out of the image of "
+            f"{height} rows x {width} columns"
+        )
+    corners = points.reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, 0)).max(1).sum())
+
+
+def _check_work(parts: int, length: float) -> None:
+    length = max(length, 10 * parts)  # no part costs nothing
+    if length > trust.MAX_OUTLINE or parts * length > trust.MAX_JOINS:
+        raise ValueError(
+            f"a mask of {parts:,} parts with outlines (or runs) of {length:,.0f} pixels in all; the limits are "
+            f"{trust.MAX_OUTLINE:,} pixels, and {trust.MAX_JOINS:,} for parts times pixels"
+        )
 
 
 def check(rle: dict[str, Any], height: int, width: int) -> int:
@@ -65,7 +114,8 @@ def check(rle: dict[str, Any], height: int, width: int) -> int:
         ValueError: no RLE, wrong size, or runs that do not add up to it (pycocotools decodes those into uninitialised
             memory).
     """
-    if not isinstance(rle, dict) or list(rle.get("size", ())) != [height, width]:
+    size = rle.get("size") if isinstance(rle, dict) else None
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise ValueError(
             f"expected a COCO RLE of {height} rows x {width} columns, the image's size, got {str(rle)[:80]}"
         )
@@ -74,9 +124,14 @@ def check(rle: dict[str, Any], height: int, width: int) -> int:
 
 def _runs(rle: dict[str, Any]) -> np.ndarray:
     """Lengths of the runs, background first, that fill ``rle["size"]``."""
-    counts = rle.get("counts")
-    data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
-    codes = np.frombuffer(data if isinstance(data, bytes) else b"", np.uint8).astype(np.int64) - 48
+    counts, size = rle.get("counts"), rle.get("size")
+    fits = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int | float) and s > 0 for s in size)
+    height, width = size if fits else (0, 0)
+    text = isinstance(counts, str | bytes) and len(counts) <= trust.MAX_RLE
+    if not text or not 0 < height * width <= trust.MAX_PIXELS:
+        raise ValueError(f"a mask of size {size} with runs {str(counts)[:40]!r} is broken or too large")
+    data = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
     whole = len(codes) and codes.min() >= 0 and codes.max() <= 63 and ends[-1:] == len(codes) - 1
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -86,9 +141,9 @@ def _runs(rle: dict[str, Any]) -> np.ndarray:
         values -= np.where(codes[ends] & 16, np.int64(32) << (5 * place[ends]), 0)
         values[1::2] = np.cumsum(values[1::2])
         values[2::2] = np.cumsum(values[2::2])
-        if values.min() >= 0 and values.sum() == rle["size"][0] * rle["size"][1]:
+        if values.min() >= 0 and values.sum() == height * width:
             return values
-    raise ValueError(f"the runs of a mask do not add up to its {rle['size']} pixels: it is cut short or broken")
+    raise ValueError(f"the runs of a mask do not add up to its {height} x {width} pixels: it is cut short or broken")
 
 
 def _as_text(rle: dict[str, Any]) -> dict[str, Any]:

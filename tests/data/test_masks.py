@@ -83,3 +83,54 @@ def test_masks_take_a_hundredth_of_dense_files(tmp_path):
     mask[((grid[0] - 240) / 150) ** 2 + ((grid[1] - 300) / 100) ** 2 < 1 + 0.1 * np.sin(grid[1] / 9)] = 1
     np.save(tmp_path / "dense.npy", mask)
     assert (tmp_path / "dense.npy").stat().st_size > 100 * len(masks.encode(mask)["counts"])
+
+
+def zigzag(points, side):
+    return [value for n in range(points) for value in (n % 2 * side, n * side / points)]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "far out of the image"),
+        ([[-1e9, -1e9, 5, 0, 5, 5]], "far out of the image"),
+        ([[10**400, 0, 5, 0, 5, 5]], "at least three points"),
+        ([["a", 0, 5, 0, 5, 5]], "at least three points|could not convert"),
+        ([zigzag(1_000_000, 60)], "limits are"),
+        ([[0, 0, 50, 0, 50, 50]] * 200_000, "limits are"),
+        ({"size": [50, 60], "counts": [-3000, 6000]}, "whole numbers"),
+        ({"size": [50, 60], "counts": [1.5, 2998.5]}, "whole numbers"),
+        ({"size": [50, 60], "counts": [3001]}, "whole numbers"),
+        ({"size": [50, 60], "counts": [2**70]}, "whole numbers"),
+        ({"size": [10**6, 10**7], "counts": [3000]}, "50 rows x 60 columns"),
+        ({"size": 3, "counts": "x"}, "50 rows x 60 columns"),
+        ({"counts": "x"}, "50 rows x 60 columns"),
+        ("PP", "no polygon"),
+        (7, "no polygon"),
+    ],
+    ids=range(15),
+)
+def test_segmentations_that_would_crash_or_take_all_memory_are_refused(segmentation, words):
+    with pytest.raises(ValueError, match=words):
+        masks.from_coco(segmentation, 50, 60)
+
+
+def test_polygons_that_leave_the_image_a_little_are_cut_at_its_border():
+    mask = masks.decode(masks.from_coco([[-5, -5, 70, -5, 70, 20, -5, 20]], 50, 60))
+    assert mask[:20].all() and not mask[21:].any()
+
+
+@pytest.mark.parametrize(
+    "rle",
+    [
+        {"size": [10**5, 10**5], "counts": "PPo2"},
+        {"size": [-4, -4], "counts": "@"},
+        {"size": None, "counts": "@"},
+        {"size": [4, 4], "counts": None},
+        {"size": [4, 4], "counts": "0" * (9 << 20)},
+        {"size": [4, 4], "counts": "\u20ac"},
+    ],
+)
+def test_broken_and_enormous_encodings_are_refused_before_memory_is_taken(rle):
+    with pytest.raises(ValueError, match=r"broken|cut short"):
+        masks.decode(rle)
