@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from rec.errors import UntrustedError
 
@@ -18,7 +18,7 @@ from rec.errors import UntrustedError
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
-MAX_SPLIT_NAME = 100
+MAX_SPLIT_NAME, MAX_SPLITS = 100, 100
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
 # A mask: characters of its run-length encoding; pixels of its polygons' outlines (120 bytes each while they are drawn);
@@ -48,14 +48,20 @@ def regular_file(path: str | os.PathLike[str], what: str = "file", max_bytes: in
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> bytes:
-    """The content of a :func:`regular_file`; opened without waiting, so that a file swapped for a FIFO does not hang."""
-    regular_file(path, what, max_bytes)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or (max_bytes is not None and status.st_size > max_bytes):
-            raise UntrustedError(f"{os.fspath(path)} changed while it was opened")
+    """The content of a :func:`regular_file`."""
+    with open_file(path, what, max_bytes) as file:
         return file.read()
+
+
+def open_file(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> BinaryIO:
+    """A :func:`regular_file`, opened for reading; without waiting, so that a file swapped for a FIFO does not hang."""
+    regular_file(path, what, max_bytes)
+    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")  # noqa: SIM115 - the caller closes it
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or (max_bytes is not None and status.st_size > max_bytes):
+        file.close()
+        raise UntrustedError(f"{os.fspath(path)} changed while it was opened")
+    return file
 
 
 def read_text(path: str | os.PathLike[str], what: str = "file", max_bytes: int | None = None) -> str:
@@ -77,20 +83,24 @@ def is_below(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str
     return any(os.path.commonpath([real, root]) == root for root in map(os.path.realpath, roots))
 
 
+def is_split_name(name: object) -> bool:
+    """Whether :func:`split_name` admits it."""
+    fits = isinstance(name, str) and name.isprintable() and len(name) <= MAX_SPLIT_NAME and ".." not in name
+    return fits and re.fullmatch(r"[^\s./\\:][^/\\:]*", str(name)) is not None
+
+
 def split_name(name: object) -> str:
     """A split's name that is safe as a folder's name: no separators, no leading dot, printable, of bounded length.
 
     Raises:
         UntrustedError: it is not.
     """
-    text = name if isinstance(name, str) else ""
-    fits = text.isprintable() and len(text) <= MAX_SPLIT_NAME and ".." not in text
-    if not fits or not re.fullmatch(r"[^\s./\\:][^/\\:]*", text):
+    if not is_split_name(name):
         raise UntrustedError(
             f"{str(name)[:80]!r} is no name for a split: expected a text such as train, val or testA, "
             f"of at most {MAX_SPLIT_NAME} characters, without slashes, colons or a dot in front"
         )
-    return text
+    return str(name)
 
 
 def strangers(config: Any, allowed: frozenset[str]) -> list[str]:

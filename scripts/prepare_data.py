@@ -65,6 +65,7 @@ def parse_arguments() -> argparse.Namespace:
         default="raise",
         help="stop at a bad record, or count and leave it out",
     )
+    add("--allow-paths", action="store_true", help="copy images and masks from anywhere, where records say so")
     add("--store", choices=["plain", "embedded", "letterboxed", "raw"], default="plain")
     add("--size", type=whole(1, 4096), default=416, help="side in pixels of --store letterboxed and raw")
     add("--format", choices=["arrow", "parquet"], default="arrow")
@@ -126,6 +127,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         store=arguments.store,
         size=arguments.size,
         parquet=arguments.format == "parquet",
+        allow_paths=arguments.allow_paths,
         exclude=evaluation_images(arguments.exclude_images_of) if arguments.exclude_images_of else None,
     )
     print_counts(info)

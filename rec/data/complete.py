@@ -1,19 +1,25 @@
 """From raw rows to complete ones: what readers leave open is looked up in the image and mask files."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rec import trust
 from rec.data import masks
-from rec.data.images import decode_image, image_size
+from rec.data.images import image_size, read_bytes
 from rec.data.schema import BadRecord, attempt, faults_as, ids_of, image_of
 
 
 def complete_rows(
-    rows: Iterable[Any], root: str, with_masks: bool, embed: bool
+    rows: Iterable[Any],
+    root: str,
+    with_masks: bool,
+    embed: bool,
+    image_folders: Sequence[str] | None = None,
+    mask_folders: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any] | BadRecord]:
     """Fills in image size, mask and bytes; makes image paths relative to ``root``, so that images can move.
 
@@ -24,17 +30,18 @@ def complete_rows(
         root: folder of the images, or "".
         with_masks: encode masks; without, they become None.
         embed: put the encoded image files into the rows.
+        image_folders, mask_folders: files must lie below one of these, links followed; None: anywhere.
 
     Yields:
         Rows of the schema's columns, not checked yet, or a :class:`~rec.data.schema.BadRecord` where the image is
-        missing, unreadable or of another size than the record says, or the mask cannot be encoded.
+        missing, unreadable, elsewhere or of another size than the record says, or the mask cannot be encoded.
     """
     last: list[Any] = [None, None]  # the image looked at last: its key, and what was found
 
     def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
         key = image["path"], len(image["bytes"] or b"")
         if image["bytes"] or last[0] != key:
-            last[:] = key, _look(image, embed)
+            last[:] = key, _look(image, embed, image_folders)
         return last[1]
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def complete_rows(
             path = path and os.path.basename(path)
         elif root and Path(path).is_relative_to(root):
             path = str(Path(path).relative_to(root))
-        mask = _mask(row, width, height) if with_masks else None
+        mask = _mask(row, width, height, mask_folders) if with_masks else None
         done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
         return {key: row[key] for key in row if key not in ("segmentation", "mask_picture")} | done
 
@@ -59,18 +66,20 @@ def complete_rows(
         yield row if isinstance(row, BadRecord) else attempt(complete, row, where=ids_of(row))
 
 
-def _look(image: dict[str, Any], embed: bool) -> tuple[tuple[int, int], bytes | None]:
+def _look(image: dict[str, Any], embed: bool, folders: Sequence[str] | None) -> tuple[tuple[int, int], bytes | None]:
     path, data = image["path"], image["bytes"]
     if not (path or data):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
-    if data is None and not os.path.isfile(path):
+    if data is None and not os.path.exists(path):
         raise BadRecord("missing image", f"there is no file {path}")
     with faults_as("unreadable image"):
-        size = image_size(data or path, path)
-        return size, data if data or not embed else Path(path).read_bytes()
+        if data is None:
+            _check_place(path, folders, "image")
+            data = read_bytes(path) if embed else None
+        return image_size(data or path, path), data
 
 
-def _mask(row: dict[str, Any], width: int, height: int) -> dict[str, Any] | None:
+def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:
     picture, segmentation = row.get("mask_picture"), row.get("segmentation")
     with faults_as("bad mask"):
         if _is_dense(segmentation, height, width):
@@ -79,14 +88,9 @@ def _mask(row: dict[str, Any], width: int, height: int) -> dict[str, Any] | None
             return masks.from_coco(segmentation, height, width)
         if picture is None:
             return row.get("mask")
-        array = _array_of(picture)
-        if array.shape[:2] != (height, width):
-            name = f"of {len(picture)} bytes" if isinstance(picture, bytes) else f"{picture}"
-            raise BadRecord(
-                "bad mask",
-                f"the mask {name} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}",
-            )
-        return masks.encode(array.reshape(height, width))
+        if not isinstance(picture, bytes):
+            _check_place(picture, folders, "mask")
+        return masks.encode(masks.read(picture, height, width))
 
 
 def _is_dense(segmentation: Any, height: int, width: int) -> bool:
@@ -95,8 +99,15 @@ def _is_dense(segmentation: Any, height: int, width: int) -> bool:
     return len(rows) == height and all(isinstance(row, list) and len(row) == width for row in rows)
 
 
-def _array_of(picture: str | bytes) -> np.ndarray:
-    """``(H, W)``, not 0 where the object is: of an ``.npy`` file, or of a picture in which everything black is not it."""
-    if isinstance(picture, str) and picture.endswith(".npy"):
-        return np.load(picture, allow_pickle=False)
-    return decode_image(picture).max(axis=2)
+def _check_place(path: str, folders: Sequence[str] | None, what: str) -> None:
+    """A record of a stranger's must not have a file of this machine copied into a table that is passed on.
+
+    Raises:
+        BadRecord: ``path`` leads out of ``folders``.
+    """
+    if folders is not None and not trust.is_below(path, folders):
+        raise BadRecord(
+            f"{what} outside the folders",
+            f"{path} is not below {' or '.join(folders) or 'any folder that was named'}, so it is not copied into the "
+            f"table; name its folder, or allow such files (--allow-paths, dataset.allow_paths=true)",
+        )

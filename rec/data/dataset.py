@@ -17,6 +17,7 @@ from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
+from rec.trust import split_name
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class RefCOCODataSet(Dataset):
         with_masks: whether samples hold a mask.
         label_clip: clip the four label fractions to ``[0, label_clip]``; the original clips to 0.99.
         hide: for blind baselines: ``"phrase"`` puts words at random in its place, ``"image"`` makes the image constant 127.
+        allow_paths: whether masks (and images of a Hub data set) may lie anywhere, where records say so; see
+            :func:`rec.data.prepare.prepare`.
         seed: of everything random.
 
     Attributes:
@@ -110,6 +113,7 @@ class RefCOCODataSet(Dataset):
         with_masks: bool = False,
         label_clip: float | None = None,
         hide: str | None = None,
+        allow_paths: bool = False,
         seed: int = 0,
     ) -> None:
         _choice("sentence_sampling", sentence_sampling, ("per_object", "per_sentence"))
@@ -120,9 +124,9 @@ class RefCOCODataSet(Dataset):
         self.training = "train" in split.split("+") if training is None else training
         self.use_glove, self.word_vectors, self.seed = use_glove, word_vectors, seed
         self._sources = _name_sources(dataset, ann_path, image_path, mask_path)
-        self._with_masks = with_masks
+        self._with_masks, self._allow_paths = with_masks, allow_paths
         self._expanded = not self.training or sentence_sampling == "per_sentence"
-        self._parts = self._open(split.split("+"))
+        self._parts = self._open([split_name(part) for part in split.split("+")])
         self._firsts = np.array([part.first for part in self._parts])
         self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
@@ -185,9 +189,9 @@ class RefCOCODataSet(Dataset):
 
     def _open_table(self, name: str, split: str) -> Table:
         _, spec, image_path, mask_path = self._sources[name]
-        table = open_table(
-            spec, split, name=name, image_path=image_path, mask_path=mask_path, with_masks=self._with_masks
-        )
+        options: dict[str, Any] = {"image_path": image_path, "mask_path": mask_path}
+        options |= {"with_masks": self._with_masks, "allow_paths": self._allow_paths}
+        table = open_table(spec, split, name=name, **options)
         if self._with_masks and (bare := table.rows.data.column("mask").null_count):
             raise ValueError(
                 f"{bare} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "

@@ -5,11 +5,16 @@ background, a run from the fourth on is stored as the difference to the run two 
 first, each written as one ASCII character from 48 on, bit 5 telling that more follow.
 """
 
+import io
+import math
+import os
 from typing import Any
 
 import numpy as np
 
 from rec import trust
+from rec.data.images import decode_image
+from rec.errors import UntrustedError
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:
@@ -32,6 +37,53 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     values[1::2] = 1
     height, width = rle["size"]
     return np.repeat(values, runs).reshape(width, height).T
+
+
+def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.ndarray:
+    """The mask of an image of ``height`` x ``width``: a ``.npy`` file, or a picture or its bytes, all but black of which
+    is the object.
+
+    Returns:
+        ``(height, width)``; every value that is not 0 belongs to the object.
+
+    Raises:
+        ValueError: no such file, not regular, of another size, or broken; nothing larger than the image's size allows is
+            read.
+    """
+    if not isinstance(mask, bytes) and str(mask).endswith(".npy"):
+        return _read_npy(mask, height, width)
+    array = decode_image(mask, max_pixels=max(height * width, 1 << 20)).max(axis=2)
+    if array.shape != (height, width):
+        name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
+        raise ValueError(
+            f"the mask {name} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}"
+        )
+    return array
+
+
+def _read_npy(path: str | os.PathLike[str], height: int, width: int) -> np.ndarray:
+    """Reads ``.npy`` (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html): the library's own reader
+    allocates what the header claims.
+    """
+    try:
+        data = trust.read_bytes(path, "mask", 16 * height * width + (1 << 16))
+    except (OSError, UntrustedError) as error:
+        raise ValueError(f"cannot read the mask {path}: {error}") from None
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, in_columns, dtype = read(stream)
+    except Exception as error:  # the header is a Python literal: parsing a stranger's raises anything
+        raise ValueError(f"{path} is no .npy file: {str(error)[:80]}") from None
+    if dtype.kind not in "biuf" or shape[:2] != (height, width) or math.prod(shape) != height * width:
+        raise ValueError(
+            f"the mask {path} is {dtype} of shape {shape}, its image {height} x {width}; expected a number for each pixel"
+        )
+    content = data[stream.tell() :]
+    if len(content) != height * width * dtype.itemsize:
+        raise ValueError(f"{path} is cut short, or longer than its header says")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
 
 
 def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -125,12 +177,13 @@ def check(rle: dict[str, Any], height: int, width: int) -> int:
 def _runs(rle: dict[str, Any]) -> np.ndarray:
     """Lengths of the runs, background first, that fill ``rle["size"]``."""
     counts, size = rle.get("counts"), rle.get("size")
-    fits = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int | float) and s > 0 for s in size)
-    height, width = size if fits else (0, 0)
-    text = isinstance(counts, str | bytes) and len(counts) <= trust.MAX_RLE
-    if not text or not 0 < height * width <= trust.MAX_PIXELS:
-        raise ValueError(f"a mask of size {size} with runs {str(counts)[:40]!r} is broken or too large")
     data = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    numbers = (
+        isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int | float) and s > 0 for s in size)
+    )
+    height, width = (size[0], size[1]) if numbers and size else (0, 0)
+    if not isinstance(data, bytes) or len(data) > trust.MAX_RLE or not 0 < height * width <= trust.MAX_PIXELS:
+        raise ValueError(f"a mask of size {size} with runs {str(counts)[:40]!r} is broken or too large")
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
     whole = len(codes) and codes.min() >= 0 and codes.max() <= 63 and ends[-1:] == len(codes) - 1

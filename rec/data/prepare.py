@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rec.data.complete import complete_rows
 from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
-from rec.data.sources import Source, SourceError, load_json
+from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
 from rec.files import link_or_copy, write_json
 
@@ -44,6 +44,7 @@ def prepare(
     size: int = 416,
     parquet: bool = False,
     exclude: "ImageIndex | None" = None,
+    allow_paths: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Writes a source's splits as a prepared folder; continues where an interrupted run stopped.
@@ -60,6 +61,8 @@ def prepare(
         parquet: write parquet shards in place of Arrow.
         exclude: leave out the rows whose image it holds, counted as skipped: for training data that must not meet the
             images of an evaluation.
+        allow_paths: copy files from anywhere, where records say so. Without, images that are copied (every store but
+            ``"plain"``) and masks must lie below ``source.folders``.
         progress: show bars on a terminal.
 
     Returns:
@@ -77,6 +80,8 @@ def prepare(
         raise ValueError(f"store is {store!r}; expected one of {', '.join(STORES)}")
     job = {"with_masks": with_masks, "on_bad_record": on_bad_record, "embed": store == "embedded", "parquet": parquet}
     job["store"] = {"kind": store, "size": size} if store in ("letterboxed", "raw") else None
+    if allow_paths:
+        job["allow_paths"] = True
     print_of_exclude = exclude and exclude.fingerprint()
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
     if (folder / INFO_FILE).exists():
@@ -144,8 +149,9 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
         SourceError: it cannot be read.
     """
     info = load_json(Path(folder) / INFO_FILE)
-    if not isinstance(info, dict) or "splits" not in info:
+    if not isinstance(info, dict) or not isinstance(info.get("splits"), dict):
         raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project: prepare the data again")
+    check_split_names(info["splits"], Path(folder) / INFO_FILE)
     return info
 
 
@@ -211,7 +217,10 @@ def _write_split(
         return report
     raw = _Counted(itertools.islice(source.read(split), entry["consumed"], None), entry["consumed"])
     kept = raw if exclude is None else _without(raw, exclude, report)
-    complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"])
+    # What is copied, or comes from a stranger, comes from the folders that were named.
+    mask_folders = None if job.get("allow_paths") else source.folders
+    image_folders = mask_folders if job["embed"] or job["store"] or source.is_foreign else None
+    complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"], image_folders, mask_folders)
     rows = clean_rows(complete, job["on_bad_record"], report, f"{source.name}, split {split}", split, seen)
     title, hidden = f"{source.name} {split}", None if progress else True  # None: shown on a terminal only
     bar = iter(tqdm(rows, title, unit=" refs", initial=report.rows, disable=hidden))

@@ -19,6 +19,10 @@ from rec.data.text import Vocabulary, mirror_phrase
 SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "sentences", "source")
 
 
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['source']}, ref_id {row['ref_id']}, image_id {row['image_id']}"
+
+
 class SampleMaker:
     """Makes samples; its arguments are those of :class:`rec.data.dataset.RefCOCODataSet`, ``size`` is the square's
     side.
@@ -77,7 +81,7 @@ class SampleMaker:
             sentence_number = int(rng.integers(len(sentences))) if rng is not None else 0
         sentence = sentences[sentence_number]
         box = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64))
-        mask = masks.decode(row["mask"]) if self.with_masks else None
+        mask = self._mask(row) if self.with_masks else None
         height, width = row["height"], row["width"]
         key = id(table), picture_key(row["image"])
         if self.augmentation is None and not self.flip_lr:
@@ -138,8 +142,18 @@ class SampleMaker:
                     f"the image {path} is {pixels.shape[:2]} pixels (height, width), its record says {shape}"
                 )
         except ImageError as error:
-            raise ImageError(f"{error} ({row['source']}, ref_id {row['ref_id']}, image_id {row['image_id']})") from None
+            raise ImageError(f"{error} ({_named(row)})") from None
         return pixels
+
+    def _mask(self, row: dict[str, Any]) -> np.ndarray:
+        """uint8 ``(H, W)`` of the row's image."""
+        try:
+            if list(row["mask"]["size"]) != [row["height"], row["width"]]:
+                raise ValueError(f"a mask of {row['mask']['size']} rows and columns")
+            return masks.decode(row["mask"])
+        except (TypeError, ValueError) as error:
+            shape = f"{row['height']} x {row['width']}"
+            raise ImageError(f"the mask of an image of {shape} is broken: {error} ({_named(row)})") from None
 
     def _augment(
         self, pixels: np.ndarray, box: np.ndarray, mask: Any, sentence: str, rng: Any

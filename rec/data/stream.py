@@ -71,8 +71,9 @@ class RefCOCOStream(IterableDataset):
         from rec.data.tables import parquet_files
 
         self._count: int | None = None
+        self._is_foreign = not os.path.isdir(path)
         identity: list[Any] = [os.fspath(path), split, seed, buffer_size]
-        if os.path.isdir(path):
+        if not self._is_foreign:
             files = parquet_files(Path(path)).get(split)
             if not files:
                 raise SourceError(
@@ -159,6 +160,11 @@ class RefCOCOStream(IterableDataset):
                 raise SourceError(f"{self._table.image_root}: this process or worker has no rows of the stream")
 
     def _sample(self, index: int, row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if self._is_foreign and row["image"]["bytes"] is None:
+            raise SourceError(
+                f"{self._table.image_root}, ref_id {row['ref_id']} names the file {row['image']['path']}; a Hub data set "
+                "names no files of this machine: its shards must hold their pictures (--store embedded)"
+            )
         key = (self.seed, self.epoch, zlib.crc32(f"{row['source']}/{row['ref_id']}".encode()))
         return self._make(self._table, row, None, index, key, {})
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
-from rec.data.sources import Source, SourceError
+from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
 from rec.data.sources.refer import open_refer
@@ -89,6 +89,7 @@ def open_table(
     image_path: str | None = None,
     mask_path: str | None = None,
     with_masks: bool = False,
+    allow_paths: bool = False,
 ) -> Table:
     """Opens a split of a source.
 
@@ -101,6 +102,7 @@ def open_table(
         name: of the data set; SimREC's names select the rule for image names.
         image_path, mask_path: folders of images and masks, where the source does not tell.
         with_masks: whether masks are wanted; without, a source that is prepared on the fly leaves them out.
+        allow_paths: see :func:`rec.data.prepare.prepare`; of a source that is prepared on the fly.
 
     Raises:
         SourceError: no such source or split; lists what there is.
@@ -124,9 +126,8 @@ def open_table(
     source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
     if split not in source.splits:
         raise _unknown_split(name, split, source.splits)
-    return _open_prepared(
-        _prepared_in_cache(source, split, with_masks, choices.get("on_bad_record", "raise")), split, None
-    )
+    on_bad_record = choices.get("on_bad_record", "raise")
+    return _open_prepared(_prepared_in_cache(source, split, with_masks, on_bad_record, allow_paths), split, None)
 
 
 def open_source(
@@ -168,7 +169,8 @@ def open_source(
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     tables = _load_tables(path) if path.exists() else _load_from_hub(text) if on_hub else None
     if tables:
-        return open_foreign(tables, name, image_path, choices.get("columns"), choices.get("bbox_format"))
+        folder = str(path if path.is_dir() else path.parent) if path.exists() else None
+        return open_foreign(tables, name, image_path, choices.get("columns"), choices.get("bbox_format"), folder)
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
@@ -226,6 +228,9 @@ def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
     from datasets import Dataset, load_from_disk
 
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        if (path / "dataset_dict.json").is_file():
+            listed = load_json(path / "dataset_dict.json")
+            check_split_names(listed.get("splits", ()) if isinstance(listed, dict) else (), path / "dataset_dict.json")
         loaded = load_from_disk(str(path))
         return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
     return {split: _load_parquet(files) for split, files in parquet_files(path).items()}
@@ -265,13 +270,14 @@ def _of_saved(tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, 
     return Table(rows, _image_root(rows, image_path, "", path), rows._fingerprint, tuple(tables))
 
 
-def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_record: str) -> Path:
+def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_record: str, allow_paths: bool) -> Path:
     from datasets import config
 
     splits = None if source.files else [split]  # drawn scenes cost time per split, files are read whole anyway
     key = (
         f"{identity(source)}-{on_bad_record}"
         + ("-masks" if with_masks else "")
+        + ("-paths" if allow_paths else "")
         + ("" if splits is None else f"-{split}")
     )
     folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"
@@ -280,7 +286,8 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        info = prepare(source, temporary, splits=splits, with_masks=with_masks, on_bad_record=on_bad_record)
+        options: dict[str, Any] = {"on_bad_record": on_bad_record, "allow_paths": allow_paths}
+        info = prepare(source, temporary, splits=splits, with_masks=with_masks, **options)
         for name in info["splits"]:
             for line in report_of(info, name).warnings():
                 logger.warning("%s, split %s: %s", source.name, name, line)

@@ -19,6 +19,7 @@ from accelerate.utils import ProfileKwargs
 from tqdm import tqdm
 
 from rec.training.process import end_together
+from rec.trust import split_name
 
 
 class RunLog:
@@ -123,7 +124,7 @@ class RunLog:
             return
         from rec.evaluation.pictures import prediction_grid
 
-        file = self.metrics_file.parent / "pictures" / f"{split}_{update:08d}.png"
+        file = self.metrics_file.parent / "pictures" / f"{split_name(split)}_{update:08d}.png"
         file.parent.mkdir(exist_ok=True)
         picture = prediction_grid(dataset, records, count=12)
         picture.save(file)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rec import trust
 from rec.data.schema import BadRecord, is_missing, shown
-from rec.errors import InputError
+from rec.errors import InputError, UntrustedError
 from rec.trust import MAX_JSON_DEPTH
 
 RawRows = Iterable[dict[str, Any] | BadRecord]
@@ -38,6 +39,12 @@ class Source:
         files: the annotation files; tables made from them are cached by their sizes and modification times.
         image_root: folder of the images; "" where rows carry absolute paths or bytes.
         options: everything else the rows depend on.
+        more_folders: others that records may name files in, such as that of the masks.
+        is_foreign: whether it came over the network: its records may name files below the folders only, whatever is done
+            with them.
+
+    Raises:
+        SourceError: a split's name is no name for a folder, or there are more than :data:`rec.trust.MAX_SPLITS`.
     """
 
     name: str
@@ -46,6 +53,36 @@ class Source:
     files: tuple[Path, ...] = ()
     image_root: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    more_folders: tuple[str, ...] = ()
+    is_foreign: bool = False
+
+    def __post_init__(self) -> None:
+        check_split_names(self.splits, self.name)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those that were named: of the images, of the annotation files, and others."""
+        named = (self.image_root, *self.more_folders, *(str(file.parent) for file in self.files))
+        return tuple(dict.fromkeys(folder for folder in named if folder))
+
+
+def check_split_names(splits: Iterable[Any], where: str | os.PathLike[str]) -> None:
+    """Refuses names of splits that would lead out of the folder they are written to, and very many of them.
+
+    Raises:
+        SourceError: names ``where`` they are from.
+    """
+    splits = list(splits)
+    try:
+        for split in splits:
+            trust.split_name(split)
+    except UntrustedError as error:
+        raise SourceError(f"{os.fspath(where)}: {error}") from None
+    if len(splits) > trust.MAX_SPLITS:
+        raise SourceError(
+            f"{os.fspath(where)} has {len(splits)} splits, such as {splits[0]!r} and {splits[1]!r}; the limit is "
+            f"{trust.MAX_SPLITS}: is another column meant?"
+        )
 
 
 def load_json(path: str | os.PathLike[str]) -> Any:

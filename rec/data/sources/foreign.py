@@ -36,6 +36,7 @@ def open_foreign(
     image_root: str | None = None,
     columns: Mapping[str, str] | None = None,
     bbox_format: str | None = None,
+    folder: str | None = None,
 ) -> Source:
     """Opens tables of other columns than the schema's.
 
@@ -46,6 +47,7 @@ def open_foreign(
         columns: schema column to the table's column, for example ``{"sentences": "answer"}``; what it leaves out is
             recognised by :data:`KNOWN_COLUMNS`.
         bbox_format: ``xywh`` (the default), ``xyxy`` or ``cxcywh``, in pixels.
+        folder: of the tables; None for those that came over the network.
 
     Raises:
         SourceError: a column that is not there or not recognised; lists those there are.
@@ -67,7 +69,8 @@ def open_foreign(
 
     prints = {split: table._fingerprint for split, table in tables.items()}
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
-    return Source(name, tuple(tables), read, (), image_root or "", options)
+    folders = (folder,) if folder else ()
+    return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
 
 
 def _find_columns(features: "datasets.Features", columns: Mapping[str, str], name: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rec.data.schema import BadRecord, attempt, shown
 from rec.data.sources import ById, Source, SourceError, load_json
+from rec.trust import is_split_name
 
 # The splits everybody reports on, for folders that hold several refs files.
 USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "referit": "unc"}
@@ -146,7 +147,7 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
 def _splits_of(ref: Any) -> list[str]:
     """RefClef marks a ref of several test splits as ``testAC``; everything else is one split. None of a broken ref."""
     split = ref.get("split") if isinstance(ref, dict) else None
-    if not isinstance(split, str):
+    if not isinstance(split, str) or not is_split_name(split):
         return []
     return [f"test{letter}" for letter in split[4:]] if re.fullmatch(r"test[A-Z]+", split) else [split]
 

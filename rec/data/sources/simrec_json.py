@@ -7,10 +7,12 @@ sentences of an object, evaluation items one each. Masks, where there are any, a
 import functools
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rec import trust
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, load_json
 
@@ -21,9 +23,9 @@ _FROM_REFER = frozenset({"refcoco", "refcoco+", "refcocog", "referit", "refclef"
 
 def is_simrec_json(path: Path) -> bool:
     """Whether a file begins like ``{"train": [{…`` rather than like another JSON layout."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        start = "".join(file.read(200).split())
-    return start.startswith('{"') and start[1:].partition(":")[2].startswith("[") and '"images":' not in start
+    with trust.open_file(path, "annotation file") as file:
+        start = "".join(file.read(400).decode("utf-8", "replace").split())
+    return re.match(r'\{"([^"\\]|\\.)*":\[', start) is not None and '"images":' not in start
 
 
 def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: str | None) -> Source:
@@ -53,7 +55,7 @@ def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: s
             yield attempt(_row, same, place, name, Path(image_root), masks, where=f"item {place}")
 
     options = {"kind": "simrec_json", "mask_root": str(masks or "")}
-    return Source(name, tuple(content()), read, (path,), image_root, options)
+    return Source(name, tuple(content()), read, (path,), image_root, options, (str(masks),) if masks else ())
 
 
 def _object_of(item: Any, number: int, split: str) -> Any:
