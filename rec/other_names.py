@@ -1,7 +1,9 @@
-"""Config names of SimREC, LiBai, detectron2 and mmdetection that are refused, and what to use instead."""
+"""Config names of SimREC, LiBai, detectron2 and mmdetection that are refused, and what to use instead.
 
-from collections.abc import Mapping
-from typing import Any
+Importing this module hands them to :mod:`rec.config`; ``rec.data`` and ``rec.models`` do, which every config names parts of.
+"""
+
+from rec.config.refused import refuse
 
 # tool | its names | what to do here. docs/coming_from.md repeats the table; a test compares them.
 _TABLE = """
@@ -33,23 +35,9 @@ mmdetection | load_from | use train.load_weight
 mmdetection | resume_from | use train.resume_path
 mmdetection | work_dir | use train.output_dir
 """
-REFUSED: dict[str, tuple[str, str]] = {
+NAMES: dict[str, tuple[str, str]] = {
     name: (tool, instead)
     for tool, names, instead in (row.split(" | ") for row in _TABLE.strip().splitlines())
     for name in names.split()
 }
-
-
-def canonical_name(path: str) -> str | None:
-    """What to use instead of ``path`` if it, or a group it is in, is another tool's name."""
-    for name, (tool, instead) in REFUSED.items():
-        if path == name or path.startswith(name + "."):
-            return f"`{name}` is {tool}'s name: {instead}"
-    return None
-
-
-def refused_names(cfg: Mapping[str, Any]) -> list[str]:
-    """A line for each name in ``cfg`` that is another tool's, with what to use instead."""
-    train = cfg.get("train")
-    names = [*cfg, *(f"train.{key}" for key in train)] if isinstance(train, Mapping) else list(cfg)
-    return [f"cfg.{name}: {canonical_name(name)}" for name in names if name in REFUSED]
+refuse({name: f"`{name}` is {tool}'s name: {instead}" for name, (tool, instead) in NAMES.items()})

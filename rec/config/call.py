@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rec.config import nodes
 from rec.config.errors import ConfigError, did_you_mean, error_like
 from rec.config.nodes import is_call, join
-from rec.other_names import refused_names
+from rec.config.refused import refused_names
 
 
 class LazyCall:

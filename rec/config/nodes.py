@@ -10,7 +10,7 @@ import omegaconf
 from omegaconf import AnyNode, DictConfig, ListConfig
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.other_names import canonical_name
+from rec.config.refused import canonical_name
 
 LISTS: tuple[Any, ...] = (ListConfig, getattr(omegaconf, "TupleConfig", ListConfig))
 CONFIGS: tuple[Any, ...] = (DictConfig, *LISTS)

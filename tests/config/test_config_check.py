@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from rec.config import ConfigError, LazyCall, LazyConfig, check, solve_batch_size
-from rec.other_names import REFUSED, canonical_name, refused_names
+from rec.config.refused import canonical_name, refused_names
+from rec.other_names import NAMES
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.name != "__init__.py")
@@ -109,7 +110,7 @@ def test_the_tables_in_the_docs_are_the_tables_in_the_code():
     text = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     documented = {name: (tool, instead) for tool, names, instead in rows for name in re.findall(r"`([\w.]+)`", names)}
-    for name, (tool, instead) in REFUSED.items():
+    for name, (tool, instead) in NAMES.items():
         assert documented.get(name) == (tool, instead), name
 
 
