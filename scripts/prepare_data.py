@@ -151,8 +151,9 @@ def print_counts(info: dict[str, Any]) -> None:
         print(
             f"{entry['rows']} refs are in split [{split}] ({entry['sentences']} expressions, {entry['images']} images)."
         )
-    for split in splits:
-        for line in report_of(info, split).warnings():
+    for split, entry in splits.items():
+        lines = report_of(info, split).warnings()
+        for line in lines if entry["rows"] else [*lines, "nothing is left of it"]:
             print(f"WARNING, split {split}: {line}")
     for line in count_warnings(name, {split: entry["rows"] for split, entry in splits.items()}):
         print(f"WARNING: {line}")

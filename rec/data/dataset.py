@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from rec.data import masks
 from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
+from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
@@ -192,6 +193,11 @@ class RefCOCODataSet(Dataset):
         options: dict[str, Any] = {"image_path": image_path, "mask_path": mask_path}
         options |= {"with_masks": self._with_masks, "allow_paths": self._allow_paths}
         table = open_table(spec, split, name=name, **options)
+        if not len(table.rows):
+            raise SourceError(
+                f"data set {name!r} has no object in split {split!r}: every record of it was left out, or there was none; "
+                "prepare it again, and see what scripts/prepare_data.py says of that split"
+            )
         if self._with_masks and (bare := table.rows.data.column("mask").null_count):
             raise ValueError(
                 f"{bare} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
+from rec.data.saved import usable_rows
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
@@ -122,7 +123,7 @@ def open_table(
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
         tables = _load_tables(path)
         if _has_schema(tables):
-            return _of_saved(tables, split, path, image_path)
+            return _of_saved(tables, split, path, image_path, choices.get("on_bad_record", "raise"))
     source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
     if split not in source.splits:
         raise _unknown_split(name, split, source.splits)
@@ -239,7 +240,13 @@ def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
 def _load_parquet(files: list[Path]) -> "datasets.Dataset":
     from datasets import load_dataset
 
-    return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    try:
+        return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except Exception as error:  # the library and Arrow raise a dozen kinds; a table without rows is one to it
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise SourceError(
+            f"{files[0]} cannot be read as parquet, or has no rows ({cause[:300]}): get the file again"
+        ) from error
 
 
 def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:
@@ -257,16 +264,25 @@ def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
     return all(set(FEATURES) <= set(table.column_names) for table in tables.values())
 
 
-def _of_saved(tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, image_path: str | None) -> Table:
+def _of_saved(
+    tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, image_path: str | None, on_bad_record: str
+) -> Table:
     from rec.data.schema import FEATURES
 
     if split not in tables:
         raise _unknown_split(str(path), split, tuple(tables))
     rows = tables[split].select_columns(list(FEATURES))
     if rows.features != FEATURES:
-        rows = rows.cast(FEATURES)
+        try:
+            rows = rows.cast(FEATURES)
+        except Exception as error:  # Arrow's own kinds, and the library's
+            raise SourceError(
+                f"{path}, split {split}, has a prepared table's columns in other types ({' '.join(str(error).split())[:300]}); "
+                "rename them and prepare it with scripts/prepare_data.py --columns"
+            ) from error
     if rows._indices is not None:  # shuffled or filtered: row access here goes to the table itself
         rows = rows.flatten_indices()
+    rows = usable_rows(rows, on_bad_record, f"{path}, split {split}")
     return Table(rows, _image_root(rows, image_path, "", path), rows._fingerprint, tuple(tables))
 
 

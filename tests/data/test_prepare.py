@@ -254,6 +254,7 @@ def test_the_scripts_errors_are_one_paragraph(tmp_path):
 def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
     rows = [{"image": "a.jpg", "phrase": "b", "bbox": [10, 20, 100 + n, 80]} for n in range(9)]
     rows.append({"image": "a.jpg", "phrase": "b", "bbox": [10, 10, 20, 30]})
+    rows.append({"image": "a.jpg", "phrase": "b", "bbox": [10, 10, 20, 0], "split": "val"})
     file = make_jsonl(tmp_path, rows)
     options = ["--source", file, "--dataset", "mine", "--output_dir", tmp_path]
     status, _, err = run(*options, "--bbox-format", "xywh")
@@ -262,6 +263,7 @@ def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
     status, out, _ = run(*options, "--bbox-format", "xywh", "--on-bad-record", "skip")
     assert status == 0
     assert "skipped 9 records: box outside image" in out
+    assert "WARNING, split val: nothing is left of it" in out
 
 
 def test_full_data_sets_of_other_counts_are_warned_of():
