@@ -19,6 +19,9 @@ MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
 MAX_SPLIT_NAME, MAX_SPLITS = 100, 100
+MAX_TOKEN_LENGTH = 512  # words of a phrase; attention's memory grows with its square
+# A safetensors file: its header, and how many tensors that names. Parsing a header of a million takes half a minute.
+MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 20_000
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
 # A mask: characters of its run-length encoding; pixels of its polygons' outlines (120 bytes each while they are drawn);
@@ -75,6 +78,35 @@ def read_text(path: str | os.PathLike[str], what: str = "file", max_bytes: int |
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UntrustedError(f"{os.fspath(path)} is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, from its header; no tensor is read.
+
+    The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's length, little-endian; the header,
+    JSON; the data, whose length safetensors compares with the header.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UntrustedError: no regular file, a header beyond the limits, or not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name, damaged = os.fspath(path), "is no whole safetensors file"
+    with open(regular_file(path, "weights"), "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > os.path.getsize(path):
+        raise UntrustedError(f"{name} {damaged}: its header is longer than the file; copy or download it again")
+    if length > MAX_HEADER_BYTES:
+        raise UntrustedError(f"{name} has a header of {length:,} bytes; the limit for weights is {MAX_HEADER_BYTES:,}")
+    try:
+        with safe_open(path, "pt") as weights:
+            names = weights.keys()
+            if len(names) > MAX_TENSORS:
+                raise UntrustedError(f"{name} has {len(names):,} tensors; the limit for weights is {MAX_TENSORS:,}")
+            return {tensor: tuple(weights.get_slice(tensor).get_shape()) for tensor in names}
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise UntrustedError(f"{name} {damaged} ({error}); copy or download it again") from None
 
 
 def is_below(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str]]) -> bool:

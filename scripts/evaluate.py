@@ -39,7 +39,9 @@ def main() -> int:
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
-    model, origin = trained.load(cfg, next(iter(datasets.values())), args.trust_config)
+    # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
+    trust = args.trust_config or (trained.is_checkpoint and str(args.config).endswith(".py"))
+    model, origin = trained.load(cfg, next(iter(datasets.values())), trust)
     model = model.to(accelerator.device)
     say(f"{trained.folder}: {type(model).__name__}, {origin}")
 
@@ -120,7 +122,7 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     from rec.config import ConfigError, LazyConfig
     from rec.inference.allowed import checked_config, load_config
     from rec.inference.model_folder import ModelFolderError
-    from rec.inference.reading import load_vocabulary, read_config
+    from rec.inference.reading import checked_file, load_vocabulary, read_config
     from rec.training.keys import check_values
 
     path = args.config or trained.run_config
@@ -146,9 +148,9 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), path, args.trust_config)
     if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
         raise ConfigError("; ".join(problems))
-    vocabularies = (trained.folder / "vocab.json", trained.folder.parent.parent / "best" / "vocab.json")
-    vocabulary = next((load_vocabulary(file, args.trust_config) for file in vocabularies if file.is_file()), None)
-    return cfg, vocabulary
+    places = (trained.folder, trained.folder.parent.parent / "best")
+    found = [checked_file(folder, "vocab.json") for folder in places if (folder / "vocab.json").exists()]
+    return cfg, load_vocabulary(found[0], args.trust_config) if found else None
 
 
 def build_datasets(cfg: Any, splits: list[str], vocabulary: Any) -> dict[str, Any]:

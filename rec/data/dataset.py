@@ -18,7 +18,7 @@ from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
-from rec.trust import split_name
+from rec.trust import MAX_TOKEN_LENGTH, split_name
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +137,10 @@ class RefCOCODataSet(Dataset):
         statistics = [text_statistics(part.table, self.vocabulary.tokenizer) for part in self._parts]
         longest = max(len(s["lengths"]) - 1 for s in statistics)
         self.max_token_length = longest if max_token_length == -1 else max_token_length
-        if self.max_token_length < 1:
+        if not 1 <= self.max_token_length <= MAX_TOKEN_LENGTH:
+            found = f", the longest sentence has {longest} words" if max_token_length == -1 else ""
             raise ValueError(
-                f"dataset.max_token_length is {max_token_length}; expected at least 1, or -1 for the longest"
+                f"dataset.max_token_length is {max_token_length}{found}; expected 1 to {MAX_TOKEN_LENGTH}, or -1 for the longest"
             )
         self.truncated = sum(sum(s["lengths"][self.max_token_length + 1 :]) for s in statistics)
         if self.truncated:

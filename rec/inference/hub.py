@@ -16,7 +16,7 @@ from typing import Any
 
 from rec.errors import RecError
 from rec.inference.model_folder import CARD
-from rec.inference.reading import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError
+from rec.inference.reading import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file
 
 FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
@@ -43,20 +43,21 @@ def push(
         The repository's address.
 
     Raises:
-        ModelFolderError: ``folder`` is no model folder.
+        ModelFolderError: ``folder`` is no model folder, or a file of it or of the checkpoint is a link to elsewhere,
+            whose content nobody meant to publish.
         HubError: the Hub refused, or every attempt failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(folder)
-    files = {name: folder / name for name in FILES if (folder / name).is_file()}
+    files = {name: checked_file(folder, name) for name in FILES if (folder / name).exists()}
     if WEIGHTS not in files or CONFIG not in files:
         raise ModelFolderError(f"{folder} is no model folder: it needs {WEIGHTS} and {CONFIG}")
     if checkpoint is not None:
-        state = sorted(path for path in Path(checkpoint).iterdir() if path.is_file())
-        if not any(path.name == "trainer_state.json" for path in state):
+        state = sorted(path.name for path in Path(checkpoint).iterdir() if not path.is_dir())
+        if "trainer_state.json" not in state:
             raise ModelFolderError(f"{checkpoint} is no checkpoint: it has no trainer_state.json")
-        files |= {f"checkpoint/{path.name}": path for path in state}
+        files |= {f"checkpoint/{name}": checked_file(Path(checkpoint), name) for name in state}
     api = HfApi()
     additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
     what = f"push to {repo_id} on {api.endpoint}"

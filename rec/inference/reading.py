@@ -1,21 +1,24 @@
 """Reading a model folder that may be a stranger's, without running anything it names.
 
 Safe YAML, exact allow-listed targets, ``pretrained`` off, shapes compared with the weights file's header before memory
-is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported.
+is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported, and a trial run
+(:mod:`rec.inference.trial`) that knows what a prediction will cost.
 """
 
 import math
-import stat
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from rec.errors import RecError, UntrustedError
 from rec.inference.allowed import ALLOWED_TARGETS, harmless
+from rec.trust import MAX_TOKEN_LENGTH, regular_file, weight_shapes
 
 WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
 MAX_SIDE = 4096
 MAX_OUTSIDE = 1 << 26
+MAX_CHANNELS = 1 << 16
 
 
 class ModelFolderError(RecError):
@@ -40,13 +43,13 @@ def read(folder: str | Path, trust_config: bool = False, device: Any = "cpu") ->
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
-    config = read_config(_checked_file(folder, CONFIG))
+    config = read_config(checked_file(folder, CONFIG))
     vocabulary = _read_vocabulary(folder, config, trust_config)
-    model = load_model(config["model"], _checked_file(folder, WEIGHTS), trust_config)
-    return model.to(device).eval(), config, vocabulary
+    model = load_model(config["model"], checked_file(folder, WEIGHTS), config["preprocess"], trust_config)
+    return model.to(device), config, vocabulary
 
 
-def load_model(node: dict[str, Any], weights: Path, trust_config: bool = False) -> Any:
+def load_model(node: dict[str, Any], weights: Path, preprocess: Mapping[str, Any], trust_config: bool = False) -> Any:
     """The model that a config's ``model`` describes, with the weights of a safetensors file.
 
     The model is first built without memory for its parameters and compared with the file's header.
@@ -54,13 +57,20 @@ def load_model(node: dict[str, Any], weights: Path, trust_config: bool = False) 
     Args:
         node: Native containers.
         weights: The file; its names and shapes must be exactly the model's.
-        trust_config: Build any target.
+        preprocess: Of the config; it decides what a prediction costs.
+        trust_config: Build any target, at any cost of a prediction.
+
+    Returns:
+        The model in evaluation mode.
 
     Raises:
-        ModelFolderError: a target is not allowed, or the file is damaged, does not fit or holds values that are not
-            finite.
+        ModelFolderError: a target is not allowed; the file is damaged, does not fit or holds values that are not finite;
+            or the model does not run, or only at a cost beyond the limits.
     """
     import torch
+
+    from rec.inference.trial import trial
+    from rec.models.soundness import unsound
 
     shapes = _weight_shapes(weights)
     model = _build(node, weights, shapes, trust_config, "meta")
@@ -72,10 +82,17 @@ def load_model(node: dict[str, Any], weights: Path, trust_config: bool = False) 
     if outside:
         model = _build(node, weights, shapes, trust_config, "cpu")
     _load_weights(model, weights)
-    return model
+    if trouble := unsound(model):
+        raise ModelFolderError(f"{weights}: {trouble}; these weights cannot predict anything")
+    if not trust_config and (trouble := trial(model.eval(), preprocess)):
+        raise ModelFolderError(f"{weights.parent}: {trouble[:500]}; {_OWN}")
+    return model.eval()
 
 
-def _checked_file(folder: Path, name: str) -> Path:
+_OWN = "trust_config=True takes such a model all the same, for folders of your own only"
+
+
+def checked_file(folder: Path, name: str) -> Path:
     """The path of a regular file that lies in ``folder``, or in the blob store of its own hub cache.
 
     A hub cache keeps ``<repository>/snapshots/<revision>/<file>`` as a link into ``<repository>/blobs``.
@@ -89,41 +106,62 @@ def _checked_file(folder: Path, name: str) -> Path:
         homes.append(root.parent.parent / "blobs")
     if real.parent not in homes:
         raise ModelFolderError(f"{path} is a link to {real}, outside the model folder; copy the file itself there")
-    if not stat.S_ISREG(real.stat().st_mode):
-        raise ModelFolderError(f"{path} is no regular file")
-    return real
+    try:
+        return regular_file(real, name)
+    except (OSError, UntrustedError) as error:
+        raise ModelFolderError(str(error)) from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.yaml`` of a model folder: ``model`` with a target, ``preprocess`` and ``about`` within limits.
+
+    Raises:
+        ModelFolderError: it is not; names the key.
+    """
     from rec.config import ConfigError, safe_load_yaml
 
     try:
         config = safe_load_yaml(path)
     except (ConfigError, OSError, RecursionError) as error:
         raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
-    preprocess = config.get("preprocess")
-    if (
-        not isinstance(config.get("model"), dict)
-        or "_target_" not in config["model"]
-        or not isinstance(preprocess, dict)
-    ):
+    if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
         raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
-    if not isinstance(config.get("about", {}), dict):
-        raise ModelFolderError(f"{path}: about is {config['about']!r}, expected a mapping")
+    if trouble := preprocess_trouble(config.get("preprocess")) or _about_trouble(config.get("about", {})):
+        raise ModelFolderError(f"{path}: {trouble}")
+    return config
+
+
+def preprocess_trouble(preprocess: Any) -> str | None:
+    """What is wrong with ``preprocess``. Bounds, because these sizes decide how much memory the first prediction takes."""
+    if not isinstance(preprocess, dict):
+        return f"preprocess is {_short(preprocess)}, expected a mapping"
     shape, mean, std = (preprocess.get(key) for key in ("input_shape", "mean", "std"))
     length = preprocess.get("max_token_length")
-    # Bounds, because these sizes decide how much memory the first prediction takes.
     if not (_numbers(shape, 2) and shape[0] == shape[1] and type(shape[0]) is int and 1 <= shape[0] <= MAX_SIDE):
-        raise ModelFolderError(
-            f"{path}: preprocess.input_shape is {shape!r}, expected two equal sides up to {MAX_SIDE}"
-        )
+        return f"preprocess.input_shape is {_short(shape)}, expected two equal sides up to {MAX_SIDE}"
     if not (_numbers(mean, 3) and _numbers(std, 3) and all(value > 0 for value in std)):
-        raise ModelFolderError(
-            f"{path}: preprocess.mean and std are {mean!r} and {std!r}, expected 3 numbers each, std > 0"
-        )
-    if length is not None and (type(length) is not int or not 1 <= length <= 10_000):
-        raise ModelFolderError(f"{path}: preprocess.max_token_length is {length!r}, expected 1 to 10000")
-    return config
+        return f"preprocess.mean and std are {_short(mean)} and {_short(std)}, expected 3 numbers each, std > 0"
+    if length is not None and (type(length) is not int or not 1 <= length <= MAX_TOKEN_LENGTH):
+        return f"preprocess.max_token_length is {_short(length)}, expected 1 to {MAX_TOKEN_LENGTH}"
+    return None
+
+
+def _about_trouble(about: Any) -> str | None:
+    """What is wrong with ``about``, which cards and first lines quote: it is a mapping of texts and numbers."""
+    if not isinstance(about, dict):
+        return f"about is {_short(about)}, expected a mapping"
+    for key, value in about.items():
+        values = value if isinstance(value, list) else [value]
+        if not isinstance(key, str) or not all(isinstance(one, str | int | float | None) for one in values):
+            return f"about.{_short(key)} is {_short(value)}, expected a text, a number or a list of them"
+    if not isinstance(about.get("sources") or [], list):
+        return f"about.sources is {_short(about['sources'])}, expected a list of names"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
@@ -135,21 +173,24 @@ def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
 
 
 def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from the file's header, which safetensors checks against the file's length."""
-    from safetensors import SafetensorError, safe_open
-
+    """Names and shapes from the file's header, none of a convolution of absurdly many channels."""
     try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        raise ModelFolderError(f"{path} is no whole safetensors file ({error}); copy or download it again") from error
+        shapes = weight_shapes(path)
+    except (OSError, UntrustedError) as error:
+        raise ModelFolderError(str(error)) from error
+    for name, shape in shapes.items():
+        if len(shape) == 4 and max(shape) > MAX_CHANNELS:
+            raise ModelFolderError(
+                f"{path}: {name} has shape {shape}; a convolution has at most {MAX_CHANNELS:,} channels"
+            )
+    return shapes
 
 
 def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -> Any:
     encoder = config["model"].get("language_encoder")
     if not (folder / VOCABULARY).exists() and encoder is None:
         return None
-    path = _checked_file(folder, VOCABULARY)
+    path = checked_file(folder, VOCABULARY)
     vocabulary = load_vocabulary(path, trust_config)
     rows = encoder.get("token_size") if isinstance(encoder, dict) else None
     if rows is not None and rows != len(vocabulary):
@@ -186,8 +227,8 @@ def _build(
         with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():
             model = instantiate(harmless(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
-        hint = "" if trust_config else "; trust_config=True builds anything, for folders of your own only"
-        raise ModelFolderError(f"the model of {weights.parent} cannot be built: {error}{hint}") from error
+        hint = "" if trust_config else f"; {_OWN}"
+        raise ModelFolderError(f"the model of {weights.parent} cannot be built: {str(error)[:500]}{hint}") from error
     if not isinstance(model, torch.nn.Module):
         raise ModelFolderError(f"the config of {weights.parent} describes a {type(model).__name__}, no torch.nn.Module")
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -251,7 +292,6 @@ class _CountedRegistrations:
 
 
 def _load_weights(model: Any, path: Path) -> None:
-    import torch
     from safetensors.torch import load_file
 
     own = model.state_dict()
@@ -259,9 +299,5 @@ def _load_weights(model: Any, path: Path) -> None:
     for name, value in load_file(path).items():
         if value.dtype != own[name].dtype and not (value.is_floating_point() and own[name].is_floating_point()):
             raise ModelFolderError(f"{path}: {name} is {value.dtype}, the model has {own[name].dtype}")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ModelFolderError(
-                f"{path}: {name} holds values that are not finite; these weights cannot predict anything"
-            )
         weights[name] = value.to(own[name].dtype)
     model.load_state_dict(weights, assign=True)

@@ -1,12 +1,16 @@
 """Finding the model in what training leaves behind: a run folder, one of its checkpoints, or a model folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rec.files import user_path
 from rec.inference.model_folder import ModelFolderError, describe_origin, from_run, read
-from rec.inference.reading import CONFIG, WEIGHTS, load_model
+from rec.inference.reading import CONFIG, WEIGHTS, checked_file, load_model, preprocess_trouble
+from rec.trust import is_below, read_text
+
+EMA = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,21 @@ class Trained:
             cfg: Config of the run, for a checkpoint: its ``model``, with the vocabulary's size set.
             dataset: Any split of its data, for a checkpoint.
             trust_config: Build any target.
+
+        Raises:
+            ModelFolderError: as :func:`rec.inference.reading.read` and :func:`rec.inference.reading.load_model`.
         """
         if not self.is_checkpoint:
             model, config, _ = read(self.folder, trust_config)
             return model, describe_origin(config)
         from rec.config import to_native
 
-        ema = self.folder / "ema.safetensors"
-        model = load_model(to_native(cfg.model), ema if ema.exists() else self.folder / WEIGHTS, trust_config)
-        return model.eval(), describe_origin(from_run(cfg, dataset))
+        about = from_run(cfg, dataset)
+        if trouble := preprocess_trouble(about["preprocess"]):
+            raise ModelFolderError(f"{self.run_config or 'the config'}: {trouble}")
+        weights = checked_file(self.folder, EMA if (self.folder / EMA).exists() else WEIGHTS)
+        model = load_model(to_native(cfg.model), weights, about["preprocess"], trust_config)
+        return model, describe_origin(about)
 
 
 def locate(path: str | Path) -> Trained:
@@ -50,10 +60,17 @@ def locate(path: str | Path) -> Trained:
     """
     folder = user_path(path)
     if (folder / "best" / WEIGHTS).is_file():
+        if not is_below(folder / "best", [folder]):
+            raise ModelFolderError(f"{folder / 'best'} is a link out of {folder}; name the folder it leads to itself")
         return Trained(folder / "best", False, _existing(folder / CONFIG))
     last = folder / "checkpoints" / "last"
     if last.is_file():
-        return locate(last.parent / last.read_text(encoding="utf-8").strip())
+        name = read_text(last, "name of the newest checkpoint", 1000).strip()
+        if not re.fullmatch(r"step_\d+", name):
+            raise ModelFolderError(
+                f"{last} holds {name[:80]!r}, expected the name of a checkpoint such as step_00001200"
+            )
+        return locate(last.parent / name)
     if (folder / "trainer_state.json").is_file():
         return Trained(folder, True, _existing(folder.parent.parent / CONFIG))
     if (folder / WEIGHTS).is_file():

@@ -88,7 +88,7 @@ dataset.mask_path | text or mapping or null | one folder, or name to folder
 dataset.input_shape | square | pixels
 dataset.flip_lr | true/false | mirror half of the training samples, left and right swapped in the phrase
 dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each training sample
-dataset.max_token_length | whole number >= 1 or -1 | words per phrase; -1 takes the longest of the split
+dataset.max_token_length | whole number 1..512 or -1 | words per phrase; -1 takes the longest of the split
 dataset.use_glove | true/false | word vectors from word_vectors
 dataset.split | text | for training; train+val joins several
 dataset.vocabulary | text or null or object | vocab.json to use instead of building one

@@ -1,0 +1,83 @@
+"""A trial run of a model that may be a stranger's: whether it answers, in finite numbers, at a bearable cost."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rec.data.batch import prepare
+from rec.models.language_encoders import SelfAttention
+from rec.models.soundness import not_finite
+
+# For one image and phrase: numbers in any one map (2 GB / 4 as float32), and multiplications (SimREC at 416 px: 2e10).
+MAX_MAP, MAX_MULTIPLICATIONS = 1 << 27, 3 * 10**12
+
+
+def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
+    """Asks ``model`` one phrase about a small grey image; what is wrong with it, or None.
+
+    What a whole image will cost follows from the small one's maps, so nothing large is ever made.
+
+    Args:
+        model: on the CPU, in evaluation mode, with its weights.
+        preprocess: ``input_shape``, ``mean``, ``std`` and ``max_token_length`` of its config.
+    """
+    parts = ("visual_backbone", "language_encoder", "encode_image", "ground")
+    if not all(hasattr(model, part) for part in parts):
+        return f"a {type(model).__name__} is no model of images and phrases"
+    threshold = getattr(model, "mask_threshold", 0.5)
+    if type(threshold) not in (int, float) or not math.isfinite(threshold):
+        return f"mask_threshold is {threshold!r}, expected a number"
+    size, length = preprocess["input_shape"][0], preprocess["max_token_length"] or 1
+    heads = max((m.num_heads for m in model.modules() if isinstance(m, SelfAttention)), default=1)
+    if heads * length**2 > MAX_MAP // 8:
+        return f"{heads} attention heads over {length} words take too much memory"
+    stride = max(model.visual_backbone.strides)
+    # Two cells a side where that divides the input as the input itself does; else what does not fit is found out.
+    side = next((side for side in (2 * stride, stride) if size % side == 0), size)
+    image = torch.full((1, 3, side, side), 127, dtype=torch.uint8)
+    tokens = torch.ones((1, length), dtype=torch.int64)
+    cost = _Cost(model)
+    try:
+        with (
+            torch.enable_grad(),
+            cost,
+        ):  # with gradients, layers do without the fast path that would keep this image's size
+            ready = prepare({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
+            outputs = model.ground(model.encode_image(ready["image"]), tokens)
+    except Exception as error:  # whatever the layers say to each other's sizes
+        return f"it does not run on an image of {side} x {side} pixels ({type(error).__name__}: {error})"
+    growth = (size / side) ** 2
+    if cost.largest * growth > MAX_MAP or cost.multiplications * growth > MAX_MULTIPLICATIONS:
+        return (
+            f"an image of {size} x {size} pixels takes maps of {cost.largest * growth:.1g} numbers and "
+            f"{cost.multiplications * growth:.1g} multiplications; the limits are {MAX_MAP:.1g} and {MAX_MULTIPLICATIONS:.1g}"
+        )
+    if bool(not_finite(outputs).any()):
+        return "its answer to a grey image is not finite"
+    return None
+
+
+class _Cost:
+    """Largest output of any layer, and the multiplications of convolutions and linear layers, while it is entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.largest, self.multiplications = model, 0, 0
+
+    def _count(self, module: nn.Module, _: Any, output: Any) -> None:
+        made = [
+            value for value in (output if isinstance(output, list | tuple) else [output]) if isinstance(value, Tensor)
+        ]
+        self.largest = max([self.largest, *(value.numel() for value in made)])
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Conv2d | nn.Linear) and weight is not None and len(weight):
+            self.multiplications += sum(value.numel() for value in made) * weight[0].numel()
+
+    def __enter__(self) -> None:
+        self.hooks = [module.register_forward_hook(self._count) for module in self.model.modules()]
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
