@@ -88,11 +88,11 @@ def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
 
     Raises:
         FileNotFoundError: nothing is there.
-        UntrustedError: no regular file, a header beyond the limits, or not a whole safetensors file.
+        UntrustedError: no regular file, a header beyond the limits, or not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
-    name, damaged = os.fspath(path), "is no whole safetensors file"
+    name, damaged = os.fspath(path), "is not a complete safetensors file"
     with open(regular_file(path, "weights"), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > os.path.getsize(path):

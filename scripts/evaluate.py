@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def main() -> int:
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
     from rec.inference.trained import locate
+    from rec.models.soundness import PredictionError
     from rec.training.process import end_together, keep_freed_memory
 
     accelerator = Accelerator()
@@ -58,10 +60,14 @@ def main() -> int:
             pin_memory=data.pin_memory,
         )
         started = time.perf_counter()
-        rows[split], lines[split] = evaluate(
-            model, loader, dataset, accelerator, mean=data.mean, std=data.std,
-            limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True,
-        )  # fmt: skip
+        try:
+            rows[split], lines[split] = evaluate(
+                model, loader, dataset, accelerator, mean=data.mean, std=data.std,
+                limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True,
+            )  # fmt: skip
+        except PredictionError as error:
+            error.add_note(f"the weights are those of {trained.folder}, the split is {split}")
+            raise
         seconds = time.perf_counter() - started
         count = rows[split].get("count", len(dataset))
         say(f"{split}: {count} phrases in {seconds:.1f} s on {accelerator.num_processes} process(es)")
@@ -119,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.config import ConfigError, LazyConfig
+    from rec.config import ConfigError, LazyConfig, try_get_key
     from rec.inference.allowed import checked_config, load_config
     from rec.inference.model_folder import ModelFolderError
     from rec.inference.reading import checked_file, load_vocabulary, read_config
@@ -132,15 +138,13 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
         )
     load_config(path, trust_config=args.trust_config)  # before anything in it is looked at
     cfg = LazyConfig.load(path)
-    for group in ("dataset", "train"):
-        if group not in cfg:
-            raise ModelFolderError(f"{path} has no `{group}`; evaluation needs a config with dataset and train")
-    if trained.is_checkpoint and "model" not in cfg:
-        raise ModelFolderError(f"{path} has no `model`, which the checkpoint {trained.folder} needs")
+    for group in ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else [])):
+        if not isinstance(try_get_key(cfg, group), Mapping):
+            raise ModelFolderError(f"{path} has no group `{group}`, which the evaluation of {trained.folder} needs")
     if "candidate_transforms" in cfg.dataset:
         cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
     if not trained.is_checkpoint:
-        preprocess = read_config(trained.folder / "config.yaml")["preprocess"]
+        preprocess = read_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
         for key in ("input_shape", "max_token_length"):
             if key in cfg.dataset:
                 cfg.dataset[key] = preprocess[key]
@@ -150,7 +154,8 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
         raise ConfigError("; ".join(problems))
     places = (trained.folder, trained.folder.parent.parent / "best")
     found = [checked_file(folder, "vocab.json") for folder in places if (folder / "vocab.json").exists()]
-    return cfg, load_vocabulary(found[0], args.trust_config) if found else None
+    tokenizer = cfg.dataset.get("tokenizer", "simrec")
+    return cfg, load_vocabulary(found[0], args.trust_config, tokenizer) if found else None
 
 
 def build_datasets(cfg: Any, splits: list[str], vocabulary: Any) -> dict[str, Any]:

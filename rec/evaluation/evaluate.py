@@ -20,6 +20,7 @@ from rec import boxes
 from rec.data.batch import prepare
 from rec.data.masks import encode
 from rec.evaluation import masks, metrics
+from rec.models.soundness import PredictionError, not_finite
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,11 +61,9 @@ class BoxAndMaskEvaluator:
         columns: dict[str, list[Any]] = {"target": target.tolist()}
         if "box" in outputs:
             box = boxes.from_letterbox(_numpy(outputs["box"]), geometry)
-            # A box that is not finite overlaps nothing: without this one NaN would turn the whole mean IoU into NaN.
-            columns["iou"] = np.nan_to_num(boxes.box_iou(box, target), nan=0.0).tolist()
-            columns["box"] = [row if np.isfinite(row).all() else None for row in box.tolist()]
+            columns |= {"iou": boxes.box_iou(box, target).tolist(), "box": box.tolist()}
         if "score" in outputs:
-            columns["score"] = np.nan_to_num(_numpy(outputs["score"]), nan=0.0).tolist()
+            columns["score"] = _numpy(outputs["score"]).tolist()
         probabilities = outputs["mask"].float().sigmoid()[:, 0].cpu().numpy() if "mask" in outputs else None
         for i, index in enumerate(batch["index"].tolist()):
             result = {name: values[i] for name, values in columns.items()}
@@ -143,9 +142,10 @@ def evaluate(
         lines of ``predictions.jsonl`` in index order (elsewhere an empty list).
 
     Raises:
+        PredictionError: some predictions are not finite; on all processes.
         RuntimeError: without ``limit``, some samples of the split never arrived.
     """
-    from accelerate.utils import send_to_device
+    from accelerate.utils import gather_object, send_to_device
 
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
     runner = model if _is_sharded(accelerator) else bare
@@ -164,6 +164,7 @@ def evaluate(
         leave=False,
     )
     was_training = bare.training
+    refused: list[int] = []  # samples whose prediction is not finite
     bare.eval()
     try:
         with torch.inference_mode():
@@ -174,9 +175,11 @@ def evaluate(
                 with autocast():
                     outputs = runner(ready)
                 if counts:
+                    refused += ready["index"][not_finite(outputs).nonzero()[:, 0]].tolist()
                     judge.update(outputs, ready)
     finally:
         bare.train(was_training)
+    _refuse(sorted(gather_object(refused)), bare, dataset)
     result = judge.compute()
     if evaluator is None and limit is None and result["count"] != len(dataset):
         raise RuntimeError(
@@ -184,6 +187,19 @@ def evaluate(
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
     return result, judge.records() if is_main and hasattr(judge, "records") else []
+
+
+def _refuse(samples: list[int], model: torch.nn.Module, dataset: Any) -> None:
+    """Raises a PredictionError where there are any ``samples``: counted as misses they would hide what happened."""
+    if not samples:
+        return
+    first = dataset.describe(samples[0]) if hasattr(dataset, "describe") else {}
+    raise PredictionError(
+        f"{len(samples)} predictions of this {type(model).__name__} are not finite, the first for sample {samples[0]}, "
+        f"{str(first.get('sentence'))[:80]!r} on {first.get('image')}: its weights are damaged, or their training diverged, "
+        "or float16 is too narrow for them. Take those of another checkpoint, or evaluate in float32 or bf16; in training, "
+        "lower optim.lr or train.clip_grad_norm"
+    )
 
 
 def share_buffers(model: torch.nn.Module) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rec.data.batch import prepare
 from rec.errors import RecError
 from rec.inference.model_folder import describe_origin
+from rec.models.soundness import not_finite
 
 FORMATS = ("onnx", "torch")
 MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
@@ -138,7 +139,7 @@ def compare(path: str | Path, model: nn.Module, config: dict[str, Any], samples:
         Output name to largest absolute difference: ``box`` in pixels.
 
     Raises:
-        ExportError: boxes differ by more than :data:`MAX_BOX_DIFFERENCE` pixels.
+        ExportError: boxes differ by more than :data:`MAX_BOX_DIFFERENCE` pixels, or an answer is not finite.
     """
     run, about = load(path)
     side = about["input_size"] or int(config["preprocess"]["input_shape"][0])
@@ -151,7 +152,13 @@ def compare(path: str | Path, model: nn.Module, config: dict[str, Any], samples:
         image, tokens = example_inputs(size, about["max_token_length"], len(about["words"]), count, seed=done + 1)
         with torch.inference_mode():
             expected = deployed(image, tokens)
+        if bool(not_finite(expected).any()):
+            raise ExportError(
+                "the model answers with numbers that are not finite; take the weights of another checkpoint"
+            )
         for name, found in run(image.numpy(), tokens.numpy()).items():
+            if not np.isfinite(found).all():
+                raise ExportError(f"{path} answers with a {name} that is not finite, PyTorch does not")
             difference = float(np.abs(found - expected[name].numpy()).max())
             worst[name] = max(worst.get(name, 0.0), difference)
         done += count

@@ -21,6 +21,8 @@ from rec.files import user_path
 from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import to_pixels
 from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
+from rec.inference.reading import WEIGHTS
+from rec.models.soundness import PredictionError, not_finite
 
 __all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "resolve", "suppress"]
 
@@ -59,7 +61,9 @@ def from_pretrained(
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
-    return Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
+    grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
+    grounder.weights = str(folder / WEIGHTS)
+    return grounder
 
 
 def resolve(source: str | Path) -> Path:
@@ -86,6 +90,7 @@ class Grounder:
     Attributes:
         origin: One line on what the model was trained on.
         knows_shapes_only: Whether that was nothing but drawn shapes.
+        weights: What messages call the model's weights: their file, where there is one.
         model, config, vocabulary, device: As given, the device resolved.
     """
 
@@ -114,6 +119,7 @@ class Grounder:
         self._size, self._length = int(preprocess["input_shape"][0]), int(preprocess["max_token_length"])
         self._mean, self._std = list(preprocess["mean"]), list(preprocess["std"])
         self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
+        self.weights = f"this {type(model).__name__}"
 
     def __repr__(self) -> str:
         return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
@@ -145,6 +151,7 @@ class Grounder:
 
         Raises:
             ImageError: an image cannot be read or is too large.
+            PredictionError: the model's answer is not finite.
             ValueError: an empty phrase, or lists of different lengths.
         """
         if not isinstance(image, list | tuple):
@@ -221,6 +228,8 @@ class Grounder:
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             parts = self._predict(prepare({"image": image}, self._mean, self._std)["image"], tokens, owners, top_k > 1)
+            for number in torch.cat([not_finite(part) for part in parts]).nonzero()[:1, 0].tolist():
+                raise self._not_finite(asked[number][1])
             columns = {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
         answers = [
             self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, top_k, nms_iou)
@@ -259,7 +268,9 @@ class Grounder:
         height, width = item.picture.height, item.picture.width
 
         def in_image(box: np.ndarray) -> Box:
-            box = np.nan_to_num(boxes.from_letterbox(box.astype(np.float64), item.geometry))
+            box = boxes.from_letterbox(box.astype(np.float64), item.geometry)
+            if not np.isfinite(box).all():  # a further candidate: the answer itself is known to be finite
+                raise self._not_finite(phrase)
             left, top, right, bottom = np.clip(box, 0, [width, height, width, height]).tolist()
             return left, top, right, bottom
 
@@ -280,6 +291,13 @@ class Grounder:
             warning="; ".join(filter(None, [item.warning, self._doubts(phrase)])) or None,
             picture=item.picture,
             candidates=candidates,
+        )
+
+    def _not_finite(self, phrase: str) -> PredictionError:
+        narrow = ", or use float32 or bfloat16 in place of float16" if self._autocast is torch.float16 else ""
+        return PredictionError(
+            f"{self.weights} answers {phrase[:80]!r} with numbers that are not finite: the weights are damaged or their "
+            f"training diverged; take those of another checkpoint{narrow}"
         )
 
     def _doubts(self, phrase: str) -> str | None:

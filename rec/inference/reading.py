@@ -201,8 +201,8 @@ def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -
     return vocabulary
 
 
-def load_vocabulary(path: Path, trust_config: bool = False) -> Any:
-    """The vocabulary of a file; unless ``trust_config`` one whose tokenizer cannot run code.
+def load_vocabulary(path: Path, trust_config: bool = False, tokenizer: str = "simrec") -> Any:
+    """The vocabulary of a file; unless ``trust_config`` one whose tokenizer cannot run code, or is the caller's own.
 
     Raises:
         ModelFolderError: it is no vocabulary, is too large, or names a spaCy pipeline, which would be imported.
@@ -210,7 +210,7 @@ def load_vocabulary(path: Path, trust_config: bool = False) -> Any:
     from rec.data.text import Vocabulary, read_vocabulary
 
     try:
-        return Vocabulary(*read_vocabulary(path)) if trust_config else Vocabulary.load(path)
+        return Vocabulary(*read_vocabulary(path)) if trust_config else Vocabulary.load(path, tokenizer)
     except (ValueError, OSError, UntrustedError) as error:
         raise ModelFolderError(str(error)) from error
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rec.models.backbones.base import Backbone
 from rec.models.layers import ConvBlock
+from rec.trust import regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,14 @@ def load_darknet(backbone: Backbone, path: Path) -> None:
 
     Raises:
         ValueError: the file is cut short.
+        UntrustedError: it is no regular file.
     """
-    content = path.read_bytes()
-    if len(content) < 20:
-        raise ValueError(f"{path} is cut short: {len(content)} bytes do not even hold a Darknet header")
-    major, minor = np.frombuffer(content, "<i4", 2)
+    size = regular_file(path, "weights").stat().st_size
+    if size < 20:
+        raise ValueError(f"{path} is cut short: {size} bytes do not even hold a Darknet header")
+    major, minor = np.fromfile(path, "<i4", 2).tolist()
     header = 20 if major * 10 + minor >= 2 else 16
-    values = np.frombuffer(content, "<f4", (len(content) - header) // 4, header)
+    values = np.memmap(path, "<f4", "r", header, ((size - header) // 4,))  # no more is read than the backbone takes
     start = 0
     state: dict[str, Tensor] = {}
     for number, stage in enumerate(backbone.stages):
@@ -51,9 +53,9 @@ def load_darknet(backbone: Backbone, path: Path) -> None:
                 if end > len(values):
                     raise ValueError(
                         f"{path} is cut short: {name}.{part} needs values {start} to {end}, the file has {len(values)}"
-                        f" ({len(content):,} bytes). Expected darknet53.conv.74 or yolov3.weights, whole"
+                        f" ({size:,} bytes). Expected darknet53.conv.74 or yolov3.weights, whole"
                     )
-                state[f"{name}.{part}"] = torch.from_numpy(values[start:end].copy()).reshape(shape)
+                state[f"{name}.{part}"] = torch.from_numpy(np.array(values[start:end])).reshape(shape)
                 start = end
     backbone.load_state_dict(state, strict=False)
     logger.info(

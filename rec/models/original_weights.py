@@ -7,7 +7,6 @@ another shape. Nothing is ever loaded partially without saying so.
 
 import errno
 import logging
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
+from rec.errors import UntrustedError
 from rec.models.backbones.base import Backbone
 from rec.models.darknet_weights import load_darknet
+from rec.models.pth import load_pth
+from rec.models.soundness import unsound
+from rec.trust import weight_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +212,8 @@ def load_original(model: nn.Module, original: Mapping[str, Tensor], source: str)
     if not report.complete:
         raise ValueError(f"{source} does not hold the weights of this {type(model).__name__}:\n{report}")
     model.load_state_dict(state)
+    if trouble := unsound(model):
+        raise ValueError(f"{source}: {trouble}; these weights cannot predict anything")
     return report
 
 
@@ -222,48 +225,28 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds objects, or holds no tensors.
+        UntrustedError: a ``.pth`` that is no regular file, or asks for more than it holds.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no such weight file (docs/weights.md says where to get them)", str(path))
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a complete safetensors file: {error}") from None
-    content = _load_pth(path)
+            weight_shapes(path)
+        except UntrustedError as error:
+            raise ValueError(str(error)) from None
+        return load_file(path)
+    content = load_pth(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {n: v for n, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors: expected a state dict, or a dict with one under 'state_dict'")
     return tensors
-
-
-def _load_pth(path: Path) -> Any:
-    # Learning rates are often saved as NumPy scalars; rebuilding one runs no code of the file.
-    scalar: Any = np.float64(0).__reduce__()[0]
-    scalars: list[Any] = [
-        np.dtype,
-        type(np.dtype("f8")),
-        type(np.dtype("f4")),
-        scalar,
-        (scalar, "numpy.core.multiarray.scalar"),
-    ]
-    try:
-        with torch.serialization.safe_globals(scalars):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds Python objects, which are not loaded because they can run code. Save its state_dict alone"
-            f" (tensors by name) with the program that wrote it. torch says: {str(error).splitlines()[0]}"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a complete PyTorch file: {error}") from None
 
 
 def is_darknet_file(path: str | Path) -> bool:
@@ -289,7 +272,7 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
             f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         )
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(
             errno.ENOENT,
             f"no such file of {type(backbone).__name__} weights (docs/weights.md says how to get one; for random weights,"
@@ -297,7 +280,14 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
             str(path),
         )
     if is_darknet_file(path):
-        return load_darknet(backbone, Path(path))
+        load_darknet(backbone, Path(path))
+    else:
+        _load_state(backbone, path)
+    if trouble := unsound(backbone):
+        raise ValueError(f"{path}: {trouble}; these weights cannot see anything")
+
+
+def _load_state(backbone: Backbone, path: str | Path) -> None:
     expected = backbone.state_dict()
     state: dict[str, Tensor] = {}
     clashes, left = [], []

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import nn
 
 from rec.data.text import read_vocabulary
+from rec.errors import RecError
+from rec.inference.reading import VOCABULARY, WEIGHTS, checked_file
+from rec.models.soundness import unsound
 from rec.training.resume import CheckpointError
+from rec.trust import regular_file, weight_shapes
 
 EMBEDDING = "language_encoder.embedding.weight"
 
@@ -27,39 +30,50 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         One paragraph: what was loaded, what kept its initial values, what was not used.
 
     Raises:
-        CheckpointError: no weights there, or none of them fits.
+        CheckpointError: no weights there, none of them fits, or they cannot be trusted: not finite, a link out of the
+            folder, beyond the limits of :mod:`rec.trust`.
     """
-    folder = source if source.is_dir() else source.parent
-    files = [source / "ema.safetensors", source / "model.safetensors"] if source.is_dir() else [source]
-    file = next((candidate for candidate in files if candidate.is_file()), None)
-    if file is None:
-        raise CheckpointError(
-            f"train.load_weight: {source} is neither a model folder, a checkpoint nor a safetensors file"
-        )
     try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"train.load_weight: {file} is no readable safetensors file ({error})") from error
+        folder, file = _weight_file(source)
+        shapes = weight_shapes(file)
+        vocabulary = checked_file(folder, VOCABULARY) if (folder / VOCABULARY).exists() else None
+        old_words = read_vocabulary(vocabulary)[0] if words is not None and vocabulary is not None else None
+    except (RecError, OSError, ValueError) as error:
+        raise CheckpointError(f"train.load_weight: {error}") from error
     own = model.state_dict()
     words_report = ""
-    if words is not None and EMBEDDING in own and EMBEDDING in weights and (folder / "vocab.json").is_file():
-        old = {word: row for row, word in enumerate(read_vocabulary(folder / "vocab.json")[0])}
+    with safe_open(file, "pt") as stored:
+        fitting = {name: stored.get_tensor(name) for name in shapes if name in own and shapes[name] == own[name].shape}
+        vectors = stored.get_tensor(EMBEDDING) if old_words and EMBEDDING in own and EMBEDDING in shapes else None
+    fitting = {n: v for n, v in fitting.items() if v.is_floating_point() == own[n].is_floating_point()}
+    if words is not None and old_words is not None and vectors is not None:
+        old = {word: row for row, word in enumerate(old_words)}
         pairs = [(row, old[word]) for row, word in enumerate(words) if word in old]
-        mapped = own[EMBEDDING].clone()
-        if mapped.shape[1] == weights[EMBEDDING].shape[1] and pairs:
+        fitting[EMBEDDING] = own[EMBEDDING].clone()
+        if vectors.shape == (len(old_words), own[EMBEDDING].shape[1]) and pairs:
             here, there = torch.tensor(pairs).T
-            mapped[here] = weights[EMBEDDING][there].to(mapped)
+            fitting[EMBEDDING][here] = vectors[there].to(own[EMBEDDING])
             words_report = f"; {len(pairs)} of {len(words)} words are known to it"
-        weights[EMBEDDING] = mapped
-    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise CheckpointError(
-            f"train.load_weight: none of the {len(weights)} tensors of {file} fits this model, e.g. {min(weights)}; "
+            f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
             "weights of the original SimREC go through scripts/convert_weights.py first"
         )
     model.load_state_dict(fitting, strict=False)
+    if trouble := unsound(model):
+        raise CheckpointError(f"train.load_weight: {file}: {trouble}; take the weights of another checkpoint")
     report = f"{len(fitting)} of {len(own)} tensors from {file}{words_report}"
-    for what, names in (("initial", own.keys() - fitting.keys()), ("not used", weights.keys() - fitting.keys())):
+    for what, names in (("initial", own.keys() - fitting.keys()), ("not used", shapes.keys() - fitting.keys())):
         if names:
             report += f"; {what}: {', '.join(sorted(names)[:5])}{' …' if len(names) > 5 else ''} ({len(names)})"
     return report
+
+
+def _weight_file(source: Path) -> tuple[Path, Path]:
+    """The folder and the safetensors file of what ``train.load_weight`` names."""
+    if not source.is_dir():
+        return source.parent, regular_file(source, "weights")
+    name = next((name for name in ("ema.safetensors", WEIGHTS) if (source / name).exists()), None)
+    if name is None:
+        raise CheckpointError(f"{source} is neither a model folder, a checkpoint nor a safetensors file")
+    return source, checked_file(source, name)

@@ -16,6 +16,7 @@ from evaluation_toy import SIZE, ToyModel, ToySplit, run
 from rec.data.masks import decode
 from rec.evaluation import evaluate
 from rec.evaluation.evaluate import BoxAndMaskEvaluator, write
+from rec.models.soundness import PredictionError
 
 ROOT = Path(__file__).parents[2]
 NORMALISATION = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
@@ -70,17 +71,29 @@ def test_records_name_the_sample_and_hold_boxes_in_original_pixels():
     assert mask.shape == tuple(geometry[:2].astype(int)) and first["mask_intersection"] / first["mask_union"] > 0.8
 
 
-def test_a_box_that_is_not_finite_counts_as_a_miss_and_stays_valid_json():
+@pytest.mark.parametrize("name", ["box", "score", "mask"])
+@pytest.mark.parametrize("own_evaluator", [False, True])
+def test_a_prediction_that_is_not_finite_is_an_error_and_no_miss(name, own_evaluator):
     class Broken(ToyModel):
         def forward(self, batch):
             outputs = super().forward(batch)
-            outputs["box"][0] = float("nan")
+            outputs[name].view(len(outputs[name]), -1)[1, -1] = float("nan")
             return outputs
 
-    dataset = ToySplit(4)
-    result, records = evaluate(Broken(), loader(dataset, 4), dataset, **NORMALISATION)
-    assert records[0]["box"] is None and records[0]["iou"] == 0 and np.isfinite(result["mIoU"])
-    json.loads(json.dumps(records, allow_nan=False))
+    class Judge:
+        def update(self, outputs, batch):
+            pass
+
+        def compute(self):
+            return {"count": 0}
+
+    dataset = ToySplit(5, with_masks=True)
+    model, judge = Broken(with_masks=True), Judge() if own_evaluator else None
+    with pytest.raises(
+        PredictionError, match=r"2 predictions of this Broken are not finite.* sample 1, 'thing 1 very red' on 1.jpg"
+    ):
+        evaluate(model, loader(dataset, 3), dataset, evaluator=judge, **NORMALISATION)
+    assert model.training  # back in its former mode
 
 
 def test_a_segmentation_model_without_boxes_has_mask_metrics_only():

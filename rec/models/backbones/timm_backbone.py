@@ -190,9 +190,13 @@ def _describe(name: str) -> tuple[dict[str, Any], list[int], list[int]]:
 def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn.Module:
     import timm
 
-    if pretrained and path:
-        options["pretrained_cfg_overlay"] = {"file": path}
     try:
+        if pretrained and path:
+            from rec.models.original_weights import read_state_dict
+
+            options["pretrained_cfg_overlay"] = {
+                "state_dict": read_state_dict(path)
+            }  # timm's own reader might unpickle
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         if not pretrained:
