@@ -22,6 +22,9 @@ MAX_SPLIT_NAME, MAX_SPLITS = 100, 100
 MAX_TOKEN_LENGTH = 512  # words of a phrase; attention's memory grows with its square
 # A safetensors file: its header, and how many tensors that names. Parsing a header of a million takes half a minute.
 MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 20_000
+# Of annotations: a file that is read whole (Python needs some ten times that), a line or element of one that is not,
+# and what one record may hold.
+MAX_ANNOTATIONS, MAX_LINE, MAX_SENTENCES, MAX_SENTENCE = 2 << 30, 16 << 20, 1000, 100_000
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
 # A mask: characters of its run-length encoding; pixels of its polygons' outlines (120 bytes each while they are drawn);

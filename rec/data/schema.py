@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from datasets import Features, Image, List, Value
 
-from rec import boxes
+from rec import boxes, trust
 from rec.data import masks
 from rec.data.images import picture_key
 from rec.errors import InputError, RecError
@@ -138,6 +138,12 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
         isinstance(sentences, list | tuple) and all(isinstance(s, str) for s in sentences)
     ):
         raise BadRecord("bad phrase", f"sentences are {shown(sentences)}; expected a text or a list of texts")
+    if sentences and (len(sentences) > trust.MAX_SENTENCES or max(map(len, sentences)) > trust.MAX_SENTENCE):
+        raise BadRecord(
+            "too many phrases",
+            f"{len(sentences):,} phrases of up to {max(map(len, sentences)):,} characters; a record has at most "
+            f"{trust.MAX_SENTENCES:,} of at most {trust.MAX_SENTENCE:,}",
+        )
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise BadRecord(
             "empty phrase", f"sentences are {shown(sentences)}; each must be a text with at least one character"

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import time
 
 import cv2
 import numpy as np
@@ -224,3 +226,153 @@ def test_a_mask_of_another_size_than_its_row_is_an_error_of_that_row(tmp_path):
         rows.save_to_disk(folder)
         with pytest.raises(RecError, match=r"ref_id 7.*mask|mask.*ref_id 7"):
             RefCOCODataSet("mine", {"mine": str(folder)}, with_masks=True)[0]
+
+
+def peak():
+    """Peak resident memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def nested_key(depth=60):
+    """A dict whose key is a tuple of the tuple before, twice: 60 of them take 2**60 steps to be hashed."""
+    pairs = b"".join(b"h\x00h\x00\x86q\x00" for _ in range(depth))
+    return b"\x80\x02)q\x00" + pairs + b"}h\x00K\x01s."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02]r\xff\xff\xff\x3f.",  # a memo of a thousand million places
+        b"\x80\x02]p999999999\n.",
+        b"\x80\x04\x8e\x00\x00\x00\x80\x00\x00\x00\x00.",  # 2 GB of bytes
+        b"\x80\x04B\x00\x00\x00\x80.",
+        b"\x80\x04\x8d\x00\x00\x00\x80\x00\x00\x00\x00.",
+        b"\x80\x05\x96\x00\x00\x00\x80\x00\x00\x00\x00.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"\x80\x02](]" + b"2" * 1000 + b"e.",
+        nested_key(),
+        b"I" + b"9" * 100_000 + b"\n.",
+        b"\x80\x02]q\x00h\x00a.",  # a list that holds itself
+        b"(" * 100_000,
+    ],
+    ids=range(13),
+)
+def test_pickles_that_claim_more_than_they_are_take_no_memory(tmp_path, data):
+    make_refer(tmp_path)
+    (tmp_path / "refcoco" / "refs(unc).p").write_bytes(data)
+    before = peak()
+    with pytest.raises(SourceError, match=r"refs\(unc\)\.p"):
+        open_source(tmp_path / "refcoco", name="refcoco")
+    assert peak() - before < 100
+
+
+def every_annotation_file(folder):
+    """(what opens it, the file) of every kind of annotation file."""
+    make_refer(folder)
+    yield (folder / "refcoco", "refcoco"), folder / "refcoco" / "refs(unc).p"
+    yield (folder / "refcoco", "refcoco"), folder / "refcoco" / "instances.json"
+    (folder / "x.json").write_text(json.dumps({"train": []}), encoding="utf-8")
+    yield (folder / "x.json", "refcoco"), folder / "x.json"
+    spec = jsonl(folder, GOOD)
+    yield (spec, "mine"), spec["path"]
+    (folder / "x.csv").write_text("image,phrase,bbox\n", encoding="utf-8")
+    yield (spec | {"path": str(folder / "x.csv")}, "mine"), folder / "x.csv"
+    for name in ("region_descriptions.json", "image_data.json"):
+        (folder / "vg").mkdir(exist_ok=True)
+        (folder / "vg" / name).write_text("[]", encoding="utf-8")
+        yield (folder / "vg", "vg"), folder / "vg" / name
+    for name in ("Sentences/1.txt", "Annotations/1.xml", "train.txt"):
+        (folder / "flickr" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "flickr" / name).write_text("1", encoding="utf-8")
+        yield (folder / "flickr", "flickr"), folder / "flickr" / name
+    yield (folder / "flickr", "flickr"), folder / "flickr" / "train.txt"
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_annotation_files_that_are_pipes_are_never_waited_for(tmp_path, number):
+    (spec, name), file = list(every_annotation_file(tmp_path))[number]
+    os.unlink(file)
+    os.mkfifo(file)
+    with pytest.raises((SourceError, BadRecord)):
+        source = open_source(spec, name=name, image_path=str(tmp_path))
+        list(prepare(source, tmp_path / "out", progress=False))
+
+
+def test_annotations_larger_than_the_limit_are_refused_before_they_are_read(tmp_path):
+    make_refer(tmp_path)
+    with open(tmp_path / "refcoco" / "instances.json", "r+b") as file:
+        file.truncate(3 << 30)  # takes no room on the disk
+    source = open_source(tmp_path / "refcoco", name="refcoco")
+    with pytest.raises(SourceError, match=r"instances\.json has 3,221,225,472 bytes; the limit"):
+        prepare(source, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_line_without_end_is_a_bad_record(tmp_path, monkeypatch, suffix):
+    from rec.data.sources import tabular
+
+    monkeypatch.setattr(tabular, "MAX_LINE", 1000)
+    spec = jsonl(tmp_path, GOOD)
+    file = tmp_path / f"long{suffix}"
+    lines = ["image,phrase,bbox", 'a.jpg,box,"10 20 30 40"'] if suffix == ".csv" else [json.dumps(GOOD)]
+    file.write_text("\n".join([lines[-1].replace("box", "x" * 100_000, 1), *lines[-1:]]), encoding="utf-8")
+    if suffix == ".csv":
+        file.write_text("\n".join([lines[0], "a.jpg," + "x," * 300_000, lines[1]]), encoding="utf-8")
+    source = open_source(spec | {"path": str(file)}, name="mine")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["rows"] == 1
+
+
+def test_a_long_array_of_small_elements_is_read_in_one_pass(tmp_path):
+    from rec.data.sources.visual_genome import iterate_json_array
+
+    (tmp_path / "x.json").write_text("[" + "0, " * 400_000 + "1]", encoding="utf-8")
+    started = time.perf_counter()
+    assert sum(1 for _ in iterate_json_array(tmp_path / "x.json")) == 400_001
+    assert time.perf_counter() - started < 10
+
+
+def flickr(folder, xml="<annotation/>", captions="[/EN#1/people a man]", image="1"):
+    for name, text in (("Sentences/1.txt", captions), ("Annotations/1.xml", xml), ("train.txt", image)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return open_source(folder, name="flickr", image_path=str(folder))
+
+
+LAUGHS = "<!DOCTYPE a [<!ENTITY a '" + "ha" * 50 + "'>]><annotation><object><name>&a;</name></object></annotation>"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"xml": LAUGHS}, "document type"),
+        ({"xml": "<a>" * 20_000}, "no element found"),
+        ({"xml": " " * (1 << 19)}, "the limit for the boxes is"),
+        ({"captions": "[/EN#1/" * 100_000}, "the limit for the captions is"),
+        ({"image": "../Annotations/1"}, "no name of an image"),
+        ({"image": "/etc/passwd"}, "no name of an image"),
+    ],
+    ids=range(6),
+)
+def test_hostile_flickr_files_are_bad_records(tmp_path, change, words):
+    with pytest.raises(BadRecord, match=f"broken annotation: .*{words}"):
+        prepare(flickr(tmp_path, **change), tmp_path / "out", progress=False)
+
+
+def test_broken_phrases_are_not_looked_at_to_the_files_end_each(tmp_path):
+    started = time.perf_counter()
+    for captions in ("[/EN#1/" * 35_000, "[/EN#1/x y" * 25_000):
+        with pytest.raises(SourceError):
+            prepare(flickr(tmp_path, captions=captions), tmp_path / "out", progress=False)
+    assert time.perf_counter() - started < 10
+
+
+def test_a_record_has_a_bounded_number_of_phrases_of_bounded_length():
+    from data_toys import row
+
+    from rec.data.schema import validate_row
+
+    for sentences in (["x"] * 1001, ["x" * 100_001]):
+        with pytest.raises(BadRecord, match="too many phrases"):
+            validate_row(row(sentences=sentences))

@@ -7,6 +7,7 @@ encoded image). :mod:`rec.data.prepare` completes and checks them. Whatever a si
 :class:`~rec.data.schema.BadRecord` in its place.
 """
 
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from rec import trust
 from rec.data.schema import BadRecord, is_missing, shown
@@ -85,18 +86,46 @@ def check_split_names(splits: Iterable[Any], where: str | os.PathLike[str]) -> N
         )
 
 
+def read_annotations(path: str | os.PathLike[str]) -> bytes:
+    """The content of an annotation file that is read whole.
+
+    Raises:
+        SourceError: missing, no regular file, or larger than :data:`rec.trust.MAX_ANNOTATIONS`.
+    """
+    with open_annotations(path, trust.MAX_ANNOTATIONS) as file:
+        return file.read()
+
+
+def open_annotations(path: str | os.PathLike[str], max_bytes: int | None = None) -> BinaryIO:
+    """Opens an annotation file.
+
+    Raises:
+        SourceError: missing, no regular file, or too large.
+    """
+    try:
+        return trust.open_file(path, "annotations", max_bytes)
+    except OSError as error:
+        raise SourceError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
+    except (UntrustedError, ValueError) as error:
+        raise SourceError(f"cannot read {os.fspath(path)!r}: {error}") from None
+
+
+def as_text(file: BinaryIO) -> TextIO:
+    """Its text. Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one."""
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
 def load_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file, by :func:`parse_json`.
 
     Raises:
-        SourceError: missing, cut short or no JSON; names the file and the place.
+        SourceError: missing, too large, cut short or no JSON; names the file and the place.
     """
     try:
-        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        with as_text(open_annotations(path, trust.MAX_ANNOTATIONS)) as file:
             return parse_json(file.read())
-    except OSError as error:
-        raise SourceError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+    except SourceError:
+        raise
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{os.fspath(path)} is not valid JSON ({error}): cut short? Get the file again") from None
 

@@ -15,10 +15,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from rec.data.schema import BadRecord, attempt
-from rec.data.sources import Source, SourceError
+from rec.data.schema import BadRecord, attempt, shown
+from rec.data.sources import Source, SourceError, as_text, open_annotations
+from rec.errors import UntrustedError
+from rec.trust import MAX_ANNOTATIONS, read_bytes, read_text
 
-_PHRASE = re.compile(r"\[/EN#(\d+)/(\S+) ([^\]]*)\]")
+# Bounded, because every "[/EN#" of a broken file would be looked at to the file's end.
+_PHRASE = re.compile(r"\[/EN#(\d{1,20})/(\S{1,100}) ([^\]]{0,1000})\]")
+_MAX_FILE = 1 << 18  # bytes of the captions, or of the boxes, of one image; the published ones have at most 21,000
 
 
 def is_flickr30k(path: Path) -> bool:
@@ -44,7 +48,9 @@ def open_flickr30k(path: Path, name: str, image_root: str | None) -> Source:
         raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        for image in lists[split].read_text(encoding="utf-8", errors="surrogateescape").split():
+        with as_text(open_annotations(lists[split], MAX_ANNOTATIONS)) as file:
+            images = file.read().split()
+        for image in images:
             rows = attempt(_rows, path, image, Path(image_root), name, where=f"image {image}")
             yield from [rows] if isinstance(rows, BadRecord) else rows
 
@@ -52,10 +58,12 @@ def open_flickr30k(path: Path, name: str, image_root: str | None) -> Source:
 
 
 def _rows(path: Path, image: str, root: Path, name: str) -> list[dict[str, Any]]:
+    if not re.fullmatch(r"\w[\w.-]*", image):
+        raise BadRecord("broken annotation", f"{shown(image)} is no name of an image; expected a number")
     try:
         entities = _boxes(path / "Annotations" / f"{image}.xml")
-        captions = (path / "Sentences" / f"{image}.txt").read_text(encoding="utf-8")
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+        captions = read_text(path / "Sentences" / f"{image}.txt", "captions", _MAX_FILE)
+    except (OSError, ElementTree.ParseError, ValueError, UntrustedError) as error:
         raise BadRecord("broken annotation", str(error)) from error
     phrases: dict[str, list[str]] = {}
     kinds = {}
@@ -81,10 +89,18 @@ def _rows(path: Path, image: str, root: Path, name: str) -> list[dict[str, Any]]
     return rows
 
 
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Builds elements, but no entities, which a document type could define to be very long."""
+
+    def doctype(self, *_: Any) -> None:
+        raise ValueError("it has a document type, which annotations have no use for")
+
+
 def _boxes(file: Path) -> dict[str, list[list[float]]]:
     """Entity to its boxes, xyxy, counted from 0 (the files count from 1)."""
     found: dict[str, list[list[float]]] = {}
-    for item in ElementTree.parse(file).getroot().iter("object"):
+    parser = ElementTree.XMLParser(target=_NoDoctype())
+    for item in ElementTree.XML(read_bytes(file, "boxes", _MAX_FILE), parser).iter("object"):
         box = item.find("bndbox")
         if box is not None:
             corners = [float(box.findtext(key) or "nan") - 1 for key in ("xmin", "ymin", "xmax", "ymax")]

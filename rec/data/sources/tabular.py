@@ -9,12 +9,12 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rec import boxes
 from rec.data.schema import BadRecord, attempt, faults_as, is_missing, shown
-from rec.data.sources import Source, SourceError, given, parse_json
-from rec.trust import split_name
+from rec.data.sources import Source, SourceError, as_text, given, open_annotations, parse_json
+from rec.trust import MAX_LINE, split_name
 
 SUFFIXES = (".jsonl", ".csv")
 _NEEDED = ("image", "phrase", "bbox")
@@ -94,9 +94,9 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
     """
     number = 0
     try:
-        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            for number, row in _csv_rows(stream, file) if file.suffix == ".csv" else _json_rows(stream):
+        with as_text(open_annotations(file)) as stream:
+            lines = _bounded(stream)
+            for number, row in _csv_rows(lines, file) if file.suffix == ".csv" else _json_rows(lines):
                 yield number, row
     except OSError as error:
         raise SourceError(f"cannot read {file}: {error}") from None
@@ -104,8 +104,14 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
         raise SourceError(f"{file} holds no record; expected one object per line, with {', '.join(_NEEDED)}")
 
 
-def _json_rows(stream: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
-    for number, line in enumerate(stream, 1):
+def _bounded(stream: TextIO) -> Iterator[str]:
+    """Its lines; a longer one than :data:`rec.trust.MAX_LINE` in pieces, none of which is a record."""
+    while line := stream.readline(MAX_LINE):
+        yield line
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, attempt(_object, line)
 
@@ -120,8 +126,8 @@ def _object(line: str) -> dict[str, Any]:
     return row
 
 
-def _csv_rows(stream: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
-    reader = csv.DictReader(stream)
+def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
+    reader = csv.DictReader(lines)
     columns = attempt(lambda: reader.fieldnames or ())
     if isinstance(columns, BadRecord) or (columns and not set(_NEEDED) <= set(columns)):
         raise SourceError(

@@ -6,14 +6,26 @@ height, coco_id}]``. Half of the images are COCO's: those get the image id ``coc
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from rec.data.schema import BadRecord, attempt, is_missing, shown
-from rec.data.sources import DECODER, ById, Source, SourceError, given, load_json, shallow
+from rec.data.sources import (
+    DECODER,
+    ById,
+    Source,
+    SourceError,
+    as_text,
+    given,
+    load_json,
+    open_annotations,
+    shallow,
+)
+from rec.trust import MAX_LINE
 
-_MAX_ELEMENT = 1 << 28  # characters; the regions of one image are some 20 kB
+_SPACE = re.compile(r"\s*")
 REGIONS_FILE = "region_descriptions.json"
 
 
@@ -75,40 +87,41 @@ def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
     """The elements of a JSON array, one at a time: the file of Visual Genome is 0.7 GB, several GB as Python objects.
 
     Raises:
-        SourceError: no array, broken or cut short; says after which element.
+        SourceError: no array, broken or cut short, or an element of more than :data:`rec.trust.MAX_LINE` characters; says
+            after which element.
     """
-    text, count = "", 0
-    try:
-        # Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            text = file.read(block).lstrip()
-            if not text.startswith("["):
-                raise SourceError(f"{path} does not begin with a JSON array")
-            text = text[1:]
-            while True:
-                text = text.lstrip().removeprefix(",").lstrip() if count else text.lstrip()
-                if text.startswith("]"):
-                    return
-                try:
-                    element, end = DECODER.raw_decode(text)
-                    if not text[end:].lstrip().startswith((",", "]")):
-                        raise json.JSONDecodeError("the element may go on", text, end)
-                except (RecursionError, json.JSONDecodeError) as error:
-                    shorter = shallow(text) if isinstance(error, RecursionError) else text
-                    text = shorter if shorter != text else _longer(text, file, block)
-                    if not text:
-                        raise SourceError(
-                            f"{path} is cut short or broken after element {count}: get it again"
-                        ) from None
-                    continue
-                yield element
-                count, text = count + 1, text[end:]
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error}") from None
+    with as_text(open_annotations(path)) as file:
+        text = file.read(block)
+        place, count = _next(text, 0), 0
+        if not text.startswith("[", place):
+            raise SourceError(f"{path} does not begin with a JSON array")
+        place += 1
+        while not text.startswith("]", place := _next(text, place)):
+            try:
+                element, end = DECODER.raw_decode(text, place)
+                end = _next(text, end)
+                if not text.startswith((",", "]"), end):
+                    raise json.JSONDecodeError("the element may go on", text, end)
+            except (RecursionError, json.JSONDecodeError) as error:
+                rest = text[place:]
+                shorter = shallow(rest) if isinstance(error, RecursionError) else rest
+                text, place = shorter if shorter != rest else _longer(rest, file, block), 0
+                if not text:
+                    raise SourceError(f"{path} is cut short or broken after element {count}: get it again") from None
+                continue
+            yield element
+            count += 1
+            place = end + 1 if text.startswith(",", end) else end
+
+
+def _next(text: str, place: int) -> int:
+    """The next place that is no white space."""
+    match = _SPACE.match(text, place)
+    return match.end() if match else place
 
 
 def _longer(text: str, file: TextIO, block: int) -> str:
     """``text`` and at least as much again of the file, so that one long element is not parsed a thousand times; "" at
     the end of the file, and for an element that is too long to be one."""
     more = file.read(max(block, len(text)))
-    return text + more if more and len(text) < _MAX_ELEMENT else ""
+    return text + more if more and len(text) < MAX_LINE else ""
