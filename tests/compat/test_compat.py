@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 import rec
 from rec.config import LazyConfig, check, get_config, instantiate, safe_load_yaml
 from rec.data.dataset import RefCOCODataSet
+from rec.data.text import Vocabulary
 from rec.evaluation.metrics import breakdown, summarize_records
 from rec.inference import export, model_folder
 
@@ -245,6 +246,31 @@ def test_a_table_prepared_now_has_the_files_and_the_samples_of_then(place, tmp_p
         assert not (lines := broken(*({key: words[key] for key in kept} for words in (old_words, new_words)), table)), (
             lines
         )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "ours", "spacys"),
+    [
+        (
+            "The man's left-hand/right side, (no. 2)!",
+            "the mans left hand right side no 2",
+            "the man 's left - hand / right side , ( no . 2 ) !",
+        ),
+        (
+            'Ünder "the"  #1 tree; half-dressed*?',
+            "ünder the 1 tree half dressed",
+            'ünder " the " # 1 tree ; half - dressed * ?',
+        ),
+        ("...", "", "..."),
+        ("人 on left: it ' s", "人 on left it s", "人 on left : it ' s"),
+    ],
+)
+def test_phrases_are_split_into_the_words_they_were(sentence, ours, spacys):
+    for tokenizer, words in (("simrec", ours.split()), ("spacy:en", spacys.split())):
+        vocabulary = Vocabulary(("PAD", "UNK", "CLS", "the"), tokenizer)
+        assert vocabulary.tokens(sentence) == words
+        ids = [3 if word == "the" else 1 for word in words[:4]]
+        assert vocabulary.encode(sentence, 4) == ids + [0] * (4 - len(ids))
 
 
 def test_rows_have_the_promised_columns():
