@@ -92,10 +92,15 @@ def prepare(
     state.open()
     seen = Seen()
     reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
+    tables = {split: state.table(split) for split in wanted}
+    if job["store"]:
+        names, broken = store_images(tables, source.image_root, folder, store, size, on_bad_record, progress)
+        for split, table in tables.items():
+            _write_shard(state.shard(split, "stored"), stored_rows(table, names, broken, reports[split]))
+        tables = {split: _of_shards([state.shard(split, "stored")]) for split in wanted}
     if not any(report.rows for report in reports.values()):
         shutil.rmtree(state.folder)  # the same command may find more when what was missing is there
         raise SourceError(_nothing_left(source, reports))
-    tables = {split: state.table(split) for split in wanted}
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
     info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}
@@ -104,11 +109,6 @@ def prepare(
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}
         for split, table in tables.items()
     }
-    if job["store"]:
-        names = store_images(tables, source.image_root, folder, store, size, progress)
-        for split, table in tables.items():
-            _write_shard(state.shard(split, "stored"), stored_rows(table, names))
-        tables = {split: _of_shards([state.shard(split, "stored")]) for split in wanted}
     _save(tables, folder, parquet)
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)

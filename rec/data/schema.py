@@ -264,6 +264,12 @@ class Report:
         self.skipped[error.reason] = self.skipped.get(error.reason, 0) + 1
         self.examples.setdefault(error.reason, f"{where}: {error.detail}")
 
+    def drop(self, row: dict[str, Any], error: BadRecord) -> None:
+        """Takes back a row that was counted as kept."""
+        self.rows -= 1
+        self.sentences -= len(row["sentences"])
+        self.skip(error, ids_of(row))
+
     def see_box(self, row: dict[str, Any]) -> None:
         """Counts the formats in which the box fits its image."""
         try:

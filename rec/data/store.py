@@ -6,7 +6,6 @@
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from rec.boxes import letterbox_geometry
-from rec.data.images import letterbox, picture_key, picture_keys, read_image
+from rec.data.images import ImageError, letterbox, picture_key, picture_keys, read_image
+from rec.data.schema import BadRecord, Report, ids_of
+from rec.data.sources import load_json
+from rec.files import write_json
 
 if TYPE_CHECKING:
     import datasets
@@ -29,8 +31,14 @@ _GROUP = 256  # images between two notes of progress
 
 
 def store_images(
-    tables: Mapping[str, "datasets.Dataset"], root: str, folder: Path, kind: str, size: int, progress: bool
-) -> dict[str, str]:
+    tables: Mapping[str, "datasets.Dataset"],
+    root: str,
+    folder: Path,
+    kind: str,
+    size: int,
+    on_bad_record: str,
+    progress: bool,
+) -> tuple[dict[str, str], dict[str, str]]:
     """Writes the images of all tables; continues where an interrupted run stopped.
 
     Args:
@@ -39,13 +47,16 @@ def store_images(
         folder: of the prepared data set.
         kind: ``letterboxed`` or ``raw``.
         size: side of the square in pixels.
+        on_bad_record: what happens at an image that turns out to be broken now that all of it is decoded: ``"raise"``,
+            or ``"skip"`` to go on.
         progress: show a bar on a terminal.
 
     Returns:
-        :func:`~rec.data.images.picture_key` to the stored image's name relative to ``folder``.
+        :func:`~rec.data.images.picture_key` to the stored image's name relative to ``folder``; and of the images that
+        were skipped to the reason.
 
     Raises:
-        ImageError: an image that cannot be decoded.
+        BadRecord: an image that cannot be decoded, with ``on_bad_record="raise"``.
     """
     first: dict[str, tuple[str, int]] = {}
     for split, table in tables.items():
@@ -53,28 +64,43 @@ def store_images(
             first.setdefault(key, (split, number))
     write = _jpeg_writer(folder) if kind == "letterboxed" else _raw_writer(folder, len(first), size)
     marker = folder / ".partial" / "stored.json"
-    done = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else 0
+    noted: dict[str, Any] = load_json(marker) if marker.exists() else {"done": 0, "broken": {}}
+    broken: dict[str, str] = noted["broken"]
 
-    def store(number: int, place: tuple[str, int]) -> None:
-        row = tables[place[0]][place[1]]
-        pixels = read_image(row["image"], root)
+    def store(number: int, key: str) -> None:
+        split, place = first[key]
+        row = tables[split][place]
+        try:
+            pixels = read_image(row["image"], root)
+        except ImageError as error:
+            if on_bad_record == "raise":
+                remedy = "Mend it, or leave such records out (--on-bad-record skip)"
+                raise BadRecord("unreadable image", f"{ids_of(row)}: {error}. {remedy}") from error
+            broken[key] = str(error)
+            return
         write(number, pixels, letterbox_geometry(row["height"], row["width"], size), size)
 
-    bar = tqdm(total=len(first), desc="images", unit="", initial=done, disable=None if progress else True)
+    bar = tqdm(total=len(first), desc="images", unit="", initial=noted["done"], disable=None if progress else True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the interpreter's lock
-        waiting = itertools.islice(enumerate(first.values()), done, None)
+        waiting = itertools.islice(enumerate(first), noted["done"], None)
         while group := list(itertools.islice(waiting, _GROUP)):
             for _ in pool.map(store, *zip(*group, strict=True)):
                 bar.update()
-            done += len(group)
-            marker.write_text(json.dumps(done), encoding="utf-8")
-    return {key: _name(kind, number) for number, key in enumerate(first)}
+            noted["done"] += len(group)
+            write_json(marker, noted)
+    return {key: _name(kind, number) for number, key in enumerate(first) if key not in broken}, broken
 
 
-def stored_rows(table: "datasets.Dataset", names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table with their images replaced by the stored ones."""
+def stored_rows(
+    table: "datasets.Dataset", names: Mapping[str, str], broken: Mapping[str, str], report: Report
+) -> Iterator[dict[str, Any]]:
+    """The rows of a table with their images replaced by the stored ones; those of broken images are counted as skipped."""
     for row in table:
-        yield row | {"image": {"bytes": None, "path": names[picture_key(row["image"])]}}
+        key = picture_key(row["image"])
+        if key in names:
+            yield row | {"image": {"bytes": None, "path": names[key]}}
+        else:
+            report.drop(row, BadRecord("unreadable image", broken[key]))
 
 
 def _name(kind: str, number: int) -> str:

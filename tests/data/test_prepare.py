@@ -12,7 +12,8 @@ from data_toys import SAMPLE, make_jsonl, make_refer
 from rec.data import prepare as preparation
 from rec.data.dataset import RefCOCODataSet
 from rec.data.leakage import ImageIndex, image_key, shared_images
-from rec.data.prepare import prepare, read_info
+from rec.data.prepare import prepare, read_info, report_of
+from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.tables import open_source, open_table
 
@@ -182,6 +183,40 @@ def test_an_image_is_stored_once_however_many_phrases_it_has(tmp_path):
     assert len(list((tmp_path / "jpeg").rglob("*.jpg"))) == 7
     prepare(source, tmp_path / "raw", store="raw", size=64, progress=False)
     assert (tmp_path / "raw" / "images.u8").stat().st_size == 7 * 3 * 64 * 64
+
+
+@pytest.mark.parametrize("store", ["letterboxed", "raw"])
+def test_an_image_that_cannot_be_decoded_costs_its_records_alone(tmp_path, monkeypatch, store):
+    from rec.data import store as storing
+
+    spec = boxes_jsonl(tmp_path)
+    data = bytearray((tmp_path / "3.jpg").read_bytes())
+    place = data.index(b"\xff\xc4")  # the tables of its code: the header is whole, and so is the end
+    data[place + 5 : place + 20] = b"\xff" * 15
+    (tmp_path / "3.jpg").write_bytes(data)
+    source = open_source(spec, name="mine")
+    with pytest.raises(BadRecord, match=r"unreadable image: ref_id train-4, .*3\.jpg.*--on-bad-record skip"):
+        prepare(source, tmp_path / "raised", store=store, size=48, progress=False)
+    monkeypatch.setattr(storing, "_GROUP", 2)
+    read, seen = storing.read_image, []
+
+    def stopping(image, root):
+        seen.append(image["path"])
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return read(image, root)
+
+    monkeypatch.setattr(storing, "read_image", stopping)
+    options = {"on_bad_record": "skip", "store": store, "size": 48, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", **options)
+    info = prepare(source, tmp_path / "out", **options)["splits"]["train"]
+    assert (info["rows"], info["sentences"], info["images"]) == (21, 21, 6)
+    assert info["skipped"] == {"unreadable image": 4}
+    assert "3.jpg" in report_of({"splits": {"train": info}}, "train").warnings()[0]
+    dataset = RefCOCODataSet("mine", str(tmp_path / "out"), input_shape=[48, 48])
+    assert [dataset.describe(i)["image_id"] for i in range(5)] == ["0.jpg", "1.jpg", "2.jpg", "4.jpg", "5.jpg"]
+    assert dataset[20]["image"].shape == (3, 48, 48)
 
 
 def test_leaks_are_found_by_id_and_by_content_and_can_be_left_out(tmp_path):
