@@ -18,3 +18,11 @@ class InputError(RecError):
 
 class UntrustedError(RecError):
     """Something a stranger's file asks for is refused: to run, to read or write elsewhere, or to take too much memory."""
+
+
+class TrainingError(RecError):
+    """Training cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be read or does not fit."""

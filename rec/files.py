@@ -1,7 +1,7 @@
 """Writing files so that they are whole or absent at every instant, on any file system.
 
-The one home of atomic text and JSON, fsync, link-or-copy, the swap of two folders, ``~``, and the rule that no output is
-an input.
+The one home of atomic text and JSON, fsync, link-or-copy, the swap of two folders, digests of content, ``~``, and the rule
+that no output is an input.
 """
 
 import ctypes
@@ -17,9 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import xxhash
+
 from rec.errors import InputError
 
 PathLike = str | os.PathLike[str]
+# 128 bits tell any two files apart that were not made to deceive; at 12 GB/s it is the disk that costs time.
+DIGEST = "xxh3_128"
+_BLOCK = 1 << 18  # bytes read at once: they stay in the processor's cache
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -228,3 +233,21 @@ def default_mode(folder: bool = False) -> int:
     umask = os.umask(0o077)  # it can only be read by setting it; what another thread makes meanwhile is private
     os.umask(umask)
     return (0o777 if folder else 0o666) & ~umask
+
+
+def digest(content: str | os.PathLike[str] | bytes) -> str:
+    """XXH3 of a file's bytes, or of ``bytes``: 32 hexadecimal digits, as ``xxhsum -H2`` prints them.
+
+    It notices damage and edits, not forgery: what is to be trusted needs more.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state = xxhash.xxh3_128(content if isinstance(content, bytes) else b"")
+    if not isinstance(content, bytes):
+        # Read, not mapped: a bad block is then an error, not the end of the process.
+        with open(content, "rb", buffering=0) as file:
+            block = memoryview(bytearray(_BLOCK))
+            while count := file.readinto(block):
+                state.update(block[:count])
+    return state.hexdigest()

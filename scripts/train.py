@@ -84,7 +84,7 @@ def train(cfg: Any) -> int:
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     bare = accelerator.unwrap_model(model)
     ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
-    state = resume.initial_state(cfg, accelerator, getattr(dataset, "fingerprint", ""), accumulation)
+    state = resume.initial_state(cfg, accelerator, dataset, accumulation)
     set_seed(cfg.train.seed, device_specific=True)
     state, notes = resume.restore(cfg, accelerator, bare, ema, state)
     accelerator.step = 0  # of accumulation; a checkpoint is always taken between two updates
@@ -105,10 +105,11 @@ def train(cfg: Any) -> int:
         f"{trainable:,} trainable; {accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
     )
     window = Window()
-    window.load(state.window, accelerator.device)
+    window.load(state.window, accelerator)
     window.restart_clock(state.update)
     log.progress(total_updates, state.update)
     status, scales = 0, cfg.train.multi_scale_training
+    due_evaluation = due_save = False
     model.train()
 
     while state.update < total_updates:
@@ -131,20 +132,16 @@ def train(cfg: Any) -> int:
                 ema.update(bare)
             log.advance()
             if state.skipped_in_a_row > cfg.train.max_skipped_updates:
-                raise resume.TrainingError(
-                    f"update {state.update}: the loss or its gradient was not finite in {state.skipped_in_a_row} updates in a row. "
-                    "Lower optim.lr or train.clip_grad_norm, look at the data (scripts/browse_data.py), or train in float32; "
-                    f"the last checkpoint in {output_dir} is from before"
-                )
+                raise resume.diverged(state, writer, log)
 
             epoch_ended = state.update_in_epoch == updates_per_epoch
             finished = state.update == total_updates
             is_log = state.update % cfg.train.log_period == 0 or finished
-            is_evaluation = validation and (
+            due_evaluation |= bool(validation) and (
                 finished or (epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0)
             )
             period = cfg.train.checkpointer.period
-            is_save = (
+            due_save |= (
                 finished or stopping or bool(period and state.update % period == 0)
                 or (epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0)
             )  # fmt: skip
@@ -153,23 +150,31 @@ def train(cfg: Any) -> int:
             if is_log:
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
             improved = False
-            if is_evaluation:
+            # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
+            if due_evaluation and finite:
+                due_evaluation = False
                 if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
                     broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
                 improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log)
                 window.restart_clock(state.update)
-            if is_save or improved:
-                state.window, state.ema_updates = window.state(), ema.updates if ema else 0
+            if (due_save or improved) and finite:
+                due_save = False
+                state.window, state.ema_updates = window.state(accelerator), ema.updates if ema else 0
                 writer.save(accelerator, model, optimizer, ema, state, publisher.after_save(state, improved))
+                if writer.diverged:
+                    raise resume.diverged(state, writer, log)
             if epoch_ended or stopping:
                 break
         if stopping and state.update < total_updates:
             status = stop.exit_status
-            log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from there")
+            where = "there" if finite else "the newest checkpoint: since then updates were skipped, which are not saved"
+            log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from {where}")
             break
 
     profiler.close()
     writer.wait()
+    if due_save and status == 0:  # the end falls into updates that were skipped
+        raise resume.diverged(state, writer, log)
     if writer.failure is not None:
         raise resume.TrainingError(f"the last checkpoint could not be saved: {writer.failure}")
     if state.skipped_updates:
@@ -252,7 +257,7 @@ def evaluate_splits(
         raise TrainingError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(first)}")
     value = first[options.eval_metric]
     sign = {"max": 1, "min": -1}[options.eval_mode]
-    if state.best_metric is not None and sign * value <= sign * state.best_metric:
+    if math.isnan(value) or (state.best_metric is not None and sign * value <= sign * state.best_metric):
         return False
     state.best_metric, state.best_metrics = value, {validation[0][0]: first}
     return True

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
-from rec.training.resume import TrainingError
+from rec.errors import TrainingError
 
 
 class FreezingSchedule:

@@ -15,8 +15,8 @@ from accelerate.utils import DDPCommunicationHookType
 from torch import nn
 
 from rec.config import solve_batch_size
+from rec.errors import TrainingError
 from rec.training.process import fork_safely, use_all_cores
-from rec.training.resume import TrainingError
 
 
 def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:

@@ -1,229 +1,281 @@
 """Where a run starts: which checkpoint it continues, and whether that checkpoint fits.
 
 Rule: a complete, readable checkpoint in ``train.output_dir`` wins over ``train.resume_path`` (so that a killed and restarted
-job does the right thing). A checkpoint is refused when the samples or the weights of the continued run would mean something
+job does the right thing). One that is damaged or cannot be loaded is passed over for the one before it; only when none is
+left is that an error. A checkpoint is refused when the samples or the weights of the continued run would mean something
 else (:func:`differences`), and every other change is reported and accepted.
 """
 
 import json
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError, safe_open
+from accelerate.utils import broadcast_object_list, gather_object
 
-from rec.training.run_log import flatten
+from rec.errors import CheckpointError, TrainingError
+from rec.files import digest
+from rec.training import checkpoint
+from rec.training.checkpoint_format import (
+    STATE,
+    TrainerState,
+    clean_temporary,
+    folders,
+    newest,
+    problem,
+    read_state,
+    sizes_only,
+)
+from rec.training.ema import EMA
+from rec.training.run_log import AFTER_DIVERGING, RunLog, flatten
 
-
-class TrainingError(Exception):
-    """Training cannot go on; the text says why and what to do."""
-
-
-class CheckpointError(TrainingError):
-    """A checkpoint cannot be read or does not fit; the text names it and says what to do."""
-
-
-@dataclass
-class TrainerState:
-    """What is needed, besides tensors, to continue exactly where a run stopped."""
-
-    epoch: int = 0
-    update_in_epoch: int = 0
-    update: int = 0
-    best_metric: float | None = None
-    best_metrics: dict[str, Any] = field(default_factory=dict)
-    skipped_updates: int = 0
-    skipped_in_a_row: int = 0
-    ema_updates: int = 0
-    window: dict[str, Any] = field(default_factory=lambda: {"batches": 0, "sums": {}})
-    processes: int = 1
-    batch_size: int = 1
-    accumulation: int = 1
-    data_fingerprint: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)  # name -> bytes, filled in when they are written
-
+__all__ = ["CheckpointError", "TrainerState", "TrainingError", "newest", "problem", "read_state"]
 
 # A change of these would make the samples or the weights of the continued run mean something else.
 REFUSED_CHANGES = ("model.", "dataset.", "train.seed", "train.multi_scale_training.")
+# Where data lie: of no account while their content is the same.
+PLACES = ("dataset.ann_path", "dataset.image_path", "dataset.mask_path", "dataset.path")
 
 
 def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], list[str]]:
     """What changed between a checkpoint and the run that wants to continue it.
 
     Returns:
-        (refused, warned): lines ``name: old -> new``. Refused: the model, the data set and its fingerprint, the seed, the total
-        batch size, the multi-scale list. Everything else (processes, accumulation, rates, periods, library versions) is
-        allowed and reported.
+        (refused, warned): lines ``name: old -> new``. Refused: the model, the data set and its content, the vocabulary, the
+        optimizer's class, the seed, the total batch size, the multi-scale list. Everything else (processes, accumulation,
+        rates, periods, library versions, another place of the same data) is allowed and reported.
     """
     refused, warned = [], []
     if saved.batch_size != current.batch_size:
         refused.append(f"train.batch_size: {saved.batch_size} -> {current.batch_size}")
-    if saved.data_fingerprint != current.data_fingerprint:
+    same_data = _same_data(saved, current)
+    if not same_data and saved.data_content and current.data_content:
+        refused.append(f"content of the data, its rows or its images: {saved.data_content} -> {current.data_content}")
+    elif not same_data and saved.data_fingerprint != current.data_fingerprint:
         refused.append(f"data fingerprint: {saved.data_fingerprint} -> {current.data_fingerprint}")
+    same_words = saved.vocabulary == current.vocabulary
+    if not same_words and saved.vocabulary:
+        refused.append(f"words of the vocabulary: {saved.vocabulary} -> {current.vocabulary}")
     for name in ("processes", "accumulation"):
         if getattr(saved, name) != getattr(current, name):
             warned.append(f"{name}: {getattr(saved, name)} -> {getattr(current, name)}")
     old, new = flatten(saved.config), flatten(current.config)
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and key != "train.batch_size":
-            where = refused if key.startswith(REFUSED_CHANGES) else warned
-            where.append(f"{key}: {old.get(key)} -> {new.get(key)}")
+        if old.get(key) == new.get(key) or key == "train.batch_size":
+            continue
+        line = f"{key}: {old.get(key)} -> {new.get(key)}"
+        if (same_data and key.startswith(tuple(f"{place}." for place in PLACES))) or (same_data and key in PLACES):
+            warned.append(f"{line} (the same data)")
+        elif key == "dataset.vocabulary" and same_words and saved.vocabulary:
+            warned.append(f"{line} (the same words)")
+        elif key.endswith(".pretrained_weight_path") or key == "dataset.word_vectors":
+            warned.append(f"{line} (the checkpoint's weights are taken)")
+        elif key.startswith(REFUSED_CHANGES):
+            refused.append(line)
+        elif key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]:
+            refused.append(line)  # its state would be another optimizer's
+        else:
+            warned.append(line)
     for key in sorted(saved.versions.keys() | current.versions.keys()):
         if saved.versions.get(key) != current.versions.get(key):
             warned.append(f"{key}: version {saved.versions.get(key)} -> {current.versions.get(key)}")
     return refused, warned
 
 
-def problem(folder: Path) -> str | None:
-    """Why ``folder`` is not a complete, readable checkpoint; None if it is one."""
-    try:
-        state = read_state(folder)
-    except CheckpointError as error:
-        return str(error)
-    for name, size in state.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            found = path.stat().st_size if path.is_file() else "no file"
-            return f"{path}: expected {size} bytes, found {found}"
-        if name.endswith(".safetensors"):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    file.keys()
-            except SafetensorError as error:
-                return f"{path}: {error}"
-    return None
+def _same_data(saved: TrainerState, current: TrainerState) -> bool:
+    """Whether both name the same data: by content where both know it, else by fingerprint; False where neither is known."""
+    if saved.data_content and current.data_content:
+        return saved.data_content == current.data_content
+    return saved.data_fingerprint == current.data_fingerprint != ""
 
 
-def read_state(folder: Path) -> TrainerState:
-    """Reads ``trainer_state.json``.
+def initial_state(cfg: Any, accelerator: Accelerator, dataset: Any, accumulation: int) -> TrainerState:
+    """The state of a run that starts from nothing.
 
-    Raises:
-        CheckpointError: it is missing, or not what :class:`Writer` wrote.
+    Args:
+        cfg: the run's config.
+        accelerator: the run's.
+        dataset: the training split; its ``fingerprint``, ``content`` and ``vocabulary`` are noted where it has them, on the
+            main process, which alone writes and compares them: taking them may cost a look at every image file.
+        accumulation: batches per update.
     """
-    path = folder / "trainer_state.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        state = TrainerState(**{item.name: values[item.name] for item in fields(TrainerState)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is missing, cut short or edited ({type(error).__name__}: {error})") from error
-    for name, default in vars(TrainerState()).items():
-        value = getattr(state, name)
-        right = isinstance(value, float | int | None) if default is None else type(value) is type(default)
-        if not right or (isinstance(default, int) and value < 0):
-            expected = {int: "a whole number of at least 0", type(None): "a number or null", dict: "an object"}
-            raise CheckpointError(
-                f"{path} was edited: {name}={value!r}, expected {expected.get(type(default), 'a text')}"
-            )
-    if folder.name.startswith("step_") and folder.name != f"step_{state.update:08d}":
-        raise CheckpointError(f"{path} was edited, or its folder renamed: update={state.update} in {folder.name}")
-    return state
-
-
-def newest(output_dir: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest complete, readable checkpoint of a run folder; damaged ones are reported and passed over."""
-    for folder in sorted((output_dir / "checkpoints").glob("step_*[0-9]"), reverse=True):
-        trouble = problem(folder)
-        if trouble is None:
-            return folder
-        report(f"{folder} is damaged and passed over: {trouble}")
-    return None
-
-
-def initial_state(cfg: Any, accelerator: Accelerator, fingerprint: str, accumulation: int) -> TrainerState:
-    """The state of a run that starts from nothing."""
     from rec.config import to_native
 
-    config = to_native(cfg)
-    return TrainerState(
+    state = TrainerState(
         processes=accelerator.num_processes,
         batch_size=cfg.train.batch_size,
         accumulation=accumulation,
-        data_fingerprint=fingerprint,
-        config=json.loads(json.dumps(config, default=str)),
+        config=json.loads(json.dumps(to_native(cfg), default=str)),
         versions={name: version(name) for name in ("torch", "accelerate", "numpy", "albumentations")}
         | {"python": platform.python_version()},
     )
+    if accelerator.is_main_process:
+        words = getattr(getattr(dataset, "vocabulary", None), "words", None)
+        state.vocabulary = "" if words is None else digest(json.dumps(list(words)).encode())
+        state.data_fingerprint, state.data_content = (
+            getattr(dataset, "fingerprint", ""),
+            getattr(dataset, "content", ""),
+        )
+    return state
 
 
-def starting_point(cfg: Any, report: Callable[[str], None]) -> Path | None:
+def starting_point(cfg: Any, passed_over: dict[Path, str]) -> Path | None:
     """The checkpoint to continue from, or None to start at update 0.
 
+    Args:
+        cfg: the run's config.
+        passed_over: checkpoints that cannot be loaded, and why; damaged ones are added.
+
     Raises:
-        CheckpointError: ``resume_path`` has no checkpoint, or the output folder has one that must not be continued.
+        CheckpointError: ``resume_path`` has no checkpoint, none that is there can be loaded, or the output folder has one
+            that must not be continued.
     """
     output_dir = Path(cfg.train.output_dir)
-    found = newest(output_dir, report)
+    found = newest(output_dir, lambda _: None, passed_over)
     if found is not None and not cfg.train.auto_resume.enabled:
         raise CheckpointError(
             f"train.auto_resume.enabled=false, but {found} would be overwritten: choose another train.output_dir, or remove "
             f"{output_dir / 'checkpoints'}"
         )
     if found is not None:
-        ignored = f"; train.resume_path={cfg.train.resume_path!r} is ignored" if cfg.train.resume_path else ""
-        report(f"continuing from {found}{ignored}")
         return found
+    _none_left(output_dir, passed_over)
     if not cfg.train.resume_path:
         return None
     path = Path(cfg.train.resume_path)
     if (path / "checkpoints").is_dir():
-        run = newest(path, report)
-        if run is None:
-            raise CheckpointError(
-                f"train.resume_path={str(path)!r} has no complete checkpoint in {path / 'checkpoints'}"
-            )
-        path = run
-    if not (path / "trainer_state.json").is_file():
+        found = newest(path, lambda _: None, passed_over)
+        if found is None:
+            _none_left(path, passed_over)
+            raise CheckpointError(f"train.resume_path={str(path)!r} has no checkpoint in {path / 'checkpoints'}")
+        return found
+    if not (path / STATE).is_file():
         raise CheckpointError(
             f"train.resume_path={str(path)!r} is not a checkpoint or run folder. To start from the weights of a model folder or a "
             "safetensors file, set train.load_weight"
         )
-    report(f"continuing from {path} (train.resume_path)")
+    if trouble := passed_over.get(path) or problem(path):
+        raise CheckpointError(f"train.resume_path={str(path)!r} cannot be continued: {trouble}")
     return path
 
 
+def _none_left(run: Path, passed_over: dict[Path, str]) -> None:
+    """Raises where a run folder has checkpoints, but none that can be loaded: starting anew would overwrite them."""
+    lost = [folder for folder in folders(run) if folder in passed_over]
+    if lost:
+        more = f" ({len(lost) - 1} older: {', '.join(folder.name for folder in lost[1:])})" if lost[1:] else ""
+        raise CheckpointError(
+            f"no checkpoint in {run / 'checkpoints'} can be loaded{more}; the newest: {passed_over[lost[0]]}. Bring one back "
+            "from a copy, or move the folder away to start anew"
+        )
+
+
 def restore(
-    cfg: Any, accelerator: Accelerator, model: torch.nn.Module, ema: Any, state: TrainerState
+    cfg: Any, accelerator: Accelerator, model: torch.nn.Module, ema: EMA | None, state: TrainerState
 ) -> tuple[TrainerState, list[str]]:
-    """Loads the checkpoint of :func:`starting_point`, if any, into model, EMA, optimizer and random states.
+    """Loads the newest checkpoint that can be loaded, if there is any, into model, EMA, optimizer and random states.
+
+    Every process calls it, and all of them take the same one: where one process cannot load its part, all pass on.
 
     Returns:
         (the state to continue from, lines for the log).
 
     Raises:
-        CheckpointError: it does not fit; the text lists what differs.
+        CheckpointError: it belongs to another run (the text lists what differs), or none can be loaded.
     """
-    from rec.training import checkpoint
-
+    output_dir = Path(cfg.train.output_dir)
     notes: list[str] = []
-    chosen: list[Any] = [None, None]
-    if accelerator.is_main_process:  # one process decides: another may see the disk a moment later
-        checkpoint.clean_temporary(Path(cfg.train.output_dir))
+    passed_over: dict[Path, str] = {}
+    if accelerator.is_main_process:
+        clean_temporary(output_dir)
+    while True:
+        # One process decides: another may see the disk a moment later.
+        chosen: list[Any] = [None, None, None]
+        if accelerator.is_main_process:
+            try:
+                chosen[0] = starting_point(cfg, passed_over)
+                chosen[1] = None if chosen[0] is None else read_state(chosen[0])
+            except CheckpointError as error:
+                chosen[2] = str(error)
+            else:
+                chosen[2] = None if chosen[1] is None else _refusal(chosen[0], chosen[1], state)
+        folder, saved, trouble = broadcast_object_list(chosen)
+        if trouble is not None:
+            raise CheckpointError(trouble)
+        if folder is None:
+            return state, notes
+        failure = None
         try:
-            chosen[0] = starting_point(cfg, notes.append)
+            checkpoint.load(folder, accelerator, model, ema, saved, notes.append)
         except CheckpointError as error:
-            chosen[1] = str(error)
-    folder, trouble = broadcast_object_list(chosen)
-    if trouble is not None:
-        raise CheckpointError(trouble)
-    if folder is None:
-        return state, notes
-    saved = read_state(folder)
-    refused, warned = differences(saved, state)
-    if refused:
-        raise CheckpointError(
-            f"{folder} belongs to another run: {'; '.join(refused[:8])}{' …' if len(refused) > 8 else ''}. Choose another "
-            "train.output_dir for a new run (train.load_weight starts it from these weights), or undo the change"
-        )
-    notes += [f"changed since the checkpoint: {change}" for change in warned]
-    checkpoint.load(folder, accelerator, model, ema)
-    for name in ("processes", "accumulation", "config", "versions"):
+            failure = str(error)
+        failures = [text for text in gather_object([failure]) if text is not None]
+        if not failures:
+            break
+        notes.clear()
+        passed_over[folder] = failures[0]
+
+    if accelerator.is_main_process:
+        notes = [_set_aside(path, why, output_dir) for path, why in passed_over.items()] + notes
+    elsewhere = "" if folder.parent.parent == output_dir else " (train.resume_path)"
+    ignored = (
+        f"; train.resume_path={cfg.train.resume_path!r} is ignored" if cfg.train.resume_path and not elsewhere else ""
+    )
+    notes.append(f"continuing from {folder}{elsewhere}{ignored}")
+    if sizes_only(saved):
+        notes.append(f"{folder} was saved by an earlier version: its files were checked by their sizes alone")
+    notes += [f"changed since the checkpoint: {change}" for change in differences(saved, state)[1]]
+    for name in ("processes", "accumulation", "config", "versions", "data_fingerprint", "data_content", "vocabulary"):
         setattr(saved, name, getattr(state, name))
     return saved, notes
+
+
+def _refusal(folder: Path, saved: TrainerState, state: TrainerState) -> str | None:
+    """Why a whole checkpoint must not be continued by this run; None where it may."""
+    refused, _ = differences(saved, state)
+    if not refused:
+        return None
+    return (
+        f"{folder} belongs to another run: {'; '.join(refused[:8])}{' …' if len(refused) > 8 else ''}. Choose another "
+        "train.output_dir for a new run (train.load_weight starts it from these weights), or undo the change"
+    )
+
+
+def _set_aside(folder: Path, why: str, output_dir: Path) -> str:
+    """Renames a checkpoint that could not be loaded, so that no later start or save counts it; returns the line for the log.
+
+    Other runs' are left alone.
+    """
+    line = f"{folder} is damaged and passed over: {why}"
+    if folder.parent.parent != output_dir:
+        return line
+    aside = folder.with_name(f"{folder.name}.damaged")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    except OSError as error:
+        return f"{line}; it cannot be renamed ({error.strerror})"
+    return f"{line}; it is kept as {aside.name}"
+
+
+def diverged(state: TrainerState, writer: checkpoint.Writer, log: RunLog) -> TrainingError:
+    """The error of a run whose updates or weights are no longer finite; notes it in ``metrics.jsonl`` for the next start.
+
+    Every process calls it.
+    """
+    what = "the weights are no longer finite"
+    if state.skipped_in_a_row:
+        what = f"the loss or its gradient was not finite in {state.skipped_in_a_row} updates in a row"
+    writer.wait()
+    where = "the newest checkpoint is from before"
+    if log.main:
+        log.metrics("diverged", state.update, {"skipped_in_a_row": state.skipped_in_a_row}, epoch=state.epoch)
+        healthy = newest(writer.output_dir, log.line)
+        where = (
+            "no checkpoint was saved before that" if healthy is None else f"the last healthy checkpoint is {healthy}"
+        )
+    return TrainingError(f"update {state.update}: {what}. {AFTER_DIVERGING}; {where}")

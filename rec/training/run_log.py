@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import resource
 import sys
 import time
@@ -18,8 +17,14 @@ from accelerate import Accelerator
 from accelerate.utils import ProfileKwargs
 from tqdm import tqdm
 
+from rec.errors import TrainingError
+from rec.files import whole_file
 from rec.training.process import end_together
-from rec.trust import split_name
+from rec.trust import read_bytes, split_name
+
+AFTER_DIVERGING = (
+    "Lower optim.lr or train.clip_grad_norm, look at the data (scripts/browse_data.py), or train in float32"
+)
 
 
 class RunLog:
@@ -52,24 +57,35 @@ class RunLog:
             accelerator.init_trackers("rec", config=flat)
 
     def _drop_after(self, update: int) -> None:
+        """Drops what a run that was killed has logged after ``update``, and lines that are none; says if it diverged."""
         if not self.metrics_file.exists():
             return
-        kept = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+        kept, dropped = [], []
+        for line in read_bytes(self.metrics_file, "log of metrics").splitlines():
             try:
-                if json.loads(line)["update"] <= update:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                self.line(f"{self.metrics_file}: dropped a line that is not complete: {line[:80]!r}")
-        with self._told():
-            temporary = self.metrics_file.with_suffix(".tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            os.replace(temporary, self.metrics_file)
+                record = json.loads(line.decode("utf-8"))
+                number, kind = record["update"], record.get("kind")
+                later = number > update
+                if type(number) is not int:
+                    raise TypeError("an update is a whole number")
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                dropped.append(line)
+                continue
+            if not later:
+                kept.append(line + b"\n")
+            elif kind == "diverged":
+                self.line(
+                    f"this run went on from here before and diverged, update {number}: unless something was changed since, "
+                    f"it will again. {AFTER_DIVERGING}"
+                )
+        if dropped:
+            more = f", and {len(dropped) - 1} more" if dropped[1:] else ""
+            self.line(f"{self.metrics_file}: dropped a line that is not complete: {dropped[0][:80]!a}{more}")
+        with self._told(), whole_file(self.metrics_file) as temporary:
+            temporary.write_bytes(b"".join(kept))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        from rec.training.resume import TrainingError
-
         try:
             yield
         except OSError as error:
@@ -182,12 +198,19 @@ class Window:
         self.sums, self.batches = {}, 0
         return dict(zip(names, sums.tolist(), strict=True))
 
-    def state(self) -> dict[str, Any]:
-        return {"batches": self.batches, "sums": {name: value.item() for name, value in self.sums.items()}}
+    def state(self, accelerator: Accelerator) -> dict[str, Any]:
+        """What :meth:`load` continues from, with the sums of every process (a collective)."""
+        names = sorted(self.sums)
+        each = accelerator.gather(torch.stack([self.sums[name] for name in names])[None]).T.tolist() if names else []
+        return {"batches": self.batches, "sums": dict(zip(names, each, strict=True))}
 
-    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.batches = state["batches"]
-        self.sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+    def load(self, state: Mapping[str, Any], accelerator: Accelerator) -> None:
+        """Each process takes its own sums up; their mean, where there are other processes now."""
+        self.batches, self.sums = state["batches"], {}
+        for name, each in state["sums"].items():
+            each = each if isinstance(each, list) else [each]  # a single number in checkpoints of version 0.1
+            own = each[accelerator.process_index] if len(each) == accelerator.num_processes else sum(each) / len(each)
+            self.sums[name] = torch.tensor(own, device=accelerator.device)
 
     def speed(self, processes: int) -> dict[str, float]:
         """Wall-clock fields: images/s over all processes, share of the time spent waiting for data, memory in GB."""

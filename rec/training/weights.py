@@ -8,10 +8,9 @@ from safetensors import safe_open
 from torch import nn
 
 from rec.data.text import read_vocabulary
-from rec.errors import RecError
+from rec.errors import CheckpointError, RecError
 from rec.inference.reading import VOCABULARY, WEIGHTS, checked_file
 from rec.models.soundness import unsound
-from rec.training.resume import CheckpointError
 from rec.trust import regular_file, weight_shapes
 
 EMBEDDING = "language_encoder.embedding.weight"

@@ -1,62 +1,21 @@
 """Checkpoints on the disk: full disks, damage, edits, other models, a clock that jumps back."""
 
-import json
 import os
+import random
+import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from checkpoint_toy import Run, as_version_1, cut, edit, overwrite_start, same, zeros
+from safetensors.torch import load_file, save_file
 from torch import nn
 from train_project import Project
 
-from rec.inference import model_folder
-from rec.training.checkpoint import Writer, clean_temporary, folder_of, load, load_into
-from rec.training.ema import EMA
-from rec.training.resume import CheckpointError, TrainerState, newest, problem
-
-CONFIG = {
-    "model": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2},
-    "preprocess": {"input_shape": [32, 32], "mean": [0.0] * 3, "std": [1.0] * 3, "max_token_length": 5},
-    "about": {"dataset": "toy", "split": "train", "sources": [], "samples": 1},
-}
-
-
-class Run:
-    """A model in training, without the script around it."""
-
-    def __init__(self, output_dir: Path, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        self.folder, self.accelerator, self.lines = output_dir, Accelerator(cpu=True), []
-        self.model = nn.Sequential(nn.Linear(256, 256), nn.BatchNorm1d(256))
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.ema = EMA(self.model, 0.9)
-        self.writer = Writer(output_dir, 2, self.lines.append)
-        self.update = 0
-
-    def step(self) -> None:
-        self.model(torch.randn(8, 256)).square().mean().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(self.model)
-        self.update += 1
-
-    def save(self) -> Path:
-        state = TrainerState(update=self.update, ema_updates=self.ema.updates)
-        publish = partial(model_folder.write, self.folder / "best", config=CONFIG, vocabulary=None)
-        self.writer.save(self.accelerator, self.model, self.optimizer, self.ema, state, publish)
-        self.writer.wait()
-        return folder_of(self.folder, self.update)
-
-    def values(self) -> list[torch.Tensor]:
-        moments = [value for state in self.optimizer.state_dict()["state"].values() for value in state.values()]
-        return [value.clone() for value in [*self.model.state_dict().values(), *self.ema.shadow.values(), *moments]]
-
-
-def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
-    return len(left) == len(right) and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+from rec.errors import CheckpointError
+from rec.training.checkpoint import load, load_into
+from rec.training.checkpoint_format import TrainerState, clean_temporary, folder_of, newest, problem
 
 
 @pytest.fixture
@@ -122,7 +81,7 @@ def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint_whole(small_
     assert not [path for path in run.folder.rglob(".*") if path.is_dir()], "the part that was written is removed"
     other = Run(small_disk / "run", seed=1)
     state = load(first, other.accelerator, other.model, other.ema)
-    assert state.update == 1 and same([*other.model.state_dict().values()], before[: len(run.model.state_dict())])
+    assert state.update == 1 and same(other.values()[:-1], before[:-1])
     junk.unlink()
     run.step()
     assert problem(run.save()) is None and run.writer.failure is None
@@ -150,38 +109,21 @@ def test_a_save_holds_everything_and_little_more(saved):
     assert sizes.keys() == {
         "model.safetensors", "ema.safetensors", "optimizer.bin", "random_states_0.pkl", "trainer_state.json",
     }  # fmt: skip
-    tensors = sum(value.numel() * value.element_size() for value in run.values())
+    tensors = sum(value.numel() * value.element_size() for value in run.values()[:-1])
     assert tensors < sum(sizes.values()) < tensors + 40_000
     published = run.folder / "best" / "model.safetensors"
     assert published.samefile(folder / "ema.safetensors"), "best/ costs no second copy"
     continued = Run(run.folder, seed=1)
-    continued.accelerator.prepare(continued.optimizer)  # Accelerate restores what it has prepared
     load(folder, continued.accelerator, continued.model, continued.ema)
     assert same(continued.values(), run.values())
     continued.accelerator.free_memory()
-
-
-def edit(**changes):
-    def apply(path: Path) -> None:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(values | changes), encoding="utf-8")
-
-    return apply
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def overwrite_start(path: Path) -> None:
-    path.write_bytes(b"\xff" * 16 + path.read_bytes()[16:])
 
 
 @pytest.mark.parametrize(
     ("file", "damage", "named"),
     [
         ("model.safetensors", cut, "expected .* bytes, found"),
-        ("model.safetensors", overwrite_start, "header"),
+        ("model.safetensors", overwrite_start, "its content has changed since it was saved"),
         ("ema.safetensors", Path.unlink, "no file"),
         ("optimizer.bin", cut, "expected .* bytes, found"),
         ("random_states_0.pkl", Path.unlink, "no file"),
@@ -195,6 +137,27 @@ def overwrite_start(path: Path) -> None:
         ("trainer_state.json", edit(best_metric="high"), "best_metric='high', expected a number or null"),
         ("trainer_state.json", edit(files=None), "files=None"),
         ("trainer_state.json", edit(data_fingerprint=3), "data_fingerprint=3, expected a text"),
+        ("trainer_state.json", edit(files={}), "its list of files lacks model.safetensors"),
+        ("trainer_state.json", edit(files={"model.safetensors": 3}), "with and without a digest"),
+        ("trainer_state.json", edit(files={"../x": {"bytes": 3, "xxh3_128": ""}}), "files=.*, expected an object"),
+        ("trainer_state.json", edit(files={"\ud800": 3}), "files=.*, expected an object"),
+        ("trainer_state.json", edit(files={"model.safetensors": {"bytes": 3}}), "files=.*, expected an object"),
+        ("trainer_state.json", edit(skipped_updates=3), "skipped_updates=3 is more than update=2"),
+        ("trainer_state.json", edit(ema_updates=3), "ema_updates=3 is more than update=2"),
+        ("trainer_state.json", edit(processes=0), "processes=0, expected a whole number of at least 1"),
+        ("trainer_state.json", edit(epoch=True), "epoch=True, expected a whole number"),
+        ("trainer_state.json", edit(batch_size=10**30), "batch_size=1000"),
+        ("trainer_state.json", edit(window={"batches": 1, "sums": {"loss": "x"}}), "window=.*, expected an object"),
+        ("trainer_state.json", edit(versions={"torch": 2}), "versions=.*, expected an object of texts"),
+        ("trainer_state.json", edit(best_metrics=[]), "best_metrics=.*, expected an object"),
+        ("trainer_state.json", edit(learning_rate=1), "unknown key learning_rate"),
+        ("trainer_state.json", edit(format=3), "format 3, this version reads up to 2"),
+        ("trainer_state.json", edit(format=True), "format True"),
+        ("trainer_state.json", edit(xxh3_128="\ud800"), "does not have the digest it names"),
+        ("trainer_state.json", edit(best_metric=0.5), "does not have the digest it names"),
+        ("trainer_state.json", lambda path: path.write_bytes(b"\xff\xfe{}"), "UnicodeDecodeError"),
+        ("trainer_state.json", lambda path: path.write_text("[" * 100_000, encoding="utf-8"), "RecursionError"),
+        ("trainer_state.json", lambda path: (path.unlink(), os.mkfifo(path)), "is a FIFO"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(saved, file, damage, named):
@@ -205,6 +168,145 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(saved, file, 
     with pytest.raises(CheckpointError, match=named):
         load(folder, run.accelerator, run.model, run.ema)
     assert len(lines) == 1 and "damaged and passed over" in lines[0] and str(folder) in lines[0]
+
+
+def rewritten(change):
+    """Damage that a digest would have noticed: the content of a file is changed by ``change`` and written again."""
+
+    def apply(path: Path) -> None:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+            change(weights)
+            save_file(weights, path, metadata={"format": "pt"})
+        else:
+            content = torch.load(path, weights_only=False)
+            change(content)
+            torch.save(content, path)
+
+    return apply
+
+
+def no_pickle(path: Path) -> None:
+    path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
+
+
+# What a checkpoint of version 0.1, with sizes alone, cannot know: its files must fail to load, or be found not to fit.
+UNLOADABLE = {
+    "zeros in the optimizer": ("optimizer.bin", zeros),
+    "zeros in the weights": ("model.safetensors", zeros),
+    "random states that are none": ("random_states_0.pkl", no_pickle),
+    "zeros in the random states": ("random_states_0.pkl", zeros),
+    "random states of another length": (
+        "random_states_0.pkl",
+        rewritten(lambda states: states.update(torch_manual_seed=torch.zeros(3, dtype=torch.uint8))),
+    ),
+    "random states without Python's": ("random_states_0.pkl", rewritten(lambda states: states.pop("random_state"))),
+    "a moment of another shape": (
+        "optimizer.bin",
+        rewritten(lambda content: content["state"][0].update(exp_avg=torch.zeros(256, 255))),
+    ),
+    "a group of other parameters": ("optimizer.bin", rewritten(lambda c: c["param_groups"][0]["params"].pop())),
+    "a state of no parameter": ("optimizer.bin", rewritten(lambda c: c["state"].update({99: {"step": 1}}))),
+    "no optimizer": ("optimizer.bin", rewritten(lambda content: content.clear())),
+    "an average of another shape": ("ema.safetensors", rewritten(lambda w: w.update({"0.bias": torch.zeros(1)}))),
+    "an average that is missing": ("ema.safetensors", rewritten(lambda w: w.pop("1.running_var"))),
+    "a weight of another shape": ("model.safetensors", rewritten(lambda w: w.update({"0.weight": torch.zeros(256)}))),
+}
+
+
+@pytest.mark.parametrize("name", UNLOADABLE)
+def test_whatever_cannot_be_loaded_falls_back_to_the_checkpoint_before_with_one_line(tmp_path, name):
+    run = Run(tmp_path / "run")
+    run.step()
+    first, before = run.save(), run.values()
+    run.step()
+    second = run.save()
+    file, damage = UNLOADABLE[name]
+    damage(second / file)
+    as_version_1(second)
+    continued = Run(run.folder, seed=1)
+    state, notes = continued.restore()
+    assert state.update == 1 and same(continued.values(), before)
+    assert len(notes) == 2 and notes[1] == f"continuing from {first}"
+    assert notes[0].startswith(f"{second} is damaged and passed over: ") and notes[0].endswith("step_00000002.damaged")
+    assert newest(run.folder, notes.append) == first and len(notes) == 2, "it counts no more"
+
+
+@pytest.mark.parametrize("damaged", [["optimizer.bin"], ["optimizer.bin", "model.safetensors"]])
+def test_when_no_checkpoint_is_left_it_is_an_error_and_all_stay_where_they_are(tmp_path, damaged):
+    run = Run(tmp_path / "run")
+    run.step()
+    folders = [run.save()]
+    run.step()
+    folders.append(run.save())
+    for folder in folders:
+        as_version_1(folder)
+        for file in damaged:
+            zeros(folder / file)
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint in .* can be loaded \(1 older: step_00000001\).*step_00000002"
+    ):
+        Run(run.folder).restore()
+    assert all(folder.is_dir() for folder in folders)
+    shutil.rmtree(folders[1])
+    with pytest.raises(CheckpointError, match="Bring one back from a copy, or move the folder away"):
+        Run(tmp_path / "other").restore(resume_path=str(run.folder))
+    with pytest.raises(CheckpointError, match=r"resume_path=.*cannot be"):
+        Run(tmp_path / "other").restore(resume_path=str(folders[0]))
+
+
+def test_a_whole_checkpoint_of_another_run_is_refused_and_not_passed_over(saved):
+    run, folder = saved
+    with pytest.raises(CheckpointError, match=f"{folder} belongs to another run: train.batch_size: 1 -> 2"):
+        Run(run.folder).restore(TrainerState(batch_size=2))
+    assert folder.is_dir()
+
+
+def test_a_checkpoint_of_the_version_before_is_continued_with_one_line(saved):
+    run, folder = saved
+    as_version_1(folder)
+    continued = Run(run.folder, seed=1)
+    state, notes = continued.restore()
+    assert state.update == 2 and same(continued.values(), run.values())
+    assert notes == [
+        f"continuing from {folder}",
+        f"{folder} was saved by an earlier version: its files were checked by their sizes alone",
+    ]
+    edit(files={"model.safetensors": (folder / "model.safetensors").stat().st_size})(folder / "trainer_state.json")
+    assert "its list of files lacks random_states_0.pkl" in str(problem(folder))
+
+
+def test_what_is_damaged_and_newer_counts_for_nothing_when_old_ones_are_removed(saved):
+    run, folder = saved
+    ahead = shutil.copytree(folder, folder_of(run.folder, 9))
+    run.step()
+    third = run.save()
+    assert folder.is_dir() and third.is_dir() and ahead.is_dir()
+    assert not folder_of(run.folder, 1).exists()
+
+
+@pytest.mark.parametrize("where", ["0.weight", "1.running_var"])
+def test_weights_that_are_not_finite_are_not_saved_and_push_nothing_out(saved, where):
+    run, folder = saved
+    healthy = [folder_of(run.folder, 1), folder]
+    run.step()
+    run.model.state_dict()[where].view(-1)[3] = float("nan")
+    best = (run.folder / "best" / "model.safetensors").read_bytes()
+    path = run.save()
+    assert not path.exists() and all(problem(kept) is None for kept in healthy)
+    assert (run.folder / "best" / "model.safetensors").read_bytes() == best
+    assert f"{where} holds values that are not finite" in run.lines[-1] and not run.writer.diverged
+    run.step()
+    run.save()
+    assert run.writer.diverged, "all processes hear of it with the next save"
+
+
+def test_buffers_may_hold_infinity(tmp_path):
+    run = Run(tmp_path)
+    run.model.register_buffer("causal_mask", torch.full((4,), float("-inf")))
+    run.ema.shadow["causal_mask"] = run.model.causal_mask.clone()
+    run.step()
+    assert problem(run.save()) is None
 
 
 def test_weights_of_another_shape_are_refused_with_the_first_that_differs():

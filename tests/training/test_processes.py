@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkpoint_toy import as_version_1, zeros
 from train_project import children, living, sessions_of, wait_until_dead
 
 from rec.data.loader import TrainingBatches
@@ -121,6 +122,18 @@ def test_all_processes_validate_the_model_of_the_first(project, ema):
     assert set(hashes[0]["False"]) == set(hashes[1]["False"]) and len(set(hashes[0]["False"])) == 2, (
         "one model per epoch"
     )
+
+
+def test_what_one_process_cannot_load_all_pass_over(project):
+    project.run("train.output_dir=through", processes=2)
+    project.run("train.train_iter=16", processes=2)
+    newest = project.folder / "run/checkpoints/step_00000016"
+    zeros(newest / "random_states_1.pkl")
+    as_version_1(newest)  # sizes alone: the second process finds out
+    output = project.run(processes=2)
+    assert f"{newest.name} is damaged and passed over" in output and "random_states_1.pkl" in output
+    assert "continuing from run/checkpoints/step_00000008" in output
+    assert project.hashes("run") == project.hashes("through") and project.metrics("run") == project.metrics("through")
 
 
 @pytest.mark.parametrize(("told", "stop"), [("launcher", signal.SIGINT), ("second rank", signal.SIGTERM)])

@@ -90,6 +90,62 @@ def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_the_run(project):
     assert "Traceback" not in output
 
 
+DIVERGING = """
+_forward = OwnModel.forward
+
+def forward(self, batch):
+    outputs = _forward(self, batch)
+    if self.training:
+        self.box.steps += 1
+        if 20 < self.box.steps <= LAST:
+            outputs["loss"] = outputs["loss"] * float("nan")
+    return outputs
+
+_init = OwnModel.__init__
+
+def init(self, width=8):
+    _init(self, width)
+    self.box.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+OwnModel.__init__, OwnModel.forward = init, forward
+"""
+
+
+def diverging(project, last):
+    """Makes the losses of updates 21 to ``last`` NaN, in a run that was continued too."""
+    parts = project.folder / "own_parts.py"
+    parts.write_text(parts.read_text(encoding="utf-8") + DIVERGING.replace("LAST", str(last)), encoding="utf-8")
+    return ("train.checkpointer.period=2", "train.log_period=1", "train.max_skipped_updates=5", "train.epochs=5")
+
+
+def test_a_run_that_diverges_keeps_its_healthy_checkpoints_and_its_restart_says_what_to_change(project):
+    command = diverging(project, 10**6)
+    output = " ".join(project.run(*command, status=2).split())
+    assert "update 26: the loss or its gradient was not finite in 6 updates in a row. Lower optim.lr" in output
+    assert "the last healthy checkpoint is run/checkpoints/step_00000020" in output
+    saved = sorted(path.name for path in (project.folder / "run/checkpoints").iterdir())
+    assert saved == ["last", "step_00000018", "step_00000020"]
+    evaluated = [record["update"] for record in project.metrics("run") if record["kind"] == "evaluation"]
+    assert evaluated == [8, 16]
+    again = " ".join(project.run(*command, "optim.lr=0.04", status=2).split())
+    assert "continuing from run/checkpoints/step_00000020" in again
+    assert (
+        "went on from here before and diverged, update 26: unless something was changed since, it will again" in again
+    )
+    assert sorted(path.name for path in (project.folder / "run/checkpoints").iterdir()) == saved
+
+
+def test_what_falls_due_while_updates_are_skipped_is_done_after_them_and_never_at_the_end(project):
+    command = diverging(project, 24)
+    project.run(*command, "train.train_iter=27", "train.checkpointer.max_to_keep=4")
+    saved = sorted(path.name for path in (project.folder / "run/checkpoints").glob("step_*"))
+    assert saved == ["step_00000020", "step_00000025", "step_00000026", "step_00000027"]
+    evaluated = [record["update"] for record in project.metrics("run") if record["kind"] == "evaluation"]
+    assert evaluated == [8, 16, 25, 27]
+    ended = " ".join(project.run(*command, "train.train_iter=23", "train.output_dir=ended", status=2).split())
+    assert "not finite in 3 updates in a row" in ended and "is ended/checkpoints/step_00000020" in ended
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,0 +1,211 @@
+"""Loading a checkpoint: read whole and compared with what it is for, then put into model, EMA, optimizer and generators."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.checkpointing import load_accelerator_state
+from accelerate.utils import load as load_pickled
+from safetensors.torch import load_file
+
+from rec.errors import CheckpointError
+from rec.training.checkpoint_format import (
+    AVERAGED,
+    OPTIMIZER,
+    SCALER,
+    WEIGHTS,
+    TrainerState,
+    problem,
+    random_states,
+    read_state,
+)
+from rec.training.ema import EMA
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def load(
+    folder: Path,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    ema: EMA | None,
+    state: TrainerState | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> TrainerState:
+    """Restores raw weights, EMA, optimizer, scaler and random states (every process calls it).
+
+    Everything is read and compared with what it is for before anything is changed (sharded parameters excepted, which
+    Accelerate reads piece by piece).
+
+    Args:
+        folder: the checkpoint.
+        accelerator: has prepared the optimizer.
+        model: the unwrapped model.
+        ema: None drops the checkpoint's.
+        state: the checkpoint's, where its files are known to be whole; None looks at them first.
+        report: receives a line for what the checkpoint cannot restore here.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another model.
+    """
+    if state is None:
+        if (trouble := problem(folder)) is not None:
+            raise CheckpointError(f"{folder} cannot be loaded: {trouble}")
+        state = read_state(folder)
+    with _told(folder):
+        _load(folder, accelerator, model, ema, state, report)
+    return state
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever the content of a file makes its reader raise is a CheckpointError that names it; no memory is none."""
+    try:
+        yield
+    except (CheckpointError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0][:300]
+        raise CheckpointError(f"{path} cannot be loaded: {type(error).__name__}: {text}") from error
+
+
+def _read(reader: Callable[..., Any], path: Path, **options: Any) -> Any:
+    with _told(path):
+        return reader(path, **options)
+
+
+def _load(
+    folder: Path,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    ema: EMA | None,
+    state: TrainerState,
+    report: Callable[[str], None],
+) -> None:
+    sharded = accelerator.distributed_type in SHARDED
+    rank = accelerator.process_index
+    has_generators = random_states(rank) in state.files  # else: more processes than the checkpoint was saved by
+    if has_generators:
+        generators = _read(load_pickled, folder / random_states(rank))
+        _check_generators(folder / random_states(rank), generators, report)
+    averaged = None
+    if ema is not None:
+        if AVERAGED not in state.files:
+            raise CheckpointError(f"{folder} was saved without EMA: continue with train.ema.enabled=false")
+        averaged = _read(load_file, folder / AVERAGED)
+        compare(ema.shadow, averaged, str(folder / AVERAGED))
+    if sharded:
+        accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+    else:
+        weights = _read(load_file, folder / WEIGHTS)
+        compare(model.state_dict(), weights, str(folder))
+        optimizers = accelerator._optimizers
+        moments = [_read(load_pickled, folder / OPTIMIZER, map_location="cpu") for _ in optimizers]
+        for optimizer, saved in zip(optimizers, moments, strict=True):
+            _check_optimizer(folder / OPTIMIZER, optimizer, saved)
+        scaler = None
+        if accelerator.scaler is not None:
+            if SCALER in state.files:
+                scaler = _read(load_pickled, folder / SCALER)
+            else:
+                report(f"{folder} has no {SCALER}: the loss scale starts anew")
+        # From here on things change.
+        model.load_state_dict(weights)
+        for optimizer, saved in zip(optimizers, moments, strict=True):
+            optimizer.load_state_dict(saved)
+            lay_out_as_parameters(optimizer)
+        if scaler is not None:
+            accelerator.scaler.load_state_dict(scaler)
+    if averaged is not None and ema is not None:
+        ema.load(averaged, state.ema_updates)
+    if has_generators:
+        load_accelerator_state(str(folder), [], [], [], [], rank)
+
+
+def _check_generators(file: Path, states: Any, report: Callable[[str], None]) -> None:
+    """Tries random states on generators made for it: Accelerate passes over what it cannot set, and says nothing."""
+    try:
+        random.Random().setstate(states["random_state"])
+        np.random.RandomState().set_state(states["numpy_random_seed"])
+        torch.Generator().set_state(states["torch_manual_seed"])
+    except Exception as error:
+        raise CheckpointError(f"{file} holds no random states: {type(error).__name__}: {error}") from error
+    if torch.cuda.is_available():
+        saved, here = len(states.get("torch_cuda_manual_seed", ())), torch.cuda.device_count()
+        if saved != here:
+            report(f"{file} has the random states of {saved} GPUs, here are {here}: theirs start anew")
+
+
+def _check_optimizer(file: Path, optimizer: Any, saved: Any) -> None:
+    """Compares an optimizer's saved state with its parameters; torch would find out in the first update, or never."""
+    try:
+        groups = [list(group["params"]) for group in saved["param_groups"]]
+        values = {number: dict(entry) for number, entry in saved["state"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{file} holds no optimizer's state: {type(error).__name__}: {error}") from error
+    own = [group["params"] for group in optimizer.param_groups]
+    if [len(group) for group in groups] != [len(group) for group in own]:
+        raise CheckpointError(
+            f"{file} is of an optimizer with groups of {', '.join(str(len(group)) for group in groups)} parameters, this run's "
+            f"has {', '.join(str(len(group)) for group in own)}: continue with the same model, optim and train.parameter_groups"
+        )
+    known_shapes = type(getattr(optimizer, "optimizer", optimizer)).__module__.startswith("torch.optim")
+    parameters = dict(zip((n for group in groups for n in group), (p for group in own for p in group), strict=True))
+    for number, entry in values.items():
+        if number not in parameters:
+            raise CheckpointError(f"{file} has a state for parameter {number}, which is in none of its groups")
+        for name, value in entry.items():
+            if not known_shapes or not isinstance(value, torch.Tensor) or value.numel() == 1:
+                continue
+            # Torch's optimizers keep tensors of the parameter's shape, or reduced over some of its dimensions.
+            shape = parameters[number].shape
+            if value.ndim != len(shape) or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
+                raise CheckpointError(
+                    f"{file}: {name} of parameter {number} is {tuple(value.shape)}, the parameter {tuple(shape)}"
+                )
+
+
+def lay_out_as_parameters(optimizer: Any) -> None:
+    """Gives every state tensor its parameter's memory format: fused optimizers walk both by address, and would mix up the
+    weights' entries where a checkpoint comes from a run with another format."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def compare(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Compares names and shapes of saved weights with a model's.
+
+    Raises:
+        CheckpointError: they differ; one paragraph.
+    """
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & weights.keys())
+        if own[key].shape != weights[key].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [f"{len(found)} {what}, e.g. {found[0]}" for what, found in
+                 (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if found]  # fmt: skip
+        raise CheckpointError(
+            f"the weights in {origin} belong to another model: {'; '.join(parts)}. Use the config they were trained with, "
+            "another train.output_dir for a new run, or train.load_weight to start from the part that fits"
+        )
+
+
+def load_into(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Strict ``load_state_dict`` whose error is one paragraph.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    compare(model.state_dict(), weights, origin)
+    model.load_state_dict(dict(weights))
