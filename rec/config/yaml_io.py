@@ -15,6 +15,7 @@ from rec.config.nodes import CONTAINERS, SCALARS, children, is_tuple, join
 from rec.errors import UntrustedError
 from rec.trust import MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES, read_text
 
+_LIMIT = f"a config has at most {MAX_CONFIG_DEPTH} levels, {MAX_CONFIG_NODES:,} keys and values, and no aliases (write ${{key}})"
 MAX_NUMBER = 100  # characters; Python would take minutes for some numbers of a megabyte
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # YAML 1.1 as PyYAML reads it takes 1e-4 for a string; everyone who writes it means the number.
@@ -43,8 +44,7 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             nodes += isinstance(event, yaml.NodeEvent)
             if depth > MAX_CONFIG_DEPTH or nodes > MAX_CONFIG_NODES or isinstance(event, yaml.AliasEvent):
-                limit = f"at most {MAX_CONFIG_DEPTH} levels, {MAX_CONFIG_NODES:,} keys and values, and no aliases (write ${{key}})"
-                raise ConfigError(f"{path}:{event.start_mark.line + 1}: a config has {limit}")
+                raise ConfigError(f"{path}:{event.start_mark.line + 1}: {_LIMIT}")
         loader = _Loader(text)
         root = loader.get_single_node()
         loaded = {} if root is None else _build(loader, root, "", path, places)
@@ -52,8 +52,10 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
         raise ConfigError(f"{path}: cannot be read as a safe config: {error}") from error
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         line = f":{mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        text = f"{path}{line}: cannot be read as a safe config: {getattr(error, 'problem', None) or error}"
-        raise error_like(error, text) from error
+        problem = str(getattr(error, "problem", None) or error)
+        # The scanner reads ahead of the events: from PyYAML 6.0.4 on, its own limit of a thousand levels can come first.
+        said = _LIMIT if "nesting depth" in problem else f"cannot be read as a safe config: {problem}"
+        raise error_like(error, f"{path}{line}: {said}") from error
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: a config is a mapping of names, this file holds a {type(loaded).__name__}")
     return loaded
