@@ -40,8 +40,8 @@ class Batch(TypedDict, total=False):
 class Words(Protocol):
     """A vocabulary: phrases to ids. :class:`rec.data.text.Vocabulary` is one."""
 
-    words: Sequence[str]
-
+    @property
+    def words(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
         """``max_token_length`` ids, 0 is padding."""

@@ -8,15 +8,17 @@ to the last digit on any number of processes, whatever the batch size and howeve
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from rec import boxes
+from rec.contracts import DataSet, Evaluator, abilities
+from rec.data.adapter import as_data_set
 from rec.data.batch import prepare
 from rec.data.masks import encode
 from rec.evaluation import masks, metrics
@@ -28,17 +30,6 @@ if TYPE_CHECKING:
 Batch = dict[str, torch.Tensor]
 
 
-class Evaluator(Protocol):
-    """What ``train.evaluation.evaluator`` may be: a fresh one is made for every evaluation."""
-
-    def update(self, outputs: Batch, batch: Batch) -> None:
-        """Take one batch's predictions, on this process. Both dicts are as the model gave and received them."""
-
-    def compute(self) -> dict[str, float]:
-        """Called on every process after the last batch; returns the metrics of all processes' samples on each of them
-        (``accelerate.utils.gather_object`` brings the processes' results together)."""
-
-
 class BoxAndMaskEvaluator:
     """The built-in :class:`Evaluator`: IoU of boxes and masks in original pixels.
 
@@ -48,8 +39,8 @@ class BoxAndMaskEvaluator:
         mask_any_overlap: SimREC's mask arithmetic, needed for published mask figures (see :func:`masks.to_image`).
     """
 
-    def __init__(self, dataset: Any, mask_threshold: float = 0.5, mask_any_overlap: bool = False):
-        self.dataset = dataset
+    def __init__(self, dataset: DataSet, mask_threshold: float = 0.5, mask_any_overlap: bool = False):
+        self.dataset = as_data_set(dataset)
         self.mask_threshold = mask_threshold
         self.mask_any_overlap = mask_any_overlap
         self.results: dict[int, dict[str, Any]] = {}
@@ -97,7 +88,7 @@ class BoxAndMaskEvaluator:
         keys = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
         lines = []
         for index, result in self.results.items():
-            described = self.dataset.describe(index) if hasattr(self.dataset, "describe") else {}
+            described = self.dataset.describe(index)
             lines.append({"index": index} | {key: described.get(key) for key in keys} | _NO_PREDICTION | result)
         return lines
 
@@ -108,13 +99,13 @@ _NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "sco
 def evaluate(
     model: torch.nn.Module,
     loader: Iterable[Batch],
-    dataset: Any,
+    dataset: DataSet,
     accelerator: "Accelerator | None" = None,
     *,
-    mean: Any,
-    std: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
     limit: int | None = None,
-    evaluator: Any = None,
+    evaluator: Evaluator | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and per-sample records of ``model`` on one split.
@@ -128,7 +119,7 @@ def evaluate(
         model: Keeps the model contract: ``model(batch)`` gives ``box``, ``score`` and, for masks, ``mask``. Its
             attributes ``mask_threshold`` (probability) and ``mask_any_overlap``, where it has them, decide its masks.
         loader: This process's batches (see ``docs/architecture.md``); any sharding over processes.
-        dataset: The split: ``len``, ``describe(i)``, ``collate``, ``target_mask(i)`` where masks are predicted.
+        dataset: The split; any map-style data set (:func:`rec.data.adapter.as_data_set`).
         accelerator: The run's accelerator; None for a single process on the model's own device.
         mean: Normalisation mean, three channels, for pixels in 0-1.
         std: Normalisation standard deviation, three channels.
@@ -152,10 +143,8 @@ def evaluate(
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)
-    judge = evaluator
-    if judge is None:
-        threshold, any_overlap = getattr(bare, "mask_threshold", 0.5), getattr(bare, "mask_any_overlap", False)
-        judge = BoxAndMaskEvaluator(dataset, threshold, any_overlap)
+    dataset, can = as_data_set(dataset), abilities(bare)
+    judge: Any = evaluator or BoxAndMaskEvaluator(dataset, can.mask_threshold, can.mask_any_overlap)
     is_main = accelerator is None or accelerator.is_main_process
     shown = tqdm(
         _batches(loader, dataset, accelerator, limit),
@@ -170,7 +159,7 @@ def evaluate(
         with torch.inference_mode():
             for batch, counts in shown:
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
-                if "image_index" in ready and not hasattr(bare, "encode_image"):  # a model that shares no images
+                if "image_index" in ready and can.encode_image is None:  # a model that shares no images
                     ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
                     outputs = runner(ready)
@@ -189,11 +178,11 @@ def evaluate(
     return result, judge.records() if is_main and hasattr(judge, "records") else []
 
 
-def _refuse(samples: list[int], model: torch.nn.Module, dataset: Any) -> None:
+def _refuse(samples: list[int], model: torch.nn.Module, dataset: DataSet) -> None:
     """Raises a PredictionError where there are any ``samples``: counted as misses they would hide what happened."""
     if not samples:
         return
-    first = dataset.describe(samples[0]) if hasattr(dataset, "describe") else {}
+    first = dataset.describe(samples[0])
     raise PredictionError(
         f"{len(samples)} predictions of this {type(model).__name__} are not finite, the first for sample {samples[0]}, "
         f"{str(first.get('sentence'))[:80]!r} on {first.get('image')}: its weights are damaged, or their training diverged, "
@@ -212,7 +201,7 @@ def share_buffers(model: torch.nn.Module) -> None:
 
 
 def _batches(
-    loader: Any, dataset: Any, accelerator: "Accelerator | None", limit: int | None
+    loader: Any, dataset: DataSet, accelerator: "Accelerator | None", limit: int | None
 ) -> Iterable[tuple[Batch, bool]]:
     """This process's batches, each with whether it counts; fillers keep sharded models' collectives in step."""
     for batch in _in_step(loader, accelerator) if _is_sharded(accelerator) else loader:
@@ -226,7 +215,7 @@ def _is_sharded(accelerator: "Accelerator | None") -> bool:
     return accelerator is not None and accelerator.distributed_type in ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 
 
-def _in_step(loader: Iterable[Batch], accelerator: Any) -> Iterable[Batch | None]:
+def _in_step(loader: Iterable[Batch], accelerator: "Accelerator") -> Iterable[Batch | None]:
     """The loader's batches, then None until every process has run out."""
     iterator = iter(loader)
     while True:

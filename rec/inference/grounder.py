@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rec import boxes
-from rec.data.batch import prepare
+from rec.contracts import Preprocess, Words, abilities
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
 from rec.files import user_path
@@ -28,13 +28,14 @@ __all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "resolve", "suppr
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PHRASES_AT_ONCE = 32
+Phrases = str | Sequence[str]  # about one image
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def from_pretrained(
     source: str | Path,
     *,
-    device: Any = "auto",
+    device: torch.device | str = "auto",
     dtype: torch.dtype | str | None = None,
     trust_config: bool = False,
     allow_urls: bool = False,
@@ -98,9 +99,9 @@ class Grounder:
         self,
         model: torch.nn.Module,
         config: dict[str, Any],
-        vocabulary: Any,
+        vocabulary: Words,
         *,
-        device: Any = "auto",
+        device: torch.device | str = "auto",
         dtype: torch.dtype | str | None = None,
         allow_urls: bool = False,
         compile: bool = False,
@@ -115,9 +116,7 @@ class Grounder:
         if compile:
             compile_network(self.model)
         self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls
-        preprocess = config["preprocess"]
-        self._size, self._length = int(preprocess["input_shape"][0]), int(preprocess["max_token_length"])
-        self._mean, self._std = list(preprocess["mean"]), list(preprocess["std"])
+        self._can, self._preprocess = abilities(self.model), Preprocess.of_folder(config["preprocess"])
         self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
         self.weights = f"this {type(model).__name__}"
 
@@ -172,7 +171,7 @@ class Grounder:
 
     def stream(
         self,
-        pairs: Iterable[tuple[Any, Any]],
+        pairs: Iterable[tuple[Any, Phrases]],
         batch_size: int = 8,
         *,
         top_k: int = 1,
@@ -202,14 +201,14 @@ class Grounder:
                 for item in loaded:
                     yield next(answers) if isinstance(item, _Loaded) else item
 
-    def _load(self, image: Any, phrase: Any, keep: bool) -> "_Loaded":
+    def _load(self, image: Any, phrase: Phrases, keep: bool) -> "_Loaded":
         phrases = _phrases(phrase)
         pixels, warning = to_pixels(image, self.allow_urls)
-        geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._size)
+        geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._preprocess.size)
         picture = Picture(image, pixels, keep, self.allow_urls)
-        return _Loaded(picture, letterbox(pixels, geometry, self._size), geometry, warning, phrases)
+        return _Loaded(picture, letterbox(pixels, geometry, self._preprocess.size), geometry, warning, phrases)
 
-    def _try_load(self, image: Any, phrase: Any, keep: bool) -> "_Loaded | ValueError":
+    def _try_load(self, image: Any, phrase: Phrases, keep: bool) -> "_Loaded | ValueError":
         try:
             return self._load(image, phrase, keep)
         except ValueError as error:
@@ -222,12 +221,12 @@ class Grounder:
             return []
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
         image = torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device)
-        tokens = torch.tensor([self.vocabulary.encode(p, self._length) for _, p in asked], device=self.device)
+        tokens = torch.tensor([self.vocabulary.encode(p, self._preprocess.words) for _, p in asked], device=self.device)
         numbers = [number for number, item in enumerate(loaded) for _ in item.phrases]
         # Without a repetition nothing needs to be copied, so no index is given.
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
-            parts = self._predict(prepare({"image": image}, self._mean, self._std)["image"], tokens, owners, top_k > 1)
+            parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, top_k > 1)
             for number in torch.cat([not_finite(part) for part in parts]).nonzero()[:1, 0].tolist():
                 raise self._not_finite(asked[number][1])
             columns = {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
@@ -242,23 +241,22 @@ class Grounder:
         self, image: torch.Tensor, tokens: torch.Tensor, owners: torch.Tensor | None, candidates: bool
     ) -> list[dict[str, torch.Tensor]]:
         """Outputs for the phrases in chunks, so that many phrases about few images do not multiply the maps' memory."""
-        model: Any = self.model
-        shared = hasattr(model, "encode_image") and hasattr(model, "ground")
-        if candidates and not (shared and hasattr(model.head, "candidates")):
-            raise ValueError(f"{type(model).__name__} gives one box only; top_k must be 1")
-        features = model.encode_image(image) if shared else None
+        can = self._can
+        if candidates and can.candidates is None:
+            raise ValueError(f"{type(self.model).__name__} gives one box only; top_k must be 1")
+        features = None if can.encode_image is None else can.encode_image(image)
         parts = []
         for start in range(0, len(tokens), PHRASES_AT_ONCE):
             chunk = slice(start, start + PHRASES_AT_ONCE)
             index = torch.arange(len(image), device=self.device) if owners is None else owners
-            if not shared:
-                parts.append(model({"image": image[index[chunk]], "tokens": tokens[chunk]}))
+            if can.ground is None:
+                parts.append(self.model({"image": image[index[chunk]], "tokens": tokens[chunk]}))
                 continue
             whole = owners is None and len(tokens) <= PHRASES_AT_ONCE
             arguments = (features, tokens[chunk], None if whole else index[chunk])
-            parts.append(model.ground(*arguments))
-            if candidates:
-                found = model.head.candidates(model.forward_features(*arguments)["head"])
+            parts.append(can.ground(*arguments))
+            if candidates and can.candidates is not None:
+                found = can.candidates(*arguments)
                 parts[-1] |= dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
         return parts
 
@@ -277,8 +275,7 @@ class Grounder:
         mask = None
         if "mask" in output:
             probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
-            threshold = getattr(self.model, "mask_threshold", 0.5)
-            mask = to_image(probability, item.geometry, threshold, getattr(self.model, "mask_any_overlap", False))
+            mask = to_image(probability, item.geometry, self._can.mask_threshold, self._can.mask_any_overlap)
         candidates: tuple[tuple[Box, float], ...] = ()
         if "candidate_boxes" in output:
             found, scores = output["candidate_boxes"], output["candidate_scores"]
@@ -310,8 +307,8 @@ class Grounder:
             doubts.append("none of the words is known to the model; the answer is a guess")
         elif unknown:
             doubts.append(f"unknown to the model: {', '.join(dict.fromkeys(unknown))}")
-        if len(words) > self._length:
-            doubts.append(f"cut to the first {self._length} of {len(words)} words")
+        if len(words) > self._preprocess.words:
+            doubts.append(f"cut to the first {self._preprocess.words} of {len(words)} words")
         return "; ".join(doubts) or None
 
 
@@ -324,9 +321,9 @@ class _Loaded:
     phrases: list[str]
 
 
-def compile_network(model: Any) -> None:
+def compile_network(model: torch.nn.Module) -> None:
     """Compiles ``model`` where it stands: both of its halves where it has them, else its forward pass."""
-    for name in ("encode_image", "ground") if hasattr(model, "encode_image") else ("forward",):
+    for name in ("forward",) if abilities(model).encode_image is None else ("encode_image", "ground"):
         setattr(model, name, torch.compile(getattr(model, name)))
 
 
@@ -336,7 +333,7 @@ def _pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _phrases(phrase: Any) -> list[str]:
+def _phrases(phrase: Phrases) -> list[str]:
     phrases = [phrase] if isinstance(phrase, str) else list(phrase)
     if not phrases:
         raise ValueError("no phrase was given")

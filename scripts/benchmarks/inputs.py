@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import torch
 
+from rec.contracts import Batch
+
 VOCABULARY_SIZE = 10_000
 
 
@@ -87,7 +89,7 @@ def batch_of(count: int, options: Options, generator: Any = None, images: int | 
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def our_batch(batch: dict[str, Any]) -> dict[str, Any]:
+def our_batch(batch: Batch) -> Any:
     """The same batch as our models receive it: normalised on the device."""
     from rec.data.batch import prepare
 
