@@ -112,6 +112,23 @@ def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
         raise UntrustedError(f"{name} {damaged} ({error}); copy or download it again") from None
 
 
+def weights_of_others(source: str | os.PathLike[str]) -> str | None:
+    """What to do with a file of weights that is read nowhere but in ``scripts/convert_weights.py``; None for anything else.
+
+    PyTorch's files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, …) can hold code; Darknet's (``.weights``) hold no names.
+    """
+    path = os.fspath(source)
+    if not re.search(r"\.(pth|pt|ckpt|bin|pkl|pickle|th|tar|weights|conv\.\d+)$", path, re.IGNORECASE) or os.path.isdir(
+        path
+    ):
+        return None
+    return (
+        f"{path} is a file of PyTorch's or Darknet's, which may hold code; expected a model folder, a checkpoint of this project "
+        "or a safetensors file. scripts/convert_weights.py makes a model folder of a SimREC or MCN checkpoint and a safetensors "
+        "file of a backbone: python scripts/convert_weights.py FILE --out weights/NAME"
+    )
+
+
 def is_below(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str]]) -> bool:
     """Whether the file that ``path`` leads to, links followed, lies below one of ``roots``."""
     real = os.path.realpath(path)

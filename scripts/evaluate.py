@@ -24,11 +24,13 @@ def main() -> int:
     from accelerate import Accelerator
 
     from rec.data.loader import evaluation_loader
+    from rec.errors import CheckpointError
     from rec.evaluation import evaluate
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
     from rec.inference.trained import locate
     from rec.models.soundness import PredictionError
+    from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
     from rec.training.process import end_together, keep_freed_memory
 
     accelerator = Accelerator()
@@ -36,6 +38,9 @@ def main() -> int:
         keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
     trained = locate(args.model)
+    read = AVERAGED if (trained.folder / AVERAGED).exists() else WEIGHTS
+    if trained.is_checkpoint and (trouble := problem(trained.folder, only=[read])):
+        raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
     out = Path(args.out or "outputs/evaluation")
     if accelerator.is_main_process:

@@ -8,6 +8,7 @@ optimizer state included. Afterwards `rec.from_pretrained("user/name")` loads it
 """
 
 import argparse
+from pathlib import Path
 
 
 def main() -> int:
@@ -21,14 +22,21 @@ def main() -> int:
 
     add_trust_option(parser)
     args = parser.parse_args()
+    from rec.errors import CheckpointError
     from rec.inference.hub import push
     from rec.inference.model_folder import ModelFolderError, read
     from rec.inference.trained import locate
+    from rec.training.checkpoint_format import problem
+    from rec.trust import weights_of_others
 
     trained = locate(args.model)
     if trained.is_checkpoint:
         raise ModelFolderError(f"{trained.folder} is a checkpoint; push a model folder, such as best/ of the run")
     read(trained.folder, args.trust_config)  # what cannot be loaded is not worth pushing
+    if args.with_checkpoint and (
+        trouble := weights_of_others(args.with_checkpoint) or problem(Path(args.with_checkpoint))
+    ):
+        raise CheckpointError(f"--with-checkpoint: {trouble}")
     address = push(
         trained.folder, args.repo_id, private=not args.public, message=args.message, checkpoint=args.with_checkpoint
     )

@@ -42,7 +42,6 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
-    from rec.inference.grounder import resolve
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
     from rec.training.freezing import FreezingSchedule
@@ -50,7 +49,7 @@ def train(cfg: Any) -> int:
     from rec.training.multi_scale import image_size
     from rec.training.publish import Publisher
     from rec.training.run_log import Profiler, RunLog, Window
-    from rec.training.weights import load_matching
+    from rec.training.weights import find_weights, load_matching
 
     if not torch.cuda.is_available():
         process.keep_freed_memory()
@@ -66,7 +65,7 @@ def train(cfg: Any) -> int:
     ]  # fmt: skip
     model = build.build_model(cfg, dataset)
     start_from = cfg.train.load_weight or cfg.train.vl_pretrain_weight
-    report = load_matching(model, resolve(start_from), getattr(vocabulary, "words", None)) if start_from else None
+    report = load_matching(model, find_weights(start_from), getattr(vocabulary, "words", None)) if start_from else None
     optimizer = build.build_optimizer(cfg, model)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 

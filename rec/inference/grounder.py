@@ -23,6 +23,7 @@ from rec.inference.inputs import to_pixels
 from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
 from rec.inference.reading import WEIGHTS
 from rec.models.soundness import PredictionError, not_finite
+from rec.trust import weights_of_others
 
 __all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "resolve", "suppress"]
 
@@ -72,6 +73,13 @@ def resolve(source: str | Path) -> Path:
     folder = user_path(source)
     if folder.is_dir():
         return folder
+    if hint := weights_of_others(folder):
+        raise ModelFolderError(hint)
+    if folder.is_file() or folder.suffix == ".safetensors":
+        raise ModelFolderError(
+            f"{source} is {'one file' if folder.is_file() else 'not there'}; expected a model folder, which also tells how the "
+            "model is built and what its words are. To start a training from the weights alone: train.load_weight"
+        )
     if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
         raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
     from rec.inference.hub import pull

@@ -8,7 +8,7 @@ from typing import Any
 from rec.files import user_path
 from rec.inference.model_folder import ModelFolderError, describe_origin, from_run, read
 from rec.inference.reading import CONFIG, WEIGHTS, checked_file, load_model, preprocess_trouble
-from rec.trust import is_below, read_text
+from rec.trust import is_below, read_text, weights_of_others
 
 EMA = "ema.safetensors"
 
@@ -59,6 +59,8 @@ def locate(path: str | Path) -> Trained:
         ModelFolderError: none of these is there.
     """
     folder = user_path(path)
+    if hint := weights_of_others(folder):
+        raise ModelFolderError(hint)
     if (folder / "best" / WEIGHTS).is_file():
         if not is_below(folder / "best", [folder]):
             raise ModelFolderError(f"{folder / 'best'} is a link out of {folder}; name the folder it leads to itself")

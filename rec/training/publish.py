@@ -7,6 +7,7 @@ from typing import Any
 
 from rec.config import ConfigError
 from rec.inference import model_folder
+from rec.training.checkpoint_format import AVERAGED, WEIGHTS, folder_of
 
 PUSH = ("best", "every_save", "end")
 
@@ -74,13 +75,13 @@ class Publisher:
         if self.pusher is None:
             return
         if finished and not self.pushed:
-            best, checkpoints = self.folder / "best", self.folder / "checkpoints"
+            best = self.folder / "best"
             if self.when != "every_save" and best.is_dir():
                 self._push(best, state.update, {}, best)
             else:
-                newest = checkpoints / (checkpoints / "last").read_text(encoding="utf-8").strip()
-                ema = newest / "ema.safetensors"
-                self._push(ema if ema.exists() else newest / "model.safetensors", state.update, {}, None)
+                last = folder_of(self.folder, state.update)
+                weights = last / AVERAGED
+                self._push(weights if weights.exists() else last / WEIGHTS, state.update, {}, None)
         self.pusher.close()
 
     def _write(self, folder: Path, weights: Path, update: int, metrics: Any) -> None:

@@ -32,6 +32,7 @@ from rec.training.checkpoint_format import (
 )
 from rec.training.ema import EMA
 from rec.training.run_log import AFTER_DIVERGING, RunLog, flatten
+from rec.trust import weights_of_others
 
 __all__ = ["CheckpointError", "TrainerState", "TrainingError", "newest", "problem", "read_state"]
 
@@ -147,6 +148,8 @@ def starting_point(cfg: Any, passed_over: dict[Path, str]) -> Path | None:
     if not cfg.train.resume_path:
         return None
     path = Path(cfg.train.resume_path)
+    if hint := weights_of_others(path):
+        raise CheckpointError(f"train.resume_path: {hint}")
     if (path / "checkpoints").is_dir():
         found = newest(path, lambda _: None, passed_over)
         if found is None:

@@ -9,9 +9,11 @@ from torch import nn
 
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
-from rec.inference.reading import VOCABULARY, WEIGHTS, checked_file
+from rec.files import user_path
+from rec.inference.reading import VOCABULARY, checked_file
 from rec.models.soundness import unsound
-from rec.trust import regular_file, weight_shapes
+from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, problem
+from rec.trust import regular_file, weight_shapes, weights_of_others
 
 EMBEDDING = "language_encoder.embedding.weight"
 
@@ -22,8 +24,8 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     Args:
         model: of the new run.
         source: model folder, checkpoint (its EMA weights where it has them) or safetensors file.
-        words: the new run's vocabulary, id by id. With a ``vocab.json`` beside the weights, rows of the embedding are taken
-            for the words both know; the others keep their initial values.
+        words: the new run's vocabulary, id by id; None for a model without one. With a ``vocab.json`` beside the weights, rows
+            of the embedding are taken for the words both know; the others keep their initial values.
 
     Returns:
         One paragraph: what was loaded, what kept its initial values, what was not used.
@@ -35,8 +37,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     try:
         folder, file = _weight_file(source)
         shapes = weight_shapes(file)
-        vocabulary = checked_file(folder, VOCABULARY) if (folder / VOCABULARY).exists() else None
-        old_words = read_vocabulary(vocabulary)[0] if words is not None and vocabulary is not None else None
+        old_words = _words_of(folder) if words is not None else None
     except (RecError, OSError, ValueError) as error:
         raise CheckpointError(f"train.load_weight: {error}") from error
     own = model.state_dict()
@@ -48,11 +49,14 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     if words is not None and old_words is not None and vectors is not None:
         old = {word: row for row, word in enumerate(old_words)}
         pairs = [(row, old[word]) for row, word in enumerate(words) if word in old]
-        fitting[EMBEDDING] = own[EMBEDDING].clone()
+        fitting.pop(EMBEDDING, None)
         if vectors.shape == (len(old_words), own[EMBEDDING].shape[1]) and pairs:
             here, there = torch.tensor(pairs).T
+            fitting[EMBEDDING] = own[EMBEDDING].clone()
             fitting[EMBEDDING][here] = vectors[there].to(own[EMBEDDING])
             words_report = f"; {len(pairs)} of {len(words)} words are known to it"
+    elif words is not None and EMBEDDING in fitting:
+        words_report = f"; it has no {VOCABULARY} beside it, so its word vectors are taken id by id"
     if not fitting:
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
@@ -68,11 +72,39 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     return report
 
 
+def find_weights(source: str) -> Path:
+    """What ``train.load_weight`` names: a safetensors file, a checkpoint, a model folder, or the download of a hub id.
+
+    Raises:
+        CheckpointError: weights of another format, or nothing there.
+        rec.errors.RecError: as :func:`rec.inference.grounder.resolve`.
+    """
+    from rec.inference.grounder import resolve
+
+    path = user_path(source)
+    if hint := weights_of_others(path):
+        raise CheckpointError(f"train.load_weight: {hint}")
+    if path.suffix == ".safetensors" and not path.exists():
+        raise CheckpointError(f"train.load_weight: there is no file {path}")
+    return path if path.exists() else resolve(source)
+
+
+def _words_of(folder: Path) -> Sequence[str] | None:
+    """The vocabulary beside weights; of a checkpoint, the one in its run's ``best/``."""
+    homes = [folder, folder.parent.parent / "best"] if (folder / STATE).exists() else [folder]
+    home = next((home for home in homes if (home / VOCABULARY).exists()), None)
+    return None if home is None else read_vocabulary(checked_file(home, VOCABULARY))[0]
+
+
 def _weight_file(source: Path) -> tuple[Path, Path]:
     """The folder and the safetensors file of what ``train.load_weight`` names."""
     if not source.is_dir():
         return source.parent, regular_file(source, "weights")
-    name = next((name for name in ("ema.safetensors", WEIGHTS) if (source / name).exists()), None)
+    name = next((name for name in (AVERAGED, WEIGHTS) if (source / name).exists()), None)
     if name is None:
-        raise CheckpointError(f"{source} is neither a model folder, a checkpoint nor a safetensors file")
+        raise CheckpointError(
+            f"{source} is neither a model folder, a checkpoint nor a safetensors file; of a run, name its best/"
+        )
+    if (source / STATE).exists() and (trouble := problem(source, only=[name])):
+        raise CheckpointError(f"{trouble}; take another checkpoint")
     return source, checked_file(source, name)

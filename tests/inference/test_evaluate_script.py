@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rec.config import LazyConfig
+from rec.training.checkpoint_format import TrainerState, described, state_text
 
 ROOT = Path(__file__).parents[2]
 CONFIG = f"""
@@ -120,12 +121,22 @@ def test_a_run_folder_and_a_checkpoint_need_no_config(place, evaluate):
     checkpoint = run / "checkpoints" / "step_00000001"
     checkpoint.mkdir(parents=True)
     save_file(new_model().state_dict(), checkpoint / "ema.safetensors")
-    (checkpoint / "trainer_state.json").write_text("{}", encoding="utf-8")
+    weights = {"ema.safetensors": described(checkpoint / "ema.safetensors")}
+    needed = ("model.safetensors", "optimizer.bin", "random_states_0.pkl")  # to continue the run, not to evaluate
+    other = {name: {"bytes": 0, "xxh3_128": ""} for name in needed}
+    state = TrainerState(update=1, ema_updates=1, files=other | weights)
+    (checkpoint / "trainer_state.json").write_text(state_text(state), encoding="utf-8")
     assert evaluate("run", "--out", "from_run")[0] == 0
     overrides = [f"dataset.input_shape=[{SIZE},{SIZE}]", "dataset.max_token_length=6"]
     assert evaluate(checkpoint, "--out", "from_checkpoint", *overrides)[0] == 0
     for name in ("metrics.json", "predictions.jsonl"):
         assert (place / "from_run" / name).read_bytes() == (place / "from_checkpoint" / name).read_bytes()
+    content = bytearray((checkpoint / "ema.safetensors").read_bytes())
+    content[-9] ^= 4
+    (checkpoint / "ema.safetensors").write_bytes(content)
+    status, _, error = evaluate(checkpoint, "--out", "flipped", *overrides)
+    assert status == 2 and "content has changed since it was saved" in " ".join(error.split())
+    assert not (place / "flipped").exists()
 
 
 def test_a_strangers_run_config_calls_nothing(evaluate, tmp_path):

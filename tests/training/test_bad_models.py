@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def train(folder, tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("train_script", CONFIGS.parent / "scripts" / "train.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    logger = logging.getLogger("rec")
+    for name in ("handlers", "level", "propagate"):  # a run that begins sets them for its process
+        monkeypatch.setattr(logger, name, getattr(logger, name))
 
     def run(config: str, *overrides: str) -> tuple[int, str]:
         data = ("dataset.dataset=few", f"+dataset.ann_path.few={{path: {folder / 'few.jsonl'}, bbox_format: xywh}}")
@@ -102,6 +106,21 @@ def train(folder, tmp_path, monkeypatch, capsys):
         ),
         (
             "simrec_small_scenes_quickstart",
+            ("train.load_weight=FOLDER/linear.pth",),
+            ("train.load_weight", "linear.pth is a file of PyTorch's", "scripts/convert_weights.py"),
+        ),
+        (
+            "simrec_small_scenes_quickstart",
+            ("train.vl_pretrain_weight=FOLDER/absent.ckpt",),
+            ("absent.ckpt is a file of PyTorch's", "scripts/convert_weights.py"),
+        ),
+        (
+            "simrec_small_scenes_quickstart",
+            ("train.resume_path=FOLDER/linear.pth",),
+            ("train.resume_path", "scripts/convert_weights.py"),
+        ),
+        (
+            "simrec_small_scenes_quickstart",
             ("dataset.use_glove=true", "dataset.word_vectors=no_such_pipeline"),
             ("python -m spacy download no_such_pipeline", "dataset.use_glove=false"),
         ),
@@ -111,3 +130,14 @@ def test_what_does_not_fit_is_named_with_the_remedy(train, config, overrides, na
     status, error = train(config, *overrides)
     assert status == 2 and "Traceback" not in error
     assert all(part in error for part in named), error
+
+
+def test_a_safetensors_file_starts_a_run(train, folder, tmp_path):
+    file = tmp_path / "first.safetensors"
+    assert train("simrec_small_scenes_quickstart")[0] == 0
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*")
+    (newest / "model.safetensors").rename(file)
+    (tmp_path / "run").rename(tmp_path / "first")
+    status, error = train("simrec_small_scenes_quickstart", f"train.load_weight={file}")
+    assert status == 0, error
+    assert f"tensors from {file}" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
