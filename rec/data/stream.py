@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, default_collate
 
+from rec.data.arrow_files import check_parquet
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker
@@ -65,7 +66,6 @@ class RefCOCOStream(IterableDataset):
         with_masks: bool = False,
         hide: str | None = None,
     ) -> None:
-        import pyarrow.parquet as parquet
         from datasets import load_dataset
 
         from rec.data.tables import parquet_files
@@ -80,7 +80,7 @@ class RefCOCOStream(IterableDataset):
                     f"{os.fspath(path)} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)"
                 )
             rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
-            self._count = sum(parquet.read_metadata(file).num_rows for file in files)
+            self._count = sum(check_parquet(file) for file in files)
             identity[0] = [(file.name, file.stat().st_size) for file in files]
         else:
             rows = load_dataset(os.fspath(path), split=split, streaming=True)

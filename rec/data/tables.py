@@ -3,6 +3,7 @@
 What is no table yet is prepared once into the cache of the ``datasets`` library and read from there, memory-mapped.
 """
 
+import glob
 import logging
 import os
 import re
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rec.data.arrow_files import load_parquet, load_saved, load_split
 from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
-from rec.data.sources import Source, SourceError, check_split_names, load_json
+from rec.data.sources import Source, SourceError
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
 from rec.data.sources.refer import open_refer
@@ -185,16 +187,14 @@ def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> UnknownSpl
 
 
 def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
-    from datasets import load_from_disk
-
     info = read_info(folder)
     splits = tuple(info["splits"])
     if split not in splits:
         raise _unknown_split(info["name"], split, splits)
     if info["format"] == "parquet":
-        rows = _load_parquet(sorted(folder.glob(f"{split}-*.parquet")))
+        rows = load_parquet(sorted(folder.glob(f"{glob.escape(split)}-*.parquet")))
     else:
-        rows = load_from_disk(str(folder / split))
+        rows = load_split(folder / split)
     store = info.get("store")
     root = str(folder) if store else _image_root(rows, image_path, info["image_root"], folder)
     return Table(rows, root, info["splits"][split]["fingerprint"], splits, store and store["size"])
@@ -226,27 +226,9 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
 
 def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
     """Split to table, of ``save_to_disk`` folders and parquet; {} for anything else."""
-    from datasets import Dataset, load_from_disk
-
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        if (path / "dataset_dict.json").is_file():
-            listed = load_json(path / "dataset_dict.json")
-            check_split_names(listed.get("splits", ()) if isinstance(listed, dict) else (), path / "dataset_dict.json")
-        loaded = load_from_disk(str(path))
-        return {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-    return {split: _load_parquet(files) for split, files in parquet_files(path).items()}
-
-
-def _load_parquet(files: list[Path]) -> "datasets.Dataset":
-    from datasets import load_dataset
-
-    try:
-        return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    except Exception as error:  # the library and Arrow raise a dozen kinds; a table without rows is one to it
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise SourceError(
-            f"{files[0]} cannot be read as parquet, or has no rows ({cause[:300]}): get the file again"
-        ) from error
+        return load_saved(path)
+    return {split: load_parquet(files) for split, files in parquet_files(path).items()}
 
 
 def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:

@@ -297,6 +297,7 @@ def two_pictures_of_one_id():
 
 
 def test_every_row_shows_its_own_picture_whatever_its_image_id(tmp_path):
+    from rec.data.schema import Report
     from rec.data.store import store_images, stored_rows
 
     table = two_pictures_of_one_id()
@@ -309,9 +310,9 @@ def test_every_row_shows_its_own_picture_whatever_its_image_id(tmp_path):
         assert dataset.collate(samples, share_images=True)["image_index"].tolist() == [0, 1, 0, 1]
     for kind in ("letterboxed", "raw"):
         (tmp_path / kind / ".partial").mkdir(parents=True)
-        names = store_images({"train": table}, "", tmp_path / kind, kind, 64, False)
-        assert len(names) == 2
-        stored = [stored["image"]["path"] for stored in stored_rows(table, names)]
+        names, broken = store_images({"train": table}, "", tmp_path / kind, kind, 64, "raise", False)
+        assert len(names) == 2 and not broken
+        stored = [stored["image"]["path"] for stored in stored_rows(table, names, broken, Report())]
         assert stored[0] == stored[2] != stored[1] == stored[3]
 
 

@@ -1,0 +1,157 @@
+"""Parquet files and ``datasets.save_to_disk`` folders that somebody else may have written.
+
+A parquet file is turned once into an Arrow file in the cache of the ``datasets`` library, a few rows at a time: columns
+may repeat one long value for all rows, which take no room in the file. An Arrow file is mapped, and its offsets are
+validated before anything follows them: a broken one would end the process.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rec import trust
+from rec.data.sources import SourceError, check_split_names, load_json
+from rec.files import whole_file
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+_ROWS_AT_ONCE = 64
+
+
+def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
+    """One table of the rows of all files, with the columns and types of the first.
+
+    Its fingerprint is of the files' names, sizes and modification times.
+
+    Raises:
+        SourceError: broken, no rows, or more than the limits of :mod:`rec.trust`.
+    """
+    from datasets import Dataset, config
+
+    try:
+        facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        copy = Path(config.HF_DATASETS_CACHE) / "rec" / f"parquet-{key}.arrow"
+        if not copy.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(copy) as temporary:
+                _copy(files, temporary)
+        table = Dataset.from_file(str(copy))
+    except SourceError:
+        raise
+    except Exception as error:  # Arrow and the library raise a dozen kinds
+        raise _broken(files[0] if files else "nothing", "parquet", error) from error
+    if not len(table):
+        raise SourceError(f"{files[0]} has no rows: get the file again, or leave it out")
+    return Dataset(table.data, table.info, fingerprint=key)
+
+
+def check_parquet(file: Path) -> int:
+    """The number of rows a parquet file says it has, if they can be in it.
+
+    Raises:
+        SourceError: no regular file, or more rows or content than its size can hold.
+    """
+    import pyarrow.parquet as parquet
+
+    size = trust.regular_file(file, "table").stat().st_size
+    about = parquet.read_metadata(file)
+    content = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if about.num_rows > size or content > trust.MAX_EXPANSION * size + trust.SMALL_TABLE:
+        raise SourceError(
+            f"{file} says it has {about.num_rows:,} rows of {content:,} bytes in all, in {size:,} bytes: it would fill the "
+            "disk; get it from somebody else"
+        )
+    return about.num_rows
+
+
+def _copy(files: Sequence[Path], target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    schema: Any = None
+    with pa.OSFile(str(target), "wb") as sink:
+        writer: Any = None
+        for file in files:
+            check_parquet(file)
+            room = trust.MAX_EXPANSION * file.stat().st_size + trust.SMALL_TABLE
+            opened = parquet.ParquetFile(file)
+            schema = schema or _without_dictionaries(opened.schema_arrow)
+            writer = writer or pa.ipc.new_stream(sink, schema)
+            for batch in opened.iter_batches(_ROWS_AT_ONCE):
+                room -= batch.nbytes
+                if room < 0:
+                    raise SourceError(
+                        f"the rows of {file} are more than {trust.MAX_EXPANSION} times the file: it would fill the disk; get "
+                        "it from somebody else"
+                    )
+                writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+        writer.close()
+
+
+def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":
+    """Columns of categories become columns of their values: the library knows no others."""
+    import pyarrow as pa
+
+    for number, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type):
+            schema = schema.set(number, field.with_type(field.type.value_type))
+    return schema
+
+
+def load_saved(folder: Path) -> dict[str, "datasets.Dataset"]:
+    """Split to table, of a folder of ``Dataset.save_to_disk`` (its split is ``train``) or ``DatasetDict.save_to_disk``.
+
+    Raises:
+        SourceError: broken, or it names files elsewhere.
+    """
+    listed = folder / "dataset_dict.json"
+    if not listed.is_file():
+        return {"train": load_split(folder)}
+    content = load_json(listed)
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not isinstance(splits, list):
+        raise SourceError(f"{listed} does not list the splits of a saved table: get it again")
+    check_split_names(splits, listed)
+    return {split: load_split(folder / split) for split in splits}
+
+
+def load_split(folder: Path) -> "datasets.Dataset":
+    """The table of a folder of ``Dataset.save_to_disk``, memory-mapped; its columns come as they are stored.
+
+    Raises:
+        SourceError: broken, or it names files elsewhere.
+    """
+    from datasets import load_from_disk
+
+    state = load_json(folder / "state.json")
+    parts = state.get("_data_files") if isinstance(state, dict) else None
+    names: list[Any] = [part.get("filename") if isinstance(part, dict) else None for part in parts or ()]
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise SourceError(f"{folder / 'state.json'} does not name the files of its table: get the table again")
+    try:
+        for name in names:
+            trust.regular_file(folder / name, "table")
+        table = load_from_disk(str(folder)).with_format(None)
+        validate(table.data.table)
+    except Exception as error:  # as in load_parquet
+        raise _broken(folder, "a saved table", error) from error
+    return table
+
+
+def validate(table: "pa.Table") -> None:
+    """Checks every offset and text of a table; a million rows take a tenth of a second.
+
+    Raises:
+        pyarrow.ArrowInvalid: one leads out of its buffer, or is no UTF-8.
+    """
+    table.validate(full=True)
+
+
+def _broken(where: Any, what: str, error: Exception) -> SourceError:
+    cause = " ".join(str(error.__cause__ or error).split())
+    return SourceError(f"{where} cannot be read as {what} ({cause[:300]}): get it again")
