@@ -5,7 +5,8 @@
     python scripts/train.py --check configs/x.py [key=value ...]      checks every key and argument, builds nothing
 
 Started again with the same command it continues from the newest checkpoint in train.output_dir.
-Exit status: 0 finished, 1 training failed, 2 bad config or input, 130 / 143 stopped by Ctrl-C / SIGTERM with a checkpoint saved.
+Exit status: 0 finished, 1 training failed, 2 bad config or input, or training that cannot go on; stopped with a checkpoint saved:
+129 by SIGHUP, 130 by Ctrl-C, 143 by SIGTERM.
 
 Config keys it reads (configs/common/train.py has every train key, its default and its meaning):
 
@@ -28,7 +29,6 @@ import argparse
 import math
 import os
 import time
-from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def train(cfg: Any) -> int:
 
     if not torch.cuda.is_available():
         process.keep_freed_memory()
-    stop = process.StopRequest(cfg.train.communication.timeout, LAUNCHER)
+    output_dir = Path(cfg.train.output_dir)
+    stop = process.StopRequest(output_dir, cfg.train.communication.timeout, LAUNCHER)
     accelerator, per_process, accumulation = build_accelerator(cfg)
     set_seed(cfg.train.seed)  # the same on every process while the model is built, different ones from then on
 
@@ -69,7 +70,7 @@ def train(cfg: Any) -> int:
     optimizer = build.build_optimizer(cfg, model)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
-    batches, loader = build.build_batches(cfg, accelerator, dataset, per_process, accumulation)
+    batches, loader = build.build_batches(cfg, accelerator, dataset, per_process, accumulation, stop.fail)
     updates_per_epoch = min(2, batches.updates_per_epoch) if cfg.train.fast_dev_run else batches.updates_per_epoch
     epochs = 1 if cfg.train.fast_dev_run else cfg.train.epochs
     total_updates = updates_per_epoch * epochs
@@ -77,7 +78,6 @@ def train(cfg: Any) -> int:
         total_updates = cfg.train.train_iter
     schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
 
-    output_dir = Path(cfg.train.output_dir)
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
     freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
@@ -96,13 +96,7 @@ def train(cfg: Any) -> int:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
     for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
-    trainable = sum(p.numel() for p in bare.parameters() if p.requires_grad)
-    log.line(
-        f"{length_hint(dataset) or 'streamed'} training samples, "
-        f"{total_updates} updates of {cfg.train.batch_size} = {per_process} per process x {accelerator.num_processes} x "
-        f"{accumulation} accumulation; {sum(p.numel() for p in bare.parameters()):,} parameters, "
-        f"{trainable:,} trainable; {accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
-    )
+    log.describe(bare, dataset, f"{total_updates} updates of {cfg.train.batch_size} = {per_process} per process", accumulation)
     window = Window()
     window.load(state.window, accelerator)
     window.restart_clock(state.update)
@@ -110,6 +104,12 @@ def train(cfg: Any) -> int:
     status, scales = 0, cfg.train.multi_scale_training
     due_evaluation = due_save = False
     model.train()
+
+    def save(improved: bool) -> None:
+        state.window, state.ema_updates = window.state(accelerator), ema.updates if ema else 0
+        writer.save(accelerator, model, optimizer, ema, state, publisher.after_save(state, improved))
+        if writer.diverged:
+            raise resume.diverged(state, writer, log)
 
     while state.update < total_updates:
         batches.set_position(state.epoch, state.update_in_epoch)
@@ -121,7 +121,16 @@ def train(cfg: Any) -> int:
                 group["lr"] = rate * factor
             model, optimizer = freezing.apply(model, optimizer, state.update)
             profiler.before_update()
-            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, iterator, size, window, stop)
+            try:
+                started = time.perf_counter()
+                fetched = [next(iterator) for _ in range(accumulation)]
+                window.data_wait += time.perf_counter() - started
+            except Exception:  # the data failed, the training did not
+                if state.update and not state.skipped_in_a_row and accelerator.num_processes == 1:  # several would have to agree
+                    save(improved=False)
+                    writer.wait()
+                raise
+            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, fetched, size, window, stop)
             finite = math.isfinite(gradient_norm)
             state.update += 1
             state.update_in_epoch += 1
@@ -154,14 +163,11 @@ def train(cfg: Any) -> int:
                 due_evaluation = False
                 if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
                     broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
-                improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log)
+                improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log, stop)
                 window.restart_clock(state.update)
             if (due_save or improved) and finite:
                 due_save = False
-                state.window, state.ema_updates = window.state(accelerator), ema.updates if ema else 0
-                writer.save(accelerator, model, optimizer, ema, state, publisher.after_save(state, improved))
-                if writer.diverged:
-                    raise resume.diverged(state, writer, log)
+                save(improved)
             if epoch_ended or stopping:
                 break
         if stopping and state.update < total_updates:
@@ -181,11 +187,15 @@ def train(cfg: Any) -> int:
     publisher.close(state, finished=status == 0)
     log.close()
     del lock
+    if status and stop.failure is not None:
+        raise resume.TrainingError(
+            f"{stop.failure}; saved after update {state.update}, the same command continues from there"
+        )
     return status
 
 
 def one_update(
-    cfg: Any, accelerator: Any, model: Any, optimizer: Any, iterator: Any, size: int | None, window: Any, stop: Any
+    cfg: Any, accelerator: Any, model: Any, optimizer: Any, batches: list[Any], size: int | None, window: Any, stop: Any
 ) -> tuple[float, bool]:
     """Forward and backward of every accumulated batch, clip, step unless the gradient is not finite.
 
@@ -198,10 +208,8 @@ def one_update(
     from rec.data.batch import prepare
 
     data = cfg.train.data
-    for _ in range(accelerator.gradient_accumulation_steps):
-        started = time.perf_counter()
-        batch = send_to_device(next(iterator), accelerator.device, non_blocking=True)
-        window.data_wait += time.perf_counter() - started
+    for batch in batches:
+        batch = send_to_device(batch, accelerator.device, non_blocking=True)
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 losses = model(prepare(batch, data.mean, data.std, size))
@@ -220,7 +228,7 @@ def one_update(
 
 
 def evaluate_splits(
-    cfg: Any, accelerator: Any, model: Any, bare: Any, ema: Any, validation: list[Any], state: Any, log: Any
+    cfg: Any, accelerator: Any, model: Any, bare: Any, ema: Any, validation: list[Any], state: Any, log: Any, stop: Any
 ) -> bool:
     """Evaluates every split with the EMA weights where there are any; True when the first split's metric is the best so far."""
     from contextlib import nullcontext
@@ -239,7 +247,7 @@ def evaluate_splits(
             started = time.perf_counter()
             loader = evaluation_loader(
                 dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
-                num_workers=data.num_workers, pin_memory=data.pin_memory,
+                num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=stop.fail,
             )  # fmt: skip
             evaluator = None if options.evaluator is None else instantiate(options.evaluator)
             metrics, records = evaluate(

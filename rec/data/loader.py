@@ -6,12 +6,16 @@ processes, so a resumed run continues with the very next sample, also after a re
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+
+from rec.data.workers import Loader, LostWorkerError
+
+OnLostWorker = Callable[[LostWorkerError], None] | None
 
 
 class TrainingBatches(Sampler[list[Any]]):
@@ -45,7 +49,7 @@ class TrainingBatches(Sampler[list[Any]]):
         self.accumulation, self.seed, self.groups = accumulation, seed, groups
         self.total = per_process * processes * accumulation
         self.updates_per_epoch = length // self.total
-        self.epoch, self.first_update = 0, 0
+        self.epoch, self.first_update, self.passed = 0, 0, 0
         if self.updates_per_epoch == 0:
             raise ValueError(
                 f"the training split has {length} samples, fewer than one total batch of {self.total}: "
@@ -60,7 +64,9 @@ class TrainingBatches(Sampler[list[Any]]):
         return (self.updates_per_epoch - self.first_update) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Any]]:
-        epoch = self.epoch
+        return islice(self._from_position(self.epoch), self.passed, None)
+
+    def _from_position(self, epoch: int) -> Iterator[list[Any]]:
         generator = np.random.default_rng((self.seed, epoch))
         order = generator.permutation(self.length)
         if self.groups is not None:
@@ -113,7 +119,7 @@ class StreamedBatches(IterableDataset):
         self.updates_per_epoch = (
             max(1, length // (per_process * processes * accumulation)) if length else int(updates or 0)
         )
-        self.epoch, self.first_update = 0, 0
+        self.epoch, self.first_update, self.passed = 0, 0, 0
 
     def set_position(self, epoch: int, first_update: int = 0) -> None:
         """The next iteration yields the batches of ``epoch`` from its update ``first_update`` on."""
@@ -123,27 +129,26 @@ class StreamedBatches(IterableDataset):
         """This worker's share: batch number n is worker n modulo workers' (the order in which a DataLoader asks them)."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        first, end = self.first_update * self.accumulation, self.updates_per_epoch * self.accumulation
+        first = self.first_update * self.accumulation + self.passed
+        end = self.updates_per_epoch * self.accumulation
         passed = len(range(number, first, workers))
         samples = self.stream.endless(self.epoch, passed * self.per_process)
         if number < first % workers:
-            yield None  # keeps the turn of a worker whose batch of this round was seen before; `loader` drops it
+            yield None  # keeps the turn of a worker whose batch of this round was seen before; the loader leaves it out
         for _ in range(number + passed * workers, end, workers):
             yield self.stream.collate(list(islice(samples, self.per_process)))
 
-    def loader(self, pin_memory: bool = True) -> "_StreamLoader":
-        """Iterable over the batches from the position set last."""
+    def loader(self, pin_memory: bool = True, on_lost_worker: OnLostWorker = None) -> Loader:
+        """Iterable over the batches from the position set last; arguments as of :class:`rec.data.workers.Loader`."""
         # No persistent workers: they would keep the position they were started with.
-        return _StreamLoader(self, _data_loader(self, self.num_workers, pin_memory, batch_size=None))
-
-
-class _StreamLoader:
-    def __init__(self, batches: StreamedBatches, loader: DataLoader) -> None:
-        self.batches, self.loader = batches, loader
-
-    def __iter__(self) -> Iterator[Any]:
-        fillers = self.batches.first_update * self.batches.accumulation % max(1, self.batches.num_workers)
-        return islice(iter(self.loader), fillers, None)
+        return Loader(
+            self,
+            self,
+            num_workers=self.num_workers,
+            pin_memory=pin_memory,
+            on_lost_worker=on_lost_worker,
+            batch_size=None,
+        )
 
 
 class EvaluationBatches(Sampler[list[int]]):
@@ -165,12 +170,13 @@ class EvaluationBatches(Sampler[list[int]]):
                     batches.append([])
                 batches[-1].append(index)
         self.batches = [batch for batch in batches if batch][rank::processes]
+        self.passed = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
+        return iter(self.batches[self.passed :])
 
 
 class _ByIndex(Dataset):
@@ -184,28 +190,6 @@ class _ByIndex(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.dataset[key[1]]
-
-
-def _start_worker(_: int) -> None:
-    import cv2
-    import torch
-
-    cv2.setNumThreads(0)  # one worker is one core; OpenCV's own threads would fight over it
-    torch.set_num_threads(1)
-
-
-def _data_loader(dataset: Any, num_workers: int, pin_memory: bool, **how: Any) -> DataLoader:
-    import torch
-
-    return DataLoader(
-        dataset,
-        num_workers=num_workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        worker_init_fn=_start_worker if num_workers else None,
-        # Every iterator draws a seed; from the global generator it would move a resumed run's dropout.
-        generator=torch.Generator(),
-        **how,
-    )
 
 
 def sharing_groups(dataset: Any) -> np.ndarray:
@@ -223,27 +207,51 @@ def sharing_groups(dataset: Any) -> np.ndarray:
 
 
 def training_loader(
-    dataset: Any, batches: TrainingBatches, *, num_workers: int = 0, pin_memory: bool = True
-) -> DataLoader:
-    """DataLoader over ``batches``; collates with ``dataset.collate`` where the data set has one.
+    dataset: Any,
+    batches: TrainingBatches,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = True,
+    on_lost_worker: OnLostWorker = None,
+) -> Loader:
+    """Loader over ``batches``; collates with ``dataset.collate`` where the data set has one.
 
     A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.
     """
-    source = dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset)
-    collate = _collate(dataset, batches.groups is not None)
-    return _data_loader(
-        source, num_workers, pin_memory, batch_sampler=batches, collate_fn=collate, persistent_workers=num_workers > 0
+    return Loader(
+        dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset),
+        batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        on_lost_worker=on_lost_worker,
+        batch_sampler=batches,
+        collate_fn=_collate(dataset, batches.groups is not None),
+        persistent_workers=num_workers > 0,
     )
 
 
 def evaluation_loader(
-    dataset: Any, batch_size: int, *, processes: int = 1, rank: int = 0, num_workers: int = 0, pin_memory: bool = True
-) -> DataLoader:
-    """DataLoader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
+    dataset: Any,
+    batch_size: int,
+    *,
+    processes: int = 1,
+    rank: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = True,
+    on_lost_worker: OnLostWorker = None,
+) -> Loader:
+    """Loader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
     groups = dataset.image_groups() if hasattr(dataset, "image_groups") else np.arange(len(dataset))
     batches = EvaluationBatches(np.asarray(groups), batch_size, processes=processes, rank=rank)
-    collate = _collate(dataset, hasattr(dataset, "image_groups"))
-    return _data_loader(dataset, num_workers, pin_memory, batch_sampler=batches, collate_fn=collate)
+    return Loader(
+        dataset,
+        batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        on_lost_worker=on_lost_worker,
+        batch_sampler=batches,
+        collate_fn=_collate(dataset, hasattr(dataset, "image_groups")),
+    )
 
 
 def _collate(dataset: Any, share_images: bool) -> Any:

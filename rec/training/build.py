@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
-from rec.data.loader import StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
 from rec.training.keys import check_values
 
 
@@ -54,8 +54,16 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Any = Non
     return with_known(cfg.dataset, known)
 
 
-def build_batches(cfg: Any, accelerator: Any, dataset: Any, per_process: int, accumulation: int) -> tuple[Any, Any]:
+def build_batches(
+    cfg: Any, accelerator: Any, dataset: Any, per_process: int, accumulation: int, on_lost_worker: OnLostWorker = None
+) -> tuple[Any, Any]:
     """Which samples meet in which update, and the loader that reads them: of a map-style data set or of a stream.
+
+    Args:
+        cfg, accelerator, dataset: of the run.
+        per_process: samples per process and batch.
+        accumulation: batches per update.
+        on_lost_worker: as of :class:`rec.data.workers.Loader`.
 
     Returns:
         (batches, loader): ``batches.set_position(epoch, update)`` decides where the next ``iter(loader)`` begins;
@@ -76,7 +84,7 @@ def build_batches(cfg: Any, accelerator: Any, dataset: Any, per_process: int, ac
             updates=cfg.train.train_iter,
             num_workers=data.num_workers,
         )
-        return stream, stream.loader(data.pin_memory)
+        return stream, stream.loader(data.pin_memory, on_lost_worker)
     batches = TrainingBatches(
         len(dataset),
         per_process,
@@ -86,7 +94,8 @@ def build_batches(cfg: Any, accelerator: Any, dataset: Any, per_process: int, ac
         seed=cfg.train.seed,
         groups=sharing_groups(dataset) if data.share_images else None,
     )
-    return batches, training_loader(dataset, batches, num_workers=data.num_workers, pin_memory=data.pin_memory)
+    how = {"num_workers": data.num_workers, "pin_memory": data.pin_memory, "on_lost_worker": on_lost_worker}
+    return batches, training_loader(dataset, batches, **how)
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Any) -> None:

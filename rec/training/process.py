@@ -2,19 +2,27 @@
 
 import ctypes
 import fcntl
+import math
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
-EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from rec.errors import RecError
+
+EXIT_STATUS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
+# What torchrun and `accelerate launch` give to the processes they start, and nobody sets by hand.
+LAUNCH_MARKS = ("TORCHELASTIC_RUN_ID", "ACCELERATE_DYNAMO_BACKEND")
+# Seconds in which a signal of the same kind is the same request: `timeout` sends two at once, systemd and Slurm one to every
+# process besides the launcher's own, a closing terminal several, and schedulers repeat theirs.
+SAME_REQUEST: dict[int, float] = {signal.SIGHUP: math.inf, signal.SIGINT: 0.3, signal.SIGTERM: 5.0}
 
 
-class OutputFolderError(Exception):
+class OutputFolderError(RecError):
     """The output folder cannot be used; the text says why and what to do."""
 
 
@@ -67,40 +75,66 @@ def _holder(content: str) -> str:
 
 def _launched() -> bool:
     """Whether ``accelerate launch`` or ``torchrun`` started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    return any(name in os.environ for name in LAUNCH_MARKS)
 
 
 class StopRequest:
-    """Turns SIGTERM, Ctrl-C and the launcher's death into a flag that the training loop reads at step boundaries.
+    """Turns SIGTERM, SIGHUP, Ctrl-C, the launcher's death and a failure told to it into a flag, read at update boundaries.
 
-    A second signal of the same kind has its usual effect and stops at once.
+    A thread receives the signals, so that a second one ends the process at once even where the main thread waits in a
+    collective without end. SIGHUP stays ignored where ``nohup`` says so.
 
     Args:
-        timeout: seconds a process may outlive its launcher: one that hangs in a collective reaches no step boundary.
+        folder: the output folder, to say where the run will continue.
+        timeout: seconds a process may outlive its launcher: one that hangs in a collective reaches no update boundary.
         launcher: the parent's process id, read before the seconds that imports take: it may die in them.
     """
 
-    def __init__(self, timeout: float, launcher: int) -> None:
+    def __init__(self, folder: Path, timeout: float, launcher: int) -> None:
         self.signal: signal.Signals | None = None
-        self._parent = launcher
+        self.failure: Exception | None = None
+        self._folder, self._parent = folder, launcher
         self._watch_parent = _launched() and launcher != 1
+        received, numbers = os.pipe()
+        os.set_blocking(numbers, False)
         for number in EXIT_STATUS:
-            signal.signal(number, self._receive)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)  # with a handler of Python's, the number goes to the pipe
+        signal.set_wakeup_fd(numbers, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_forget_signals)
+        threading.Thread(target=self._receive, args=(received,), daemon=True).start()
         if self._watch_parent:
             threading.Thread(target=self._end_orphan, args=(timeout,), daemon=True).start()
 
-    def _end_orphan(self, timeout: float) -> None:
+    def _receive(self, numbers: int) -> None:
+        first: dict[int, float] = {}
+        while True:
+            for number in os.read(numbers, 100):
+                if number not in EXIT_STATUS:
+                    continue  # SIGCHLD, say, where somebody has a handler for it
+                self.signal = self.signal or signal.Signals(number)
+                if time.monotonic() - first.setdefault(number, time.monotonic()) > SAME_REQUEST[number]:
+                    self._end_now(signal.Signals(number))
+
+    def _end_now(self, number: signal.Signals) -> NoReturn:
+        last = self._folder / "checkpoints" / "last"
+        try:
+            start = f"continues from {last.parent / last.read_text(encoding='utf-8').strip()}"
+        except OSError:
+            start = "starts anew: there is no checkpoint yet"
+        _say(f"process {os.getpid()} ends at once (a second {number.name}); the same command {start}")
+        os._exit(EXIT_STATUS[number])
+
+    def _end_orphan(self, timeout: float) -> NoReturn:
         while not self.launcher_died:
             time.sleep(0.5)
         time.sleep(timeout)
-        os.write(
-            2, f"process {os.getpid()} ends: its launcher died {timeout:g} s ago, and no update ended since\n".encode()
-        )
+        _say(f"process {os.getpid()} ends: its launcher died {timeout:g} s ago, and no update ended since")
         os._exit(EXIT_STATUS[signal.SIGTERM])
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    def fail(self, error: Exception) -> None:
+        """Asks to stop because of ``error``, which is then what the run ends with."""
+        self.failure = self.failure or error
 
     @property
     def launcher_died(self) -> bool:
@@ -109,17 +143,33 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        return self.signal is not None or self.launcher_died
+        return self.signal is not None or self.failure is not None or self.launcher_died
 
     @property
     def reason(self) -> str:
         if self.signal is not None:
             return self.signal.name
+        if self.failure is not None:
+            return str(self.failure)
         return "the launcher died" if self.launcher_died else "another process was asked to stop"
 
     @property
     def exit_status(self) -> int:
         return EXIT_STATUS[self.signal or signal.SIGTERM]
+
+
+def _forget_signals() -> None:
+    """Gives a forked child the usual signals: through the pipe, its own would count as its parent's."""
+    signal.set_wakeup_fd(-1)
+    for number in EXIT_STATUS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _say(line: str) -> None:
+    """A line on standard error, from a process that ends without Python's own end."""
+    with suppress(OSError):  # nobody may be there to read it
+        os.write(2, f"{line}\n".encode("utf-8", "replace"))
 
 
 def keep_freed_memory() -> None:
@@ -141,12 +191,33 @@ def keep_freed_memory() -> None:
 def use_all_cores(processes: int) -> None:
     """Gives a CPU process its share of the cores, where a launcher has set ``OMP_NUM_THREADS=1`` unasked.
 
-    ``accelerate launch`` and ``torchrun`` do so; more than one thread in that variable is taken as the user's wish.
+    ``torchrun`` and ``accelerate launch`` do so where the variable is absent. What the user set stays, one thread included.
     """
     import torch
 
-    if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1" and not _user_chose_threads():
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def _user_chose_threads() -> bool:
+    """Whether the launcher was itself started with ``OMP_NUM_THREADS``, or with an option in its place.
+
+    The launcher is the nearest ancestor that no launcher started; there may be a shell in between. Only Linux shows the
+    environment that a process was started with: elsewhere False.
+    """
+    ancestor = os.getppid()
+    while ancestor > 1:
+        try:
+            entry = Path(f"/proc/{ancestor}")
+            environment = dict(line.partition(b"=")[::2] for line in (entry / "environ").read_bytes().split(b"\0"))
+            arguments = (entry / "cmdline").read_bytes().replace(b"-", b"_")
+            parent = int((entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+        if not any(name.encode() in environment for name in LAUNCH_MARKS):
+            return bool(environment.get(b"OMP_NUM_THREADS")) or b"__num_cpu_threads_per_process" in arguments
+        ancestor = parent
+    return False
 
 
 def end_together(accelerator: Any) -> None:

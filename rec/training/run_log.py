@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ class RunLog:
         """One line on the console and in ``train.log``."""
         if self.main:
             self.logger.info(text)
+
+    def describe(self, model: torch.nn.Module, dataset: Any, updates: str, accumulation: int) -> None:
+        """The line a run begins with: data, updates, parameters, devices.
+
+        Args:
+            model: unwrapped.
+            dataset: the training split.
+            updates: how many of how many samples, and the samples of one process and batch.
+            accumulation: batches per update.
+        """
+        accelerator, parameters = self.accelerator, list(model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        self.line(
+            f"{length_hint(dataset) or 'streamed'} training samples, {updates} x {accelerator.num_processes} x "
+            f"{accumulation} accumulation; {sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; "
+            f"{accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
+        )
 
     def metrics(self, kind: str, update: int, values: Mapping[str, float], **more: Any) -> None:
         """One record to ``metrics.jsonl`` and its numbers to the trackers, under ``kind/name``."""

@@ -1,6 +1,7 @@
 """Started by a launch profile: writes what it finds from the inside, one JSON file per process."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ found = {
     "sharded": any(isinstance(parameter, DTensor) for parameter in model.parameters()),
     "per_process": per_process,
     "computed_in": computed[0],
+    "threads": torch.get_num_threads(),
+    "threads_of_launcher": os.environ.get("OMP_NUM_THREADS"),
 }
 Path(f"{sys.argv[1]}.{accelerator.process_index}.json").write_text(json.dumps(found), encoding="utf-8")
 end_together(accelerator)

@@ -73,17 +73,18 @@ def accelerate(profile: str) -> tuple[str, ...]:
     ("launcher", "environment", "expected"),
     [
         (accelerate("cpu"), {}, ("NO", 1, "no")),
-        (accelerate("one_device"), {}, ("NO", 1, "no")),
+        (accelerate("one_device"), {"OMP_NUM_THREADS": "1"}, ("NO", 1, "no")),
         (accelerate("bf16"), {}, ("NO", 1, "bf16")),
         (TORCHRUN, {}, ("MULTI_CPU", 2, "no")),
-        (TORCHRUN, {"ACCELERATE_MIXED_PRECISION": "bf16"}, ("MULTI_CPU", 2, "bf16")),
+        (TORCHRUN, {"ACCELERATE_MIXED_PRECISION": "bf16", "OMP_NUM_THREADS": "1"}, ("MULTI_CPU", 2, "bf16")),
     ],
     ids=["cpu", "one_device", "bf16", "two processes", "two processes bf16"],
 )
 def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, expected, tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     process = subprocess.run(
         [sys.executable, "-m", *launcher, str(Path(__file__).parent / "launch_probe.py"), str(tmp_path / "found")],
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} | environment,
+        env=inherited | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} | environment,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
@@ -94,6 +95,10 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
         assert (found["distributed_type"], found["num_processes"], found["mixed_precision"]) == expected
         assert found["device"] == "cpu" and not found["sharded"] and found["per_process"] == 8 // expected[1]
         assert found["wrapped"] == ("DistributedDataParallel" if expected[1] == 2 else "Sequential")
+        if "OMP_NUM_THREADS" in environment:
+            assert found["threads"] == 1, "the user's wish"
+        elif found["threads_of_launcher"] == "1":
+            assert found["threads"] == max(1, len(os.sched_getaffinity(0)) // expected[1]), "the launcher's default"
         assert found["computed_in"] == {"no": "torch.float32", "bf16": "torch.bfloat16"}[expected[2]]
 
 

@@ -1,0 +1,144 @@
+"""Loader workers: signals of a scheduler pass them over, killed ones are replaced, and none outlives its main process."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rec.data.loader import StreamedBatches, TrainingBatches, evaluation_loader, training_loader
+from rec.data.workers import LostWorkerError
+
+
+class Numbers:
+    """Samples that are their own index, from a data set that can stand still or die at one of them."""
+
+    accepts_epoch = False
+
+    def __init__(self, length=40, stop_at=None, die_at=None):
+        self.length, self.stop_at, self.die_at = length, stop_at, die_at
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == self.stop_at:
+            time.sleep(1000)
+        time.sleep(0.001)
+        return {"index": torch.tensor(index), "worker": torch.tensor(os.getpid())}
+
+
+class Stream:
+    """Endless numbers of an epoch, counted by each worker for itself."""
+
+    shards = 4
+
+    def __length_hint__(self):
+        return 40
+
+    def endless(self, epoch, skip):
+        worker = torch.utils.data.get_worker_info().id
+        while True:
+            yield {"index": torch.tensor([epoch, worker, skip]), "worker": torch.tensor(os.getpid())}
+            skip += 1
+
+    def collate(self, samples):
+        return torch.utils.data.default_collate(samples)
+
+
+def training(told):
+    batches = TrainingBatches(40, 2, processes=1, rank=0, accumulation=2, seed=0)
+    batches.set_position(1, 2)
+    return training_loader(Numbers(), batches, num_workers=2, on_lost_worker=told.append)
+
+
+def evaluation(told):
+    return evaluation_loader(Numbers(), 2, num_workers=2, on_lost_worker=told.append)
+
+
+def streamed(told):
+    batches = StreamedBatches(Stream(), 2, processes=1, accumulation=3, num_workers=4)
+    batches.set_position(1, 1)  # in the middle of a round of the workers
+    return batches.loader(on_lost_worker=told.append)
+
+
+def workers():
+    return multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("make", [training, evaluation, streamed])
+def test_a_killed_worker_is_replaced_and_every_batch_comes_once_in_order(make):
+    told = []
+    expected = [batch["index"].tolist() for batch in make(told)]
+    loader, seen, owners = make(told), [], set()
+    for number, batch in enumerate(loader):
+        seen.append(batch["index"].tolist())
+        owners |= set(batch["worker"].tolist())
+        if number == 5:
+            os.kill(workers()[0].pid, signal.SIGKILL)
+    assert seen == expected and len(expected) > 8
+    assert [type(one) for one in told] == [LostWorkerError]
+    assert "(Killed, signal 9), most often because memory ran out" in str(told[0]) and len(owners) > 2
+    assert [batch["index"].tolist() for batch in loader] == expected, "another pass"
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "an update is not interrupted by the death of a worker"
+
+
+def test_a_batch_that_kills_every_worker_is_an_error_that_says_so():
+    loader = evaluation_loader(Numbers(die_at=20), 2, num_workers=2)
+    seen = []
+    with pytest.raises(LostWorkerError, match=r"loader worker \d+ ended unexpectedly \(Killed"):
+        for batch in loader:
+            seen.append(batch["index"].tolist())
+    assert len(seen) < 10 and seen == [[index, index + 1] for index in range(0, 2 * len(seen), 2)]
+
+
+def test_an_error_of_the_data_set_is_its_own():
+    class Bad(Numbers):
+        def __getitem__(self, index):
+            raise ConnectionResetError(f"sample {index}")
+
+    with pytest.raises(ConnectionResetError, match="sample 0"):
+        list(evaluation_loader(Bad(), 2, num_workers=1))
+
+
+def test_workers_pass_over_the_signals_of_others_and_obey_their_main_process():
+    iterator = iter(evaluation_loader(Numbers(1000), 2, num_workers=2))
+    next(iterator)
+    sender = os.fork()
+    if not sender:  # another process than the main one
+        for worker in workers():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(worker.pid, number)
+        os._exit(0)
+    os.waitpid(sender, 0)
+    for _ in range(200):
+        next(iterator)
+    assert len(workers()) == 2
+    started = time.monotonic()
+    for worker in workers():
+        worker.terminate()
+        worker.join(5)
+    assert time.monotonic() - started < 5 and not workers()
+
+
+def test_workers_that_stand_still_end_soon_after_their_main_process():
+    reading, writing = os.pipe()
+    main = os.fork()
+    if not main:
+        iterator = iter(evaluation_loader(Numbers(stop_at=4), 2, num_workers=2))
+        next(iterator)
+        os.write(writing, " ".join(str(worker.pid) for worker in workers()).encode())
+        time.sleep(1000)
+    found = [int(word) for word in os.read(reading, 100).split()]
+    os.kill(main, signal.SIGKILL)
+    os.waitpid(main, 0)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in found):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(found) == 2
