@@ -96,7 +96,7 @@ def train(cfg: Any) -> int:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
     for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
-    log.describe(bare, dataset, f"{total_updates} updates of {cfg.train.batch_size} = {per_process} per process", accumulation)
+    log.describe(bare, dataset, total_updates, cfg.train.batch_size, per_process, accumulation)
     window = Window()
     window.load(state.window, accelerator)
     window.restart_clock(state.update)
@@ -126,7 +126,9 @@ def train(cfg: Any) -> int:
                 fetched = [next(iterator) for _ in range(accumulation)]
                 window.data_wait += time.perf_counter() - started
             except Exception:  # the data failed, the training did not
-                if state.update and not state.skipped_in_a_row and accelerator.num_processes == 1:  # several would have to agree
+                if (
+                    state.update and not state.skipped_in_a_row and accelerator.num_processes == 1
+                ):  # several would have to agree
                     save(improved=False)
                     writer.wait()
                 raise

@@ -101,7 +101,7 @@ class StopRequest:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)  # with a handler of Python's, the number goes to the pipe
         signal.set_wakeup_fd(numbers, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_forget_signals)
+        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_signals)
         threading.Thread(target=self._receive, args=(received,), daemon=True).start()
         if self._watch_parent:
             threading.Thread(target=self._end_orphan, args=(timeout,), daemon=True).start()
@@ -158,12 +158,24 @@ class StopRequest:
         return EXIT_STATUS[self.signal or signal.SIGTERM]
 
 
+_held = threading.local()
+
+
+def _hold_signals() -> None:
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_STATUS)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _forget_signals() -> None:
     """Gives a forked child the usual signals: through the pipe, its own would count as its parent's."""
     signal.set_wakeup_fd(-1)
     for number in EXIT_STATUS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _release_signals()
 
 
 def _say(line: str) -> None:

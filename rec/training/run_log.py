@@ -100,20 +100,16 @@ class RunLog:
         if self.main:
             self.logger.info(text)
 
-    def describe(self, model: torch.nn.Module, dataset: Any, updates: str, accumulation: int) -> None:
-        """The line a run begins with: data, updates, parameters, devices.
-
-        Args:
-            model: unwrapped.
-            dataset: the training split.
-            updates: how many of how many samples, and the samples of one process and batch.
-            accumulation: batches per update.
-        """
+    def describe(
+        self, model: torch.nn.Module, dataset: Any, updates: int, batch_size: int, per_process: int, accumulation: int
+    ) -> None:
+        """The line a run begins with: the training split, ``updates`` of so many samples, the bare model, the devices."""
         accelerator, parameters = self.accelerator, list(model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         self.line(
-            f"{length_hint(dataset) or 'streamed'} training samples, {updates} x {accelerator.num_processes} x "
-            f"{accumulation} accumulation; {sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; "
+            f"{length_hint(dataset) or 'streamed'} training samples, {updates} updates of {batch_size} = {per_process} "
+            f"per process x {accelerator.num_processes} x {accumulation} accumulation; "
+            f"{sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; "
             f"{accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
         )
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from rec.config import get_config
 from rec.training.launch import build_accelerator
-from rec.training.process import end_together
+from rec.training.process import _user_chose_threads, end_together
 
 train = get_config("common/train.py").train
 train.trackers = []
@@ -30,6 +30,7 @@ found = {
     "per_process": per_process,
     "computed_in": computed[0],
     "threads": torch.get_num_threads(),
+    "user_chose_threads": _user_chose_threads(),
     "threads_of_launcher": os.environ.get("OMP_NUM_THREADS"),
 }
 Path(f"{sys.argv[1]}.{accelerator.process_index}.json").write_text(json.dumps(found), encoding="utf-8")

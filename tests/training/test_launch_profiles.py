@@ -95,7 +95,8 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
         assert (found["distributed_type"], found["num_processes"], found["mixed_precision"]) == expected
         assert found["device"] == "cpu" and not found["sharded"] and found["per_process"] == 8 // expected[1]
         assert found["wrapped"] == ("DistributedDataParallel" if expected[1] == 2 else "Sequential")
-        if "OMP_NUM_THREADS" in environment:
+        assert found["user_chose_threads"] == ("OMP_NUM_THREADS" in environment)
+        if found["user_chose_threads"]:
             assert found["threads"] == 1, "the user's wish"
         elif found["threads_of_launcher"] == "1":
             assert found["threads"] == max(1, len(os.sched_getaffinity(0)) // expected[1]), "the launcher's default"
