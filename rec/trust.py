@@ -25,8 +25,9 @@ MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 20_000
 # Of annotations: a file that is read whole (Python needs some ten times that), a line or element of one that is not,
 # and what one record may hold.
 MAX_ANNOTATIONS, MAX_LINE, MAX_SENTENCES, MAX_SENTENCE = 2 << 30, 16 << 20, 1000, 100_000
-# A parquet file: how many times its size its content may be, beyond the size of a small table.
+# Parquet and gzip files: how many times their size their content may be, beyond the size of a small table.
 MAX_EXPANSION, SMALL_TABLE = 100, 256 << 20
+MAX_DIMENSION = 10_000  # of a word vector
 # A picture: encoded, and decoded (300 MB as RGB).
 MAX_IMAGE_BYTES, MAX_PIXELS = 512 << 20, 100_000_000
 # A mask: characters of its run-length encoding; pixels of its polygons' outlines (120 bytes each while they are drawn);

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rec import trust
 from rec.data.text import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -55,23 +56,37 @@ def _from_text(vocabulary: Vocabulary, path: Path) -> Iterator[tuple[int, np.nda
     dimension = None
     number = 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):  # noqa: B007
-                word, _, rest = line.partition(" ")
-                if dimension is None:
-                    dimension = len(rest.split())
-                    if dimension == 1 and rest.strip().isdigit() and word.isdigit():
-                        dimension = int(rest)  # word2vec's first line: number of words, dimension
+        for number, line in enumerate(_lines(path), 1):  # noqa: B007
+            word, _, rest = line.partition(b" ")
+            if dimension is None:
+                dimension = len(rest.split())
+                if dimension == 1 and rest.strip().isdigit() and word.isdigit():
+                    dimension = int(rest)  # word2vec's first line: number of words, dimension
+                    continue
+            if (text := word.decode("utf-8", "replace")) in ids:
+                values = rest.split()
+                if len(values) != dimension:
+                    if len(values) > dimension:  # a "word" with a space in it, as GloVe 840B has
                         continue
-                if word in ids:
-                    values = rest.split()
-                    if len(values) != dimension:
-                        if len(values) > dimension:  # a "word" with a space in it, as GloVe 840B has
-                            continue
-                        raise ValueError(f"{len(values)} numbers in place of {dimension}")
-                    yield ids.pop(word), np.array(values, np.float64)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+                    raise ValueError(f"{len(values)} numbers in place of {dimension}")
+                vector = np.array(values, np.float64)
+                if not 0 < len(vector) <= trust.MAX_DIMENSION or not np.isfinite(vector).all():
+                    raise ValueError(f"expected 1 to {trust.MAX_DIMENSION:,} finite numbers behind {text!r}")
+                yield ids.pop(text), vector
+    except (OSError, EOFError, zlib.error, ValueError, trust.UntrustedError) as error:
         raise ValueError(f"cannot read word vectors from {path}, line {number}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a text file or a compressed one, as long as they are no more than such a file holds."""
+    with trust.open_file(path, "word vectors") as file:
+        room = trust.MAX_EXPANSION * os.fstat(file.fileno()).st_size + trust.SMALL_TABLE
+        with gzip.open(file) if path.suffix == ".gz" else file as content:
+            while line := content.readline(trust.MAX_LINE):
+                room -= len(line)
+                if room < 0 or len(line) == trust.MAX_LINE:
+                    raise ValueError("a line without end, or more content than word vectors are compressed to")
+                yield line
 
 
 def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -78,3 +78,27 @@ def test_sources_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "broken.txt").write_text("the 1 2 3\nred 1 2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"broken\.txt, line 2"):
         load_word_vectors(VOCABULARY, tmp_path / "broken.txt")
+
+
+def test_compressed_files_are_no_bombs_and_pipes_are_not_waited_for(tmp_path, monkeypatch):
+    import os
+    import resource
+
+    from rec import trust
+
+    monkeypatch.setattr(trust, "SMALL_TABLE", 1 << 20)
+    monkeypatch.setattr(trust, "MAX_LINE", 1 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, content in (("line", b"red 1 " * 3_000_000), ("lines", b"x 1\n" * 5_000_000)):
+        (tmp_path / f"{name}.txt.gz").write_bytes(gzip.compress(content, 1))
+        del content
+        with pytest.raises(ValueError, match="line without end, or more content"):
+            load_word_vectors(VOCABULARY, tmp_path / f"{name}.txt.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ValueError, match="FIFO"):
+        load_word_vectors(VOCABULARY, tmp_path / "pipe.txt")
+    for values in ("nan 2 3", "inf 2 3", "1e999 2 3"):
+        (tmp_path / "odd.txt").write_text(f"red {values}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"line 1: .*finite numbers behind 'red'"):
+            load_word_vectors(VOCABULARY, tmp_path / "odd.txt")
