@@ -15,11 +15,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 import xxhash
 
 from rec.errors import InputError
+from rec.trust import is_below
 
 PathLike = str | os.PathLike[str]
 # 128 bits tell any two files apart that were not made to deceive; at 12 GB/s it is the disk that costs time.
@@ -33,37 +34,47 @@ def user_path(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def refuse_inputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike]) -> None:
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """What knows which files it reads, such as a data set."""
+
+    def reads(self, file: PathLike) -> bool:
+        """Whether writing ``file`` would change what is read."""
+
+
+def refuse_inputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike], readers: Iterable[object] = ()) -> None:
     """Makes sure that no output is an input, by whatever name.
 
     Args:
         outputs: files to be written, and folders to be replaced whole.
         inputs: files that are read.
+        readers: data sets; those that are :class:`ReadsFiles` are asked.
 
     Raises:
         InputError: an output is an input (links followed), or a folder that holds one; names both.
     """
-    read: dict[Any, PathLike] = {}
-    for path in inputs:
-        read |= dict.fromkeys(_identities(path), path)
-        read |= dict.fromkeys(Path(os.path.realpath(path)).parents, path)  # so that a folder finds what it holds
+    read = {_identity(path): path for path in inputs}
+    read.pop(None, None)
+    askable = [reader for reader in readers if isinstance(reader, ReadsFiles)]
     for output in outputs:
-        taken = next((read[key] for key in _identities(output) if key in read), None)
+        taken = read.get(_identity(output))
+        if taken is None and os.path.isdir(output):
+            taken = next((path for path in read.values() if is_below(path, [output])), None)
         if taken is not None:
             raise InputError(
                 f"{os.fspath(output)} would be written over {os.fspath(taken)}, which is read: choose another place"
             )
+        if any(reader.reads(output) for reader in askable):
+            raise InputError(f"{os.fspath(output)} is read as data, or lies in a folder that is: choose another place")
 
 
-def _identities(path: PathLike) -> list[Any]:
-    """What two names of one file share: the path without links and, where it is there, device and inode."""
+def _identity(path: PathLike) -> tuple[int, int] | str | None:
+    """What all names of one file share; None for a terminal or pipe, which is read and written without harm."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return [Path(os.path.realpath(path))]
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        return []  # a terminal is /dev/stdin and /dev/stdout, and overwrites nothing
-    return [Path(os.path.realpath(path)), (status.st_dev, status.st_ino)]
+        return os.path.realpath(path)
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 
 def sync(path: PathLike) -> None:
@@ -199,6 +210,12 @@ def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False) + "\n"
     with whole_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json_lines(path: PathLike, records: Iterable[Any]) -> None:
+    """Writes JSON, one record a line, in place of ``path``, whole or not at all. Lone surrogates as in :func:`write_json`."""
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def link_or_copy(source: PathLike, target: PathLike) -> None:

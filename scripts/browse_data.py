@@ -52,7 +52,8 @@ def main() -> int:
 
     import numpy as np
 
-    from rec.evaluation.pictures import grid
+    from rec.evaluation.pictures import grid, save
+    from rec.files import refuse_inputs
     from rec.training.build import build_dataset
 
     split = arguments.split or cfg.dataset.get("split", "train")
@@ -61,7 +62,8 @@ def main() -> int:
         indices = np.unique(np.linspace(0, len(dataset) - 1, min(arguments.count, len(dataset))).astype(int)).tolist()
     else:
         indices = list(range(arguments.first, min(arguments.first + arguments.count, len(dataset))))
-    grid([picture_of(dataset, (arguments.epoch, index)) for index in indices]).save(arguments.out)
+    refuse_inputs([arguments.out], [arguments.config], [dataset])
+    save(grid([picture_of(dataset, (arguments.epoch, index)) for index in indices]), arguments.out)
     print(f"{len(indices)} of {len(dataset)} samples of split {split}, epoch {arguments.epoch}: {arguments.out}")
     return 0
 

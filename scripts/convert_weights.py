@@ -13,17 +13,23 @@ nothing is written unless everything fits. Nothing in a .pth is executed.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
 
 def main() -> int:
+    from rec.files import refuse_inputs, user_path
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, help=".pth, .safetensors or Darknet .weights / .conv.74")
-    parser.add_argument("--out", type=Path, required=True, help="model folder, or .safetensors file for a backbone")
-    parser.add_argument("--annotations", type=Path, help="annotation JSON of the checkpoint's data set")
+    parser.add_argument("weights", type=user_path, help=".pth, .safetensors or Darknet .weights / .conv.74")
+    parser.add_argument(
+        "--out", type=user_path, required=True, help="model folder, or .safetensors file for a backbone"
+    )
+    parser.add_argument("--annotations", type=user_path, help="annotation JSON of the checkpoint's data set")
     parser.add_argument("--dataset", help="what the model was trained on; by default the annotation file's name")
     args = parser.parse_args()
+    refuse_inputs([args.out], [path for path in (args.weights, args.annotations) if path is not None])
     from rec.inference.command_line import InputError
     from rec.models.original_config import original_kind
     from rec.models.original_weights import is_darknet_file, read_state_dict
@@ -49,19 +55,18 @@ def main() -> int:
 
 
 def write_backbone(kind: str, weights: Path, out: Path) -> None:
-    from safetensors.torch import save_file
-
+    from rec.config import shell_override
     from rec.inference.command_line import InputError
+    from rec.inference.model_folder import write_weights
     from rec.models import backbones
 
     if out.suffix != ".safetensors":
         raise InputError(f"{weights} holds a {kind} backbone; --out {out} must end in .safetensors")
     backbone = getattr(backbones, kind)(pretrained=True, pretrained_weight_path=str(weights))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(backbone.state_dict(), out, metadata={"format": "pt"})
+    write_weights(out, backbone.state_dict())
     print(f"{weights}: {kind}, all {len(backbone.state_dict())} tensors of the backbone found")
     print(f"written: {out}\nuse it: model.visual_backbone.pretrained=true")
-    print(f"        model.visual_backbone.pretrained_weight_path={out}")
+    print(f"        {shell_override('model.visual_backbone.pretrained_weight_path', str(out))}")
 
 
 def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespace) -> None:
@@ -100,7 +105,9 @@ def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespac
         args.out, model.state_dict(), {"model": config, "preprocess": ORIGINAL_PREPROCESS, "about": about}, vocabulary
     )
     print(f"{args.weights}: {kind}, vocabulary of {len(vocabulary)} words from {args.annotations}\n{report}")
-    print(f"written: {args.out}\ntry it: python scripts/predict.py {args.out} photo.jpg 'the man on the left'")
+    print(
+        f"written: {args.out}\ntry it: python scripts/predict.py {shlex.quote(str(args.out))} photo.jpg 'the man on the left'"
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def main() -> int:
     from rec.evaluation import evaluate
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
+    from rec.files import refuse_inputs
     from rec.inference.trained import locate
     from rec.models.soundness import PredictionError
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
@@ -42,10 +43,12 @@ def main() -> int:
     if trained.is_checkpoint and (trouble := problem(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
-    out = Path(args.out or "outputs/evaluation")
+    datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
+    out = args.out
+    outputs = [out / "metrics.json", out / "predictions.jsonl", *filter(None, (args.pictures, args.report))]
+    refuse_inputs(outputs, [args.config, *trained.folder.iterdir()], datasets.values())
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
     trust = args.trust_config or (trained.is_checkpoint and str(args.config).endswith(".py"))
     model, origin = trained.load(cfg, next(iter(datasets.values())), trust)
@@ -88,9 +91,9 @@ def main() -> int:
         say(f"metrics      {out / 'metrics.json'}\npredictions  {out / 'predictions.jsonl'}")
         first = next(iter(datasets))
         if args.pictures:
-            from rec.evaluation.pictures import prediction_grid
+            from rec.evaluation.pictures import prediction_grid, save
 
-            prediction_grid(datasets[first], lines[first]).save(args.pictures)
+            save(prediction_grid(datasets[first], lines[first]), args.pictures)
             say(f"pictures     {args.pictures}")
         if args.report:
             from rec.evaluation.report import write_report
@@ -102,14 +105,21 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.files import user_path
     from rec.inference.command_line import PICTURES, add_trust_option, ending
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="run folder, checkpoint, or model folder")
-    parser.add_argument("--config", help="a lazy config with dataset and train; default: the run's config.yaml")
+    parser.add_argument(
+        "--config", type=user_path, help="a lazy config with dataset and train; default: the run's config.yaml"
+    )
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train.evaluation.splits of the config")
     parser.add_argument(
-        "--out", metavar="FOLDER", help="for metrics.json and predictions.jsonl; default outputs/evaluation"
+        "--out",
+        type=user_path,
+        default=Path("outputs/evaluation"),
+        metavar="FOLDER",
+        help="for metrics.json and predictions.jsonl; default outputs/evaluation",
     )
     parser.add_argument(
         "--pictures", type=ending(*PICTURES), metavar="PNG", help="draw a grid of predictions of the first split"
@@ -136,7 +146,7 @@ def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     from rec.inference.reading import checked_file, load_vocabulary, read_config
     from rec.training.keys import check_values
 
-    path = args.config or trained.run_config
+    args.config = path = args.config or trained.run_config
     if path is None:
         raise ModelFolderError(
             f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"

@@ -10,22 +10,24 @@ an example that needs neither torch nor rec. ONNX needs `pip install rec[export]
 
 import argparse
 import importlib.util
+import tempfile
 from pathlib import Path
 
 
 def main() -> int:
+    from rec.files import refuse_inputs, user_path, whole_file
     from rec.inference.command_line import InputError, add_trust_option, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, run folder or hub id")
-    parser.add_argument("--out", required=True, help="file to write: .onnx or .pt2")
+    parser.add_argument("--out", type=user_path, required=True, help="file to write: .onnx or .pt2")
     parser.add_argument(
         "--size", type=whole(32, 4096), help="side of the input image, a multiple of 32; default: the model's"
     )
     parser.add_argument("--dynamic-size", action="store_true", help="leave the side free (any multiple of 32)")
     add_trust_option(parser)
     args = parser.parse_args()
-    out = Path(args.out)
+    out = args.out
     kind = {".onnx": "onnx", ".pt2": "torch"}.get(out.suffix)
     if kind is None:
         raise InputError(f"--out {out}: the ending decides the format; use .onnx or .pt2")
@@ -41,17 +43,21 @@ def main() -> int:
     from rec.inference.model_folder import read
     from rec.inference.trained import locate
 
-    trained = locate(args.model) if Path(args.model).is_dir() else None
+    trained = locate(args.model) if user_path(args.model).is_dir() else None
     if trained is not None and trained.is_checkpoint:
         raise InputError(f"{trained.folder} is a checkpoint; export a model folder, such as best/ of the run")
-    model, config, vocabulary = read(trained.folder if trained else resolve(args.model), args.trust_config)
-    partial = out.with_name(f".partial-{out.name}")
-    try:
-        export(model, config, vocabulary, partial, kind=kind, size=args.size, dynamic_size=args.dynamic_size)
-        worst = compare(partial, model, config)
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    folder = trained.folder if trained else resolve(args.model)
+    refuse_inputs([out], folder.iterdir())
+    model, config, vocabulary = read(folder, args.trust_config)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as place:
+        made = Path(place, out.name)
+        export(model, config, vocabulary, made, kind=kind, size=args.size, dynamic_size=args.dynamic_size)
+        worst = compare(made, model, config)
+        for part in sorted(
+            made.parent.iterdir(), key=made.__eq__
+        ):  # a large model's numbers are a file beside it: first
+            with whole_file(out.with_name(part.name)) as temporary:
+                part.replace(temporary)
     differences = ", ".join(f"{name} {value:.2g}" for name, value in worst.items())
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; largest difference from PyTorch on 50 samples: {differences}")
     return 0

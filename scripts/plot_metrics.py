@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rec.files import refuse_inputs, user_path, whole_file
 from rec.inference.command_line import InputError, ending, exit_with
 from rec.trust import read_text
 
@@ -86,18 +87,19 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
     if not panels[0].lines and not panels[2].lines:
         known = sorted({name for records in runs.values() for record in records for name in record})
         raise InputError(f"no run has any of {', '.join(losses + accuracies)}: known are {', '.join(known)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    with whole_file(out) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or metrics.jsonl")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run folder or metrics.jsonl")
     parser.add_argument("--out", type=ending(".png"), default="curves.png", help="PNG to write (default: curves.png)")
     parser.add_argument("--losses", nargs="+", default=["loss"], help="values of the training records")
     parser.add_argument("--accuracies", nargs="+", default=["Acc@0.5"], help="values of the evaluation records")
     args = parser.parse_args()
+    refuse_inputs([args.out], [run / "metrics.jsonl" if run.is_dir() else run for run in args.runs])
     names = [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
     draw(dict(zip(labels, map(read_records, args.runs), strict=True)), args.losses, args.accuracies, Path(args.out))

@@ -17,6 +17,7 @@ take the table. See docs/data.md and docs/train_on_your_images.md.
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,18 @@ def parse_arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    home = os.path.expanduser  # texts, not paths: a source may be a Hub id
     add(
         "--dataset",
         default="refcoco",
         help="name of the data set: refcoco, refcoco+, refcocog, refclef, flickr, vg, mine…",
     )
-    add("--data_root", default="data", help="folder that holds the REFER folders and images/ (default: data)")
-    add("--output_dir", default=None, help="the table goes to OUTPUT_DIR/anns/DATASET (default: --data_root)")
+    add(
+        "--data_root", type=home, default="data", help="folder that holds the REFER folders and images/ (default: data)"
+    )
+    add(
+        "--output_dir", type=home, default=None, help="the table goes to OUTPUT_DIR/anns/DATASET (default: --data_root)"
+    )
     add(
         "--split",
         default=None,
@@ -44,11 +50,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--generate_mask", action="store_true", help="keep masks, as COCO RLE")
     add(
         "--source",
+        type=home,
         default=None,
         help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET; scenes are drawn)",
     )
-    add("--images", default=None, help="folder of the images, where the source does not tell")
-    add("--masks", default=None, help="folder of SimREC's masks/*.npy")
+    add("--images", type=home, default=None, help="folder of the images, where the source does not tell")
+    add("--masks", type=home, default=None, help="folder of SimREC's masks/*.npy")
     add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
     add(
         "--columns",
@@ -72,6 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--count", type=whole(1), default=None, help="scenes: how many per split")
     add(
         "--exclude-images-of",
+        type=home,
         nargs="+",
         default=[],
         metavar="FOLDER",
@@ -79,6 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--check-leaks",
+        type=home,
         nargs="+",
         default=[],
         metavar="FOLDER",
@@ -103,6 +112,7 @@ def main() -> int:
 
 
 def prepare_table(arguments: argparse.Namespace) -> int:
+    from rec.config import shell_override
     from rec.data.prepare import prepare
     from rec.data.sources import SourceError
     from rec.data.tables import SCENES, open_source
@@ -131,9 +141,12 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         exclude=evaluation_images(arguments.exclude_images_of) if arguments.exclude_images_of else None,
     )
     print_counts(info)
-    name = arguments.dataset
-    path = f"dataset.ann_path='{{{name}: {output}}}'" if name in KNOWN_NAMES else f"+dataset.ann_path.{name}={output}"
-    print(f"\n{output} is ready: dataset.dataset={name} {path}")
+    name, place = arguments.dataset, str(output)
+    if name not in KNOWN_NAMES and name.isidentifier():
+        path = shell_override(f"+dataset.ann_path.{name}", place)
+    else:
+        path = shell_override("dataset.ann_path" if name in KNOWN_NAMES else "+dataset.ann_path", {name: place})
+    print(f"\n{output} is ready: {shell_override('dataset.dataset', name)} {path}")
     return 0
 
 

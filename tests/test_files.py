@@ -131,7 +131,7 @@ def test_an_output_that_is_an_input_is_refused_under_every_name(tmp_path, monkey
     monkeypatch.chdir(photo.parent)
     for output in ("a.jpg", photo, "../photos/./a.jpg", tmp_path / "link" / "a.jpg", tmp_path / "hard.jpg", ".", ".."):
         with pytest.raises(InputError, match=r"a\.jpg, which is read"):
-            files.refuse_inputs([tmp_path / "other", output], [tmp_path / "absent", photo])
+            files.refuse_inputs([tmp_path / "other", output], [photo, tmp_path / "absent"])
     files.refuse_inputs(["b.jpg", tmp_path / "link" / "b.jpg", "/dev/null"], [photo, "/dev/null"])
     with pytest.raises(InputError, match="absent"):
         files.refuse_inputs(["absent"], [photo.parent / "absent"])

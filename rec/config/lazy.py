@@ -17,6 +17,7 @@ from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_nod
 from rec.config.overrides import apply_overrides
 from rec.config.printing import to_py
 from rec.config.yaml_io import safe_load_yaml, save_yaml
+from rec.files import user_path
 
 _MARK = "__config_file__"  # the global that tells a config file's frame from other code
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("files being loaded, outermost first", default=())
@@ -38,7 +39,7 @@ class LazyConfig:
             keys: a name for its value, a tuple of names for a tuple of values; None for a DictConfig of all groups
                 (dicts, LazyCalls) and of the scalars and lists that the file itself assigns, except ``_private`` ones.
         """
-        path, places = Path(path), dict[str, str]()
+        path, places = user_path(path), dict[str, str]()
         if path.suffix not in (".py", ".yaml", ".yml"):
             raise error_like(ValueError, f"{path}: a config is a .py, .yaml or .yml file")
         names = _run(path.resolve(), places) if path.suffix == ".py" else safe_load_yaml(path, places)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,6 +80,15 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     yield path, node
     for key, child in children(node) if isinstance(node, CONTAINERS) else ():
         yield from walk(child, join(path, key))
+
+
+def expand_home(cfg: Any) -> Any:
+    """Puts the home folder in place of ``~`` in every text of ``cfg`` that is ``~`` or starts with ``~/``; returns it."""
+    for _, node in list(walk(cfg)):
+        for key, value in list(children(node)) if isinstance(node, CONFIGS) else ():
+            if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+                node[key] = os.path.expanduser(value)
+    return cfg
 
 
 def join(path: str, key: Any) -> str:

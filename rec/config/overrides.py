@@ -4,6 +4,7 @@ import argparse
 import ast
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,23 @@ def parse_value(text: str) -> Any:
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         hint = "is a bracket or quote not closed? To mean a string, put quotes around all of it"
         raise ConfigError(f"`{text}` is no value: {hint}") from error
+
+
+def shell_override(path: str, value: Any) -> str:
+    """``path=value`` as one word for a shell, which :func:`apply_overrides` reads back as that value.
+
+    Args:
+        path: of the key, such as ``model.head`` or ``+dataset.ann_path['my data']``.
+        value: a scalar, or a dict of them.
+    """
+    return f"{shlex.quote(path)}={shlex.quote(_written(value))}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_written(key)}: {_written(inner)}" for key, inner in value.items()) + "}"
+    as_it_stands = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and parse_value(value) == value
+    return value if as_it_stands else repr(value)
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

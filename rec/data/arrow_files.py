@@ -5,8 +5,10 @@ may repeat one long value for all rows, which take no room in the file. An Arrow
 validated before anything follows them: a broken one would end the process.
 """
 
+import glob
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +61,7 @@ def check_parquet(file: Path) -> int:
     import pyarrow.parquet as parquet
 
     size = trust.regular_file(file, "table").stat().st_size
-    about = parquet.read_metadata(file)
+    about = parquet.read_metadata(file.absolute())  # a relative name with a colon would be an address
     content = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
     if about.num_rows > size or content > trust.MAX_EXPANSION * size + trust.SMALL_TABLE:
         raise SourceError(
@@ -67,6 +69,11 @@ def check_parquet(file: Path) -> int:
             "disk; get it from somebody else"
         )
     return about.num_rows
+
+
+def as_patterns(files: Sequence[Path]) -> list[str]:
+    """Files for ``load_dataset``, which takes names for patterns and ``name:`` for a protocol."""
+    return [glob.escape(os.path.abspath(file)) for file in files]
 
 
 def _copy(files: Sequence[Path], target: Path) -> None:
@@ -79,7 +86,7 @@ def _copy(files: Sequence[Path], target: Path) -> None:
         for file in files:
             check_parquet(file)
             room = trust.MAX_EXPANSION * file.stat().st_size + trust.SMALL_TABLE
-            opened = parquet.ParquetFile(file)
+            opened = parquet.ParquetFile(file.absolute())
             schema = schema or _without_dictionaries(opened.schema_arrow)
             writer = writer or pa.ipc.new_stream(sink, schema)
             for batch in opened.iter_batches(_ROWS_AT_ONCE):

@@ -18,7 +18,7 @@ from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
-from rec.trust import MAX_TOKEN_LENGTH, split_name
+from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +303,25 @@ class RefCOCODataSet(Dataset):
             "sentence": None if sentence is None else row["sentences"][sentence],
             "source": row["source"],
         }
+
+    def reads(self, file: str | os.PathLike[str]) -> bool:
+        """Whether writing ``file`` would change this data set: it is an annotation file, lies in a folder of them, or is a
+        picture of the split.
+        """
+        import pyarrow.compute as pc
+
+        specs = [spec["path"] if isinstance(spec, Mapping) else spec for _, spec, *_ in self._sources.values()]
+        if is_below(file, [spec for spec in specs if os.path.exists(spec)]):
+            return True
+        for part in self._parts:
+            if is_below(file, {os.path.dirname(entry["filename"]) for entry in part.table.rows.cache_files}):
+                return True
+            paths = pc.struct_field(part.table.rows.data.column("image"), "path")
+            for path in paths.filter(pc.ends_with(paths, os.path.basename(file))).to_pylist():
+                picture = os.path.join(part.table.image_root, path)
+                if os.path.exists(file) and os.path.exists(picture) and os.path.samefile(file, picture):
+                    return True
+        return False
 
     def target_mask(self, index: int) -> np.ndarray | None:
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the

@@ -21,7 +21,7 @@ from rec.data.complete import complete_rows
 from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import link_or_copy, write_json
+from rec.files import link_or_copy, whole_file, write_json
 
 if TYPE_CHECKING:
     import datasets
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rec.data.leakage import ImageIndex
 
 SHARD_ROWS = 10_000
-INFO_FILE = "prepared.json"
+INFO_FILE, PARTIAL_FOLDER = "prepared.json", ".partial"
 STORES = ("plain", "embedded", "letterboxed", "raw")
 
 
@@ -72,7 +72,11 @@ def prepare(
         SourceError: unknown split, or a folder that holds other data.
         BadRecord: with ``on_bad_record="raise"``.
     """
-    folder, wanted = Path(folder), list(splits or source.splits)
+    folder, wanted = Path(folder).absolute(), list(splits or source.splits)
+    if "::" in str(folder):
+        raise SourceError(
+            f"{folder}: the datasets library takes '::' in a path for a chain of addresses; choose another"
+        )
     unknown = [split for split in wanted if split not in source.splits]
     if unknown:
         raise SourceError(f"{source.name} has no split {unknown[0]!r}; it has {', '.join(source.splits)}")
@@ -159,7 +163,7 @@ class _State:
     """What an interrupted preparation has done, in ``<folder>/.partial``: shards, raw rows consumed, reports."""
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
-        self.folder = folder / ".partial"
+        self.folder = folder / PARTIAL_FOLDER
         self.file = self.folder / "state.json"
         self.identity = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:24]
         self.splits: dict[str, Any] = {}
@@ -287,7 +291,8 @@ def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) ->
             for number, shard in enumerate(shards):
                 target = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
                 # Small row groups: a streaming reader holds one at a time, with the images in it.
-                pq.write_table(type(table).from_file(str(shard)).data.table, target, row_group_size=200)
+                with whole_file(target) as temporary, open(temporary, "wb") as sink:
+                    pq.write_table(type(table).from_file(str(shard)).data.table, sink, row_group_size=200)
             continue
         (folder / split).mkdir(exist_ok=True)
         names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]

@@ -122,14 +122,30 @@ def _raw_writer(folder: Path, count: int, size: int) -> Any:
     file = folder / RAW_FILE
     shape = (count, 3, size, size)
     if not (file.exists() and file.stat().st_size == np.prod(shape)):
-        with open(file, "wb") as stream:
-            stream.truncate(int(np.prod(shape)))
+        reserve(file, int(np.prod(shape)))
     squares = np.memmap(file, np.uint8, "r+", shape=shape)
 
     def write(number: int, pixels: np.ndarray, geometry: np.ndarray, size: int) -> None:
         squares[number] = letterbox(pixels, geometry, size)
 
     return write
+
+
+def reserve(file: Path, size: int) -> None:
+    """A file of ``size`` zero bytes that has its space: on a full disk an error now, and no SIGBUS in the middle of writing.
+
+    Raises:
+        OSError: there is no space; names the file, which is gone.
+    """
+    with open(file, "wb") as stream:
+        try:
+            stream.truncate(size)
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            file.unlink()
+            error.filename = str(file)
+            raise
 
 
 def is_raw(path: str | None) -> bool:

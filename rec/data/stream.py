@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, default_collate
 
-from rec.data.arrow_files import check_parquet
+from rec.data.arrow_files import as_patterns, check_parquet
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker
@@ -68,18 +68,19 @@ class RefCOCOStream(IterableDataset):
     ) -> None:
         from datasets import load_dataset
 
-        from rec.data.tables import parquet_files
+        from rec.data.tables import check_finished, parquet_files
 
         self._count: int | None = None
         self._is_foreign = not os.path.isdir(path)
         identity: list[Any] = [os.fspath(path), split, seed, buffer_size]
         if not self._is_foreign:
+            check_finished(Path(path))
             files = parquet_files(Path(path)).get(split)
             if not files:
                 raise SourceError(
                     f"{os.fspath(path)} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)"
                 )
-            rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+            rows = load_dataset("parquet", data_files=as_patterns(files), split="train", streaming=True)
             self._count = sum(check_parquet(file) for file in files)
             identity[0] = [(file.name, file.stat().st_size) for file in files]
         else:

@@ -3,7 +3,6 @@
 What is no table yet is prepared once into the cache of the ``datasets`` library and read from there, memory-mapped.
 """
 
-import glob
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rec.data.arrow_files import load_parquet, load_saved, load_split
-from rec.data.prepare import INFO_FILE, identity, prepare, read_info, report_of
+from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
 from rec.data.sources import Source, SourceError
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
@@ -26,6 +25,7 @@ from rec.data.sources.refer import open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
 from rec.data.sources.tabular import SUFFIXES, open_tabular
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
+from rec.files import default_mode
 
 if TYPE_CHECKING:
     import datasets
@@ -122,6 +122,7 @@ def open_table(
         )  # SimREC's configs name anns/refcoco.json, scripts/prepare_data.py makes anns/refcoco
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
+    check_finished(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
         tables = _load_tables(path)
         if _has_schema(tables):
@@ -192,7 +193,8 @@ def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
     if split not in splits:
         raise _unknown_split(info["name"], split, splits)
     if info["format"] == "parquet":
-        rows = load_parquet(sorted(folder.glob(f"{glob.escape(split)}-*.parquet")))
+        shard = re.compile(rf"{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
+        rows = load_parquet(sorted(file for file in folder.iterdir() if shard.fullmatch(file.name)))
     else:
         rows = load_split(folder / split)
     store = info.get("store")
@@ -229,6 +231,19 @@ def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return load_saved(path)
     return {split: load_parquet(files) for split, files in parquet_files(path).items()}
+
+
+def check_finished(folder: Path) -> None:
+    """Refuses what an interrupted preparation has left: some of the files may be there, whole, and look like all.
+
+    Raises:
+        SourceError: it was not finished.
+    """
+    if (folder / PARTIAL_FOLDER).is_dir() and not (folder / INFO_FILE).is_file():
+        raise SourceError(
+            f"{folder} is the beginning of a preparation that was interrupted: give the same command of "
+            "scripts/prepare_data.py again, which continues it"
+        )
 
 
 def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:
@@ -283,6 +298,7 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    temporary.chmod(default_mode(folder=True))  # mkdtemp makes it private; the cache may be shared
     try:
         options: dict[str, Any] = {"on_bad_record": on_bad_record, "allow_paths": allow_paths}
         info = prepare(source, temporary, splits=splits, with_masks=with_masks, **options)

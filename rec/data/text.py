@@ -6,10 +6,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from rec.data.phrase_words import ENGLISH, OTHER_SIDES, SIDE_SIGNS
 from rec.errors import UntrustedError
+from rec.files import write_json
 from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
@@ -106,10 +106,7 @@ class Vocabulary:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes ``vocab.json``: ``{"tokenizer": …, "words": […]}``."""
-        content = {"tokenizer": self.tokenizer, "words": list(self.words)}
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, {"tokenizer": self.tokenizer, "words": list(self.words)}, indent=0)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], tokenizer: str = "simrec") -> "Vocabulary":

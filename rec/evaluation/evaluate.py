@@ -6,8 +6,7 @@ to the last digit on any number of processes, whatever the batch size and howeve
 """
 
 import contextlib
-import json
-import os
+import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from rec.data.adapter import as_data_set
 from rec.data.batch import prepare
 from rec.data.masks import encode
 from rec.evaluation import masks, metrics
+from rec.files import write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
 
 if TYPE_CHECKING:
@@ -235,18 +235,12 @@ def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], 
         records: ``{split: records}``; with more than one split every line names its own.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    finite = {split: {k: None if v != v else v for k, v in row.items()} for split, row in split_metrics.items()}
-    _replace(folder / "metrics.json", json.dumps(finite, indent=2) + "\n")  # JSON knows no NaN
     several = len(records) > 1
     lines = (({"split": split} if several else {}) | line for split, part in records.items() for line in part)
-    _replace(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_json_lines(folder / "predictions.jsonl", lines)
+    # JSON knows neither NaN nor infinity.
+    finite = {s: {k: v if math.isfinite(v) else None for k, v in row.items()} for s, row in split_metrics.items()}
+    write_json(folder / "metrics.json", finite, indent=2)
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

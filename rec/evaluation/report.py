@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rec.evaluation.metrics import mask_iou, summarize_records
+from rec.files import write_text
 
 Record = Mapping[str, Any]
 
@@ -62,11 +62,7 @@ def write_report(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page)
 
 
 def _split(dataset: Any, records: list[Record]) -> list[str]:

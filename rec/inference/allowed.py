@@ -105,10 +105,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: b
 
 
 def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> Any:
-    """A loaded config that is safe to build: ``cfg``, or where it has interpolations a copy without; see
+    """A loaded config that is safe to build, ``~`` replaced: ``cfg``, or where it has interpolations a copy without; see
     :func:`load_config`."""
     from rec.config import to_native, without_interpolations
+    from rec.config.nodes import expand_home
     from rec.errors import UntrustedError
+
+    expand_home(cfg)
 
     if trust_config or Path(path).suffix == ".py":
         return cfg

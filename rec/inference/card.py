@@ -4,6 +4,7 @@ Format: https://huggingface.co/docs/hub/model-cards (YAML front matter, Markdown
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,14 @@ _USE = """\
 ```python
 import rec
 
-grounder = rec.from_pretrained("{folder}")  # this folder, or the id of the repository it was pushed to
+grounder = rec.from_pretrained({python})  # this folder, or the id of the repository it was pushed to
 result = grounder("photo.jpg", "the man on the left")
 print(result.box, result.score)  # xyxy in pixels of the image
 result.draw().save("marked.png")
 ```
 
 ```bash
-python scripts/predict.py {folder} photo.jpg "the man on the left" --out marked.png
+python scripts/predict.py {shell} photo.jpg "the man on the left" --out marked.png
 ```
 """
 
@@ -74,7 +75,7 @@ A box counts as right when its IoU with the true one, in pixels of the original 
 
 ## Use
 
-{_USE.format(folder=name)}
+{_USE.format(python=json.dumps(name, ensure_ascii=False), shell=shlex.quote(name))}
 ## Config
 
 Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \

@@ -22,6 +22,7 @@ from rec.inference.model_folder import describe_origin
 from rec.models.soundness import not_finite
 
 FORMATS = ("onnx", "torch")
+MAX_ONE_FILE = 1 << 30  # bytes of parameters in an .onnx itself (Protobuf ends at 2 GiB); more go into a file beside it
 MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
 
 
@@ -118,7 +119,7 @@ def export(
         raise ExportError(f"{type(model).__name__} cannot be exported to {kind}: {reason}") from error
     assert onnx is not None
     onnx.model.metadata_props["rec"] = json.dumps(about)
-    onnx.save(Path(path), external_data=sum(p.nbytes for p in model.parameters()) > 1 << 30)
+    onnx.save(Path(path), external_data=sum(p.nbytes for p in model.parameters()) > MAX_ONE_FILE)
 
 
 def example_inputs(size: int, length: int, words: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

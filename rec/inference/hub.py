@@ -4,7 +4,6 @@ Pushed are the four files of a model folder, never optimizer state unless a chec
 the Hub client's own: ``HF_ENDPOINT``, ``HF_TOKEN`` or ``hf auth login``.
 """
 
-import os
 import re
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rec.errors import RecError
+from rec.files import link_or_copy, user_path
 from rec.inference.model_folder import CARD
 from rec.inference.reading import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file
 
@@ -49,15 +49,16 @@ def push(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    folder = Path(folder)
+    folder = user_path(folder)
     files = {name: checked_file(folder, name) for name in FILES if (folder / name).exists()}
     if WEIGHTS not in files or CONFIG not in files:
         raise ModelFolderError(f"{folder} is no model folder: it needs {WEIGHTS} and {CONFIG}")
     if checkpoint is not None:
-        state = sorted(path.name for path in Path(checkpoint).iterdir() if not path.is_dir())
+        checkpoint = user_path(checkpoint)
+        state = sorted(path.name for path in checkpoint.iterdir() if not path.is_dir())
         if "trainer_state.json" not in state:
             raise ModelFolderError(f"{checkpoint} is no checkpoint: it has no trainer_state.json")
-        files |= {f"checkpoint/{name}": checked_file(Path(checkpoint), name) for name in state}
+        files |= {f"checkpoint/{name}": checked_file(checkpoint, name) for name in state}
     api = HfApi()
     additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
     what = f"push to {repo_id} on {api.endpoint}"
@@ -148,7 +149,7 @@ class Pusher:
             copy = Path(tempfile.mkdtemp(prefix=".push-", dir=folder.parent))
             for name in FILES:
                 if name in (WEIGHTS, CONFIG) or (folder / name).is_file():
-                    _link(folder / name, copy / name)
+                    link_or_copy(folder / name, copy / name)
         except OSError as error:
             self.report(f"hub: {folder} could not be set aside for its push: {error}")
             if copy is not None:
@@ -199,10 +200,3 @@ class Pusher:
         else:
             self.report(f"hub: pushed to {address} ({message})")
         shutil.rmtree(copy, ignore_errors=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -11,8 +11,6 @@
 :func:`write` makes one in a single move; :func:`read` (:mod:`rec.inference.reading`) trusts nothing in it.
 """
 
-import ctypes
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any
 
+from rec.files import default_mode, link_or_copy, swap, sync, whole_file, write_text
 from rec.inference.allowed import harmless
 from rec.inference.reading import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, read, read_config
 
@@ -73,7 +72,8 @@ def write(
 ) -> Path:
     """Write a model folder beside its final place and swap it in, so that readers see the old or the new one, whole.
 
-    One process at a time may write a folder; what a killed one left behind is removed.
+    One process at a time may write a folder; what a killed one left behind is removed. Files have the mode that the umask
+    gives, and an older folder's mode stays.
 
     Args:
         folder: Final place; an older model folder there is replaced.
@@ -97,22 +97,24 @@ def write(
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed while writing
-            shutil.rmtree(left_over, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-        temporary.chmod(0o755)  # mkdtemp makes it private; a model folder is to be read by others
-        _put_weights(weights, temporary / WEIGHTS)
+        _remove_left_overs(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(folder), suffix=".tmp", dir=folder.parent))
+        if isinstance(weights, str | Path):
+            link_or_copy(weights, temporary / WEIGHTS)
+        else:
+            write_weights(temporary / WEIGHTS, weights)
         plain = dict(config) | {"model": harmless(to_native(config["model"]))}
         LazyConfig.save(plain, str(temporary / CONFIG))
         if vocabulary is not None:
             vocabulary.save(temporary / VOCABULARY)
         saved = read_config(temporary / CONFIG)
-        card = model_card(saved, metrics or {}, describe_origin(saved), folder.name)
-        (temporary / CARD).write_text(card, encoding="utf-8")
+        write_text(temporary / CARD, model_card(saved, metrics or {}, describe_origin(saved), folder.name))
+        # mkdtemp makes it private; a model folder is to be read by others.
+        temporary.chmod(folder.stat().st_mode & 0o777 if folder.exists() else default_mode(folder=True))
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
-        _swap_in(temporary, folder)
-        _sync(folder.parent)
+            sync(path)
+        swap(temporary, folder)
+        sync(folder.parent)
     except OSError as error:
         text = f"model folder {folder} cannot be written: {error}; free space or choose another place"
         raise ModelFolderError(text) from error
@@ -120,6 +122,37 @@ def write(
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def write_weights(path: str | Path, tensors: Mapping[str, Any]) -> None:
+    """Writes tensors as one safetensors file, whole or not at all, readable by whom the umask lets.
+
+    safetensors itself makes a file that only its owner can read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # A copy of its own for every tensor: safetensors refuses tensors that share memory.
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with whole_file(path) as temporary:
+        try:
+            save_file(own, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own form of a full disk
+            raise OSError(f"{path}: {error}") from error
+
+
+def _temporary_prefix(folder: Path) -> str:
+    return f".{folder.name[:40]}."
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Removes what a process that was killed while writing left beside ``folder``."""
+    for path in folder.parent.iterdir():
+        if path.name.startswith(_temporary_prefix(folder)) and path.name.endswith(".tmp"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def describe_origin(config: Mapping[str, Any]) -> str:
@@ -138,43 +171,3 @@ def knows_shapes_only(config: Mapping[str, Any]) -> bool:
     """Whether the model saw nothing but the embedded shape scenes."""
     sources = (config.get("about") or {}).get("sources") or []
     return bool(sources) and all(str(source).startswith("scenes") for source in sources)
-
-
-def _put_weights(weights: Mapping[str, Any] | str | Path, target: Path) -> None:
-    if isinstance(weights, str | Path):
-        try:
-            os.link(weights, target)
-        except OSError:
-            shutil.copyfile(weights, target)
-        return
-    from safetensors.torch import save_file
-
-    # A copy of its own for every tensor: safetensors refuses tensors that share memory.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    save_file(tensors, target, metadata={"format": "pt"})
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _swap_in(new: Path, final: Path) -> None:
-    """Rename ``new`` to ``final``; what was there ends up at ``new``. One step on Linux, two elsewhere."""
-    if not final.exists():
-        new.rename(final)
-        return
-    exchange, working_directory = 2, -100
-    try:
-        library = ctypes.CDLL(None, use_errno=True)
-        if library.renameat2(working_directory, bytes(new), working_directory, bytes(final), exchange) == 0:
-            return
-    except (AttributeError, TypeError, OSError):
-        pass  # a C library without renameat2
-    old = new.with_name(new.name + ".old")
-    final.rename(old)
-    new.rename(final)
-    old.rename(new)

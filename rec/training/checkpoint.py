@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch.utils._pytree import tree_map
 
 from rec.errors import CheckpointError
-from rec.files import sync, write_text
+from rec.files import default_mode, sync, write_text
 from rec.training.checkpoint_format import (
     AVERAGED,
     OPTIMIZER,
@@ -171,6 +171,7 @@ class Writer:
                 if name.endswith(".safetensors"):
                     contiguous = {key: value.contiguous() for key, value in content.items()}
                     save_file(contiguous, temporary / name, metadata={"format": "pt"})
+                    (temporary / name).chmod(default_mode())  # safetensors makes it its owner's alone
                 else:
                     torch.save(content, temporary / name)
             # Digests are taken of what the files hold, those of other processes too; it is still in the page cache.

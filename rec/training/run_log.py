@@ -152,12 +152,10 @@ class RunLog:
         """
         if not records:
             return
-        from rec.evaluation.pictures import prediction_grid
+        from rec.evaluation.pictures import prediction_grid, save
 
-        file = self.metrics_file.parent / "pictures" / f"{split_name(split)}_{update:08d}.png"
-        file.parent.mkdir(exist_ok=True)
         picture = prediction_grid(dataset, records, count=12)
-        picture.save(file)
+        save(picture, self.metrics_file.parent / "pictures" / f"{split_name(split)}_{update:08d}.png")
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 # TensorBoard alone must be told where the channels are.
