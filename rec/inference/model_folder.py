@@ -11,6 +11,7 @@
 :func:`write` makes one in a single move; :func:`read` (:mod:`rec.inference.reading`) trusts nothing in it.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -94,6 +95,8 @@ def write(
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
         raise ModelFolderError(f"{folder} exists and is no model folder; choose another place, or remove it")
+    if re.search("[\ud800-\udfff]", str(folder.absolute())):
+        raise ModelFolderError(f"{folder}: safetensors opens no file whose name is not UTF-8; choose another folder")
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

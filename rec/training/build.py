@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.files import refuse_inputs
 from rec.training.keys import check_values
 
 
@@ -23,9 +25,11 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
 
     Raises:
         ConfigError: it cannot be read, lacks a namespace, or has an unknown key or argument.
+        InputError: the run would write ``best/`` over the weights it starts from.
         UntrustedError: a YAML file calls what is not in the list.
     """
     from rec.inference.allowed import load_config
+    from rec.inference.reading import WEIGHTS
 
     cfg = load_config(path, overrides, trust_config)
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
@@ -33,6 +37,9 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
         raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
     if problems := check(cfg) + check_values(cfg):
         raise ConfigError("; ".join(problems))
+    given = [Path(path) for path in (cfg.train.load_weight, cfg.train.vl_pretrain_weight) if path]
+    weights = [path / WEIGHTS if path.is_dir() else path for path in given]
+    refuse_inputs([Path(cfg.train.output_dir, "best")], weights)  # it is replaced by each better model
     return cfg
 
 

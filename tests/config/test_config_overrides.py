@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 
 import pytest
 from config_targets import Head, Part
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from rec.config import ConfigError, LazyCall, apply_overrides, instantiate, parse_config_arguments, to_native
+from rec.config import (
+    ConfigError,
+    LazyCall,
+    apply_overrides,
+    instantiate,
+    parse_config_arguments,
+    shell_override,
+    to_native,
+)
+from rec.config.nodes import expand_home
 from rec.config.overrides import parse_value
 
 
@@ -230,3 +240,26 @@ def test_command_lines_of_scripts(words):
     parser.add_argument("--check", action="store_true")
     args = parse_config_arguments(parser, words)
     assert (args.config, args.overrides, args.check) == ("c.py", ["a.b=1", "~d", "+e=2"], "--check" in words)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="$\0")))
+def test_a_printed_override_survives_the_shell_and_the_grammar(text):
+    for value in (text, {text or "empty": text}, 3, 0.5, None, True):
+        words = shlex.split(shell_override("+paths.new", value))
+        assert after(*words)["paths"]["new"] == value
+    assert after(*shlex.split(shell_override("paths", {"x.y": text})))["paths"]["x.y"] == text
+
+
+def test_paths_print_as_they_are_where_they_may():
+    assert shell_override("a.b", "./data/x-1.json") == "a.b=./data/x-1.json"
+    assert shell_override("a.b", {"refcoco+": "/d/x"}) == "a.b='{refcoco+: /d/x}'"
+
+
+def test_the_home_folder_is_meant_by_its_sign_in_every_text(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = apply_overrides(
+        config(), ["train.name=~/run", "+paths.deep={path: '~/a b'}", "+list=['~/x', '~', a~/b, '~you']"]
+    )
+    cfg = to_native(expand_home(cfg), resolve=False)
+    assert cfg["train"]["name"] == "/home/me/run" and cfg["paths"]["deep"]["path"] == "/home/me/a b"
+    assert cfg["list"] == ["/home/me/x", "/home/me", "a~/b", "~you"] and cfg["ref"] == "${train.epochs}"

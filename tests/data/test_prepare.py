@@ -1,6 +1,10 @@
 """Preparation: complete or resumable, counted, and never half-written."""
 
 import json
+import os
+import resource
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 from data_toys import SAMPLE, make_jsonl, make_refer
 
+from rec.config import LazyConfig, apply_overrides
 from rec.data import prepare as preparation
 from rec.data.dataset import RefCOCODataSet
 from rec.data.leakage import ImageIndex, image_key, shared_images
@@ -322,6 +327,86 @@ def test_the_script_lists_leaks(tmp_path):
     assert "2 images of training splits are in evaluation splits" in out
     status, out, _ = run("--check-leaks", tables[0])
     assert (status, out) == (0, "0 images of training splits are in evaluation splits\n")
+
+
+def test_tables_below_folders_of_any_name_are_opened_and_streamed(tmp_path):
+    from rec.data.stream import RefCOCOStream
+    from rec.data.text import Vocabulary
+
+    spec = boxes_jsonl(tmp_path)
+    (tmp_path / "p1").mkdir()
+    make_jsonl(tmp_path / "p1", [{"image": "0.jpg", "phrase": "another table", "bbox": [1, 1, 9, 9]}])
+    for name in ("p[1]", "a:b", "p*", "50%", "größer 大", "p**q"):
+        for parquet in (True, False):
+            folder = tmp_path / name / str(parquet)
+            prepare(open_source(spec, name="mine"), folder, store="embedded", parquet=parquet, progress=False)
+            rows = open_table(folder, "train", name="mine").rows
+            assert len(rows) == 25 and rows[0]["sentences"] == ["box 0"]
+        folder = tmp_path / name / "True"
+        stream = RefCOCOStream(folder, "train", vocabulary=Vocabulary.build(["box"]), buffer_size=0)
+        assert len(list(stream)) == 25
+        (folder / "prepared.json").unlink()
+        assert len(open_table(folder, "train", name="mine").rows) == 25
+    with pytest.raises(SourceError, match="'::'"):
+        prepare(open_source(spec, name="mine"), tmp_path / "a::b", progress=False)
+
+
+def test_the_beginning_of_an_interrupted_preparation_is_no_table(tmp_path, monkeypatch):
+    from rec.data.stream import RefCOCOStream
+
+    monkeypatch.setattr(preparation, "SHARD_ROWS", 10)
+    spec, folder = boxes_jsonl(tmp_path), tmp_path / "out"
+    replace, done = os.replace, []
+
+    def killed(source, target):
+        replace(source, target)
+        done.extend([target] if str(target).endswith(".parquet") else [])
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(open_source(spec, name="mine"), folder, parquet=True, progress=False)
+    monkeypatch.setattr(os, "replace", replace)
+    assert [path.name for path in folder.glob("*.parquet")] == ["train-00000-of-00003.parquet"]
+    for opened in (lambda: open_table(folder, "train", name="mine"), lambda: RefCOCOStream(folder, vocabulary="v")):
+        with pytest.raises(SourceError, match="interrupted: give the same command"):
+            opened()
+    prepare(open_source(spec, name="mine"), folder, parquet=True, progress=False)
+    assert len(open_table(folder, "train", name="mine").rows) == 25
+
+
+def test_a_store_that_does_not_fit_on_the_disk_is_an_error_at_its_start(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"images\.u8"):
+            prepare(
+                open_source(boxes_jsonl(tmp_path), name="mine"), tmp_path / "out", store="raw", size=416, progress=False
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out" / "images.u8").exists()
+    prepare(open_source(boxes_jsonl(tmp_path), name="mine"), tmp_path / "out", store="raw", size=32, progress=False)
+
+
+@pytest.mark.parametrize("name", ["mine", "my data's", "my.data", "a=b", "refcoco"])
+def test_the_printed_words_survive_the_shell(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("HOME", str(tmp_path / "it's [1] home"))
+    (tmp_path / "it's [1] home").mkdir()
+    spec = boxes_jsonl(tmp_path / "it's [1] home")
+    words = ["--dataset", name, "--source", f"~/{Path(spec['path']).name}"]
+    words += ["--bbox-format", "xywh", "--output_dir", "~/a {b}: c"]
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    overrides = shlex.split(said.out.splitlines()[-1].partition(" is ready: ")[2])
+    cfg = LazyConfig.load(SCRIPT.parents[1] / "configs" / "simrec_refcoco_scratch.py")
+    apply_overrides(cfg, overrides)
+    assert cfg.dataset.dataset == name
+    assert len(open_table(cfg.dataset.ann_path[name], "train", name=name).rows) == 25
 
 
 # --- scripts/browse_data.py -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import runpy
 import shutil
 import subprocess
@@ -172,3 +173,101 @@ def test_bad_input_is_one_paragraph_and_status_2(place, evaluate, arguments, sai
 def test_help_shows_how_to_call_it(evaluate):
     status, said, _ = evaluate("--help")
     assert status == 0 and "accelerate launch" in said
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Photographs with boxes in JSONL, a config of them, and a model; the working folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "annotations").mkdir()
+    rows = []
+    for number in range(3):
+        Image.new("RGB", (40, 30), (number * 80, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+        rows.append({"image": f"{number}.png", "phrase": "a circle", "bbox": [5, 5, 20, 10], "split": "val"})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "annotations" / "mine.jsonl").write_text(text, encoding="utf-8")
+    spec = '{"mine": {"path": "annotations/mine.jsonl", "bbox_format": "xywh"}}, image_path="photos"'
+    config = CONFIG.replace(CONFIG[CONFIG.index("{") : CONFIG.index("}},\n") + 2], spec).replace(
+        '"scenes",', '"mine",', 1
+    )
+    (tmp_path / "mine.py").write_text(config, encoding="utf-8")
+    write_folder(tmp_path / "best")
+    return tmp_path
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pictures", "photos/1.png"], "photos/1.png is read as data"),
+        (["--report", "link.html"], "link.html would be written over"),
+        (
+            ["--out", "annotations", "dataset.ann_path.mine.path=annotations", "--splits", "mine"],
+            "annotations/metrics.json is read as data",
+        ),
+        (["--report", "config.html"], "config.html would be written over"),
+    ],
+)
+def test_what_is_read_is_never_written_over(photos, evaluate, monkeypatch, arguments, said):
+    monkeypatch.chdir(photos)
+    (photos / "link.html").symlink_to("best/config.yaml")
+    os.link(photos / "mine.py", photos / "config.html")
+    before = contents(photos)
+    status, _, error = evaluate("best", "--config", "mine.py", "--out", "out", *arguments)
+    assert status == 2 and said in " ".join(error.split()) and contents(photos) == before
+
+
+def test_home_and_files_of_any_name(photos, evaluate, monkeypatch):
+    monkeypatch.chdir(photos)
+    monkeypatch.setenv("HOME", str(photos))
+    name = "p[1] größer"
+    shutil.copytree(photos / "best", photos / "p[1] best")
+    words = [
+        "--config",
+        "~/mine.py",
+        "--out",
+        f"~/{name}/out",
+        "--pictures",
+        "~/grid.png",
+        "--report",
+        f"{name}/r.html",
+    ]
+    status, _, error = evaluate("~/p[1] best", *words, "dataset.image_path=~/photos")
+    assert status == 0, error
+    assert sorted(os.listdir(photos / name / "out")) == ["metrics.json", "predictions.jsonl"]
+    assert (photos / "grid.png").is_file() and (photos / name / "r.html").is_file() and not (photos / "~").exists()
+    image = json.loads((photos / name / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])[
+        "image"
+    ]
+    assert image == str(photos / "photos" / "0.png")
+
+
+def test_results_of_before_stay_when_the_disk_is_full(photos, evaluate, monkeypatch):
+    monkeypatch.chdir(photos)
+    words = ["best", "--config", "mine.py", "--out", "out"]
+    assert evaluate(*words)[0] == 0
+    before = contents(photos / "out")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        status, _, error = evaluate(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 2 and "predictions.jsonl: File too large; free some space" in " ".join(error.split())
+    assert contents(photos / "out") == before
+
+
+def test_browsing_writes_over_no_picture(photos, monkeypatch, capsys):
+    for out, expected in (("photos/2.png", 2), ("~/samples.png", 0)):
+        monkeypatch.setenv("HOME", str(photos))
+        before = contents(photos / "photos")
+        monkeypatch.setattr(sys, "argv", ["browse_data.py", "mine.py", "--split", "val", "--out", out])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "browse_data.py"), run_name="__main__")
+        assert (ended.value.code or 0) == expected, capsys.readouterr().err
+        assert contents(photos / "photos") == before
+    assert (photos / "samples.png").is_file()

@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from inference_toy import SIZE, write_folder, write_mcn_folder
 from PIL import Image
 
 import rec
+from rec import files
 from rec.inference import export, model_folder
 from rec.inference.export import ExportError
 
@@ -94,6 +97,28 @@ def test_an_answer_that_differs_is_an_error(simrec):
         model.head.box.bias += 1
     with pytest.raises(ExportError, match="pixels apart"):
         export.compare(file, model, config, samples=5)
+
+
+def test_no_file_of_the_model_is_written_over(simrec, run_script, tmp_path):
+    folder = tmp_path / "best"
+    shutil.copytree(simrec[0], folder)
+    (folder / "model.onnx").symlink_to("model.safetensors")
+    before = (folder / "model.safetensors").read_bytes()
+    status, _, error = run_script(folder, "--out", folder / "model.onnx")
+    assert status == 2 and "which is read" in error and (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_large_model_is_two_files_that_find_each_other(simrec, run_script, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MAX_ONE_FILE", 0)
+    status, _, error = run_script(simrec[0], "--out", tmp_path / "model.onnx")
+    assert status == 0 and sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"], error
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {oct(files.default_mode())}
+    run, about = export.load(tmp_path / "model.onnx")
+    image, tokens = export.example_inputs(SIZE, 6, len(about["words"]), 2)
+    model, config, _ = model_folder.read(simrec[0])
+    with torch.inference_mode():
+        expected = export.Deployed(model, config)(image, tokens)["box"]
+    np.testing.assert_allclose(run(image.numpy(), tokens.numpy())["box"], expected, atol=0.01)
 
 
 @pytest.mark.parametrize(

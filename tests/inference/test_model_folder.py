@@ -1,7 +1,11 @@
 """Model folders: what is written can be used with nothing else, is whole at every moment, and is reproducible."""
 
+import ast
 import json
 import os
+import re
+import resource
+import shlex
 import threading
 
 import pytest
@@ -88,6 +92,51 @@ def test_a_place_that_cannot_be_written_is_one_clear_error_and_leaves_nothing(tm
     with pytest.raises(ModelFolderError, match="cannot be written"):
         model_folder.write(tmp_path / "best", tmp_path / "absent.safetensors", folder_config(), VOCABULARY)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_files_are_for_whom_the_umask_lets_and_an_older_folder_keeps_its_mode(tmp_path):
+    def modes(folder):
+        return {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()}, oct(folder.stat().st_mode & 0o777)
+
+    before = os.umask(0o002)
+    try:
+        assert modes(write_folder(tmp_path / "best")) == ({"0o664"}, "0o775")
+        (tmp_path / "best").chmod(0o750)
+        assert modes(write_folder(tmp_path / "best")) == ({"0o664"}, "0o750")
+    finally:
+        os.umask(before)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_older_folder_stays(tmp_path):
+    folder = write_folder(tmp_path / "best")
+    before = (folder / "model.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(ModelFolderError, match=r"cannot be written: .*free space"):
+            write_folder(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (folder / "model.safetensors").read_bytes() == before and os.listdir(tmp_path) == ["best"]
+
+
+@pytest.mark.parametrize("name", ["p[1]", "my best's $HOME", 'a"b', "größer\u00a0大", "x" * 250])
+def test_a_folder_may_be_called_anything_in_utf8(tmp_path, name):
+    left_over = tmp_path / f".{name[:40]}.killed.tmp"
+    left_over.mkdir()
+    folder = write_folder(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    model_folder.read(folder)
+    with pytest.raises(ModelFolderError, match="not UTF-8"):
+        write_folder(tmp_path / os.fsdecode(b"caf\xe9") / name)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in card.splitlines() if line.startswith("python scripts/predict.py"))
+    code = next(line for line in card.splitlines() if line.startswith("grounder = "))
+    shown = name.encode("utf-8", "replace").decode()
+    assert shlex.split(command)[2] == shown
+    assert (
+        ast.literal_eval(re.search(r"from_pretrained\((.*)\)  #", code)[1]).encode("utf-8", "replace").decode() == shown
+    )
 
 
 def test_the_card_states_origin_and_measured_metrics(tmp_path):

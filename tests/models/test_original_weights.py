@@ -2,19 +2,23 @@
 
 import json
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from parity import batch_of, expected, original_state
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small import backbone, simrec
 from test_mcn_parity import build as build_mcn
 from test_simrec_parity import build as build_simrec
 from torch import nn
 
+from rec.config import apply_overrides
+from rec.files import default_mode
 from rec.models.backbones import CspDarkNet, DarkNet53
 from rec.models.original_weights import convert_state_dict, load_original, our_name, read_state_dict
 
@@ -166,6 +170,25 @@ def test_cspdarknet_coco_weights_load_with_their_detection_head_left_out(wrapped
     assert status == 0 and "CspDarkNet" in said
     again = CspDarkNet(pretrained=True, pretrained_weight_path=str(tmp_path / "csp.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_the_weights_that_are_read_stay_and_those_that_are_written_are_for_all(convert, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / "my [1] weights"
+    place.mkdir()
+    weights = place / "model.safetensors"
+    save_file(as_original_backbone("simrec"), weights)
+    before = weights.read_bytes()
+    for out in (weights, place, tmp_path / "." / "my [1] weights" / "model.safetensors"):
+        status, _, error = convert(weights, "--out", out)
+        assert status == 2 and "which is read" in " ".join(error.split()) and weights.read_bytes() == before
+    status, said, error = convert(weights, "--out", "~/my [1] weights/ours.safetensors")
+    assert status == 0, error
+    made = place / "ours.safetensors"
+    assert made.stat().st_mode & 0o777 == default_mode()
+    override = shlex.split(said.splitlines()[-1])[0]
+    cfg = DictConfig({"model": {"visual_backbone": {"pretrained_weight_path": None}}})
+    assert apply_overrides(cfg, [override]).model.visual_backbone.pretrained_weight_path == str(made)
 
 
 def test_backbone_weights_of_another_architecture_are_refused_with_what_was_found(tmp_path) -> None:

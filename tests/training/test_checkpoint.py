@@ -348,3 +348,17 @@ def test_a_clock_that_jumps_back_changes_nothing(tmp_path):
     os.utime(folder, (0, 0))
     assert "continuing from" in wrong.run("train.log_period=1")
     assert wrong.hashes("run") == right.hashes("run") and wrong.metrics("run") == right.metrics("run")
+
+
+def test_every_file_is_for_whom_the_umask_lets(tmp_path):
+    run = Run(tmp_path)
+    before = os.umask(0o002)
+    try:
+        run.step()
+        folder = run.save()
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: oct(path.stat().st_mode & 0o777) for path in [*folder.iterdir(), *(tmp_path / "best").iterdir()]
+    }
+    assert len(modes) > 5 and set(modes.values()) == {"0o664"}, modes
