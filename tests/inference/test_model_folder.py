@@ -64,8 +64,13 @@ def test_readers_see_a_whole_folder_while_it_is_replaced(tmp_path):
 
     def look():
         while not stop.is_set():
-            names = set(os.listdir(folder)) if folder.exists() else set()
-            if names != {"model.safetensors", "config.yaml", "vocab.json", "README.md"}:
+            listed = os.stat(folder).st_ino
+            names = set(os.listdir(folder))
+            # A listing goes on in the folder that it began in, also while that is removed.
+            if (
+                names != {"model.safetensors", "config.yaml", "vocab.json", "README.md"}
+                and listed == os.stat(folder).st_ino
+            ):
                 trouble.append(names)
 
     watcher = threading.Thread(target=look)
