@@ -335,6 +335,7 @@ def test_masks_of_your_own_are_files_or_polygons(tmp_path):
         ('{"image": "a.jpg", "phrase": "box", "bbox": [1, 2, 3, 4], "mask": "none.png"}', "bad mask"),
         ('{"image": "a.jpg", "phrase": "box", "bbox": [1, 2, 3, 4], "mask": []}', None),
         ('{"image": "a.jpg", "phrase": "🦊 左", "bbox": [1, 2, 3, 4]}', None),
+        ('{"image": "a.jpg", "phrase": "red\tbox", "bbox": [1, 2, 3, 4]}', None),
     ],
 )
 def test_bad_lines_name_file_and_line(tmp_path, line, reason):

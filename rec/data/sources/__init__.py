@@ -134,8 +134,8 @@ def _whole_number(digits: str) -> float:
     return int(digits) if len(digits) < 1000 else math.inf
 
 
-# One odd record must not spoil the file: Python refuses to read whole numbers of more than 4,300 digits.
-DECODER = json.JSONDecoder(parse_int=_whole_number)
+# One odd record must not spoil the file: Python refuses whole numbers of more than 4,300 digits, and line ends in texts.
+DECODER = json.JSONDecoder(parse_int=_whole_number, strict=False)
 
 
 def parse_json(text: str) -> Any:
