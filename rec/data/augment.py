@@ -75,7 +75,7 @@ class Augmentation:
             raise TransformError(f"{_path(self.names[number])} {' '.join(what.split())}") from error
         _check(self.names[number], after, mask is not None)
         lost = not boxes.is_visible(after[1], *after[0].shape[:2]) or (after[2] is not None and not after[2].any())
-        return (image, box, mask) if lost else after
+        return (image, box, mask) if lost else (np.ascontiguousarray(after[0]), *after[1:])
 
 
 def _path(name: str) -> str:

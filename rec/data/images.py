@@ -344,7 +344,12 @@ def letterbox(image: np.ndarray, geometry: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
         uint8 ``(3, size, size)``, contiguous.
+
+    Raises:
+        ImageError: an image of another type; OpenCV would leave the square as uninitialised as it is.
     """
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
+        raise ImageError(f"an image of {image.dtype} {image.shape} cannot be letterboxed; expected uint8 (H, W, 3)")
     nh, nw, dx, dy = (int(value) for value in geometry[2:])
     if image.shape[:2] != (nh, nw):
         image = cv2.resize(image, (nw, nh))

@@ -15,7 +15,7 @@ from rec.data.arrow_files import as_patterns, check_parquet
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker
-from rec.data.schema import FEATURES
+from rec.data.schema import FEATURES, BadRecord, attempt, ids_of, validate_row
 from rec.data.sources import SourceError, load_json
 from rec.data.tables import Table
 from rec.data.text import Vocabulary
@@ -148,6 +148,7 @@ class RefCOCOStream(IterableDataset):
 
         Raises:
             SourceError: this process or worker has no rows at all.
+            BadRecord: a row that cannot be trained on; names it.
         """
         for pass_number in itertools.count():
             self.set_epoch(epoch + pass_number * _PASSES_APART)
@@ -166,8 +167,11 @@ class RefCOCOStream(IterableDataset):
                 f"{self._table.image_root}, ref_id {row['ref_id']} names the file {row['image']['path']}; a Hub data set "
                 "names no files of this machine: its shards must hold their pictures (--store embedded)"
             )
-        key = (self.seed, self.epoch, zlib.crc32(f"{row['source']}/{row['ref_id']}".encode()))
-        return self._make(self._table, row, None, index, key, {})
+        valid = attempt(validate_row, row, where=f"{self._table.image_root}, {ids_of(row)}")
+        if isinstance(valid, BadRecord):
+            raise valid
+        key = (self.seed, self.epoch, zlib.crc32(f"{valid['source']}/{valid['ref_id']}".encode()))
+        return self._make(self._table, valid, None, index, key, {})
 
     def collate(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Samples to a batch of tensors with a leading dimension B."""

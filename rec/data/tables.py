@@ -319,7 +319,7 @@ def _open_scenes(choices: Mapping[str, Any]) -> Source:
     from rec.data import scenes
 
     level = "hard" if choices["path"] == "scenes_hard" else "easy"
-    counts = choices.get("count") or {}
+    counts = {} if choices.get("count") is None else choices["count"]
     options = {key: choices[key] for key in ("size", "phrases_per_scene") if key in choices}
     try:
         of_split = {

@@ -152,6 +152,11 @@ def test_what_a_transform_gives_is_checked_on_every_sample(change, words):
         augmentation(*sample(), np.random.default_rng(0))
 
 
+def test_an_image_that_is_a_view_is_copied():
+    image, *_ = Augmentation({"mine": Odd(lambda i, b, m: (i[:, ::-1], b, m))})(*sample(), np.random.default_rng(0))
+    assert image.flags.c_contiguous and (image == sample()[0][:, ::-1]).all()
+
+
 @pytest.mark.parametrize(
     "change", [lambda i, b, m: (i, np.array([320, 10, 321, 50.0]), m), lambda i, b, m: (i, b, np.zeros_like(m))]
 )

@@ -347,6 +347,14 @@ def test_letterboxed_labels_are_the_originals_and_lead_back(case):
     assert boxes.from_letterbox(inside, geometry.astype(float)) == pytest.approx(corners, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9), np.uint8), np.zeros((9, 9, 1), np.uint8)]
+)
+def test_what_is_no_picture_is_not_letterboxed(image):
+    with pytest.raises(ImageError, match=r"expected uint8 \(H, W, 3\)"):
+        letterbox(image, boxes.letterbox_geometry(9, 9, 9), 9)
+
+
 @pytest.mark.parametrize("case", UTILS["letterbox_pixels"], ids=lambda case: case["name"])
 def test_letterboxed_pixels_are_the_originals(case):
     h, w = case["h"], case["w"]

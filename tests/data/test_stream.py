@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from rec.data import prepare as preparation
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import prepare
+from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.stream import RefCOCOStream
 from rec.data.tables import open_source
@@ -73,3 +74,15 @@ def test_the_epoch_of_a_worker_is_its_own(shards):
 def test_shards_that_are_not_there_are_named(shards, tmp_path):
     with pytest.raises(SourceError, match="no parquet shards of split 'test'"):
         RefCOCOStream(shards, "test", vocabulary=RefCOCODataSet("x", {"x": str(shards)}).vocabulary)
+
+
+def test_a_bad_row_of_a_shard_is_named(shards, tmp_path):
+    from datasets import load_dataset
+
+    vocabulary = RefCOCODataSet("x", {"x": str(shards)}).vocabulary
+    rows = load_dataset("parquet", data_files=[str(file) for file in sorted(shards.glob("train-*"))], split="train")
+    bad = rows.map(lambda row: row | {"bbox": [0.0, 0.0, 0.0, 0.0]} if row["ref_id"] == "3" else row)
+    bad.to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    stream = RefCOCOStream(tmp_path, vocabulary=vocabulary, input_shape=[64, 64], buffer_size=0)
+    with pytest.raises(BadRecord, match=r"empty box: .*, ref_id 3, image_id 1: bbox"):
+        list(stream)
