@@ -14,7 +14,7 @@ from rec.files import refuse_inputs, user_path, whole_file
 from rec.inference.command_line import InputError, ending, exit_with
 from rec.trust import read_text
 
-MAX_RECORDS = 1 << 30
+MAX_RECORDS = 256 << 20
 Records = list[dict[str, Any]]
 
 
@@ -32,9 +32,12 @@ def read_records(run: Path) -> Records:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            record["kind"], record["update"]
-            records.append(record)
-        except (ValueError, KeyError, TypeError) as error:
+            split = record.get("split", "")
+            if not (isinstance(record["kind"], str) and isinstance(split, str) and type(record["update"]) is int):
+                raise TypeError
+            numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
+            records.append({"kind": record["kind"], "split": split} | {k: float(v) for k, v in numbers.items()})
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise InputError(
                     f"{file}, line {number}: expected a record with kind and update, found {line[:80]!r}"
@@ -44,9 +47,9 @@ def read_records(run: Path) -> Records:
     return records
 
 
-def curve(records: Records, kind: str, name: str, split: str | None = None) -> tuple[list[int], list[float]]:
+def curve(records: Records, kind: str, name: str, split: str = "") -> tuple[list[float], list[float]]:
     """Updates and values of ``name`` in the records of ``kind`` (and ``split``) that have it."""
-    found = [(r["update"], r[name]) for r in records if r["kind"] == kind and name in r and r.get("split") == split]
+    found = [(r["update"], r[name]) for r in records if r["kind"] == kind and name in r and r["split"] == split]
     return [update for update, _ in found], [value for _, value in found]
 
 
@@ -68,8 +71,8 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
     for number, (run, records) in enumerate(runs.items()):
         splits = dict.fromkeys(record["split"] for record in records if record["kind"] == "evaluation")
         wanted = [
-            [("train", name, None) for name in losses],
-            [("train", "lr", None)],
+            [("train", name, "") for name in losses],
+            [("train", "lr", "")],
             [("evaluation", name, split) for split in splits for name in accuracies],
         ]
         for panel, curves in zip(panels, wanted, strict=True):
@@ -78,7 +81,13 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
                 if updates:
                     label = " ".join(part for part in (run, split, name) if part)
                     line = {"color": f"C{number % 10}", "linestyle": styles[style % len(styles)]}
-                    panel.plot(updates, values, label=label, marker="." if len(updates) < 30 else "", **line)
+                    panel.plot(
+                        updates,
+                        values,
+                        label=label.replace("$", r"\$"),
+                        marker="." if len(updates) < 30 else "",
+                        **line,
+                    )
     for panel, title in zip(panels, ("loss", "learning rate", "accuracy"), strict=True):
         panel.set(title=title, xlabel="update")
         panel.grid(alpha=0.3)

@@ -18,16 +18,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from inference_toy import new_model, write_folder
+from inference_toy import VOCABULARY, folder_config, model_node, new_model, write_folder
 from safetensors.torch import load_file, save_file
 
 import rec.models
-from rec.config import LazyConfig, to_native
+from rec.config import LazyCall, LazyConfig, instantiate, to_native
 from rec.config.call import object_name
 from rec.inference import model_folder
 from rec.inference.allowed import ALLOWED_TARGETS
 from rec.inference.model_folder import ModelFolderError
-from rec.models.backbones import Backbone
+from rec.models.backbones import Backbone, SmallResNet
 from rec.models.language_encoders import LanguageEncoder
 from rec.trust import strangers
 
@@ -163,6 +163,10 @@ def timm_model(name):
     return {"_target_": "rec.models.backbones.TimmBackbone", "model_name": name, "pretrained": True}
 
 
+def small_resnet(**arguments):
+    return {"_target_": "rec.models.backbones.SmallResNet", **arguments}
+
+
 def fifo(folder):
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
@@ -251,11 +255,43 @@ HOSTILE = {
     "a header whose data lie beyond the file": header(lambda h: h["head.box.bias"].update(data_offsets=[0, 10**13])),
     "a header longer than the file": text("model.safetensors", (2**62).to_bytes(8, "little") + b"{}"),
     "a header that is no JSON": text("model.safetensors", (4).to_bytes(8, "little") + b"\x00\x01\x02\x03"),
+    "a header of 5 MB": text("model.safetensors", (5 << 20).to_bytes(8, "little") + b" " * (5 << 20)),
+    "30,000 tensors of nothing": header(
+        lambda h: h | {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(30_000)}
+    ),
+    "10,000 words a phrase": edit(lambda config: config["preprocess"].update(max_token_length=10_000)),
+    "an attention of many heads": edit(
+        lambda c: (
+            c["model"]["language_encoder"].update(num_heads=16),
+            c["preprocess"].update(max_token_length=512, mean=[1e39] * 3),
+        )
+    ),
+    "a config of 240,000 numbers": text("config.yaml", "model: {channels: [" + "1," * 240_000 + "1]}"),
+    "channels as a list of 15,000": edit(
+        lambda c: c["model"].update(visual_backbone=small_resnet(channels=[8] * 15_000))
+    ),
+    "a number of 5,000 digits": text("config.yaml", "model: {_target_: rec.models.SimREC, x: " + "9" * 5000 + "}"),
+    "a vocabulary of 300,000 empty lists": text(
+        "vocab.json", '{"tokenizer": "simrec", "words": [' + ",".join(["[]"] * 300_000) + "]}"
+    ),
     "an empty weights file": text("model.safetensors", b""),
     "vocabulary of nested lists": text("vocab.json", "[" * 100_000),
     # values
     "NaN weights": weights(lambda t: t | {"head.box.bias": torch.full((4,), float("nan"))}),
     "infinite weights": weights(lambda t: t | {"head.box.bias": torch.full((4,), float("inf"))}),
+    "float64 weights that are infinite as float32": weights(
+        lambda t: t | {"head.box.bias": torch.full((4,), 1e300, dtype=torch.float64)}
+    ),
+    "a negative variance": weights(lambda t: t | {"head.stem.norm.running_var": torch.full((16,), -1.0)}),
+    "finite weights whose answer is not": weights(lambda t: {k: v * 1e20 if "conv" in k else v for k, v in t.items()}),
+    "complex weights": weights(lambda t: t | {"head.box.bias": torch.zeros(4, dtype=torch.complex64)}),
+    "weights that are true or false": weights(lambda t: t | {"head.box.bias": torch.zeros(4, dtype=torch.bool)}),
+    "weights of no elements": weights(lambda t: t | {"head.box.bias": torch.zeros(0)}),
+    "a mean beyond float32": edit(lambda config: config["preprocess"].update(mean=[1e39, 0, 0])),
+    "an input that the strides do not divide": edit(lambda c: c["preprocess"].update(input_shape=[65, 65])),
+    "sources that are a number": edit(lambda config: config["about"].update(sources=5)),
+    "an origin of mappings": edit(lambda config: config.update(about={"dataset": {"a": "b"}})),
+    "an origin that is a list": edit(lambda config: config.update(about=["scenes"])),
     "weights of another kind": weights(lambda t: t | {"head.box.bias": torch.zeros(4, dtype=torch.int64)}),
     "a standard deviation of zero": edit(lambda config: config["preprocess"].update(std=[0, 1, 1])),
     "a mean that is no number": edit(lambda config: config["preprocess"].update(mean=[float("nan"), 0, 0])),
@@ -284,6 +320,21 @@ def test_a_hostile_folder_is_refused_and_nothing_runs(name, place, tmp_path, mon
     assert time.perf_counter() - started < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "kilobytes"
     assert str(place) in str(refused.value) or "config" in str(refused.value)
+
+
+def test_a_small_file_that_asks_for_large_maps_is_refused(tmp_path):
+    """Its weights have a few megabytes; the maps of the first layer would have 177 million numbers."""
+    node = model_node()
+    node.visual_backbone = LazyCall(SmallResNet)(channels=[4096, 16, 32, 64, 128], out_strides=[8, 16, 32])
+    config = folder_config() | {"model": node}
+    config["preprocess"]["input_shape"] = [416, 416]
+    folder = model_folder.write(tmp_path / "best", instantiate(node).state_dict(), config, VOCABULARY)
+    assert (folder / "model.safetensors").stat().st_size < 10 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelFolderError, match=r"takes maps of 2e\+08 numbers.*limits.*trust_config=True"):
+        model_folder.read(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "kilobytes"
+    assert model_folder.read(folder, trust_config=True)[0].levels == {"head": 2}
 
 
 HARMLESS = {

@@ -55,6 +55,13 @@ def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypa
         (None, (), "does not exist: give run folders"),
         ("", (), "has no record yet"),
         ("{}\n{}\n", (), "line 1: expected a record with kind and update"),
+        ("[1]\n{}\n", (), "line 1: expected a record"),
+        ('{"kind": [], "update": 1}\n{}\n', (), "line 1: expected a record"),
+        ('{"kind": "train", "update": "1"}\n{}\n', (), "line 1: expected a record"),
+        ('{"kind": "evaluation", "split": {}, "update": 1}\n{}\n', (), "line 1: expected a record"),
+        (f'{{"kind": "train", "update": 1, "loss": 1{"0" * 400}}}\n{{}}\n', (), "line 1: expected a record"),
+        ("[" * 100_000 + "\n{}\n", (), "line 1: expected a record"),
+        ('{"kind": "train", "update": 1, "loss": {"a": 1}}\n', (), "no run has any of loss"),
         (None, ("--out", "curves.pdf"), "ends in .png"),
         (
             '{"kind": "train", "update": 1, "loss": 1}\n',

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from rec.models.backbones.base import Backbone
 from rec.models.layers import ConvBlock
 
+MAX_STAGES = 12  # a cell of 4,096 pixels
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 blocks plus identity, ``(B, C, H, W)`` kept."""
@@ -33,7 +35,7 @@ class SmallResNet(Backbone):
         multi_scale_outputs: return all ``out_strides``; otherwise only the last.
 
     Raises:
-        ValueError: a stride that ``channels`` does not reach.
+        ValueError: a stride that ``channels`` does not reach, or more channels than any image has strides.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class SmallResNet(Backbone):
         freeze_backbone: bool = False,
         multi_scale_outputs: bool = True,
     ) -> None:
+        if len(channels) > MAX_STAGES:
+            raise ValueError(f"SmallResNet has at most {MAX_STAGES} stages; channels has {len(channels)} numbers")
         strides = [2 ** (number + 1) for number in range(len(channels))]
         if not out_strides or not set(out_strides) <= set(strides):
             raise ValueError(
