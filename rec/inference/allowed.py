@@ -124,6 +124,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
             )
     except UntrustedError as error:
         raise UntrustedError(
-            f"{path}: {error}; if the file is your own, add --trust-config, or give the Python config it came from"
+            f"{path}: {error}; for a file of your own, give the Python config it came from, or add --trust-config where the "
+            "command takes it"
         ) from None
     return cfg
