@@ -80,7 +80,7 @@ def faults_as(reason: str) -> Iterator[None]:
         logger.debug("a %s", reason, exc_info=True)
         if isinstance(error, KeyError) and reason == "broken record":
             raise BadRecord("incomplete record", f"it has no {error}") from error
-        kind = "" if isinstance(error, RecError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, RecError | ValueError) else f"{type(error).__name__}: "
         raise BadRecord(reason, f"{kind}{error}") from error
 
 
