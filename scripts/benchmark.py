@@ -60,7 +60,9 @@ def main() -> int:
             measure(section, args)
     from benchmarks.page import write_page
 
-    print(f"page         {write_page(Path(args.out))}")
+    from rec.files import user_path
+
+    print(f"page         {write_page(user_path(args.out))}")
     return 0
 
 

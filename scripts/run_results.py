@@ -11,6 +11,7 @@ evaluation in the run's metrics.jsonl, and of the splits that scripts/evaluate.p
 
 import argparse
 import fnmatch
+import functools
 import json
 import os
 import platform
@@ -86,13 +87,15 @@ EXPERIMENTS = {
 
 
 def main() -> int:
+    from rec.files import user_path, write_json
     from rec.inference.command_line import whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns, and overrides key=value")
     parser.add_argument("--seeds", nargs="+", type=whole(0, 2**31 - 1), help="in place of the experiment's own")
-    parser.add_argument("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
-    parser.add_argument("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
+    add = functools.partial(parser.add_argument, type=user_path)
+    add("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
+    add("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
     parser.add_argument("--launch", metavar="PROFILE", help="train under accelerate launch --config_file PROFILE")
     args = parser.parse_args()
     overrides = [word for word in args.names if "=" in word]
@@ -107,10 +110,9 @@ def main() -> int:
             parser.error(f"no experiment {pattern!r}; there are {RANDOM_OBJECT}, {', '.join(EXPERIMENTS)}")
         for name in names:
             random = name == RANDOM_OBJECT
-            record = random_object() if random else run(name, overrides, args.seeds, Path(args.runs), args.launch)
-            file = Path(args.records) / f"{name}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            record = random_object() if random else run(name, overrides, args.seeds, args.runs, args.launch)
+            file = args.records / f"{name}.json"
+            write_json(file, record)
             print(f"recorded in {file}", flush=True)
     return 0
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from page_tables import fill, table
 
+from rec.files import write_text
+
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "not run"
 KINDS = ("attribute", "place", "relation")
@@ -200,5 +202,5 @@ def machines(records: Mapping[str, Any]) -> str:
 
 if __name__ == "__main__":
     page = DOCS / "results.md"
-    page.write_text(fill(page.read_text(encoding="utf-8"), tables(DOCS / "results")), encoding="utf-8")
+    write_text(page, fill(page.read_text(encoding="utf-8"), tables(DOCS / "results")))
     print(page)

@@ -9,6 +9,7 @@ from page_tables import fill, table
 
 from benchmarks.bounds import BOUNDS
 from benchmarks.timing import ROOT, Row, number, spell
+from rec.files import write_text
 
 TITLES = {
     "model": "Training step and prediction latency",
@@ -47,7 +48,7 @@ def write_page(folder: Path) -> Path:
     path = folder.parent / "performance.md"
     prose = path if path.exists() else ROOT / "docs" / "performance.md"
     filled = fill(prose.read_text(encoding="utf-8"), {"bounds": "\n\n".join(bounds), "sections": "\n\n".join(parts)})
-    path.write_text(filled, encoding="utf-8")
+    write_text(path, filled)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from benchmarks.bounds import BOUNDS
 from benchmarks.inputs import Options
+from rec.files import user_path, write_json
 
 # The module that has each section, a function of the section's name.
 MODULES = {
@@ -26,7 +26,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
     import torch
 
     choices = {field.name: getattr(args, field.name) for field in fields(Options)}
-    lists = {"overrides": tuple(args.overrides), "batches": tuple(args.batches), "work": Path(args.work)}
+    lists = {"overrides": tuple(args.overrides), "batches": tuple(args.batches), "work": user_path(args.work)}
     options = Options(**(choices | lists))
     print(f"{section}", flush=True)
     started = time.perf_counter()
@@ -38,8 +38,6 @@ def measure(section: str, args: argparse.Namespace) -> None:
         if as_bound and not row.bound:
             row.bound = BOUNDS[device.type].get(row.what, "")
         print(row.line() + (f"  ({row.note})" if row.note else ""), flush=True)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     content = {
         "section": section,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -51,8 +49,8 @@ def measure(section: str, args: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "rows": [row.to_json() for row in rows],
     }  # fmt: skip
-    file = out / f"{section}{'' if device.type == 'cpu' else '_' + device.type}.json"
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    file = user_path(args.out) / f"{section}{'' if device.type == 'cpu' else '_' + device.type}.json"
+    write_json(file, content)
     print(f"written      {file}  ({content['seconds']} s)", flush=True)
 
 

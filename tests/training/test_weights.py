@@ -11,8 +11,9 @@ from torch import nn
 import rec
 from rec.config import LazyConfig, instantiate
 from rec.data.text import Vocabulary
-from rec.errors import CheckpointError, RecError
+from rec.errors import CheckpointError, InputError, RecError
 from rec.inference.trained import locate
+from rec.training import build
 from rec.training.weights import EMBEDDING, find_weights, load_matching
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -96,3 +97,18 @@ def test_a_file_of_weights_is_no_model_folder(tmp_path):
         rec.from_pretrained(file)
     with pytest.raises(CheckpointError, match="of a run, name its best/"):
         load_matching(nn.Linear(1, 1), tmp_path.parent, None)
+
+
+def test_a_run_does_not_write_over_the_weights_it_starts_from(tmp_path, monkeypatch):
+    config = str(CONFIGS / "simrec_small_scenes_quickstart.py")
+    best = tmp_path / "run" / "best"
+    best.mkdir(parents=True)
+    (best / "model.safetensors").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for weights in (best, best / "model.safetensors", "~/link/best"):
+        for key in ("load_weight", "vl_pretrain_weight"):
+            with pytest.raises(InputError, match="which is read"):
+                build.read_config(config, [f"train.{key}={weights}", f"train.output_dir={tmp_path}/run"])
+    cfg = build.read_config(config, [f"train.load_weight={best}", "train.output_dir=~/new run"])
+    assert cfg.train.output_dir == str(tmp_path / "new run")
