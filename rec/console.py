@@ -2,7 +2,7 @@
 
 What a program makes is in its files; what it tells meanwhile must not end it. Where the output itself is what the program
 makes (:func:`require_output`), losing it is an error like any other. Used by
-:func:`rec.inference.command_line.exit_with`, hence by every script.
+:func:`rec.command_line.exit_with`, hence by every script.
 """
 
 import io

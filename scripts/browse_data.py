@@ -27,7 +27,7 @@ def picture_of(dataset: Any, key: tuple[int, int]) -> Any:
 
 
 def main() -> int:
-    from rec.inference.command_line import PICTURES, add_trust_option, ending, whole
+    from rec.command_line import PICTURES, add_trust_option, ending, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--epoch", type=whole(0), default=0, help="whose random choices to show (default: 0)")
 
     from rec.config import ConfigError, parse_config_arguments
-    from rec.inference.allowed import load_config
+    from rec.model_folder.allowed import load_config
     from rec.training.keys import check_values
 
     add_trust_option(parser)
@@ -69,6 +69,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--dataset", help="what the model was trained on; by default the annotation file's name")
     args = parser.parse_args()
     refuse_inputs([args.out], [path for path in (args.weights, args.annotations) if path is not None])
-    from rec.inference.command_line import InputError
+    from rec.command_line import InputError
     from rec.models.original_config import original_kind
     from rec.models.original_weights import is_darknet_file, read_state_dict
 
@@ -55,9 +55,9 @@ def main() -> int:
 
 
 def write_backbone(kind: str, weights: Path, out: Path) -> None:
+    from rec.command_line import InputError
     from rec.config import shell_override
-    from rec.inference.command_line import InputError
-    from rec.inference.model_folder import write_weights
+    from rec.model_folder.writer import write_weights
     from rec.models import backbones
 
     if out.suffix != ".safetensors":
@@ -71,11 +71,11 @@ def write_backbone(kind: str, weights: Path, out: Path) -> None:
 
 def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespace) -> None:
     import rec
+    from rec.command_line import InputError
     from rec.config import instantiate
     from rec.data.sources import load_json
     from rec.data.text import Vocabulary
-    from rec.inference.command_line import InputError
-    from rec.inference.model_folder import write
+    from rec.model_folder.writer import write
     from rec.models.original_config import ORIGINAL_PREPROCESS, original_config
     from rec.models.original_weights import load_original
 
@@ -111,6 +111,6 @@ def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespac
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

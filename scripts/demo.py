@@ -13,7 +13,7 @@ import os
 
 
 def main() -> int:
-    from rec.inference.command_line import InputError, add_trust_option, device, whole
+    from rec.command_line import InputError, add_trust_option, device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id")
@@ -42,6 +42,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

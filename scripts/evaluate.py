@@ -29,7 +29,7 @@ def main() -> int:
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
     from rec.files import refuse_inputs
-    from rec.inference.trained import locate
+    from rec.model_folder.find import locate
     from rec.models.soundness import PredictionError
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
     from rec.training.process import end_together, keep_freed_memory
@@ -105,8 +105,8 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.command_line import PICTURES, add_trust_option, ending
     from rec.files import user_path
-    from rec.inference.command_line import PICTURES, add_trust_option, ending
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="run folder, checkpoint, or model folder")
@@ -141,9 +141,9 @@ def parse_arguments() -> argparse.Namespace:
 def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
     from rec.config import ConfigError, LazyConfig, try_get_key
-    from rec.inference.allowed import checked_config, load_config
-    from rec.inference.model_folder import ModelFolderError
-    from rec.inference.reading import checked_file, load_vocabulary, read_config
+    from rec.model_folder.allowed import checked_config, load_config
+    from rec.model_folder.format import ModelFolderError, checked_file, read_config
+    from rec.model_folder.reader import load_vocabulary
     from rec.training.keys import check_values
 
     args.config = path = args.config or trained.run_config
@@ -202,6 +202,6 @@ def scene_kinds(split: str, records: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

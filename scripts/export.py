@@ -15,8 +15,8 @@ from pathlib import Path
 
 
 def main() -> int:
+    from rec.command_line import InputError, add_trust_option, whole
     from rec.files import refuse_inputs, user_path, whole_file
-    from rec.inference.command_line import InputError, add_trust_option, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, run folder or hub id")
@@ -39,9 +39,8 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
 
     from rec.inference.export import compare, export
-    from rec.inference.grounder import resolve
-    from rec.inference.model_folder import read
-    from rec.inference.trained import locate
+    from rec.model_folder.find import locate, resolve
+    from rec.model_folder.reader import read
 
     trained = locate(args.model) if user_path(args.model).is_dir() else None
     if trained is not None and trained.is_checkpoint:
@@ -64,6 +63,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

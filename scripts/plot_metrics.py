@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rec.command_line import InputError, ending, exit_with
 from rec.files import refuse_inputs, user_path, whole_file
-from rec.inference.command_line import InputError, ending, exit_with
 from rec.trust import read_text
 
 MAX_RECORDS = 256 << 20

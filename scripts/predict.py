@@ -70,8 +70,8 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
+    from rec.command_line import add_trust_option, device, whole
     from rec.files import user_path
-    from rec.inference.command_line import add_trust_option, device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder or hub id user/name")
@@ -228,6 +228,6 @@ def one_line(image: str, answer: Any) -> str:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

@@ -26,7 +26,7 @@ KNOWN_NAMES = ("refcoco", "refcoco+", "refcocog", "referit", "flickr", "vg", "me
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.inference.command_line import whole
+    from rec.command_line import whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -209,6 +209,6 @@ def check_leaks(folders: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

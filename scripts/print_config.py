@@ -62,10 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", metavar="OTHER", help="show what differs from the config to this one")
     parser.add_argument("--keys", action="store_true", help="list every key, with the defaults of LazyCall targets")
 
+    from rec.command_line import add_trust_option
     from rec.config import LazyConfig, diff, parse_config_arguments, without_interpolations
     from rec.console import require_output
-    from rec.inference.allowed import ALLOWED_RUN_TARGETS
-    from rec.inference.command_line import add_trust_option
+    from rec.model_folder.allowed import ALLOWED_RUN_TARGETS
 
     require_output()
     add_trust_option(parser)
@@ -83,6 +83,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

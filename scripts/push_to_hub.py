@@ -18,14 +18,15 @@ def main() -> int:
     parser.add_argument("--public", action="store_true", help="make a new repository public; private otherwise")
     parser.add_argument("--message", default="", help="of the commit")
     parser.add_argument("--with-checkpoint", metavar="FOLDER", help="push this checkpoint too, with optimizer state")
-    from rec.inference.command_line import add_trust_option
+    from rec.command_line import add_trust_option
 
     add_trust_option(parser)
     args = parser.parse_args()
     from rec.errors import CheckpointError
-    from rec.inference.hub import push
-    from rec.inference.model_folder import ModelFolderError, read
-    from rec.inference.trained import locate
+    from rec.model_folder.find import locate
+    from rec.model_folder.format import ModelFolderError
+    from rec.model_folder.hub import push
+    from rec.model_folder.reader import read
     from rec.training.checkpoint_format import problem
     from rec.trust import weights_of_others
 
@@ -45,6 +46,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

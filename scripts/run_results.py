@@ -87,8 +87,8 @@ EXPERIMENTS = {
 
 
 def main() -> int:
+    from rec.command_line import whole
     from rec.files import user_path, write_json
-    from rec.inference.command_line import whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments or patterns, and overrides key=value")
@@ -206,6 +206,6 @@ def circumstances() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

@@ -273,8 +273,8 @@ def evaluate_splits(
 
 
 def main() -> int:
+    from rec.command_line import add_trust_option
     from rec.config import parse_config_arguments
-    from rec.inference.command_line import add_trust_option
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
@@ -290,6 +290,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     exit_with(main)

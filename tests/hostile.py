@@ -296,7 +296,7 @@ def script(name: str):
 
 def run(place: Place, name: str, words: list[str], allowed: tuple[object, ...] = (2,)) -> Outcome:
     """Runs a script in this process, in ``place.work``."""
-    from rec.inference.command_line import exit_with
+    from rec.command_line import exit_with
 
     module, out, err = script(name), io.StringIO(), io.StringIO()
     before, status = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "no end"

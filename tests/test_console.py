@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from rec.console import require_output
-from rec.inference.command_line import exit_with
+from rec.command_line import exit_with
 
 def main():
     if "required" in sys.argv:

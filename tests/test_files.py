@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from rec import files
+from rec.command_line import explained
 from rec.errors import InputError
-from rec.inference.command_line import explained
 
 
 @contextmanager

@@ -131,7 +131,7 @@ async def _uploaded(block: Any, path: str | Path | None) -> str | None:
 @functools.cache
 def temporary_folder() -> Path:
     """The folder for uploads, examples and marked pictures of this process; removed when it ends, also by SIGTERM and
-    Ctrl-C where :func:`rec.inference.command_line.exit_with` runs it.
+    Ctrl-C where :func:`rec.command_line.exit_with` runs it.
     """
     folder = Path(tempfile.mkdtemp(prefix="rec-demo-", dir=os.environ.get("GRADIO_TEMP_DIR")))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rec.data.batch import prepare
 from rec.errors import RecError
-from rec.inference.model_folder import describe_origin
+from rec.model_folder.format import describe_origin
 from rec.models.soundness import not_finite
 
 FORMATS = ("onnx", "torch")
@@ -68,7 +68,7 @@ def export(
     ``origin``.
 
     Args:
-        model, config, vocabulary: As :func:`rec.inference.model_folder.read` gives them.
+        model, config, vocabulary: As :func:`rec.model_folder.read` gives them.
         path: The file to write.
         kind: ``onnx`` or ``torch``.
         size: Side of the input in pixels; by default the model folder's.

@@ -1,6 +1,5 @@
 """``from_pretrained`` and the Grounder: images and phrases in; boxes, scores and masks in the image's pixels out."""
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,17 +16,15 @@ from rec import boxes
 from rec.contracts import Preprocess, Words, abilities
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
-from rec.files import user_path
 from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import to_pixels
-from rec.inference.model_folder import ModelFolderError, describe_origin, knows_shapes_only, read
-from rec.inference.reading import WEIGHTS
+from rec.model_folder.find import resolve
+from rec.model_folder.format import WEIGHTS, ModelFolderError, describe_origin, knows_shapes_only
+from rec.model_folder.reader import read
 from rec.models.soundness import PredictionError, not_finite
-from rec.trust import weights_of_others
 
-__all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "resolve", "suppress"]
+__all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "suppress"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PHRASES_AT_ONCE = 32
 Phrases = str | Sequence[str]  # about one image
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +41,7 @@ def from_pretrained(
 ) -> "Grounder":
     """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
 
-    Nothing in the folder is run (see :mod:`rec.inference.reading`).
+    Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
 
     Args:
         source: Folder, or hub id with an optional ``@revision``.
@@ -57,7 +54,7 @@ def from_pretrained(
 
     Raises:
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
-        rec.inference.hub.HubError: no such hub id, or the hub cannot be reached.
+        rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
     folder = resolve(source)
     model, config, vocabulary = read(folder, trust_config)
@@ -66,25 +63,6 @@ def from_pretrained(
     grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
     grounder.weights = str(folder / WEIGHTS)
     return grounder
-
-
-def resolve(source: str | Path) -> Path:
-    """The folder of a model: ``source`` itself, or a download of the hub id it is."""
-    folder = user_path(source)
-    if folder.is_dir():
-        return folder
-    if hint := weights_of_others(folder):
-        raise ModelFolderError(hint)
-    if folder.is_file() or folder.suffix == ".safetensors":
-        raise ModelFolderError(
-            f"{source} is {'one file' if folder.is_file() else 'not there'}; expected a model folder, which also tells how the "
-            "model is built and what its words are. To start a training from the weights alone: train.load_weight"
-        )
-    if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
-        raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
-    from rec.inference.hub import pull
-
-    return pull(str(source))
 
 
 class Grounder:

@@ -28,8 +28,8 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
         InputError: the run would write ``best/`` over the weights it starts from.
         UntrustedError: a YAML file calls what is not in the list.
     """
-    from rec.inference.allowed import load_config
-    from rec.inference.reading import WEIGHTS
+    from rec.model_folder.allowed import load_config
+    from rec.model_folder.format import WEIGHTS
 
     cfg = load_config(path, overrides, trust_config)
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rec import model_folder
 from rec.config import ConfigError
-from rec.inference import model_folder
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, folder_of
 
 PUSH = ("best", "every_save", "end")
@@ -39,7 +39,7 @@ class Publisher:
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
 
-        from rec.inference.hub import Pusher
+        from rec.model_folder.hub import Pusher
 
         try:
             validate_repo_id(repo_id)

@@ -10,7 +10,7 @@ from torch import nn
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
 from rec.files import user_path
-from rec.inference.reading import VOCABULARY, checked_file
+from rec.model_folder.format import VOCABULARY, checked_file
 from rec.models.soundness import unsound
 from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, problem
 from rec.trust import regular_file, weight_shapes, weights_of_others
@@ -79,7 +79,7 @@ def find_weights(source: str) -> Path:
         CheckpointError: weights of another format, or nothing there.
         rec.errors.RecError: as :func:`rec.inference.grounder.resolve`.
     """
-    from rec.inference.grounder import resolve
+    from rec.model_folder.find import resolve
 
     path = user_path(source)
     if hint := weights_of_others(path):

@@ -31,7 +31,7 @@ class Options:
 
 def config(options: Options) -> Any:
     """The lazy config with its overrides and a vocabulary size."""
-    from rec.inference.allowed import load_config
+    from rec.model_folder.allowed import load_config
 
     cfg = load_config(options.config, options.overrides)
     cfg.model.language_encoder.token_size = VOCABULARY_SIZE

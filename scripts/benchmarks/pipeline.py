@@ -339,8 +339,8 @@ def folder_config(cfg: Any) -> dict[str, Any]:
 
 def cold_start(options: Options, image: Path, vocabulary: Any) -> Row:
     """Whole run time of predict.py on one image with the quickstart's model, less that of ``import torch``."""
+    from rec import model_folder
     from rec.config import LazyConfig, instantiate
-    from rec.inference import model_folder
 
     cfg = LazyConfig.load(str(ROOT / QUICKSTART))
     cfg.model.language_encoder.token_size = VOCABULARY_SIZE

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import rec
+from rec import model_folder
 from rec.config import LazyConfig, instantiate
 from rec.data.batch import prepare
 from rec.data.dataset import RefCOCODataSet
 from rec.data.stream import streamed_split
-from rec.inference import export, model_folder
+from rec.inference import export
 
 CORPUS = Path(__file__).parent / "0.1"
 IMAGES = ("square.png", "wide.png", "tall.png")

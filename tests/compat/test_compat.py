@@ -24,11 +24,12 @@ from compat_measures import CORPUS, PHRASES, TOLERANCE, TOLERANCES, Numbers, Wor
 from safetensors.torch import load_file
 
 import rec
+from rec import model_folder
 from rec.config import LazyConfig, check, get_config, instantiate, safe_load_yaml
 from rec.data.dataset import RefCOCODataSet
 from rec.data.text import Vocabulary
 from rec.evaluation.metrics import breakdown, summarize_records
-from rec.inference import export, model_folder
+from rec.inference import export
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "cb3048656accc33a4b926d901cc1001bc37fe7588308096aba87ee49a34c3def"

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
+from rec import model_folder
 from rec.config import LazyCall, instantiate
 from rec.data.text import Vocabulary
-from rec.inference import model_folder
 from rec.models import MCN, SimREC
 from rec.models.anchor_head import MCNhead
 from rec.models.backbones import CspDarkNet

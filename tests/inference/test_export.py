@@ -17,8 +17,8 @@ from inference_toy import SIZE, write_folder, write_mcn_folder
 from PIL import Image
 
 import rec
-from rec import files
-from rec.inference import export, model_folder
+from rec import files, model_folder
+from rec.inference import export
 from rec.inference.export import ExportError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional extra 'export' is not installed")

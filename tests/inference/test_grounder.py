@@ -16,9 +16,9 @@ from inference_toy import SIZE, folder_config, model_node, new_model, write_fold
 from PIL import Image
 
 import rec
-from rec import boxes
+from rec import boxes, model_folder
 from rec.data.images import ImageError
-from rec.inference import Grounder, download, model_folder
+from rec.inference import Grounder, download
 from rec.inference.grounder import draw, suppress
 from rec.trust import MAX_PIXELS
 

@@ -15,8 +15,9 @@ from huggingface_hub.utils import _http
 from inference_toy import write_folder
 
 import rec
-from rec.inference import hub, model_folder
-from rec.inference.hub import HubError, Pusher
+from rec import model_folder
+from rec.model_folder import hub
+from rec.model_folder.hub import HubError, Pusher
 
 ROOT = Path(__file__).parents[2]
 FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md"}

@@ -15,8 +15,8 @@ from inference_toy import SIZE, VOCABULARY, WithTables, folder_config, model_nod
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from rec.inference import model_folder
-from rec.inference.model_folder import ModelFolderError
+from rec import model_folder
+from rec.model_folder.format import ModelFolderError
 
 
 def test_a_written_folder_gives_back_the_same_model(tmp_path):

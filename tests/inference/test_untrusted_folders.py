@@ -22,11 +22,11 @@ from inference_toy import VOCABULARY, folder_config, model_node, new_model, writ
 from safetensors.torch import load_file, save_file
 
 import rec.models
+from rec import model_folder
 from rec.config import LazyCall, LazyConfig, instantiate, to_native
 from rec.config.call import object_name
-from rec.inference import model_folder
-from rec.inference.allowed import ALLOWED_TARGETS
-from rec.inference.model_folder import ModelFolderError
+from rec.model_folder.allowed import ALLOWED_TARGETS
+from rec.model_folder.format import ModelFolderError
 from rec.models.backbones import Backbone, SmallResNet
 from rec.models.language_encoders import LanguageEncoder
 from rec.trust import strangers
@@ -411,4 +411,4 @@ def test_every_model_the_project_can_build_is_allowed():
         for found in vars(importlib.import_module(info.name)).values():
             concrete = inspect.isclass(found) and found not in (Backbone, LanguageEncoder)
             if concrete and issubclass(found, Backbone | LanguageEncoder):
-                assert object_name(found) in ALLOWED_TARGETS, f"add {object_name(found)} to rec/inference/allowed.py"
+                assert object_name(found) in ALLOWED_TARGETS, f"add {object_name(found)} to rec/model_folder/allowed.py"

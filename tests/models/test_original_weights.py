@@ -78,7 +78,7 @@ def test_names_map_one_to_one_and_only_what_nobody_reads_is_dropped(kind: str) -
 def test_a_published_checkpoint_becomes_a_model_folder_that_gives_its_numbers(
     kind: str, convert, annotations, tmp_path
 ) -> None:
-    from rec.inference.model_folder import read
+    from rec.model_folder.reader import read
 
     weights = checkpoint(kind, tmp_path / "model.pth")
     status, said, _ = convert(weights, "--annotations", annotations, "--out", tmp_path / "folder")

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from omegaconf import OmegaConf
 from torch import nn
 
-from rec.inference import model_folder
+from rec import model_folder
 from rec.training import resume
 from rec.training.checkpoint import Writer, folder_of
 from rec.training.checkpoint_format import STATE, TrainerState

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from rec.command_line import exit_with
 from rec.data import scenes
-from rec.inference.command_line import exit_with
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NARROW = (

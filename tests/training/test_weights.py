@@ -12,7 +12,7 @@ import rec
 from rec.config import LazyConfig, instantiate
 from rec.data.text import Vocabulary
 from rec.errors import CheckpointError, InputError, RecError
-from rec.inference.trained import locate
+from rec.model_folder.find import locate
 from rec.training import build
 from rec.training.weights import EMBEDDING, find_weights, load_matching
 

@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from rec.files import user_path
-from rec.inference.model_folder import ModelFolderError, describe_origin, from_run, read
-from rec.inference.reading import CONFIG, WEIGHTS, checked_file, load_model, preprocess_trouble
+from rec.model_folder.format import (
+    CONFIG,
+    WEIGHTS,
+    ModelFolderError,
+    checked_file,
+    describe_origin,
+    from_run,
+    preprocess_trouble,
+)
+from rec.model_folder.reader import load_model, read
 from rec.trust import is_below, read_text, weights_of_others
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 EMA = "ema.safetensors"
 
 
@@ -36,7 +45,7 @@ class Trained:
             trust_config: Build any target.
 
         Raises:
-            ModelFolderError: as :func:`rec.inference.reading.read` and :func:`rec.inference.reading.load_model`.
+            ModelFolderError: as :func:`rec.model_folder.reader.read` and :func:`rec.model_folder.reader.load_model`.
         """
         if not self.is_checkpoint:
             model, config, _ = read(self.folder, trust_config)
@@ -85,3 +94,22 @@ def locate(path: str | Path) -> Trained:
 
 def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
+
+
+def resolve(source: str | Path) -> Path:
+    """The folder of a model: ``source`` itself, or a download of the hub id it is."""
+    folder = user_path(source)
+    if folder.is_dir():
+        return folder
+    if hint := weights_of_others(folder):
+        raise ModelFolderError(hint)
+    if folder.is_file() or folder.suffix == ".safetensors":
+        raise ModelFolderError(
+            f"{source} is {'one file' if folder.is_file() else 'not there'}; expected a model folder, which also tells how the "
+            "model is built and what its words are. To start a training from the weights alone: train.load_weight"
+        )
+    if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
+        raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
+    from rec.model_folder.hub import pull
+
+    return pull(str(source))

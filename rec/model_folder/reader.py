@@ -2,27 +2,21 @@
 
 Safe YAML, exact allow-listed targets, ``pretrained`` off, shapes compared with the weights file's header before memory
 is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported, and a trial run
-(:mod:`rec.inference.trial`) that knows what a prediction will cost.
+(:mod:`rec.model_folder.trial`) that knows what a prediction will cost.
 """
 
-import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from rec.errors import RecError, UntrustedError
-from rec.inference.allowed import ALLOWED_TARGETS, harmless
-from rec.trust import MAX_TOKEN_LENGTH, regular_file, weight_shapes
+from rec.errors import UntrustedError
+from rec.model_folder.allowed import ALLOWED_TARGETS, harmless
+from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_config
+from rec.trust import weight_shapes
 
-WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.yaml", "vocab.json"
-MAX_SIDE = 4096
 MAX_OUTSIDE = 1 << 26
 MAX_CHANNELS = 1 << 16
-
-
-class ModelFolderError(RecError):
-    """A model folder that cannot be written, read or trusted; the message names the file and says what to do."""
 
 
 def read(folder: str | Path, trust_config: bool = False, device: Any = "cpu") -> tuple[Any, dict[str, Any], Any]:
@@ -69,7 +63,7 @@ def load_model(node: dict[str, Any], weights: Path, preprocess: Mapping[str, Any
     """
     import torch
 
-    from rec.inference.trial import trial
+    from rec.model_folder.trial import trial
     from rec.models.soundness import unsound
 
     shapes = _weight_shapes(weights)
@@ -90,86 +84,6 @@ def load_model(node: dict[str, Any], weights: Path, preprocess: Mapping[str, Any
 
 
 _OWN = "trust_config=True takes such a model all the same, for folders of your own only"
-
-
-def checked_file(folder: Path, name: str) -> Path:
-    """The path of a regular file that lies in ``folder``, or in the blob store of its own hub cache.
-
-    A hub cache keeps ``<repository>/snapshots/<revision>/<file>`` as a link into ``<repository>/blobs``.
-    """
-    path = folder / name
-    if not path.exists():
-        raise ModelFolderError(f"{folder} has no {name}; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
-    real, root = path.resolve(), folder.resolve()
-    homes = [root]
-    if root.parent.name == "snapshots":
-        homes.append(root.parent.parent / "blobs")
-    if real.parent not in homes:
-        raise ModelFolderError(f"{path} is a link to {real}, outside the model folder; copy the file itself there")
-    try:
-        return regular_file(real, name)
-    except (OSError, UntrustedError) as error:
-        raise ModelFolderError(str(error)) from None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The ``config.yaml`` of a model folder: ``model`` with a target, ``preprocess`` and ``about`` within limits.
-
-    Raises:
-        ModelFolderError: it is not; names the key.
-    """
-    from rec.config import ConfigError, safe_load_yaml
-
-    try:
-        config = safe_load_yaml(path)
-    except (ConfigError, OSError, RecursionError) as error:
-        raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
-    if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
-        raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
-    if trouble := preprocess_trouble(config.get("preprocess")) or _about_trouble(config.get("about", {})):
-        raise ModelFolderError(f"{path}: {trouble}")
-    return config
-
-
-def preprocess_trouble(preprocess: Any) -> str | None:
-    """What is wrong with ``preprocess``. Bounds, because these sizes decide how much memory the first prediction takes."""
-    if not isinstance(preprocess, dict):
-        return f"preprocess is {_short(preprocess)}, expected a mapping"
-    shape, mean, std = (preprocess.get(key) for key in ("input_shape", "mean", "std"))
-    length = preprocess.get("max_token_length")
-    if not (_numbers(shape, 2) and shape[0] == shape[1] and type(shape[0]) is int and 1 <= shape[0] <= MAX_SIDE):
-        return f"preprocess.input_shape is {_short(shape)}, expected two equal sides up to {MAX_SIDE}"
-    if not (_numbers(mean, 3) and _numbers(std, 3) and all(value > 0 for value in std)):
-        return f"preprocess.mean and std are {_short(mean)} and {_short(std)}, expected 3 numbers each, std > 0"
-    if length is not None and (type(length) is not int or not 1 <= length <= MAX_TOKEN_LENGTH):
-        return f"preprocess.max_token_length is {_short(length)}, expected 1 to {MAX_TOKEN_LENGTH}"
-    return None
-
-
-def _about_trouble(about: Any) -> str | None:
-    """What is wrong with ``about``, which cards and first lines quote: it is a mapping of texts and numbers."""
-    if not isinstance(about, dict):
-        return f"about is {_short(about)}, expected a mapping"
-    for key, value in about.items():
-        values = value if isinstance(value, list) else [value]
-        if not isinstance(key, str) or not all(isinstance(one, str | int | float | None) for one in values):
-            return f"about.{_short(key)} is {_short(value)}, expected a text, a number or a list of them"
-    if not isinstance(about.get("sources") or [], list):
-        return f"about.sources is {_short(about['sources'])}, expected a list of names"
-    return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
-    return (
-        isinstance(values, list | tuple)
-        and len(values) == count
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
 
 
 def _weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,163 @@
+"""The model folder: everything needed to *use* a model, and nothing that runs code.
+
+::
+
+    best/
+      model.safetensors   weights, names of the plain torch module
+      config.yaml         model: LazyCall tree; preprocess: input_shape, mean, std, max_token_length; about: origin
+      vocab.json          tokenizer and words by id
+      README.md           model card, generated
+
+Here: its files' names, and what its ``config.yaml`` may say.
+"""
+
+import math
+from collections.abc import Mapping
+from operator import length_hint
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from rec.errors import RecError, UntrustedError
+from rec.model_folder.allowed import harmless
+from rec.trust import MAX_TOKEN_LENGTH, regular_file
+
+WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
+MAX_SIDE = 4096
+
+
+class ModelFolderError(RecError):
+    """A model folder that cannot be written, read or trusted; the message names the file and says what to do."""
+
+
+def checked_file(folder: Path, name: str) -> Path:
+    """The path of a regular file that lies in ``folder``, or in the blob store of its own hub cache.
+
+    A hub cache keeps ``<repository>/snapshots/<revision>/<file>`` as a link into ``<repository>/blobs``.
+    """
+    path = folder / name
+    if not path.exists():
+        raise ModelFolderError(f"{folder} has no {name}; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+    real, root = path.resolve(), folder.resolve()
+    homes = [root]
+    if root.parent.name == "snapshots":
+        homes.append(root.parent.parent / "blobs")
+    if real.parent not in homes:
+        raise ModelFolderError(f"{path} is a link to {real}, outside the model folder; copy the file itself there")
+    try:
+        return regular_file(real, name)
+    except (OSError, UntrustedError) as error:
+        raise ModelFolderError(str(error)) from None
+
+
+def from_run(cfg: Any, dataset: Any, update: int | None = None) -> dict[str, Any]:
+    """The config of a model folder, from a run's config and its training data set.
+
+    Args:
+        cfg: with ``model``, ``dataset`` and ``train`` as ``scripts/train.py`` reads them.
+        dataset: its training split; ``sources`` and ``max_token_length`` are taken where it has them.
+        update: optimizer updates done so far.
+
+    Returns:
+        Native containers; interpolations resolved, ``pretrained`` off, no path of this machine.
+    """
+    import rec
+    from rec.config import to_native
+
+    run = to_native(cfg)
+    data = run["dataset"]
+    length = getattr(dataset, "max_token_length", data.get("max_token_length"))
+    sources = list(getattr(dataset, "sources", []))
+    name = data.get("dataset") or sources
+    about = {
+        "dataset": name if isinstance(name, str) else "+".join(name or [type(dataset).__name__]),
+        "split": data.get("split", "train"),
+        "sources": sources,
+        "samples": length_hint(dataset),  # 0: a stream that does not know
+        "updates": update,
+        "rec_version": rec.__version__,
+    }
+    preprocess = {
+        "input_shape": list(data.get("input_shape", [416, 416])),
+        "mean": list(run["train"]["data"]["mean"]),
+        "std": list(run["train"]["data"]["std"]),
+        "max_token_length": length,
+    }
+    return {"model": harmless(run["model"]), "preprocess": preprocess, "about": about}
+
+
+def describe_origin(config: Mapping[str, Any]) -> str:
+    """One line on what a model was trained on, safe to print: no control characters, of bounded length."""
+    about = config.get("about") or {}
+    sources = [str(source) for source in about.get("sources") or []] or [str(about.get("dataset", "unknown data"))]
+    text = f"trained on {', '.join(sources)}"
+    if about.get("samples"):
+        text += f" ({about.get('split', 'train')}, {about['samples']} samples)"
+    if knows_shapes_only(config):
+        text += ": drawn shapes only, it knows nothing of photographs"
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+
+
+def knows_shapes_only(config: Mapping[str, Any]) -> bool:
+    """Whether the model saw nothing but the embedded shape scenes."""
+    sources = (config.get("about") or {}).get("sources") or []
+    return bool(sources) and all(str(source).startswith("scenes") for source in sources)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.yaml`` of a model folder: ``model`` with a target, ``preprocess`` and ``about`` within limits.
+
+    Raises:
+        ModelFolderError: it is not; names the key.
+    """
+    from rec.config import ConfigError, safe_load_yaml
+
+    try:
+        config = safe_load_yaml(path)
+    except (ConfigError, OSError, RecursionError) as error:
+        raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
+    if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
+        raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
+    if trouble := preprocess_trouble(config.get("preprocess")) or _about_trouble(config.get("about", {})):
+        raise ModelFolderError(f"{path}: {trouble}")
+    return config
+
+
+def preprocess_trouble(preprocess: Any) -> str | None:
+    """What is wrong with ``preprocess``. Bounds, because these sizes decide how much memory the first prediction takes."""
+    if not isinstance(preprocess, dict):
+        return f"preprocess is {_short(preprocess)}, expected a mapping"
+    shape, mean, std = (preprocess.get(key) for key in ("input_shape", "mean", "std"))
+    length = preprocess.get("max_token_length")
+    if not (_numbers(shape, 2) and shape[0] == shape[1] and type(shape[0]) is int and 1 <= shape[0] <= MAX_SIDE):
+        return f"preprocess.input_shape is {_short(shape)}, expected two equal sides up to {MAX_SIDE}"
+    if not (_numbers(mean, 3) and _numbers(std, 3) and all(value > 0 for value in std)):
+        return f"preprocess.mean and std are {_short(mean)} and {_short(std)}, expected 3 numbers each, std > 0"
+    if length is not None and (type(length) is not int or not 1 <= length <= MAX_TOKEN_LENGTH):
+        return f"preprocess.max_token_length is {_short(length)}, expected 1 to {MAX_TOKEN_LENGTH}"
+    return None
+
+
+def _about_trouble(about: Any) -> str | None:
+    """What is wrong with ``about``, which cards and first lines quote: it is a mapping of texts and numbers."""
+    if not isinstance(about, dict):
+        return f"about is {_short(about)}, expected a mapping"
+    for key, value in about.items():
+        values = value if isinstance(value, list) else [value]
+        if not isinstance(key, str) or not all(isinstance(one, str | int | float | None) for one in values):
+            return f"about.{_short(key)} is {_short(value)}, expected a text, a number or a list of them"
+    if not isinstance(about.get("sources") or [], list):
+        return f"about.sources is {_short(about['sources'])}, expected a list of names"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )
