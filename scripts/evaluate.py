@@ -44,7 +44,7 @@ def main() -> int:
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
-    out = args.out
+    out = args.out or Path("outputs/evaluation")
     outputs = [out / "metrics.json", out / "predictions.jsonl", *filter(None, (args.pictures, args.report))]
     refuse_inputs(outputs, [args.config, *trained.folder.iterdir()], datasets.values())
     if accelerator.is_main_process:
@@ -117,7 +117,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out",
         type=user_path,
-        default=Path("outputs/evaluation"),
         metavar="FOLDER",
         help="for metrics.json and predictions.jsonl; default outputs/evaluation",
     )
