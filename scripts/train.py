@@ -125,10 +125,8 @@ def train(cfg: Any) -> int:
                 started = time.perf_counter()
                 fetched = [next(iterator) for _ in range(accumulation)]
                 window.data_wait += time.perf_counter() - started
-            except Exception:  # the data failed, the training did not
-                if (
-                    state.update and not state.skipped_in_a_row and accelerator.num_processes == 1
-                ):  # several would have to agree
+            except Exception:  # the data failed, not the training: one process saves, several would have to agree
+                if state.update and not state.skipped_in_a_row and accelerator.num_processes == 1:
                     save(improved=False)
                     writer.wait()
                 raise
