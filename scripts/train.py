@@ -29,6 +29,7 @@ import argparse
 import math
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def train(cfg: Any) -> int:
     state, notes = resume.restore(cfg, accelerator, bare, ema, state)
     accelerator.step = 0  # of accumulation; a checkpoint is always taken between two updates
 
-    log = RunLog(output_dir, accelerator, to_native(cfg), state.update)
+    state.due_evaluation &= bool(validation)
+    log = RunLog(output_dir, accelerator, to_native(cfg), state.update, state.due_evaluation)
     writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     publisher = Publisher(cfg, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
@@ -102,7 +104,7 @@ def train(cfg: Any) -> int:
     window.restart_clock(state.update)
     log.progress(total_updates, state.update)
     status, scales = 0, cfg.train.multi_scale_training
-    due_evaluation = due_save = False
+    due_save, stopping, finite = False, False, True
     model.train()
 
     def save(improved: bool) -> None:
@@ -111,7 +113,19 @@ def train(cfg: Any) -> int:
         if writer.diverged:
             raise resume.diverged(state, writer, log)
 
-    while state.update < total_updates:
+    def validate() -> bool:
+        if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
+            broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
+        improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log, stop)
+        window.restart_clock(state.update)
+        return improved
+
+    if state.due_evaluation:  # a stop request cut it short
+        improved = validate()
+        if not (stopping := state.due_evaluation):
+            save(improved)
+
+    while state.update < total_updates and not stopping:
         batches.set_position(state.epoch, state.update_in_epoch)
         iterator = iter(loader)
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
@@ -122,9 +136,7 @@ def train(cfg: Any) -> int:
             model, optimizer = freezing.apply(model, optimizer, state.update)
             profiler.before_update()
             try:
-                started = time.perf_counter()
-                fetched = [next(iterator) for _ in range(accumulation)]
-                window.data_wait += time.perf_counter() - started
+                fetched = window.fetch(iterator, accumulation)
             except Exception:  # the data failed, not the training: one process saves, several would have to agree
                 if state.update and not state.skipped_in_a_row and accelerator.num_processes == 1:
                     save(improved=False)
@@ -145,12 +157,12 @@ def train(cfg: Any) -> int:
             epoch_ended = state.update_in_epoch == updates_per_epoch
             finished = state.update == total_updates
             is_log = state.update % cfg.train.log_period == 0 or finished
-            due_evaluation |= bool(validation) and (
+            state.due_evaluation |= bool(validation) and (
                 finished or (epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0)
             )
             period = cfg.train.checkpointer.period
             due_save |= (
-                finished or stopping or bool(period and state.update % period == 0)
+                finished or bool(period and state.update % period == 0)
                 or (epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0)
             )  # fmt: skip
             if epoch_ended:
@@ -159,23 +171,20 @@ def train(cfg: Any) -> int:
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
             improved = False
             # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
-            if due_evaluation and finite:
-                due_evaluation = False
-                if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
-                    broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
-                improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log, stop)
-                window.restart_clock(state.update)
+            if state.due_evaluation and finite:
+                improved = validate()
+                stopping |= state.due_evaluation  # cut short: it comes first when the run continues
+            due_save |= stopping
             if (due_save or improved) and finite:
                 due_save = False
                 save(improved)
             if epoch_ended or stopping:
                 break
-        if stopping and state.update < total_updates:
-            status = stop.exit_status
-            where = "there" if finite else "the newest checkpoint: since then updates were skipped, which are not saved"
-            log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from {where}")
-            break
 
+    if stopping and (state.update < total_updates or state.due_evaluation):
+        status = stop.exit_status
+        where = "there" if finite else "the newest checkpoint: since then updates were skipped, which are not saved"
+        log.line(f"stopped after update {state.update} ({stop.reason}); the same command continues from {where}")
     profiler.close()
     writer.wait()
     if due_save and status == 0:  # the end falls into updates that were skipped
@@ -188,9 +197,7 @@ def train(cfg: Any) -> int:
     log.close()
     del lock
     if status and stop.failure is not None:
-        raise resume.TrainingError(
-            f"{stop.failure}; saved after update {state.update}, the same command continues from there"
-        )
+        raise resume.TrainingError(f"{stop.failure}; saved after update {state.update}, the same command continues")
     return status
 
 
@@ -230,44 +237,44 @@ def one_update(
 def evaluate_splits(
     cfg: Any, accelerator: Any, model: Any, bare: Any, ema: Any, validation: list[Any], state: Any, log: Any, stop: Any
 ) -> bool:
-    """Evaluates every split with the EMA weights where there are any; True when the first split's metric is the best so far."""
-    from contextlib import nullcontext
+    """Evaluates every split with the EMA weights where there are any; True when the first split's metric is the best so far.
 
+    ``state.due_evaluation`` stays True where a stop request cuts it short.
+    """
     from rec.config import instantiate
     from rec.data.loader import evaluation_loader
-    from rec.evaluation import evaluate
-    from rec.training.resume import TrainingError
+    from rec.evaluation import EvaluationStopped, evaluate
+    from rec.training.publish import is_best
 
     options, data = cfg.train.evaluation, cfg.train.data
     limit = 2 if cfg.train.fast_dev_run else options.eval_iter
     first: dict[str, float] = {}
     bare.eval()
-    with ema.applied(bare) if ema is not None else nullcontext():
-        for split, dataset in validation:
-            started = time.perf_counter()
-            loader = evaluation_loader(
-                dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
-                num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=stop.fail,
-            )  # fmt: skip
-            evaluator = None if options.evaluator is None else instantiate(options.evaluator)
-            metrics, records = evaluate(
-                bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator
-            )
-            log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
-            shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-            log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
-            if cfg.train.log_image and evaluator is None:
-                log.pictures(split, state.update, dataset, records)
-            first = first or metrics
-    bare.train()
-    if options.eval_metric not in first:
-        raise TrainingError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(first)}")
-    value = first[options.eval_metric]
-    sign = {"max": 1, "min": -1}[options.eval_mode]
-    if math.isnan(value) or (state.best_metric is not None and sign * value <= sign * state.best_metric):
+    try:
+        with ema.applied(bare) if ema is not None else nullcontext():
+            for split, dataset in validation:
+                started = time.perf_counter()
+                loader = evaluation_loader(
+                    dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
+                    num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=stop.fail,
+                )  # fmt: skip
+                evaluator = None if options.evaluator is None else instantiate(options.evaluator)
+                metrics, records = evaluate(
+                    bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator,
+                    stop=lambda: stop.requested,
+                )  # fmt: skip
+                log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
+                shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+                log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
+                if cfg.train.log_image and evaluator is None:
+                    log.pictures(split, state.update, dataset, records)
+                first = first or metrics
+    except EvaluationStopped:
         return False
-    state.best_metric, state.best_metrics = value, {validation[0][0]: first}
-    return True
+    finally:
+        bare.train()
+    state.due_evaluation = False
+    return is_best(options, state, validation[0][0], first)
 
 
 def main() -> int:

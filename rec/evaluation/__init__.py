@@ -1,6 +1,6 @@
 """Metrics, exact on any number of processes; prediction files; pictures of predictions; the HTML report."""
 
-from rec.evaluation.evaluate import Evaluator, evaluate
+from rec.evaluation.evaluate import EvaluationStopped, Evaluator, evaluate
 from rec.evaluation.metrics import breakdown, summarize
 
-__all__ = ["Evaluator", "breakdown", "evaluate", "summarize"]
+__all__ = ["EvaluationStopped", "Evaluator", "breakdown", "evaluate", "summarize"]

@@ -7,7 +7,7 @@ to the last digit on any number of processes, whatever the batch size and howeve
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from rec.contracts import DataSet, Evaluator, abilities
 from rec.data.adapter import as_data_set
 from rec.data.batch import prepare
 from rec.data.masks import encode
+from rec.errors import RecError
 from rec.evaluation import masks, metrics
 from rec.files import write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Batch = dict[str, torch.Tensor]
+
+
+class EvaluationStopped(RecError):
+    """An evaluation was given up because its caller asked for it."""
 
 
 class BoxAndMaskEvaluator:
@@ -107,6 +112,7 @@ def evaluate(
     limit: int | None = None,
     evaluator: Evaluator | None = None,
     progress: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and per-sample records of ``model`` on one split.
 
@@ -127,12 +133,15 @@ def evaluate(
         evaluator: An :class:`Evaluator` in place of the built-in one; records are then whatever its ``records()``
             returns, if it has one.
         progress: Show a progress bar, on the main process and a terminal.
+        stop: Asked before every batch; where it says True on any process, the evaluation is given up on all of them.
+            Not asked where parameters are sharded: processes would wait for one that left.
 
     Returns:
         Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
         lines of ``predictions.jsonl`` in index order (elsewhere an empty list).
 
     Raises:
+        EvaluationStopped: ``stop`` said so; on all processes.
         PredictionError: some predictions are not finite; on all processes.
         RuntimeError: without ``limit``, some samples of the split never arrived.
     """
@@ -154,10 +163,13 @@ def evaluate(
     )
     was_training = bare.training
     refused: list[int] = []  # samples whose prediction is not finite
+    stopped = False
     bare.eval()
     try:
         with torch.inference_mode():
             for batch, counts in shown:
+                if stop is not None and not _is_sharded(accelerator) and (stopped := stop()):
+                    break
                 ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
                 if "image_index" in ready and can.encode_image is None:  # a model that shares no images
                     ready["image"] = ready["image"][ready.pop("image_index")]
@@ -168,7 +180,11 @@ def evaluate(
                     judge.update(outputs, ready)
     finally:
         bare.train(was_training)
-    _refuse(sorted(gather_object(refused)), bare, dataset)
+    shown.close()
+    everyone = gather_object([(stopped, refused)])
+    if any(one for one, _ in everyone):
+        raise EvaluationStopped("the evaluation was given up on request")
+    _refuse(sorted(sample for _, samples in everyone for sample in samples), bare, dataset)
     result = judge.compute()
     if evaluator is None and limit is None and result["count"] != len(dataset):
         raise RuntimeError(

@@ -6,7 +6,6 @@ copy of the state in memory (:class:`Writer`); a background thread does the writ
 """
 
 import copy
-import os
 import shutil
 import threading
 import time
@@ -22,7 +21,7 @@ from safetensors.torch import save_file
 from torch.utils._pytree import tree_map
 
 from rec.errors import CheckpointError
-from rec.files import default_mode, sync, write_text
+from rec.files import default_mode, swap, sync, write_text
 from rec.training.checkpoint_format import (
     AVERAGED,
     OPTIMIZER,
@@ -34,6 +33,7 @@ from rec.training.checkpoint_format import (
     folder_of,
     folders,
     problem,
+    read_state,
     state_text,
 )
 from rec.training.checkpoint_loading import SHARDED, lay_out_as_parameters, load, load_into
@@ -85,8 +85,9 @@ class Writer:
         decision = torch.zeros(2, device=accelerator.device)
         if accelerator.is_main_process:
             decision[1] = self._not_finite
-            # Never twice at the same update.
-            decision[0] = not self._not_finite and problem(final) is not None and self._make(temporary)
+            # Never twice at the same update, but where the evaluation was made up for.
+            wanted = problem(final) is not None or read_state(final).due_evaluation
+            decision[0] = not self._not_finite and wanted and self._make(temporary)
         proceed, self.diverged = (value > 0 for value in accelerator.reduce(decision, "sum").tolist())
         if not proceed:
             return
@@ -182,8 +183,8 @@ class Writer:
                 sync(path)
             if publish is not None:
                 publish(temporary / (AVERAGED if AVERAGED in files else WEIGHTS))
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one
-            os.rename(temporary, final)
+            swap(temporary, final)
+            shutil.rmtree(temporary, ignore_errors=True)  # what was there: a damaged one, or one not evaluated
             sync(final.parent)
             write_text(final.parent / "last", final.name + "\n")
             # What is newer than this one was damaged when the run started, and counts for nothing.

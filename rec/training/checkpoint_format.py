@@ -35,7 +35,7 @@ STATE, WEIGHTS, AVERAGED, OPTIMIZER, SCALER = (
 FORMAT = 2
 MAX_STATE_BYTES = 64 << 20
 _ZEROS = "0" * 32  # stands for the state file's digest while it is taken
-_SINCE_FORMAT_2 = {"data_content": "", "vocabulary": ""}
+_SINCE_FORMAT_2 = {"data_content": "", "vocabulary": "", "due_evaluation": False}
 
 
 @dataclass
@@ -45,6 +45,9 @@ class TrainerState:
     epoch: int = 0
     update_in_epoch: int = 0
     update: int = 0
+    due_evaluation: bool = (
+        False  # the one after ``update``: not finite weights put it off, or a stop request cut it short
+    )
     best_metric: float | None = None
     best_metrics: dict[str, Any] = field(default_factory=dict)
     skipped_updates: int = 0
@@ -258,6 +261,7 @@ _SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
         for name in ("epoch", "update_in_epoch", "update", "skipped_updates", "skipped_in_a_row", "ema_updates")
     },
     **{name: _count(1) for name in ("processes", "batch_size", "accumulation")},
+    "due_evaluation": ("true or false", lambda value: isinstance(value, bool)),
     "best_metric": ("a number or null", lambda value: value is None or _number(value)),
     "best_metrics": ("an object", lambda value: isinstance(value, dict)),
     "window": ('an object {"batches": count, "sums": {name: [number of each process]}}', _window),

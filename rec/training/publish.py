@@ -1,5 +1,6 @@
 """What a run publishes: ``best/`` in its folder and, where ``train.hub`` names one, a repository on a hub."""
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,25 @@ from typing import Any
 
 from rec import model_folder
 from rec.config import ConfigError
+from rec.errors import TrainingError
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, folder_of
 
 PUSH = ("best", "every_save", "end")
+
+
+def is_best(options: Any, state: Any, split: str, metrics: dict[str, float]) -> bool:
+    """Whether an evaluation is the best so far by ``options.eval_metric`` and ``eval_mode``; ``state`` then keeps it.
+
+    Raises:
+        TrainingError: there is no such metric; names those there are.
+    """
+    if options.eval_metric not in metrics:
+        raise TrainingError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(metrics)}")
+    value, sign = metrics[options.eval_metric], {"max": 1, "min": -1}[options.eval_mode]
+    if math.isnan(value) or (state.best_metric is not None and sign * value <= sign * state.best_metric):
+        return False
+    state.best_metric, state.best_metrics = value, {split: metrics}
+    return True
 
 
 class Publisher:

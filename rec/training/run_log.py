@@ -36,9 +36,17 @@ class RunLog:
         accelerator: its trackers are started here.
         config: plain dict, shown to the trackers as hyper-parameters.
         update: the update the run continues from; later lines of ``metrics.jsonl``, of a run that was killed, are dropped.
+        due_evaluation: the evaluation after ``update`` comes anew; what there is of it is dropped too.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, config: Mapping[str, Any], update: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        config: Mapping[str, Any],
+        update: int,
+        due_evaluation: bool = False,
+    ) -> None:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
         self.metrics_file = folder / "metrics.jsonl"
@@ -52,12 +60,12 @@ class RunLog:
         self.logger.handlers = [logging.FileHandler(folder / "train.log", encoding="utf-8"), _Console()]
         for handler in self.logger.handlers:
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-        self._drop_after(update)
+        self._drop_after(update, due_evaluation)
         if accelerator.log_with:
             flat = {key: str(value) for key, value in flatten(config).items()}
             accelerator.init_trackers("rec", config=flat)
 
-    def _drop_after(self, update: int) -> None:
+    def _drop_after(self, update: int, due_evaluation: bool) -> None:
         """Drops what a run that was killed has logged after ``update``, and lines that are none; says if it diverged."""
         if not self.metrics_file.exists():
             return
@@ -66,7 +74,7 @@ class RunLog:
             try:
                 record = json.loads(line.decode("utf-8"))
                 number, kind = record["update"], record.get("kind")
-                later = number > update
+                later = number > update or (number == update and due_evaluation and kind == "evaluation")
                 if type(number) is not int:
                     raise TypeError("an update is a whole number")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -196,6 +204,13 @@ class Window:
     def restart_clock(self, update: int) -> None:
         self.first_update = update
         self.started, self.images, self.data_wait = time.perf_counter(), 0, 0.0
+
+    def fetch(self, batches: Iterator[Any], count: int) -> list[Any]:
+        """The next ``count`` of ``batches``; the time that training waits for them is noted."""
+        started = time.perf_counter()
+        fetched = [next(batches) for _ in range(count)]
+        self.data_wait += time.perf_counter() - started
+        return fetched
 
     def add(self, losses: Mapping[str, torch.Tensor]) -> None:
         for name, value in losses.items():

@@ -3,6 +3,7 @@
 ``python tests/training/test_signals.py 20`` sends that many SIGTERMs to whole process groups and prints a report; CI a few.
 """
 
+import json
 import os
 import pty
 import random
@@ -107,7 +108,7 @@ def test_a_killed_worker_is_one_paragraph_with_a_checkpoint_and_the_run_continue
     update = project.last_update()
     told = f"train.py: error: loader worker {worker} ended unexpectedly (Killed, signal 9), most often because memory ran out"
     assert process.returncode == 2 and told in " ".join(output.split()) and "Traceback" not in output
-    assert f"saved after update {update}, the same command continues from there" in " ".join(output.split())
+    assert f"saved after update {update}, the same command continues" in " ".join(output.split())
     assert (project.folder / "run/checkpoints/last").read_text(encoding="utf-8") == f"step_{update:08d}\n"
     assert "continuing from" in project.run(*command)
     assert project.hashes("run") == project.hashes("through") and project.metrics("run") == project.metrics("through")
@@ -130,6 +131,29 @@ def test_a_sample_that_cannot_be_read_any_more_costs_no_update(project):
     assert process.returncode != 0 and "is gone" in output
     saved = (project.folder / "run/checkpoints/last").read_text(encoding="utf-8")
     assert saved == f"step_{project.last_update():08d}\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stop_request_in_an_evaluation_cuts_it_short_and_it_comes_first_afterwards(project, processes):
+    until_there_is(project, "slow", "time.sleep(2 * (self.first > 0))")  # evaluation takes minutes
+    command = ("train.log_period=1", "train.epochs=2", "dataset.delay=0.01")
+    project.run(*command, "train.output_dir=through", processes=processes)
+    (project.folder / "slow").touch()
+    process = project.start(*command, processes=processes)
+    project.wait_for_update(process, 8)
+    time.sleep(1)
+    sessions = sessions_of(process.pid)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    wait_until_dead(sessions, 30)
+    assert "stopped after update 8 (SIGTERM); the same command continues from there" in output
+    assert "evaluation val" not in output
+    assert (project.folder / "run/checkpoints/last").read_text(encoding="utf-8") == "step_00000008\n"
+    (project.folder / "slow").unlink()
+    project.run(*command, processes=processes)
+    assert project.hashes("run") == project.hashes("through") and project.metrics("run") == project.metrics("through")
+    state = json.loads((project.folder / "run/checkpoints/step_00000008/trainer_state.json").read_text(encoding="utf-8"))
+    assert state["due_evaluation"] is False
 
 
 def test_a_terminal_that_goes_away_is_a_stop_request_and_its_progress_bar_breaks_nothing(project):
