@@ -152,7 +152,9 @@ def test_a_stop_request_in_an_evaluation_cuts_it_short_and_it_comes_first_afterw
     (project.folder / "slow").unlink()
     project.run(*command, processes=processes)
     assert project.hashes("run") == project.hashes("through") and project.metrics("run") == project.metrics("through")
-    state = json.loads((project.folder / "run/checkpoints/step_00000008/trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads(
+        (project.folder / "run/checkpoints/step_00000008/trainer_state.json").read_text(encoding="utf-8")
+    )
     assert state["due_evaluation"] is False
 
 
