@@ -64,6 +64,10 @@ class DataSet(Protocol):
         """Digest of the content: a run is not continued on other data."""
 
     @property
+    def content(self) -> str:
+        """The same to the last byte, images included; "" where it is not known."""
+
+    @property
     def sources(self) -> Sequence[str]:
         """What a model trained on this data has seen."""
 

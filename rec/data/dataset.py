@@ -18,6 +18,7 @@ from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
+from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class RefCOCODataSet(Dataset):
     Attributes:
         vocabulary: the :class:`~rec.data.text.Vocabulary`.
         fingerprint: digest of the data and of how it is sampled; equal for copies on other machines.
+        content: the same to the last byte, with masks and images; "" where a table does not tell. Looks at every image file.
         available_splits: all splits of the sources.
         truncated: how many sentences of the split have more than ``max_token_length`` words.
 
@@ -223,6 +225,14 @@ class RefCOCODataSet(Dataset):
     def fingerprint(self) -> str:
         content = [(p.table.fingerprint, p.split, p.repeat) for p in self._parts], self._expanded, self.training
         return hashlib.sha256(repr(content).encode()).hexdigest()[:24]
+
+    @cached_property
+    def content(self) -> str:
+        if not all(part.table.content for part in self._parts):
+            return ""
+        changed = [part.table.images.changed() if part.table.images else [] for part in self._parts]
+        parts = [(p.table.content, found, p.split, p.repeat) for p, found in zip(self._parts, changed, strict=True)]
+        return digest(repr((parts, self._expanded, self.training)).encode())
 
     @cached_property
     def pretrained_emb(self) -> np.ndarray | None:

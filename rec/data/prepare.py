@@ -1,8 +1,8 @@
 """From a source's raw rows to a table on disk: completed, checked, counted, resumable.
 
 A *prepared folder* is what ``datasets.DatasetDict.save_to_disk`` writes (or ``<split>-XXXXX-of-XXXXX.parquet`` files),
-with ``prepared.json`` beside it: name, source, image folder, and per split rows, sentences, images, skipped records and
-a fingerprint of the content. ``prepared.json`` is written last: a folder that has it is complete.
+with ``prepared.json`` beside it: name, source, image folder, and per split rows, sentences, images, skipped records, a
+fingerprint and the digests of :mod:`rec.data.content`. ``prepared.json`` is written last: a folder that has it is complete.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from rec.data.complete import complete_rows
+from rec.data.content import describe, fingerprint
 from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
@@ -113,7 +114,10 @@ def prepare(
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}
         for split, table in tables.items()
     }
-    _save(tables, folder, parquet)
+    root = str(folder) if job["store"] else source.image_root
+    held = describe(tables, _save(tables, folder, parquet), root, folder, progress)
+    for split, entry in info["splits"].items():
+        entry |= held[split]
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)
     return info
@@ -138,14 +142,6 @@ def identity(source: Source) -> str:
     return hashlib.sha256(json.dumps(content, default=str, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def fingerprint(table: "datasets.Dataset") -> str:
-    """A digest of a table's content, images and masks left out: equal for copies on other machines."""
-    digest = hashlib.sha256()
-    for row in table.select_columns(["image_id", "ref_id", "width", "height", "bbox", "sentences", "source"]):
-        digest.update(repr(tuple(row.values())).encode())
-    return digest.hexdigest()[:24]
-
-
 def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a prepared folder's ``prepared.json``.
 
@@ -156,6 +152,11 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(info, dict) or not isinstance(info.get("splits"), dict):
         raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project: prepare the data again")
     check_split_names(info["splits"], Path(folder) / INFO_FILE)
+    for split, entry in info["splits"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
+            raise SourceError(
+                f"{Path(folder) / INFO_FILE} was edited: split {split} has no fingerprint; prepare the data again"
+            )
     return info
 
 
@@ -278,29 +279,32 @@ def _of_shards(shards: list[Path]) -> "datasets.Dataset":
     return concatenate_datasets([Dataset.from_file(str(shard)) for shard in shards])
 
 
-def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> None:
-    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` or as parquet.
+def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> dict[str, list[Path]]:
+    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` or as parquet; returns the files.
 
     The library's own function would want every image file at hand, to estimate sizes.
     """
     from pyarrow import parquet as pq
 
+    files: dict[str, list[Path]] = {}
     for split, table in tables.items():
         shards = [Path(entry["filename"]) for entry in table.cache_files]
         if parquet:
-            for number, shard in enumerate(shards):
-                target = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
+            files[split] = [folder / f"{split}-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards))]
+            for shard, target in zip(shards, files[split], strict=True):
                 # Small row groups: a streaming reader holds one at a time, with the images in it.
                 with whole_file(target) as temporary, open(temporary, "wb") as sink:
                     pq.write_table(type(table).from_file(str(shard)).data.table, sink, row_group_size=200)
             continue
         (folder / split).mkdir(exist_ok=True)
         names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
-        for shard, name in zip(shards, names, strict=True):
-            link_or_copy(shard, folder / split / name)
+        files[split] = [folder / split / name for name in names]
+        for shard, target in zip(shards, files[split], strict=True):
+            link_or_copy(shard, target)
         table.info.write_to_directory(str(folder / split))
         state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
         state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
         write_json(folder / split / "state.json", state | {"_split": split})
     if not parquet:
         write_json(folder / "dataset_dict.json", {"splits": list(tables)})
+    return files

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rec.data.arrow_files import load_parquet, load_saved, load_split
+from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
 from rec.data.sources import Source, SourceError
@@ -75,6 +76,8 @@ class Table:
         fingerprint: digest of the content.
         splits: all splits of the source.
         stored_size: side of the square the images were letterboxed to when they were stored; None: stored as they are.
+        content: digest of the rows to the last byte, and of their images at preparation; "" where it is not known.
+        images: the image files of a prepared table, whose changes since preparation can be found.
     """
 
     rows: "datasets.Dataset"
@@ -82,6 +85,8 @@ class Table:
     fingerprint: str
     splits: tuple[str, ...]
     stored_size: int | None = None
+    content: str = ""
+    images: ImageFiles | None = None
 
 
 def open_table(
@@ -194,12 +199,20 @@ def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
         raise _unknown_split(info["name"], split, splits)
     if info["format"] == "parquet":
         shard = re.compile(rf"{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
-        rows = load_parquet(sorted(file for file in folder.iterdir() if shard.fullmatch(file.name)))
+        files = sorted(file for file in folder.iterdir() if shard.fullmatch(file.name))
+        rows = load_parquet(files)
     else:
         rows = load_split(folder / split)
+        files = _mapped_files(rows)
     store = info.get("store")
     root = str(folder) if store else _image_root(rows, image_path, info["image_root"], folder)
-    return Table(rows, root, info["splits"][split]["fingerprint"], splits, store and store["size"])
+    fingerprint, content = verified(folder, split, info["splits"][split], files, rows)
+    images = image_files(folder, split, root, rows)
+    return Table(rows, root, fingerprint, splits, store and store["size"], content, images)
+
+
+def _mapped_files(rows: "datasets.Dataset") -> list[Path]:
+    return [Path(entry["filename"]) for entry in rows.cache_files]
 
 
 def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str, folder: Path) -> str:
@@ -280,7 +293,10 @@ def _of_saved(
     if rows._indices is not None:  # shuffled or filtered: row access here goes to the table itself
         rows = rows.flatten_indices()
     rows = usable_rows(rows, on_bad_record, f"{path}, split {split}")
-    return Table(rows, _image_root(rows, image_path, "", path), rows._fingerprint, tuple(tables))
+    files = parquet_files(path).get(split) or _mapped_files(tables[split])
+    content = content_of(file_digests(files))
+    root = _image_root(rows, image_path, "", path)
+    return Table(rows, root, rows._fingerprint, tuple(tables), content=content)
 
 
 def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_record: str, allow_paths: bool) -> Path:

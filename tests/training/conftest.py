@@ -1,11 +1,45 @@
-"""A stranger's project for every test of training."""
+"""What tests of training share: a stranger's project, and short runs of ``scripts/train.py`` in this process."""
 
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from train_project import Project
+from train_project import TRAIN, Project
+
+from rec.command_line import exit_with
+
+CONFIGS = TRAIN.parents[1] / "configs"
+SHORT = (
+    "train.batch_size=2", "train.fast_dev_run=true", "train.trackers=[]", "train.multi_scale_training.enabled=false",
+    "train.data.num_workers=0", "train.evaluation.enabled=false", "dataset.input_shape=[64,64]", "dataset.use_glove=false",
+)  # fmt: skip
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def train_here(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """Runs scripts/train.py for two updates in this process; gives its exit status and stderr as one line."""
+    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    logger = logging.getLogger("rec")
+    for name in ("handlers", "level", "propagate"):  # a run that begins sets them for its process
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+
+    def run(config: str, *overrides: str) -> tuple[int, str]:
+        logger.handlers = []
+        out = f"train.output_dir={tmp_path / 'run'}"
+        monkeypatch.setattr(sys, "argv", ["train.py", str(CONFIGS / f"{config}.py"), out, *SHORT, *overrides])
+        with pytest.raises(SystemExit) as ended:
+            exit_with(script.main)
+        return int(ended.value.code or 0), " ".join(capsys.readouterr().err.split())
+
+    return run

@@ -1,19 +1,14 @@
 """Models, weights and data that do not fit each other end ``scripts/train.py`` with one paragraph: expected, found, remedy."""
 
-import importlib.util
 import json
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rec.command_line import exit_with
 from rec.data import scenes
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 NARROW = (
     "model.visual_backbone.width=0.125",
     "model.visual_backbone.depth=0.33",
@@ -37,32 +32,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def train(folder, tmp_path, monkeypatch, capsys):
-    """Runs scripts/train.py in this process; gives its exit status and stderr as one line."""
-    spec = importlib.util.spec_from_file_location("train_script", CONFIGS.parent / "scripts" / "train.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    logger = logging.getLogger("rec")
-    for name in ("handlers", "level", "propagate"):  # a run that begins sets them for its process
-        monkeypatch.setattr(logger, name, getattr(logger, name))
+def train(folder, train_here):
+    """Two updates on the objects of ``folder``, which stands for FOLDER in overrides."""
 
     def run(config: str, *overrides: str) -> tuple[int, str]:
         data = ("dataset.dataset=few", f"+dataset.ann_path.few={{path: {folder / 'few.jsonl'}, bbox_format: xywh}}")
-        common = ("dataset.input_shape=[64,64]", "dataset.use_glove=false", "train.evaluation.enabled=false")
-        run_to = (
-            f"train.output_dir={tmp_path / 'run'}",
-            "train.batch_size=2",
-            "train.fast_dev_run=true",
-            "train.trackers=[]",
-        )
-        plain = ("train.multi_scale_training.enabled=false", "train.data.num_workers=0")
-        words = [word.replace("FOLDER", str(folder)) for word in overrides]
-        monkeypatch.setattr(
-            sys, "argv", ["train.py", str(CONFIGS / f"{config}.py"), *data, *common, *run_to, *plain, *words]
-        )
-        with pytest.raises(SystemExit) as ended:
-            exit_with(script.main)
-        return int(ended.value.code or 0), " ".join(capsys.readouterr().err.split())
+        return train_here(config, *data, *(word.replace("FOLDER", str(folder)) for word in overrides))
 
     return run
 

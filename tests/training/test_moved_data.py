@@ -1,0 +1,133 @@
+"""A run is continued on the same data wherever they lie, and on no others."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rec.data import scenes
+from rec.data.prepare import prepare
+from rec.data.tables import open_source
+from rec.training.checkpoint_format import TrainerState, read_state
+from rec.training.resume import differences
+
+CONFIG = "simrec_small_scenes_quickstart"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with images and a prepared table."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "first"
+    folder.mkdir()
+    lines = []
+    for row in scenes.generate_rows(0, 2, size=64):
+        (folder / row["image"]["path"]).write_bytes(row["image"]["bytes"])
+        lines.append({"image": row["image"]["path"], "phrase": row["sentences"], "bbox": row["bbox"]})
+    (folder / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    source = open_source({"path": str(folder / "few.jsonl"), "bbox_format": "xywh"}, name="few")
+    prepare(source, folder / "out", progress=False)
+    return folder
+
+
+def data_at(place: Path) -> tuple[str, ...]:
+    return (
+        "dataset.dataset=few",
+        f"+dataset.ann_path.few={place / 'out'}",
+        f"+dataset.image_path.few={place}",
+    )
+
+
+def test_a_run_goes_on_with_its_data_in_another_place_and_not_with_edited_ones(
+    place, train_here, tmp_path, monkeypatch
+):
+    # Its lock lives as long as the process, which here begins several times.
+    monkeypatch.setattr("rec.training.process.lock_output_folder", lambda folder: folder.mkdir(exist_ok=True))
+    assert train_here(CONFIG, *data_at(place), "train.train_iter=1")[0] == 0
+    scratch = tmp_path / "scratch"
+    shutil.copytree(place, scratch, copy_function=shutil.copyfile)
+    shutil.rmtree(place)
+    status, error = train_here(CONFIG, *data_at(scratch))
+    log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert status == 0, error
+    assert f"dataset.ann_path.few: {place / 'out'} -> {scratch / 'out'} (the same data)" in log
+    assert f"dataset.image_path.few: {place} -> {scratch} (the same data)" in log
+    image = next(path for path in scratch.iterdir() if path.suffix in (".jpg", ".png"))
+    data = image.read_bytes()
+    image.write_bytes(data + b"edited")
+    status, error = train_here(CONFIG, *data_at(scratch))
+    assert status == 2 and "content of the data, its rows or its images" in error and "belongs to another run" in error
+    image.write_bytes(data)
+    os.utime(image)
+    assert train_here(CONFIG, *data_at(scratch))[0] == 0
+
+
+def changed(old: dict, new: dict, **states) -> tuple[list[str], list[str]]:
+    """What :func:`differences` says of two runs that differ in their configs and, name=(old, new), in their states."""
+    before, after = TrainerState(config=old), TrainerState(config=new)
+    for name, (first, second) in states.items():
+        setattr(before, name, first)
+        setattr(after, name, second)
+    return differences(before, after)
+
+
+MOVED = (
+    {"dataset": {"ann_path": {"a": "/x"}, "image_path": "/i"}},
+    {"dataset": {"ann_path": {"a": "/y"}, "image_path": "/j"}},
+)
+
+
+PLACES_DIFFER = ["dataset.ann_path.a", "dataset.image_path"]
+
+
+@pytest.mark.parametrize(
+    ("content", "fingerprint", "refused"),
+    [
+        (("c", "c"), ("f", "f"), []),
+        (("c", "c"), ("f", "g"), []),  # a saved table's own depends on its place
+        (("", "c"), ("f", "f"), []),  # a checkpoint of version 0.1
+        (("c", "d"), ("f", "f"), ["content of the data", *PLACES_DIFFER]),
+        (("", "c"), ("f", "g"), ["data fingerprint", *PLACES_DIFFER]),
+        (("", ""), ("", ""), PLACES_DIFFER),  # nobody knows what they hold
+    ],
+)
+def test_places_are_of_no_account_while_the_content_is_known_to_be_the_same(content, fingerprint, refused):
+    found, warned = changed(*MOVED, data_content=content, data_fingerprint=fingerprint)
+    assert [line.partition(":")[0].partition(",")[0] for line in found] == refused
+    assert [line.endswith("(the same data)") for line in warned] == ([] if refused else [True, True])
+
+
+def test_other_words_are_refused_and_their_file_may_move():
+    moved = ({"dataset": {"vocabulary": "/a/vocab.json"}}, {"dataset": {"vocabulary": "/b/vocab.json"}})
+    assert changed(*moved, vocabulary=("w", "w")) == (
+        [],
+        ["dataset.vocabulary: /a/vocab.json -> /b/vocab.json (the same words)"],
+    )
+    assert changed(*moved, vocabulary=("", "w"))[0], "version 0.1 did not know its words"
+    same = {"dataset": {"vocabulary": "/a/vocab.json"}}
+    assert changed(same, same, vocabulary=("w", "v"))[0] == ["words of the vocabulary: w -> v"]
+
+
+def test_pretrained_weights_may_move_and_another_optimizer_is_refused():
+    old = {
+        "model": {"visual_backbone": {"pretrained_weight_path": "/a.pth"}},
+        "optim": {"_target_": "torch.optim.adam.Adam"},
+    }
+    new = {
+        "model": {"visual_backbone": {"pretrained_weight_path": "/b.pth"}},
+        "optim": {"_target_": "torch.optim.Adam"},
+    }
+    refused, warned = changed(old, new)
+    assert refused == [] and len(warned) == 2 and warned[0].endswith("(the checkpoint's weights are taken)")
+    assert changed(old, new | {"optim": {"_target_": "torch.optim.SGD"}})[0] == [
+        "optim._target_: torch.optim.adam.Adam -> torch.optim.SGD"
+    ]
+
+
+def test_a_checkpoint_notes_data_and_words(place, train_here, tmp_path):
+    assert train_here(CONFIG, *data_at(place))[0] == 0
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*")
+    state = read_state(newest)
+    assert state.data_fingerprint and len(state.data_content) == len(state.vocabulary) == 32
