@@ -51,18 +51,25 @@ def refuse_inputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike], reade
         readers: data sets; those that are :class:`ReadsFiles` are asked.
 
     Raises:
-        InputError: an output is an input (links followed), or a folder that holds one; names both.
+        InputError: an output is an input (links followed), or a folder that holds one, or two outputs are one file;
+            names both.
     """
     read = {_identity(path): path for path in inputs}
     read.pop(None, None)
     askable = [reader for reader in readers if isinstance(reader, ReadsFiles)]
+    written: dict[Any, PathLike] = {}
     for output in outputs:
-        taken = read.get(_identity(output))
+        identity = _identity(output)
+        taken = read.get(identity)
         if taken is None and os.path.isdir(output):
             taken = next((path for path in read.values() if is_below(path, [output])), None)
         if taken is not None:
             raise InputError(
                 f"{os.fspath(output)} would be written over {os.fspath(taken)}, which is read: choose another place"
+            )
+        if identity is not None and written.setdefault(identity, output) is not output:
+            raise InputError(
+                f"{os.fspath(output)} and {os.fspath(written[identity])} are one file: choose another place for one of them"
             )
         if any(reader.reads(output) for reader in askable):
             raise InputError(f"{os.fspath(output)} is read as data, or lies in a folder that is: choose another place")

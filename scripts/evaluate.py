@@ -30,6 +30,7 @@ def main() -> int:
     from rec.evaluation.metrics import format_table
     from rec.files import refuse_inputs
     from rec.model_folder.find import locate
+    from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
     from rec.training.process import end_together, keep_freed_memory
@@ -46,7 +47,7 @@ def main() -> int:
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
     out = args.out or Path("outputs/evaluation")
     outputs = [out / "metrics.json", out / "predictions.jsonl", *filter(None, (args.pictures, args.report))]
-    refuse_inputs(outputs, [args.config, *trained.folder.iterdir()], datasets.values())
+    refuse_inputs(outputs, [args.config, *files_of(trained.folder)], datasets.values())
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.

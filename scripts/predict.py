@@ -35,12 +35,14 @@ def main() -> int:
 
     import rec
     from rec.evaluation.pictures import save
-    from rec.files import growing_file, refuse_inputs
+    from rec.files import growing_file, refuse_inputs, user_path
     from rec.inference.grounder import draw
+    from rec.model_folder.format import files_of
     from rec.training.process import keep_freed_memory
 
     outputs = [place for place in [*pictures, args.jsonl] if place is not None]
-    refuse_inputs(outputs, [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *model_files(args)])
+    read = [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *files_of(user_path(args.model))]
+    refuse_inputs(outputs, read)
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     grounder = rec.from_pretrained(
@@ -166,13 +168,6 @@ def read_pairs(path: Path) -> list[tuple[str, list[str]]]:
     if not pairs:
         raise InputError(f"{path} has no lines")
     return pairs
-
-
-def model_files(args: argparse.Namespace) -> list[Path]:
-    from rec.files import user_path
-
-    folder = user_path(args.model)
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def picture_places(out: Path | None, pairs: list[tuple[str, list[str]]]) -> list[Path | None]:

@@ -132,9 +132,11 @@ def test_an_output_that_is_an_input_is_refused_under_every_name(tmp_path, monkey
     for output in ("a.jpg", photo, "../photos/./a.jpg", tmp_path / "link" / "a.jpg", tmp_path / "hard.jpg", ".", ".."):
         with pytest.raises(InputError, match=r"a\.jpg, which is read"):
             files.refuse_inputs([tmp_path / "other", output], [photo, tmp_path / "absent"])
-    files.refuse_inputs(["b.jpg", tmp_path / "link" / "b.jpg", "/dev/null"], [photo, "/dev/null"])
+    files.refuse_inputs(["b.jpg", tmp_path / "link" / "c.jpg", "/dev/null"], [photo, "/dev/null"])
     with pytest.raises(InputError, match="absent"):
         files.refuse_inputs(["absent"], [photo.parent / "absent"])
+    with pytest.raises(InputError, match="are one file"):
+        files.refuse_inputs(["b.jpg", tmp_path / "link" / "b.jpg"], [])
 
 
 def test_the_home_folder_is_meant_by_its_sign(monkeypatch, tmp_path):

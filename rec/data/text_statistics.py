@@ -26,7 +26,7 @@ def text_statistics(table: Table, tokenizer: str) -> dict[str, Any]:
     path = Path(config.HF_DATASETS_CACHE) / "rec" / f"text-{key}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         pass
     split = get_tokenizer(tokenizer)
     words: dict[str, None] = {}

@@ -29,6 +29,13 @@ class ModelFolderError(RecError):
     """A model folder that cannot be written, read or trusted; the message names the file and says what to do."""
 
 
+def files_of(folder: Path) -> list[Path]:
+    """What nothing may be written over: the files of a model folder, or everything in a checkpoint."""
+    if (folder / "trainer_state.json").exists():
+        return list(folder.iterdir())
+    return [folder / name for name in (WEIGHTS, CONFIG, VOCABULARY, CARD) if (folder / name).exists()]
+
+
 def checked_file(folder: Path, name: str) -> Path:
     """The path of a regular file that lies in ``folder``, or in the blob store of its own hub cache.
 

@@ -112,6 +112,7 @@ def test_it_goes_on_after_a_bad_image_and_says_so_at_the_end(predict, tmp_path):
         (["model", "photos/0.jpg", "a circle", "--jsonl", "model/config.yaml"], "config.yaml, which is read"),
         (["model", "--pairs", "good.jsonl", "--jsonl", "link.jsonl"], "good.jsonl, which is read"),
         (["model", "--pairs", "latin1.jsonl"], "latin1.jsonl"),
+        (["model", "photos/0.jpg", "a circle", "--out", "m.png", "--jsonl", "./m.png"], "are one file"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
     ],
