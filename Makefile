@@ -5,13 +5,20 @@ READY := $(ENV)/.ready
 QUICKSTART := configs/simrec_small_scenes_quickstart.py
 RUN := outputs/quickstart
 
-.PHONY: setup quickstart test style smoke
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
+TORCH := torch==2.14.1 torchvision==0.29.1
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-annotate --custom-compile-command "make lock" --python-version 3.11
+
+.PHONY: setup quickstart test style smoke lock lowest-setup lowest newest
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+# Exactly what requirements.lock says: nothing is resolved, nothing else is fetched, not even to build the package.
+$(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(ENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test,style,demo,export]"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 # Renders the shape scenes, trains a small SimREC, evaluates it on unseen scenes, draws a picture grid.
@@ -37,3 +44,31 @@ style: $(READY)
 # Two batches of everything, in under a minute.
 smoke: $(READY)
 	$(BIN)/python scripts/train.py $(QUICKSTART) train.fast_dev_run=true train.output_dir=outputs/smoke
+
+# Writes both lock files anew: the newest versions that fit pyproject.toml, for every system, and the lowest ones, for
+# the Python and the system they are tested on. torch is of the version above in both.
+lock: $(READY)
+	printf '%s\n' $(TORCH) | $(COMPILE) --universal --all-extras --output-file requirements.lock pyproject.toml -
+	printf '%s\n' $(TORCH) | $(COMPILE) --python-platform x86_64-manylinux_2_28 --resolution lowest-direct \
+	    --extra test --extra demo --extra export --extra plots --output-file requirements-lowest.lock pyproject.toml -
+
+# The lowest versions that pyproject.toml admits, in an environment of their own. What both lock files have at the same
+# version, torch above all, is linked from the first environment.
+lowest-setup: $(LOWEST)/.ready
+
+$(LOWEST)/.ready: $(READY) requirements-lowest.lock
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python tests/link_packages.py requirements-lowest.lock $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --constraint requirements-lowest.lock setuptools
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --requirement requirements-lowest.lock
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lowest: lowest-setup
+	$(LOWEST)/bin/python tests/run_versions.py --lock requirements-lowest.lock
+
+# The same with the newest version of everything there is today. Gates nothing.
+newest:
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --editable ".[test,demo,export,plots]"
+	$(NEWEST)/bin/python tests/run_versions.py
