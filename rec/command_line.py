@@ -19,6 +19,7 @@ from rec.files import NO_SPACE, user_path
 
 __all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
 
+MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -129,6 +130,7 @@ def _log(error: Exception, text: str | None) -> None:
 def _failed(text: str, error: BaseException, status: int) -> int:
     """Says why the script ends, and what the error carries along, such as where the answers so far are."""
     text = "; ".join([text, *getattr(error, "__notes__", [])])
+    text = text if len(text) <= MAX_PARAGRAPH else f"{text[:MAX_PARAGRAPH]} …"
     text = f"{Path(sys.argv[0]).name}: {text}"
     print(printable(textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)), file=sys.stderr)
     return status

@@ -19,6 +19,7 @@ MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
 MAX_SPLIT_NAME, MAX_SPLITS = 100, 100
+MAX_SIDE = 4096  # pixels of a model's square input
 MAX_TOKEN_LENGTH = 512  # words of a phrase; attention's memory grows with its square
 # A safetensors file: its header, and how many tensors that names. Parsing a header of a million takes half a minute.
 MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 20_000

@@ -66,6 +66,8 @@ class Place:
         from safetensors.torch import save_file
 
         from rec.config import LazyConfig, to_native
+        from rec.files import DIGEST
+        from rec.training.checkpoint_format import WEIGHTS, TrainerState, described, state_text
 
         self.root, self.work, self.canary = root, root / "work", root / "canary"
         self.work.mkdir(parents=True)
@@ -91,11 +93,14 @@ class Place:
         cfg.train.output_dir, cfg.train.fast_dev_run = "out", True
         self.good = to_native(cfg)
         LazyConfig.save(cfg, root / "good.yaml")
-        self.weights = new_model().state_dict()
         self.checkpoint = root / "run" / "checkpoints" / "step_00000001"
         self.checkpoint.mkdir(parents=True)
-        save_file(self.weights, self.checkpoint / "model.safetensors")
-        (self.checkpoint / "trainer_state.json").write_text("{}")
+        save_file(new_model().state_dict(), self.checkpoint / WEIGHTS)
+        others = {
+            name: {"bytes": 0, DIGEST: ""} for name in ("optimizer.bin", "random_states_0.pkl")
+        }  # to continue only
+        state = TrainerState(update=1, files=others | {WEIGHTS: described(self.checkpoint / WEIGHTS)})
+        (self.checkpoint / "trainer_state.json").write_text(state_text(state), encoding="utf-8")
         self.untouched = self.outside()
 
     def outside(self) -> dict[str, tuple[int, int]]:
@@ -249,6 +254,9 @@ def texts(place: Place) -> dict[str, Content]:
         "a folder": Path.mkdir,
         "a link to a device": lambda path: path.symlink_to("/dev/zero"),
         "a link to a secret": lambda path: path.symlink_to(place.root / "secret.txt"),
+        "a transform of 10^5 pixels": with_data(
+            candidate_transforms={"x": {"_target_": "albumentations.RandomSizedBBoxSafeCrop", "height": 10**5, "width": 10**5}}
+        ),
         "tokenizer: a package": with_data(tokenizer="spacy:canary_package"),
         "tokenizer: a folder": with_data(tokenizer="spacy:../canary_package"),
         "word vectors: a package": with_data(use_glove=True, word_vectors="canary_package"),
@@ -502,8 +510,39 @@ def reads_nothing(place: Place, rotate: bool) -> Iterator[Case]:
     yield from ()
 
 
+def by_training(place: Place, rotate: bool) -> Iterator[Case]:
+    """What only training would do: write elsewhere, publish, start from a stranger's weights, start a thousand processes."""
+    yield from by_config(["--check", "hostile.yaml"], ["hostile.yaml"])(place, rotate)
+    for name, key, value in (
+        ("writes elsewhere", "output_dir", str(place.root / "elsewhere")),
+        ("writes above", "output_dir", "../elsewhere"),
+        ("publishes", "hub", {"repo_id": "stranger/model", "push": "best", "private": False}),
+        ("a million processes", "data", place.good["train"]["data"] | {"num_workers": 10**6}),
+        ("a batch of a billion", "evaluation", place.good["train"]["evaluation"] | {"eval_batch_size": 10**9}),
+        ("starts from a stranger's weights", "load_weight", "stranger"),
+        ("starts from a pickle", "load_weight", str(place.root / "bomb.pkl")),
+        ("continues a stranger's checkpoint", "resume_path", "stranger"),
+    ):
+        place.lay_out(yaml.safe_dump(place.good | {"train": place.good["train"] | {key: value}}), ["hostile.yaml"])
+        (place.work / "stranger").mkdir()
+        (place.work / "stranger" / "model.safetensors").symlink_to("/dev/zero")
+        (place.work / "stranger" / "trainer_state.json").symlink_to("/dev/zero")
+        yield name, ["hostile.yaml"], (2,)
+    for name in (
+        "float64 weights that are infinite as float32",
+        "a negative variance",
+        "weights are a link",
+        "NaN weights",
+    ):
+        from test_untrusted_folders import HOSTILE
+
+        place.lay_out((place.root / "good.yaml").read_text(encoding="utf-8"), ["hostile.yaml"])
+        HOSTILE[name](place.model_copy())
+        yield f"load_weight: {name}", ["hostile.yaml", "train.load_weight=outer/best"], (2,)
+
+
 SWEEPS: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
-    "train": by_config(["--check", "hostile.yaml"], ["hostile.yaml"]),
+    "train": by_training,
     "evaluate": by_config(
         ["run", "--out", "out"],
         ["run/best", "--config", "hostile.yaml", "--out", "out"],

@@ -337,6 +337,9 @@ def _open_scenes(choices: Mapping[str, Any]) -> Source:
     level = "hard" if choices["path"] == "scenes_hard" else "easy"
     counts = {} if choices.get("count") is None else choices["count"]
     options = {key: choices[key] for key in ("size", "phrases_per_scene") if key in choices}
+    listed = counts.values() if isinstance(counts, Mapping) else [counts]
+    if any(type(count) is not int and count is not None for count in listed):
+        raise SourceError(f"count of {choices['path']} is {str(counts)[:80]!r}; expected a number, or split to number")
     try:
         of_split = {
             s: scenes.split_seeds(s, counts if isinstance(counts, int) else counts.get(s)) for s in scenes.SPLITS

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rec.trust import strangers
+from rec.config import try_get_key
+from rec.trust import MAX_SIDE, is_below, strangers
 
 _BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16")
 _MODELS = {
@@ -68,8 +69,18 @@ def harmless(config: Any) -> Any:
 
 
 def strangers_of_run(config: Any) -> list[str]:
-    """What a run's native config would call or import and that nobody has listed: targets, then spaCy pipelines."""
-    return strangers(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config))
+    """What a run's native config asks for and that nobody has listed: targets, spaCy pipelines, transforms of huge sizes."""
+    data = config.get("dataset")
+    transforms = data.get("candidate_transforms") if isinstance(data, dict) else None
+    large = [f"a transform with the number {number}" for number in _numbers(transforms) if not abs(number) <= MAX_SIDE]
+    return strangers(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config)) + large
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _numbers(inner)
 
 
 def _pipelines(config: Any) -> Iterator[str]:
@@ -104,6 +115,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: b
     return checked_config(cfg, path, trust_config)
 
 
+def outward(cfg: Any, path: str | Path, overrides: Sequence[str]) -> str | None:
+    """What a YAML config wants that reaches beyond the current folder, and that no override says: where a run writes, and to
+    which hub it is published. None where there is nothing."""
+    said = {word.lstrip("+").partition("=")[0] for word in overrides}
+    folder, hub = (try_get_key(cfg, key) for key in ("train.output_dir", "train.hub.repo_id"))
+    if Path(path).suffix == ".py":
+        return None
+    if "train.output_dir" not in said and isinstance(folder, str) and not is_below(folder, [""]):
+        return f"train.output_dir={folder[:200]}"
+    return f"train.hub.repo_id={str(hub)[:200]}" if hub and "train.hub.repo_id" not in said else None
+
+
 def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> Any:
     """A loaded config that is safe to build, ``~`` replaced: ``cfg``, or where it has interpolations a copy without; see
     :func:`load_config`."""
@@ -120,7 +143,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
         found = strangers_of_run(to_native(cfg))
         if found:
             raise UntrustedError(
-                f"it calls {found[0][:100]!r}, which is not in the list of names that a YAML config may use"
+                f"it asks for {found[0][:100]!r}, which is not in the list of names that a YAML config may use"
             )
     except UntrustedError as error:
         raise UntrustedError(

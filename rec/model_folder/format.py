@@ -19,10 +19,9 @@ from typing import Any, TypeGuard
 
 from rec.errors import RecError, UntrustedError
 from rec.model_folder.allowed import harmless
-from rec.trust import MAX_TOKEN_LENGTH, regular_file
+from rec.trust import MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
-MAX_SIDE = 4096
 
 
 class ModelFolderError(RecError):
@@ -93,7 +92,8 @@ def from_run(cfg: Any, dataset: Any, update: int | None = None) -> dict[str, Any
 
 
 def describe_origin(config: Mapping[str, Any]) -> str:
-    """One line on what a model was trained on, safe to print: no control characters, of bounded length."""
+    """One line on what a model was trained on, of bounded length, and safe to print and to show on a page: letters, digits
+    and a few signs, of which neither Markdown, HTML nor a terminal makes anything."""
     about = config.get("about") or {}
     sources = [str(source) for source in about.get("sources") or []] or [str(about.get("dataset", "unknown data"))]
     text = f"trained on {', '.join(sources)}"
@@ -101,7 +101,7 @@ def describe_origin(config: Mapping[str, Any]) -> str:
         text += f" ({about.get('split', 'train')}, {about['samples']} samples)"
     if knows_shapes_only(config):
         text += ": drawn shapes only, it knows nothing of photographs"
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+    return "".join(c if c.isalnum() or c in " +-_.,:;/()@" else "?" for c in text)[:300]
 
 
 def knows_shapes_only(config: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """The config of the model an original SimREC or MCN checkpoint belongs to, original arithmetic on."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,14 +41,20 @@ def original_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
         state: under the original's names.
 
     Raises:
-        ValueError: see :func:`original_kind`, or the embedding is missing.
+        ValueError: see :func:`original_kind`, or the embedding or a block is missing.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     kind = original_kind(state)
-    if "lang_encoder.embedding.weight" not in state:
+    embedding = state.get("lang_encoder.embedding.weight")
+    if embedding is None or embedding.ndim != 2:
         raise ValueError("the checkpoint holds no lang_encoder.embedding.weight: its vocabulary size is unknown")
-    token_size, word_embed_size = state["lang_encoder.embedding.weight"].shape
-    depth = 1 + max((int(n.split(".")[2]) for n in state if n.startswith("lang_encoder.sa_list.")), default=-1)
+    token_size, word_embed_size = embedding.shape
+    blocks = {match[1] for name in state if (match := re.match(r"lang_encoder\.sa_list\.(\d+)\.", name))}
+    depth = len(blocks)
+    if blocks != set(map(str, range(depth))):
+        raise ValueError(
+            f"the blocks of lang_encoder.sa_list are numbered {', '.join(sorted(blocks))[:80]}, expected 0, 1, …"
+        )
     language_encoder = {
         "_target_": "rec.models.language_encoders.LSTM_SA",
         "depth": depth,

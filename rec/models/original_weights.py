@@ -25,6 +25,8 @@ from rec.trust import weight_shapes
 
 logger = logging.getLogger(__name__)
 
+MAX_NAME = 500  # letters of a tensor's name
+
 # (original module, our module); * stands for a number. More specific rules come first.
 _RULES = [
     # CSPDarknet, DarkNet53
@@ -246,6 +248,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors: expected a state dict, or a dict with one under 'state_dict'")
+    if longest := max((name for name in tensors if len(name) > MAX_NAME), key=len, default=None):
+        raise ValueError(
+            f"{path} names a tensor {longest[:80]}… with {len(longest):,} letters; at most {MAX_NAME} are read"
+        )
     return tensors
 
 

@@ -9,7 +9,7 @@ import io
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +22,7 @@ from rec.trust import regular_file
 
 # Of the pickle in the file: bytes, and values that any one value may lead to (a state dict's tensor: about 20).
 MAX_PICKLE_BYTES, MAX_VALUES = 8 << 20, 1_000_000
-MAX_ENCODED = 1_000
+MAX_ENCODED = 4_000
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype", "_codecs encode")
@@ -45,8 +45,7 @@ def load_pth(path: Path) -> Any:
     """
     regular_file(path, "weights")
     try:
-        for stream in _pickles(path):
-            _walk(stream, path)
+        check_pickles(path)
         with torch.serialization.safe_globals(_numpy_scalars()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -61,6 +60,22 @@ def load_pth(path: Path) -> Any:
         raise ValueError(f"{path} is not a complete PyTorch file: {reason}") from None
     _check_tensors(content, path)
     return content
+
+
+def check_pickles(path: Path, more: Collection[str] = ()) -> None:
+    """Walks the pickles in a file of torch.save.
+
+    Args:
+        path: the file.
+        more: what it may name besides the parts of a state dict, as ``"module name"``.
+
+    Raises:
+        pickle.UnpicklingError: it names something else.
+        UntrustedError: it asks for more than it holds.
+        Exception: of a dozen kinds, where it is damaged.
+    """
+    for stream in _pickles(path):
+        _walk(stream, path, _ALLOWED | set(more))
 
 
 def _numpy_scalars() -> list[Any]:
@@ -89,7 +104,7 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
         yield io.BytesIO(archive.read(found[0]))
 
 
-def _walk(stream: IO[bytes], path: Path) -> None:
+def _walk(stream: IO[bytes], path: Path, allowed: Collection[str]) -> None:
     """Refuses a pickle that names what a state dict does not need, or that grows; leaves ``stream`` behind it.
 
     Kept is, for each value on the pickle machine's stack, how many values it leads to, shared ones counted each time: what
@@ -98,7 +113,7 @@ def _walk(stream: IO[bytes], path: Path) -> None:
     start, sizes, marks, memo = stream.tell(), list[int](), list[int](), dict[Any, int]()
     encodes, longest = False, 0
     for code, argument, _ in pickletools.genops(stream):
-        if code.name == "GLOBAL" and argument not in _ALLOWED:
+        if code.name == "GLOBAL" and argument not in allowed:
             raise pickle.UnpicklingError(f"{argument} is not needed for tensors")
         encodes |= argument == "_codecs encode"
         longest = max(longest, len(argument) if isinstance(argument, str | bytes) else 0)

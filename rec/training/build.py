@@ -26,12 +26,18 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
     Raises:
         ConfigError: it cannot be read, lacks a namespace, or has an unknown key or argument.
         InputError: the run would write ``best/`` over the weights it starts from.
-        UntrustedError: a YAML file calls what is not in the list.
+        UntrustedError: a YAML file calls what is not in the list, writes outside the current folder or publishes, unless
+            an override says the same.
     """
-    from rec.model_folder.allowed import load_config
+    from rec.model_folder.allowed import load_config, outward
     from rec.model_folder.format import WEIGHTS
 
     cfg = load_config(path, overrides, trust_config)
+    if not trust_config and (wish := outward(cfg, path, overrides)):
+        raise UntrustedError(
+            f"{path} asks for {wish}, outside the current folder: say so yourself by adding it to the command, or change it; "
+            "for a file of your own, --trust-config takes it as it is"
+        )
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
         raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.checkpointing import load_accelerator_state
-from accelerate.utils import load as load_pickled
+from accelerate.utils import load as load_unchecked
 from safetensors.torch import load_file
 
 from rec.errors import CheckpointError
+from rec.models.pth import check_pickles
 from rec.training.checkpoint_format import (
     AVERAGED,
     OPTIMIZER,
@@ -25,7 +26,11 @@ from rec.training.checkpoint_format import (
     read_state,
 )
 from rec.training.ema import EMA
+from rec.trust import regular_file
 
+# What random states hold besides tensors and numbers: the state of NumPy's generator, an array.
+_ARRAYS = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
+_ARRAYS |= {"numpy ndarray", "numpy.dtypes UInt32DType"}
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -77,6 +82,13 @@ def _told(path: Path) -> Iterator[None]:
 def _read(reader: Callable[..., Any], path: Path, **options: Any) -> Any:
     with _told(path):
         return reader(path, **options)
+
+
+def load_pickled(path: Path, **options: Any) -> Any:
+    """What torch.save wrote, of which nothing runs: by ``weights_only``, after :func:`rec.models.pth.check_pickles`."""
+    regular_file(path)
+    check_pickles(path, _ARRAYS)
+    return load_unchecked(path, **options)
 
 
 def _load(

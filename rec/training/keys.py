@@ -13,6 +13,7 @@ from typing import Any
 
 from rec.config import to_native
 from rec.config.call import Builder
+from rec.trust import MAX_SIDE
 
 # key | what it may be: alternatives with " or " between them | meaning
 _TABLE = """
@@ -35,14 +36,14 @@ train.checkpointer.period | whole number >= 1 or null | updates, beside save_per
 train.checkpointer.max_to_keep | whole number >= 1 | complete checkpoints that stay
 train.evaluation.enabled | true/false | evaluate while training
 train.evaluation.splits | list of texts | best/ is decided on the first
-train.evaluation.eval_batch_size | whole number >= 1 | phrases per process
+train.evaluation.eval_batch_size | whole number 1..4096 | phrases per process
 train.evaluation.eval_period | whole number >= 1 | epochs
 train.evaluation.eval_iter | whole number >= 1 or null | at most this many batches per process
 train.evaluation.eval_metric | text | decides best/: Acc@0.5, mIoU, mask_mIoU, … or one of the evaluator's
 train.evaluation.eval_mode | max or min | which way eval_metric is better
 train.evaluation.sequential | true/false | SimREC's key, without effect
 train.evaluation.evaluator | LazyCall or null | replaces the built-in metrics
-train.data.num_workers | whole number >= 0 | loader processes; 0 loads in the training process
+train.data.num_workers | whole number 0..256 | loader processes; 0 loads in the training process
 train.data.pin_memory | true/false | page-locked batches for GPUs
 train.data.share_images | true/false | phrases of one image meet in one batch and share its pass through the backbone
 train.data.mean | list of 3 numbers | of pixels in 0..1, per channel
@@ -104,7 +105,6 @@ dataset.hide | phrase or image or null | blind baselines
 optim.lr | number >= 0 | the rate that the schedule's factor multiplies
 optim.weight_decay | number >= 0 | of the optimizer
 """
-MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)

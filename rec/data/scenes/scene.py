@@ -29,6 +29,9 @@ class Scene:
     phrases: list[tuple[int, str]]
 
 
+MAX_SIZE, MAX_PHRASES = 2048, 100
+
+
 def make_scene(seed: int, level: str = "easy", size: int = 128, phrases_per_scene: int = 3) -> Scene:
     """The scene of a seed, the same on every machine and in every process.
 
@@ -38,18 +41,22 @@ def make_scene(seed: int, level: str = "easy", size: int = 128, phrases_per_scen
     Args:
         seed: 0 or more.
         level: ``easy`` (3-8 objects) or ``hard`` (8-14).
-        size: height and width in pixels, at least 64.
-        phrases_per_scene: how many phrases to make; fewer come back only where the scene allows no further ones.
+        size: height and width in pixels, 64 to 2,048.
+        phrases_per_scene: how many phrases to make, at most 100; fewer come back only where the scene allows no further ones.
 
     Raises:
         ValueError: an argument outside these limits.
     """
     if level not in LEVELS:
         raise ValueError(f"shape scenes: level {level!r} is unknown; choose one of {', '.join(LEVELS)}")
+    if type(size) is not int or size > MAX_SIZE:
+        raise ValueError(f"shape scenes: size is {size!r}; expected 64 to {MAX_SIZE:,} pixels")
     if size < 64:
         raise ValueError(f"shape scenes: size {size} is too small to tell shapes apart; use at least 64 pixels")
     if seed < 0:
         raise ValueError(f"shape scenes: seed {seed} is negative; seeds are whole numbers from 0 on")
+    if type(phrases_per_scene) is not int or phrases_per_scene > MAX_PHRASES:
+        raise ValueError(f"shape scenes: phrases_per_scene is {phrases_per_scene!r}; expected 1 to {MAX_PHRASES}")
     if phrases_per_scene < 1:
         raise ValueError(f"shape scenes: phrases_per_scene is {phrases_per_scene}; at least 1 is needed")
     # Two sequences per scene and level: how many numbers the search for phrases uses must not change the pixels.
