@@ -90,7 +90,7 @@ class Place:
         cfg.dataset.ann_path = {"scenes": {"path": "scenes", "count": counts, "size": SIZE}}
         cfg.dataset.input_shape, cfg.dataset.max_token_length = [SIZE, SIZE], 6
         cfg.model = model_node()
-        cfg.train.output_dir, cfg.train.fast_dev_run = "out", True
+        cfg.train.output_dir, cfg.train.fast_dev_run, cfg.train.batch_size = "out", True, 4
         self.good = to_native(cfg)
         LazyConfig.save(cfg, root / "good.yaml")
         self.checkpoint = root / "run" / "checkpoints" / "step_00000001"

@@ -37,6 +37,7 @@ def test_no_attack_runs_reads_writes_or_hangs(name, place):
     ("name", "words"),
     [
         ("train", ["--check", "hostile.yaml"]),
+        ("train", ["hostile.yaml"]),
         ("browse_data", ["hostile.yaml", "--count", "1", "--out", "out.png"]),
         ("print_config", ["hostile.yaml", "--keys"]),
         ("evaluate", ["run", "--out", "out"]),

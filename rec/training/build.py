@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.errors import UntrustedError
 from rec.files import refuse_inputs
 from rec.training.keys import check_values
 
