@@ -3,6 +3,7 @@
 import argparse
 import ast
 import functools
+import json
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ from rec.config.errors import ConfigError, error_like
 from rec.config.nodes import CONFIGS, children, join, set_strict, sources, to_node, unknown_key, walk
 
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
+_OPENING = ("[", "(", "{", "'", '"')
 _INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[+-]?((\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|inf)|nan")
 _TOKEN = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|([\[\](){},:\s])|((?:\$\{[^}]*\}|[^\[\](){},:'"])+)""")
@@ -30,7 +32,7 @@ def parse_value(text: str) -> Any:
     ``[lists]``, ``(tu, ples)`` and ``{key: dicts}`` of all of these; anything else is a string as it stands.
     """
     text = text.strip()
-    if not text.startswith(("[", "(", "{", "'", '"')):
+    if not text.startswith(_OPENING):
         number = int if _INT.fullmatch(text) else float if _FLOAT.fullmatch(text) else str
         return _WORDS[text] if text in _WORDS else number(text)
     try:  # as a Python literal, bare words quoted; the parentheses keep neighbouring strings from being joined
@@ -53,11 +55,15 @@ def shell_override(path: str, value: Any) -> str:
     return f"{shlex.quote(path)}={shlex.quote(_written(value))}"
 
 
-def _written(value: Any) -> str:
+def _written(value: Any, inside: bool = False) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_written(key)}: {_written(inner)}" for key, inner in value.items()) + "}"
-    as_it_stands = isinstance(value, str) and re.fullmatch(r"[\w./+-]+", value) and parse_value(value) == value
-    return value if as_it_stands else repr(value)
+        return "{" + ", ".join(f"{_written(key, True)}: {_written(inner, True)}" for key, inner in value.items()) + "}"
+    if not isinstance(value, str):
+        return repr(value)
+    plain = re.fullmatch(r"[\w./+-]+", value) if inside else not value.startswith(_OPENING)
+    if plain and parse_value(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()  # lone surrogates
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

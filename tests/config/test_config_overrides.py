@@ -253,7 +253,9 @@ def test_a_printed_override_survives_the_shell_and_the_grammar(text):
 
 def test_paths_print_as_they_are_where_they_may():
     assert shell_override("a.b", "./data/x-1.json") == "a.b=./data/x-1.json"
+    assert shell_override("a.b", "my [1] data/x") == "a.b='my [1] data/x'"
     assert shell_override("a.b", {"refcoco+": "/d/x"}) == "a.b='{refcoco+: /d/x}'"
+    assert shell_override("a.b", {"my data": "d 1"}) == """a.b='{"my data": "d 1"}'"""
 
 
 def test_the_home_folder_is_meant_by_its_sign_in_every_text(monkeypatch):
