@@ -60,7 +60,7 @@ def _written(value: Any, inside: bool = False) -> str:
         return "{" + ", ".join(f"{_written(key, True)}: {_written(inner, True)}" for key, inner in value.items()) + "}"
     if not isinstance(value, str):
         return repr(value)
-    plain = re.fullmatch(r"[\w./+-]+", value) if inside else not value.startswith(_OPENING)
+    plain = re.fullmatch(r"[\w./+-]+", value) if inside else not value.strip().startswith(_OPENING)
     if plain and parse_value(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()  # lone surrogates
