@@ -1,4 +1,4 @@
-"""Standard streams that outlast their reader: a closed pipe, a full device, a terminal that is gone, an ASCII locale.
+"""Standard streams that outlast their reader: a closed pipe, a full device, a terminal that is gone or stands still.
 
 What a program makes is in its files; what it tells meanwhile must not end it. Where the output itself is what the program
 makes (:func:`require_output`), losing it is an error like any other. Used by
@@ -15,22 +15,32 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+PATIENCE = 10.0  # seconds that a program waits for a console that takes nothing: a frozen connection, a pager left open
+
+
 class _Descriptor(io.FileIO):
-    """A standard stream's file descriptor whose failures to write are remembered and, unless ``required``, passed over."""
+    """A standard stream's file descriptor. Unless it is ``required``, what cannot be written is left out."""
 
     required = False
     failure: OSError | None = None
+    _stands_still = False
 
     def write(self, data: "ReadableBuffer") -> int:
+        part = memoryview(data).cast("B")[: select.PIPE_BUF]  # so much does not block where there is room at all
         try:
-            while (written := super().write(data)) is None:  # a shared descriptor that another program set non-blocking
-                select.select((), (self.fileno(),), ())
-            return written
+            while self._has_room():
+                if (written := super().write(part)) is not None:
+                    return written  # None: of another program that has set the descriptor non-blocking
         except OSError as error:
             self.failure = error
             if self.required:
                 raise
-            return memoryview(data).nbytes
+        return part.nbytes
+
+    def _has_room(self) -> bool:
+        patience = None if self.required else 0.0 if self._stands_still else PATIENCE
+        self._stands_still = not select.select((), (self.fileno(),), (), patience)[1]
+        return not self._stands_still
 
 
 def protect() -> None:

@@ -95,6 +95,19 @@ def test_a_terminal_that_goes_away_ends_nothing(tmp_path):
     assert process.wait(60) == 7 and (tmp_path / "done").exists()
 
 
+def test_a_console_that_stands_still_holds_nothing_up_and_is_written_to_again(tmp_path):
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import rec.console; rec.console.PATIENCE = 0.5\n{PROGRAM}"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stdout=writing, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writing)
+    assert process.wait(30) == 7 and (tmp_path / "done").exists()
+    with open(reading, encoding="utf-8") as lines:
+        read = lines.read().splitlines()
+    assert 1000 < len(read) < 9000 and read[:1000] == [f"line {number} …" for number in range(1000)]
+
+
 @pytest.mark.parametrize(
     ("console", "status", "told"),
     [

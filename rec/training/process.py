@@ -4,6 +4,7 @@ import ctypes
 import fcntl
 import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -119,7 +120,7 @@ class StopRequest:
     def _end_now(self, number: signal.Signals) -> NoReturn:
         last = self._folder / "checkpoints" / "last"
         try:
-            start = f"continues from {last.parent / last.read_text(encoding='utf-8').strip()}"
+            start = f"continues from {last.parent / last.read_text(encoding='utf-8', errors='replace').strip()}"
         except OSError:
             start = "starts anew: there is no checkpoint yet"
         _say(f"process {os.getpid()} ends at once (a second {number.name}); the same command {start}")
@@ -180,8 +181,9 @@ def _forget_signals() -> None:
 
 def _say(line: str) -> None:
     """A line on standard error, from a process that ends without Python's own end."""
-    with suppress(OSError):  # nobody may be there to read it
-        os.write(2, f"{line}\n".encode("utf-8", "replace"))
+    with suppress(OSError):  # nobody may be there to read it, or to take it
+        if select.select((), (2,), (), 1)[1]:
+            os.write(2, f"{line}\n".encode("utf-8", "replace"))
 
 
 def keep_freed_memory() -> None:

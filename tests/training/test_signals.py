@@ -237,22 +237,25 @@ def report(total: int) -> None:
     import tempfile
     from importlib.metadata import version
 
-    started, counts = time.monotonic(), Counter()
-    columns = ("signals", "checkpoints", "statuses", "resumed", "identical ends")
+    started, counts, longest = time.monotonic(), Counter(), 0.0
     print(
         f"{'case':28}{'SIGTERMs':>10}{'checkpoints':>13}{'right status':>14}{'resumes':>9}{'identical ends':>16}{'longest':>10}"
     )
-    rows, longest = [], 0.0
-    for number, case in enumerate(CASES):
-        share = total // len(CASES) + (number < total % len(CASES))
-        with tempfile.TemporaryDirectory() as folder:
-            found = stop_and_end(Path(folder) / "project", case, share, seed=number) if share else Counter()
-        longest = max(longest, found.pop("longest", 0.0))
-        counts.update(found)
-        rows.append((case, found, longest))
-    for case, found, slowest in [*rows, ("all", counts, longest)]:
+
+    def row(name: str, found: Counter, slowest: float) -> None:
+        columns = ("signals", "checkpoints", "statuses", "resumed", "identical ends")
         values = zip((found[key] for key in columns), (10, 13, 14, 9, 16), strict=True)
-        print(f"{case:28}" + "".join(f"{value:>{width}}" for value, width in values) + f"{slowest:>8.1f} s")
+        print(f"{name:28}" + "".join(f"{value:>{width}}" for value, width in values) + f"{slowest:>8.1f} s", flush=True)
+
+    for number, case in enumerate(CASES):
+        if share := total // len(CASES) + (number < total % len(CASES)):
+            with tempfile.TemporaryDirectory() as folder:
+                found = stop_and_end(Path(folder) / "project", case, share, seed=number)
+            slowest = found.pop("longest")
+            longest = max(longest, slowest)
+            counts.update(found)
+            row(case, found, slowest)
+    row("all", counts, longest)
     print(f"{WORKERS} workers for each process; {time.strftime('%Y-%m-%d')}, torch {version('torch')}, ", end="")
     print(f"accelerate {version('accelerate')}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, ", end="")
     print(f"{time.monotonic() - started:.0f} s")
