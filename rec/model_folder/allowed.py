@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
 from rec.trust import MAX_SIDE, is_below, strangers
 

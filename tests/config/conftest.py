@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 
+import rec.other_names  # noqa: F401 - as every config that names parts of rec brings them
 from rec.config import LazyConfig
 
 
