@@ -14,7 +14,7 @@ import yaml
 from config_targets import Part
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rec.config import ConfigError, LazyCall, LazyConfig, diff, get_config, instantiate, to_native, try_get_key
 
@@ -411,15 +411,18 @@ def test_shipped_configs_are_found_in_an_installed_package(tmp_path):
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {code}"], check=True, cwd=tmp_path)
 
 
-def test_the_largest_shipped_config_loads_in_under_30_ms():
+def test_the_largest_shipped_config_loads_in_three_times_what_omegaconf_takes_for_its_tree():
     pytest.importorskip("torch")
     path = max(ROOT.glob("configs/*.py"), key=lambda p: len(LazyConfig.to_py(LazyConfig.load(p))))
-    times = []
-    for _ in range(30):
-        start = time.process_time()  # of this process: other jobs on the machine do not count
-        LazyConfig.load(path)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.030
+    tree = to_native(LazyConfig.load(path), False)
+    sides = {"load": lambda: LazyConfig.load(path), "bare": lambda: OmegaConf.create(tree)}
+    best = dict.fromkeys(sides, 1e9)
+    for _ in range(15):  # in turn and by this process's own clock: what else the machine does slows both
+        for name, run in sides.items():
+            start = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - start)
+    assert best["load"] < 3 * best["bare"]
 
 
 def test_a_loaded_config_can_be_pickled_and_copied(files):
