@@ -541,6 +541,43 @@ def by_training(place: Place, rotate: bool) -> Iterator[Case]:
         yield f"load_weight: {name}", ["hostile.yaml", "train.load_weight=outer/best"], (2,)
 
 
+EXTREMES = (-1, 0, 1, 7, 2**31, 10**9, 10**18, 1e308, float("nan"), float("inf"), -0.5, True, None, "x", [], {})
+EXTREMES += ([1] * 1000, [10**9] * 3, [8, 16, 32] * 3)
+
+
+def by_arguments(place: Place, rotate: bool) -> Iterator[Case]:
+    """Every argument of every part of a model, each with numbers, texts and lists that nobody expects of it."""
+    yield from by_folder("outer/best", "../photo.png", "a circle", every=8)(place, rotate)
+    from inference_toy import folder_config, mcn_node, model_node
+
+    from rec.config import locate, to_native
+    from rec.config.call import parameters
+
+    def parts(node: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+        if isinstance(node, dict) and "_target_" in node:
+            for name in parameters(locate(node["_target_"])) or {}:
+                yield (*path, name)
+        for key, inner in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+            yield from parts(inner, (*path, key))
+
+    for kind, node in (("SimREC", to_native(model_node())), ("MCN", to_native(mcn_node()))):
+        places = list(parts(node))
+        for number, path in enumerate(places):
+            for value in [EXTREMES[number % len(EXTREMES)]] if rotate else EXTREMES:
+                if rotate and number % 12:
+                    continue
+                changed = json.loads(json.dumps(node))
+                put(*path)(changed, value)
+                place.clear()
+                folder = place.model_copy()
+                write_file(folder / "config.yaml", yaml.safe_dump(to_native(folder_config() | {"model": changed})))
+                yield (
+                    f"{kind}: {'.'.join(map(str, path))} = {str(value)[:30]}",
+                    ["outer/best", "../photo.png", "a"],
+                    (0, 2),
+                )
+
+
 SWEEPS: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
     "train": by_training,
     "evaluate": by_config(
@@ -555,7 +592,7 @@ SWEEPS: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
         ["../good.yaml", "--diff", "hostile.yaml"], allowed=(0, 2),
     ),
     "benchmark": by_config(["model", "--config", "hostile.yaml", "--out", "out", "--work", "out"]),
-    "predict": by_folder("outer/best", "../photo.png", "a circle", every=8),
+    "predict": by_arguments,
     "export": by_folder("outer/best", "--out", "out.onnx", every=12),
     "demo": by_folder("outer/best", every=12),
     "push_to_hub": by_link_to_publish,
