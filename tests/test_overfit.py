@@ -20,7 +20,7 @@ RECORD = REPOSITORY / "docs" / "results" / "overfit.json"
 
 TRAINING = (
     "dataset.dataset=few", "dataset.use_glove=false", "dataset.sentence_sampling=per_sentence", "dataset.input_shape=[128,128]",
-    "train.evaluation.splits=[train]", "train.train_iter=0", "train.evaluation.eval_period=1000",
+    "train.evaluation.splits=[train]", "train.train_iter=null", "train.evaluation.eval_period=1000",
     "train.save_period=1000", "train.trackers=[]",
     "train.multi_scale_training.enabled=false", "train.data.share_images=true", "train.data.num_workers=0",
     "train.warmup_ratio=0.1", "train.clip_grad_norm=10", "train.log_period=20", "train.ema.enabled=false",
