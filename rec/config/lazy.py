@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
 from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_node
@@ -52,7 +53,10 @@ class LazyConfig:
         if path.suffix == ".py":
             kept = CONFIGS, (*CONFIGS, *SCALARS, list, tuple)
             names = {k: v for k, v in names.items() if k[0] != "_" and isinstance(v, kept[k in places])}
-        cfg = to_node(names, own=True)
+        try:
+            cfg = to_node(names, own=True)
+        except OmegaConfBaseException as error:
+            raise error_like(ValueError, f"{path}: a broken interpolation: {error}") from error
         for key, value in names.items():
             if isinstance(value, CONFIGS):
                 places.update((key + inner, place) for inner, place in sources(value).items())

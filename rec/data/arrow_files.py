@@ -137,7 +137,8 @@ def load_split(folder: Path) -> "datasets.Dataset":
 
     state = load_json(folder / "state.json")
     parts = state.get("_data_files") if isinstance(state, dict) else None
-    names: list[Any] = [part.get("filename") if isinstance(part, dict) else None for part in parts or ()]
+    parts = parts if isinstance(parts, list) else []
+    names: list[Any] = [part.get("filename") if isinstance(part, dict) else None for part in parts]
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise SourceError(f"{folder / 'state.json'} does not name the files of its table: get the table again")
     try:

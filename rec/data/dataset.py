@@ -396,7 +396,8 @@ def _sentence_offsets(rows: Any) -> np.ndarray:
     import pyarrow.compute as pc
 
     counts = [
-        pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in rows.data.column("sentences").chunks
+        pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+        for chunk in rows.data.column("sentences").chunks
     ]
     return np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
 

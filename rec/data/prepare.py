@@ -23,6 +23,7 @@ from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_ro
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
 from rec.files import link_or_copy, whole_file, write_json
+from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
     import datasets
@@ -143,21 +144,33 @@ def identity(source: Source) -> str:
 
 
 def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a prepared folder's ``prepared.json``.
+    """The content of a prepared folder's ``prepared.json``; what others read of it is of the right types.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: it cannot be read, or is not what :func:`prepare` writes.
     """
     info = load_json(Path(folder) / INFO_FILE)
-    if not isinstance(info, dict) or not isinstance(info.get("splits"), dict):
-        raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project: prepare the data again")
+    kinds = {"name": str, "image_root": str, "format": str, "identity": str, "options": dict, "splits": dict}
+    fits = isinstance(info, dict) and all(isinstance(info.get(key), kind) for key, kind in kinds.items())
+    if not fits or not _is_store(info.get("store")):
+        raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project, or broken: prepare the data again")
     check_split_names(info["splits"], Path(folder) / INFO_FILE)
     for split, entry in info["splits"].items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
+        if not _is_split(entry):
             raise SourceError(
-                f"{Path(folder) / INFO_FILE} was edited: split {split} has no fingerprint; prepare the data again"
+                f"{Path(folder) / INFO_FILE} was edited: split {split} has no fingerprint or counts; prepare the data again"
             )
     return info
+
+
+def _is_store(store: Any) -> bool:
+    size = store.get("size") if isinstance(store, dict) else None
+    return store is None or (type(size) is int and size > 0 and size * size <= MAX_PIXELS)
+
+
+def _is_split(entry: Any) -> bool:
+    counts = [entry.get(key) for key in ("rows", "sentences", "images")] if isinstance(entry, dict) else [None]
+    return all(type(count) is int for count in counts) and isinstance(entry.get("fingerprint"), str)
 
 
 class _State:

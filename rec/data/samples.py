@@ -11,6 +11,7 @@ import torch
 from rec import boxes
 from rec.data import masks
 from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
+from rec.data.schema import BadRecord
 from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
@@ -21,6 +22,14 @@ SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "sen
 
 def _named(row: dict[str, Any]) -> str:
     return f"{row['source']}, ref_id {row['ref_id']}, image_id {row['image_id']}"
+
+
+def _check(row: dict[str, Any]) -> None:
+    """Refuses what no preparation writes, but a damaged or foreign table may hold."""
+    numbers = [row["width"], row["height"], *(row["bbox"] or ())]
+    sentences = row["sentences"] or [None]
+    if len(numbers) != 6 or None in numbers or min(numbers[:2]) < 1 or None in sentences or row["image"] is None:
+        raise BadRecord("broken row", f"{_named(row)}: the table is damaged, or of somebody else: prepare it again")
 
 
 class SampleMaker:
@@ -74,7 +83,9 @@ class SampleMaker:
 
         Raises:
             ImageError: the image is missing or broken; names the file and the record.
+            BadRecord: the row is none that preparation lets pass.
         """
+        _check(row)
         rng = np.random.default_rng(random_key) if self.training else None
         sentences = row["sentences"]
         if sentence_number is None:

@@ -20,7 +20,9 @@ from rec.boxes import letterbox_geometry
 from rec.data.images import ImageError, letterbox, picture_key, picture_keys, read_image
 from rec.data.schema import BadRecord, Report, ids_of
 from rec.data.sources import load_json
+from rec.errors import UntrustedError
 from rec.files import write_json
+from rec.trust import regular_file
 
 if TYPE_CHECKING:
     import datasets
@@ -154,12 +156,19 @@ def is_raw(path: str | None) -> bool:
 
 
 def read_raw(path: str, size: int) -> np.ndarray:
-    """The stored square ``<folder>/images.u8#<number>`` of side ``size``: uint8 ``(3, size, size)``, a copy."""
+    """The stored square ``<folder>/images.u8#<number>`` of side ``size``: uint8 ``(3, size, size)``, a copy.
+
+    Raises:
+        ImageError: there is no such store, or no such square in it.
+    """
     file, _, number = path.rpartition("#")
-    return np.array(_open_raw(file, size)[int(number)])
+    try:
+        return np.array(_open_raw(file, size)[int(number) if number.isdecimal() else 1 << 62])
+    except (OSError, ValueError, IndexError, UntrustedError) as error:
+        raise ImageError(f"{path} is not among the stored images: {error}") from None
 
 
 @functools.lru_cache(maxsize=16)
 def _open_raw(file: str, size: int) -> np.ndarray:
-    squares = np.memmap(file, np.uint8, "r")
+    squares = np.memmap(regular_file(file, "stored images"), np.uint8, "r")
     return squares.reshape(-1, 3, size, size)

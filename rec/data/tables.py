@@ -204,7 +204,7 @@ def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
     else:
         rows = load_split(folder / split)
         files = _mapped_files(rows)
-    store = info.get("store")
+    rows, store = _in_schema(rows, folder, split), info.get("store")
     root = str(folder) if store else _image_root(rows, image_path, info["image_root"], folder)
     fingerprint, content = verified(folder, split, info["splits"][split], files, rows)
     images = image_files(folder, split, root, rows)
@@ -274,22 +274,28 @@ def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
     return all(set(FEATURES) <= set(table.column_names) for table in tables.values())
 
 
+def _in_schema(rows: "datasets.Dataset", path: Path, split: str) -> "datasets.Dataset":
+    """The columns of the schema, in its types."""
+    from rec.data.schema import FEATURES
+
+    if rows.features == FEATURES:
+        return rows
+    try:
+        return rows.select_columns(list(FEATURES)).cast(FEATURES)
+    except Exception as error:  # Arrow's own kinds, and the library's
+        cause = " ".join(str(error).split())[:300]
+        raise SourceError(
+            f"{path}, split {split}, has a prepared table's columns in other types, or lacks some ({cause}); "
+            "prepare it with scripts/prepare_data.py --columns"
+        ) from error
+
+
 def _of_saved(
     tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, image_path: str | None, on_bad_record: str
 ) -> Table:
-    from rec.data.schema import FEATURES
-
     if split not in tables:
         raise _unknown_split(str(path), split, tuple(tables))
-    rows = tables[split].select_columns(list(FEATURES))
-    if rows.features != FEATURES:
-        try:
-            rows = rows.cast(FEATURES)
-        except Exception as error:  # Arrow's own kinds, and the library's
-            raise SourceError(
-                f"{path}, split {split}, has a prepared table's columns in other types ({' '.join(str(error).split())[:300]}); "
-                "rename them and prepare it with scripts/prepare_data.py --columns"
-            ) from error
+    rows = _in_schema(tables[split], path, split)
     if rows._indices is not None:  # shuffled or filtered: row access here goes to the table itself
         rows = rows.flatten_indices()
     rows = usable_rows(rows, on_bad_record, f"{path}, split {split}")

@@ -34,7 +34,7 @@ def text_statistics(table: Table, tokenizer: str) -> dict[str, Any]:
     for chunk in table.rows.data.column("sentences").chunks:
         for start in range(0, len(chunk), 10_000):
             for sentence in chunk.slice(start, 10_000).flatten().to_pylist():
-                tokens = split(sentence)
+                tokens = split(sentence or "")
                 lengths[len(tokens)] += 1
                 words.update(dict.fromkeys(tokens))
     result = {"words": list(words), "lengths": [lengths[n] for n in range(max(lengths, default=0) + 1)]}

@@ -60,6 +60,8 @@ def from_pretrained(
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
+    if config["preprocess"].get("max_token_length") is None:
+        raise ModelFolderError(f"{folder} has no preprocess.max_token_length in its config, so phrases cannot be read")
     grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
     grounder.weights = str(folder / WEIGHTS)
     return grounder

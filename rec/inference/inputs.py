@@ -63,7 +63,7 @@ def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray
     name = name or f"of {len(data)} bytes"
     pixels = decode_image(data, name, max_pixels)
     if not data.startswith(b"\xff\xd8"):  # a second picture in a JPEG file is a preview
-        with suppress(ImageError):  # OpenCV reads some files that Pillow refuses
+        with suppress(Exception):  # the first picture was read; of a broken second one Pillow's plugins raise anything
             if getattr(open_image(data, name, max_pixels), "is_animated", False):
                 return pixels, "animated image: the first picture was taken"
     return pixels, None
