@@ -72,7 +72,7 @@ def test_a_hub_that_refuses_stops_nothing_and_says_so_in_the_log(project, server
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.hub.push=always", "expected one of best, every_save, end"),
+        ("train.hub.push=always", "expected best or every_save or end"),
         ("train.hub.repo_id=a/b/c", "expected user/name"),
     ],
 )
