@@ -6,7 +6,8 @@ reading of places and relations. It imports nothing from the generator, so a sli
 Plain reading: the position of an object is the centre of its box; "left of" is a smaller x, "on the left" the left
 half, "in the top left" that quarter, "in the middle" within a fifth of the image from its centre, "leftmost" and
 "second from the left" an ordering by x, "closest to" the least distance between centres. "The" before a landmark
-promises that there is only one: a phrase whose landmark fits several objects, or none, fits nothing.
+promises that there is only one: a phrase whose landmark fits several objects, or none, fits nothing. So does a phrase that
+says a number ("both", "three") where there are not so many.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,9 @@ _FIELD_OF_WORD: dict[str, tuple[str, str]] = {
     "spotted": ("texture", "dotted"),
 }
 _ANYTHING = {"shape", "object", "thing"}
+_NUMBERS = {"both": 2, "two": 2, "three": 3, "four": 4}
+_SINGULAR = {"crosses": "cross", "pluses": "plus"}
+_NOUNS = {word for word, (field, _) in _FIELD_OF_WORD.items() if field == "shape"}
 # Coordinate (0 = x, 1 = y) and whether the extreme one has the largest value.
 _EXTREMES = {
     "leftmost": (0, False),
@@ -81,7 +85,7 @@ class _Reader:
             self.points.append(((x + 0.5 * w) / image_size[0], (y + 0.5 * h) / image_size[1]))
 
     def read(self) -> list[int]:
-        fitting = self.noun_phrase()
+        fitting = self.whole_phrase()
         if self.next < len(self.words):
             raise self.error("the end of the phrase")
         return sorted(fitting)
@@ -111,17 +115,38 @@ class _Reader:
 
     # -- grammar -------------------------------------------------------------------------------------------------
 
-    def noun_phrase(self) -> set[int]:
+    def whole_phrase(self) -> set[int]:
+        """``every star``, ``all stars``, ``the two stars``, ``both stars``, or a noun phrase of one or many."""
+        if self.accept("every"):
+            return self.noun_phrase(many=False)
+        if self.accept("all"):
+            return self.noun_phrase(many=True)
+        self.accept("the")
+        if self.peek() in _NUMBERS:
+            number = _NUMBERS[self.take(_NUMBERS, "")]
+            fitting = self.noun_phrase(many=True)
+            return fitting if len(fitting) == number else set()
+        return self.noun_phrase(many=None)
+
+    def noun_phrase(self, many: bool | None = False) -> set[int]:
+        """A noun with what comes before and after it; ``many`` says whether it must be in the plural, None leaves it open."""
         self.accept("the")
         extreme = self.take(_EXTREMES, "") if self.peek() in _EXTREMES else None
         rank = self.take(_RANKS, "") if self.peek() in _RANKS else None
         fitting = set(range(len(self.records)))
         while True:
-            word = self.take(_FIELD_OF_WORD.keys() | _ANYTHING, "an attribute or a noun")
-            if word in _ANYTHING:
-                break
-            fitting &= self.having(word)
-            if _FIELD_OF_WORD[word][0] == "shape":
+            word = self.peek()
+            noun = _SINGULAR.get(word, word.removesuffix("s"))
+            plural = noun != word and (noun in _ANYTHING or noun in _NOUNS)
+            if (plural and many is False) or (many and (word in _ANYTHING or word in _NOUNS)):
+                raise self.error("a noun of one" if plural else "a noun of many")
+            word = noun if plural else word
+            if word not in _FIELD_OF_WORD.keys() | _ANYTHING:
+                raise self.error("an attribute or a noun")
+            self.next += 1
+            if word not in _ANYTHING:
+                fitting &= self.having(word)
+            if word in _ANYTHING or word in _NOUNS:
                 break
         if rank is not None:
             if not self.accept("from", "the"):

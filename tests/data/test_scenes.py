@@ -10,7 +10,7 @@ import pytest
 from rec import boxes
 from rec.data import masks, scenes
 from rec.data.scenes.layout import DIAMETERS, LEVELS
-from rec.data.scenes.phrases import MAX_WORDS
+from rec.data.scenes.phrases import MAX_WORDS, SceneView
 from rec.data.scenes.rows import scene_rows
 from rec.data.schema import FEATURES, validate_row
 
@@ -183,6 +183,47 @@ def test_the_hard_level_has_ordinals_two_steps_and_negation(sample: dict[str, li
         assert sum(wording in sentence for sentence in sentences) >= 5, wording
 
 
+@both_levels
+def test_of_phrases_for_any_number_a_third_fits_none_one_and_several_of_each_kind(level: str) -> None:
+    answers = [a for seed in range(180) for a in scenes.make_scene(seed, level, targets="any").answers]
+    pairs = Counter((min(len(numbers), 2), scenes.phrase_kind(sentence)) for numbers, sentence in answers)
+    assert set(pairs) == set(itertools.product(range(3), scenes.KINDS)) and set(pairs.values()) == {60}
+    assert max(len(sentence.split()) for _, sentence in answers) <= MAX_WORDS[level]
+    fewer = [scenes.make_scene(seed, level, phrases_per_scene=1, targets="any").answers[0][0] for seed in range(30)]
+    assert Counter(min(len(numbers), 2) for numbers in fewer) == {0: 10, 1: 10, 2: 10}
+
+
+def test_the_number_of_phrases_does_not_change_a_scene_for_any_number_of_targets() -> None:
+    one, nine = (scenes.make_scene(11, phrases_per_scene=n, targets="any") for n in (1, 9))
+    assert np.array_equal(one.image, nine.image) and nine.answers[:1] == one.answers and len(nine.answers) > 3
+    assert nine.phrases == [(numbers[0], sentence) for numbers, sentence in nine.answers if len(numbers) == 1]
+
+
+def test_what_is_missing_is_nearly_there() -> None:
+    """Of "the green triangle", where there is none, something is green and something a triangle."""
+    said = {
+        "disc": "circle",
+        "violet": "purple",
+        "little": "small",
+        "large": "big",
+        "solid": "plain",
+        "spotted": "dotted",
+    }
+    short = 0
+    for seed in range(300):
+        scene = scenes.make_scene(seed, targets="any")
+        view = SceneView(scene.objects, 128)
+        for numbers, sentence in scene.answers:
+            if numbers or scenes.phrase_kind(sentence) != "attribute":
+                continue
+            singular = [word if word in view.fits else word.removesuffix("s") for word in sentence.split()]
+            words = [word for word in (said.get(word, word) for word in singular) if word in view.fits]
+            assert len(words) > 1 and not view.fitting(tuple(words)), sentence
+            assert all(view.fitting(tuple(words[:i] + words[i + 1 :])) for i in range(len(words))), sentence
+            short += len(words) == 2
+    assert short > 20
+
+
 def test_a_larger_image_is_drawn_larger() -> None:
     scene = scenes.make_scene(2, size=320)
     assert scene.image.shape == (320, 320, 3)
@@ -215,6 +256,7 @@ def test_guessing_counts_objects_whose_box_overlaps_enough() -> None:
         (lambda: scenes.make_scene(0, size=20), "size 20 is too small"),
         (lambda: scenes.make_scene(-1), "seed -1 is negative"),
         (lambda: scenes.make_scene(0, phrases_per_scene=0), "phrases_per_scene is 0; at least 1"),
+        (lambda: scenes.make_scene(0, targets="two"), "targets is 'two'; choose one of one, any"),
         (lambda: scenes.random_object_accuracy([]), "at least one row"),
         (lambda: scenes.random_object_accuracy([{"source": "refcoco", "ref_id": "5"}]), "ref_id 5 .* 'refcoco'"),
     ],

@@ -1,6 +1,9 @@
-"""The second evaluator of shape-scene phrases, by itself and against 10,000 generated phrases."""
+"""The second evaluator of shape-scene phrases, by itself and against generated phrases; run as a script, against 10,000 that fit
+none, one or several objects.
+"""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,20 @@ OBJECTS = [
         ("shape left of the square that is right of the small red square", [0, 1, 3, 6]),
         ("circle closest to the white star", [7]),
         ("thing nearest to the purple cross", [3]),
+        ("all stars", [5, 8]),
+        ("every small circle", [0, 2, 7]),
+        ("the two red circles", [0, 1]),
+        ("both squares", [3, 4]),
+        ("the two circles", []),
+        ("both green circles", []),
+        ("the three small circles", [0, 2, 7]),
+        ("spotted things", [2, 8]),
+        ("all shapes on the right", [2, 4, 5, 7, 8]),
+        ("the pluses at the bottom", [6]),
+        ("every star on the left side", []),
+        ("all circles above the green square", [0, 1, 2]),
+        ("both circles left of the big striped red circle", [0, 7]),
+        ("the two stars left of the small red square", []),
     ],
 )
 def test_a_phrase_fits_what_its_words_say(phrase: str, expected: list[int]) -> None:
@@ -76,7 +93,8 @@ def test_a_phrase_fits_what_its_words_say(phrase: str, expected: list[int]) -> N
 @pytest.mark.parametrize(
     "phrase",
     ["", "the", "the pink circle", "circle left", "the circle of", "circle left of star", "circle red", "second circle",
-     "circle that is", "the circle in the left", "circle that is neither red"],
+     "circle that is", "the circle in the left", "circle that is neither red", "every circles", "all circle", "both star",
+     "two", "all", "circle left of the stars", "the reds circle"],
 )  # fmt: skip
 def test_a_phrase_of_another_language_is_refused(phrase: str) -> None:
     with pytest.raises(PhraseError, match="cannot read"):
@@ -101,6 +119,23 @@ def test_each_of_5000_phrases_fits_its_target_alone(level: str, seed_start: int)
     assert checked >= 5000
 
 
+@pytest.mark.parametrize(("level", "seed_start"), [("easy", 0), ("hard", 60_000)])
+def test_a_phrase_of_none_one_or_several_fits_what_was_drawn_as_its_answer(level: str, seed_start: int) -> None:
+    counts = check_answers(level, range(seed_start, seed_start + 180), phrases_per_scene=3)
+    assert all(counts[count] == 180 for count in ("none", "one", "several"))
+
+
+def check_answers(level: str, seeds: range, phrases_per_scene: int) -> Counter[str]:
+    """Lets the checker read the phrases of these scenes; how many fit none, one and several."""
+    counts: Counter[str] = Counter()
+    for seed in seeds:
+        scene = scenes.make_scene(seed, level, phrases_per_scene=phrases_per_scene, targets="any")
+        for numbers, sentence in scene.answers:
+            assert resolve(sentence, scene.objects) == list(numbers), (level, seed, sentence)
+            counts["none" if not numbers else "one" if len(numbers) == 1 else "several"] += 1
+    return counts
+
+
 def test_a_phrase_that_fits_two_objects_would_be_found() -> None:
     """The check above can fail: a copy of the target at the same place makes every phrase by attributes ambiguous."""
     scene = scenes.make_scene(0)
@@ -109,16 +144,23 @@ def test_a_phrase_that_fits_two_objects_would_be_found() -> None:
             assert resolve(sentence, [*scene.objects, scene.objects[target]]) == [target, len(scene.objects)]
 
 
+@pytest.mark.parametrize("targets", ["one", "any"])
 @pytest.mark.parametrize("level", ["easy", "hard"])
-def test_a_mirrored_phrase_fits_the_mirrored_scene(level: str) -> None:
-    for seed in range(100):
-        scene = scenes.make_scene(seed, level)
+def test_a_mirrored_phrase_fits_the_mirrored_scene(level: str, targets: str) -> None:
+    for seed in range(60):
+        scene = scenes.make_scene(seed, level, targets=targets)
         mirrored = [
             {field: getattr(item, field) for field in ("shape", "colour", "size", "texture")}
             | {"box": (128 - item.box[0] - item.box[2], *item.box[1:])}
             for item in scene.objects
         ]
-        for target, sentence in scene.phrases:
+        for numbers, sentence in scene.answers:
             swapped = mirror_phrase(sentence)
             assert swapped is not None, sentence
-            assert resolve(swapped, mirrored) == [target], (seed, sentence)
+            assert resolve(swapped, mirrored) == list(numbers), (seed, sentence)
+
+
+if __name__ == "__main__":
+    for name in ("easy", "hard"):
+        found = check_answers(name, range(1667), phrases_per_scene=3)
+        print(f"{name}: {found.total()} phrases, every answer as drawn: {dict(sorted(found.items()))}")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from rec.data.scenes.layout import SceneObject, pick, shuffled
+from rec.data.scenes.layout import SHAPES, SceneObject, pick, shuffled
 
 KINDS = ("attribute", "place", "relation")
 MAX_WORDS = {"easy": 15, "hard": 20}
@@ -28,7 +28,8 @@ _WORDS = {
     "dotted": ("dotted", "dotted", "spotted"),
 }
 _NOUNS = ("shape", "object", "thing")
-_ORDER = ("size", "texture", "colour", "shape")
+_PLURALS = {"cross": "crosses", "plus": "pluses"}
+ORDER = ("size", "texture", "colour", "shape")
 
 _ENDS = {  # axis, sign of the coordinate that is least for the object at this end, wordings
     "left": (0, 1, ("the leftmost {}", "leftmost {}", "the {} furthest to the left")),
@@ -36,10 +37,14 @@ _ENDS = {  # axis, sign of the coordinate that is least for the object at this e
     "top": (1, 1, ("the topmost {}", "topmost {}", "the highest {}")),
     "bottom": (1, -1, ("the bottommost {}", "bottommost {}", "the lowest {}")),
 }
-_HALVES = ("left", "right", "top", "bottom")
-_CORNERS = (("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right"))
+HALVES = ("left", "right", "top", "bottom")
+ZONES = (
+    *(("top", "left"), ("top", "right"), ("bottom", "left"), ("bottom", "right")),
+    *((half,) for half in HALVES),
+    ("middle",),
+)
 _UPRIGHT = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}
-_DIRECTIONS = {
+DIRECTIONS = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
     "top": ("above",),
@@ -79,11 +84,18 @@ class SceneView:
         """Object numbers in a set."""
         return [k for k in range(len(self.objects)) if mask >> k & 1]
 
+    def fitting(self, description: tuple[str, ...]) -> int:
+        """The set of objects that have all of these attributes."""
+        mask = self.everything
+        for value in description:
+            mask &= self.fits[value]
+        return mask
+
     def descriptions(self, k: int) -> list[tuple[tuple[str, ...], int]]:
         """All 16 choices among the attributes of object ``k``, each with the set of objects it fits."""
         if k not in self._described:
             pairs: list[tuple[tuple[str, ...], int]] = [((), self.everything)]
-            for field in _ORDER:
+            for field in ORDER:
                 value = getattr(self.objects[k], field)
                 pairs += [((*words, value), mask & self.fits[value]) for words, mask in pairs]
             self._described[k] = pairs
@@ -101,6 +113,21 @@ class SceneView:
         value = self.centres[k][0 if direction in ("left", "right") else 1]
         return value if direction in ("left", "top") else 1 - value
 
+    def inside(self, zone: tuple[str, ...], k: int) -> bool:
+        """Whether object ``k`` clearly lies in a corner, a half or the middle of the image."""
+        if zone == ("middle",):
+            return self._off_centre(k) < 0.14
+        return all(self.depth(direction, k) < 0.4 for direction in zone)
+
+    def outside(self, zone: tuple[str, ...], k: int) -> bool:
+        """Whether object ``k`` clearly does not lie there."""
+        if zone == ("middle",):
+            return self._off_centre(k) > 0.27
+        return not all(self.depth(direction, k) < 0.56 for direction in zone)
+
+    def _off_centre(self, k: int) -> float:
+        return max(abs(value - 0.5) for value in self.centres[k])
+
     def distance(self, a: int, b: int) -> float:
         """Between two centres."""
         return ((self.centres[a][0] - self.centres[b][0]) ** 2 + (self.centres[a][1] - self.centres[b][1]) ** 2) ** 0.5
@@ -112,13 +139,24 @@ def _descriptions(view: SceneView, rng: random.Random, target: int) -> list[tupl
     return sorted(order, key=lambda pair: len(pair[0])) if rng.random() < 0.5 else order
 
 
-def _say(rng: random.Random, description: tuple[str, ...], item: SceneObject) -> str:
-    """A description as a noun phrase without article; a general noun where the shape is not told."""
+def say(rng: random.Random, description: tuple[str, ...], many: bool = False) -> str:
+    """A description as a noun phrase without article, of one or of many; a general noun where the shape is not told."""
     words = [pick(rng, _WORDS.get(value, (value,))) for value in description]
-    return " ".join(words if item.shape in description else [*words, pick(rng, _NOUNS)])
+    if not description or description[-1] not in SHAPES:
+        words.append(pick(rng, _NOUNS))
+    return " ".join([*words[:-1], _PLURALS.get(words[-1], f"{words[-1]}s")] if many else words)
 
 
-def _article(rng: random.Random) -> str:
+def say_zone(rng: random.Random, zone: tuple[str, ...]) -> str:
+    """``in the top left corner``, ``on the right``, ``in the middle``."""
+    if zone == ("middle",):
+        return pick(rng, ("in the middle", "in the center"))
+    if len(zone) == 2:
+        return f"in the {pick(rng, _UPRIGHT[zone[0]])} {zone[1]}{pick(rng, ('', '', ' corner'))}"
+    return f"on the {zone[0]}{pick(rng, ('', ' side'))}" if zone[0] in ("left", "right") else f"at the {zone[0]}"
+
+
+def maybe_the(rng: random.Random) -> str:
     return "the " if rng.random() < 0.7 else ""
 
 
@@ -131,7 +169,7 @@ def by_attributes(view: SceneView, rng: random.Random, target: int) -> str | Non
     """``the small striped triangle``."""
     for description, mask in _descriptions(view, rng, target):
         if mask == 1 << target:
-            return _article(rng) + _say(rng, description, view.objects[target])
+            return maybe_the(rng) + say(rng, description)
     return None
 
 
@@ -140,14 +178,14 @@ def by_negation(view: SceneView, rng: random.Random, target: int) -> str | None:
     item = view.objects[target]
     for description, mask in _shared(view, rng, target):
         others = [view.objects[k] for k in view.members(mask & ~(1 << target))]
-        for field in shuffled(rng, _ORDER):
+        for field in shuffled(rng, ORDER):
             values = sorted({getattr(other, field) for other in others})
             if getattr(item, field) in values or len(values) > 2:
                 continue
             article = "a " if field == "shape" else ""
             said = [article + pick(rng, _WORDS.get(value, (value,))) for value in shuffled(rng, values)]
             not_these = f"not {said[0]}" if len(said) == 1 else f"neither {said[0]} nor {said[1]}"
-            return f"{_article(rng)}{_say(rng, description, item)} that is {not_these}"
+            return f"{maybe_the(rng)}{say(rng, description)} that is {not_these}"
     return None
 
 
@@ -155,7 +193,7 @@ def by_end(view: SceneView, rng: random.Random, target: int) -> str | None:
     """``leftmost circle``: centre at least 6 % of the image further out than any other, and the edge too."""
     for description, mask in _shared(view, rng, target):
         others = view.members(mask & ~(1 << target))
-        for direction in shuffled(rng, _HALVES):
+        for direction in shuffled(rng, HALVES):
             axis, sign, wordings = _ENDS[direction]
             edge = axis if sign > 0 else axis + 2
             if all(
@@ -163,50 +201,32 @@ def by_end(view: SceneView, rng: random.Random, target: int) -> str | None:
                 and view.edges[target][edge] < view.edges[k][edge]
                 for k in others
             ):
-                return pick(rng, wordings).format(_say(rng, description, view.objects[target]))
+                return pick(rng, wordings).format(say(rng, description))
     return None
 
 
 def by_zone(view: SceneView, rng: random.Random, target: int) -> str | None:
     """``square in the top right``, ``red ring on the left``, ``the star in the middle``."""
-
-    def inside(zone: tuple[str, ...], k: int, limit: float) -> bool:
-        return all(view.depth(direction, k) < limit for direction in zone)
-
-    def off_centre(k: int) -> float:
-        return max(abs(value - 0.5) for value in view.centres[k])
-
-    zones = [zone for zone in (*_CORNERS, *((half,) for half in _HALVES)) if inside(zone, target, 0.4)]
-    if off_centre(target) < 0.14:
-        zones.append(("middle",))
+    zones = [zone for zone in ZONES if view.inside(zone, target)]
     for description, mask in _shared(view, rng, target):
         others = view.members(mask & ~(1 << target))
         for zone in shuffled(rng, zones):
-            if zone == ("middle",):
-                clear = all(off_centre(k) > 0.27 for k in others)
-                where = pick(rng, ("in the middle", "in the center"))
-            elif len(zone) == 2:
-                clear = not any(inside(zone, k, 0.56) for k in others)
-                where = f"in the {pick(rng, _UPRIGHT[zone[0]])} {zone[1]}{pick(rng, ('', '', ' corner'))}"
-            else:
-                clear = not any(inside(zone, k, 0.56) for k in others)
-                side = zone[0] in ("left", "right")
-                where = f"on the {zone[0]}{pick(rng, ('', ' side'))}" if side else f"at the {zone[0]}"
-            if clear:
-                return f"{_article(rng)}{_say(rng, description, view.objects[target])} {where}"
+            where = say_zone(rng, zone)
+            if all(view.outside(zone, k) for k in others):
+                return f"{maybe_the(rng)}{say(rng, description)} {where}"
     return None
 
 
 def by_order(view: SceneView, rng: random.Random, target: int) -> str | None:
     """``second circle from the left``: its neighbours in the row at least 5 % of the image away along it."""
     for description, mask in _shared(view, rng, target):
-        for direction in shuffled(rng, _HALVES):
+        for direction in shuffled(rng, HALVES):
             row = sorted((view.depth(direction, k), k) for k in view.members(mask))
             place = [k for _, k in row].index(target)
             gaps = [after - before for (before, _), (after, _) in pairwise(row[: place + 2])]
             if 1 <= place <= len(_ORDINALS) and min(gaps) >= 0.05:
-                noun = _say(rng, description, view.objects[target])
-                return f"{_article(rng)}{_ORDINALS[place - 1]} {noun} from the {direction}"
+                noun = say(rng, description)
+                return f"{maybe_the(rng)}{_ORDINALS[place - 1]} {noun} from the {direction}"
     return None
 
 
@@ -217,7 +237,7 @@ def by_direction(view: SceneView, rng: random.Random, target: int, joint: str = 
     words lies on that side of the landmark at all (3 % tolerance).
     """
     shared = _shared(view, rng, target)
-    pairs = [(direction, k) for direction in _HALVES for k in range(len(view.objects)) if k != target]
+    pairs = [(direction, k) for direction in HALVES for k in range(len(view.objects)) if k != target]
     for direction, landmark in shuffled(rng, pairs):
         ahead, aside = view.toward(direction, target, landmark)
         if ahead < 0.12 or aside > ahead:
@@ -232,8 +252,8 @@ def by_direction(view: SceneView, rng: random.Random, target: int, joint: str = 
                 said = by_direction(view, rng, landmark, joint="that is ", steps=steps - 1)
             if said is None:
                 break  # this landmark cannot be told, whatever the words for the target
-            noun = _say(rng, description, view.objects[target])
-            return f"{_article(rng)}{noun} {joint}{pick(rng, _DIRECTIONS[direction])} the {said.removeprefix('the ')}"
+            noun = say(rng, description)
+            return f"{maybe_the(rng)}{noun} {joint}{pick(rng, DIRECTIONS[direction])} the {said.removeprefix('the ')}"
     return None
 
 
@@ -252,8 +272,8 @@ def by_distance(view: SceneView, rng: random.Random, target: int) -> str | None:
                 continue
             said = by_attributes(view, rng, landmark)
             if said is not None:
-                noun = _say(rng, description, view.objects[target])
-                return f"{_article(rng)}{noun} {pick(rng, ('closest', 'nearest'))} to the {said.removeprefix('the ')}"
+                noun = say(rng, description)
+                return f"{maybe_the(rng)}{noun} {pick(rng, ('closest', 'nearest'))} to the {said.removeprefix('the ')}"
     return None
 
 
