@@ -1,11 +1,14 @@
 """Language encoders: token ids ``(B, L)`` to one vector per phrase ``(B, hidden_size)``. Id 0 is padding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rec.models.layers import hands_on
 
 # (token_size, word_embed_size)
 WordVectors = np.ndarray | Tensor | Sequence[Sequence[float]]
@@ -70,6 +73,18 @@ class SelfAttentionBlock(nn.Module):
         x = self.attention_norm(x + self.dropout(self.attention(x, padding)))
         hidden = self.dropout(F.relu(self.expand(x)))
         return self.feed_forward_norm(x + self.dropout(self.contract(hidden)))
+
+
+def self_attention_blocks(depth: int, size: int, num_heads: int, ffn_size: int, dropout_rate: float) -> nn.ModuleList:
+    """``depth`` :class:`SelfAttentionBlock` of one shape."""
+    return nn.ModuleList(SelfAttentionBlock(size, num_heads, ffn_size, dropout_rate) for _ in range(depth))
+
+
+def attend(blocks: nn.ModuleList, x: Tensor, padding: Tensor) -> Tensor:
+    """``x`` ``(B, L, C)`` through the blocks, one after another."""
+    for block in blocks:
+        x = block(x, padding)
+    return x
 
 
 class AttentionPooling(nn.Module):
@@ -155,7 +170,34 @@ class LanguageEncoder(nn.Module):
         return self.pool(self.encode(self.embedding(tokens), padding), padding)
 
 
-class LSTM_SA(LanguageEncoder):
+class _Published(LanguageEncoder):
+    """:class:`LanguageEncoder` with the arguments' defaults of SimREC and MCN."""
+
+    def __init__(
+        self,
+        hidden_size: int = 512,
+        flat_glimpses: int = 1,
+        word_embed_size: int = 300,
+        dropout_rate: float = 0.1,
+        freeze_embedding: bool = True,
+        use_glove: bool = True,
+        token_size: int | None = None,
+        pretrained_emb: WordVectors | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_size,
+            flat_glimpses,
+            word_embed_size,
+            dropout_rate,
+            freeze_embedding,
+            use_glove,
+            token_size,
+            pretrained_emb,
+        )
+
+
+@hands_on
+class LSTM_SA(_Published):
     """SimREC's and MCN's encoder: a GRU (in spite of the name), ``depth`` self-attention blocks, attention pooling.
 
     The GRU runs over the padding too; being one-directional, it does not change what comes before.
@@ -174,37 +216,20 @@ class LSTM_SA(LanguageEncoder):
         hidden_size: int = 512,
         num_heads: int = 8,
         ffn_size: int = 2048,
-        flat_glimpses: int = 1,
-        word_embed_size: int = 300,
-        dropout_rate: float = 0.1,
-        freeze_embedding: bool = True,
-        use_glove: bool = True,
-        token_size: int | None = None,
-        pretrained_emb: WordVectors | None = None,
+        *given: Any,
+        **named: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            flat_glimpses,
-            word_embed_size,
-            dropout_rate,
-            freeze_embedding,
-            use_glove,
-            token_size,
-            pretrained_emb,
-        )
-        self.rnn = nn.GRU(word_embed_size, hidden_size, batch_first=True)
-        self.blocks = nn.ModuleList(
-            SelfAttentionBlock(hidden_size, num_heads, ffn_size, dropout_rate) for _ in range(depth)
-        )
+        super().__init__(hidden_size, *given, **named)
+        self.rnn = nn.GRU(self.embedding.embedding_dim, hidden_size, batch_first=True)
+        self.blocks = self_attention_blocks(depth, hidden_size, num_heads, ffn_size, self.pool.dropout.p)
 
     def encode(self, words: Tensor, padding: Tensor) -> Tensor:
         x, _ = self.rnn(words)
-        for block in self.blocks:
-            x = block(x, padding)
-        return x
+        return attend(self.blocks, x, padding)
 
 
-class LSTM(LanguageEncoder):
+@hands_on
+class LSTM(_Published):
     """A bidirectional LSTM with attention pooling; padding is not read (packed sequences).
 
     Args:
@@ -213,37 +238,17 @@ class LSTM(LanguageEncoder):
     The other arguments are those of :class:`LanguageEncoder`; ``hidden_size`` counts both directions.
     """
 
-    def __init__(
-        self,
-        depth: int = 1,
-        hidden_size: int = 512,
-        flat_glimpses: int = 1,
-        word_embed_size: int = 300,
-        dropout_rate: float = 0.1,
-        freeze_embedding: bool = True,
-        use_glove: bool = True,
-        token_size: int | None = None,
-        pretrained_emb: WordVectors | None = None,
-    ) -> None:
-        super().__init__(
-            hidden_size,
-            flat_glimpses,
-            word_embed_size,
-            dropout_rate,
-            freeze_embedding,
-            use_glove,
-            token_size,
-            pretrained_emb,
-        )
+    def __init__(self, depth: int = 1, hidden_size: int = 512, *given: Any, **named: Any) -> None:
+        super().__init__(hidden_size, *given, **named)
         if hidden_size % 2:
             raise ValueError(f"hidden_size {hidden_size} is odd: half of it goes to each direction of the LSTM")
         self.rnn = nn.LSTM(
-            word_embed_size,
+            self.embedding.embedding_dim,
             hidden_size // 2,
             depth,
             batch_first=True,
             bidirectional=True,
-            dropout=dropout_rate if depth > 1 else 0.0,
+            dropout=self.pool.dropout.p if depth > 1 else 0.0,
         )
 
     def encode(self, words: Tensor, padding: Tensor) -> Tensor:
@@ -254,7 +259,8 @@ class LSTM(LanguageEncoder):
         return states
 
 
-class Transformer(LanguageEncoder):
+@hands_on
+class Transformer(_Published):
     """A small transformer: linear map of the word vectors, sinusoidal positions, ``depth`` self-attention blocks.
 
     Vaswani et al., "Attention Is All You Need", NeurIPS 2017. The arguments are those of :class:`LSTM_SA`.
@@ -266,35 +272,17 @@ class Transformer(LanguageEncoder):
         hidden_size: int = 512,
         num_heads: int = 8,
         ffn_size: int = 2048,
-        flat_glimpses: int = 1,
-        word_embed_size: int = 300,
-        dropout_rate: float = 0.1,
-        freeze_embedding: bool = True,
-        use_glove: bool = True,
-        token_size: int | None = None,
-        pretrained_emb: WordVectors | None = None,
+        *given: Any,
+        **named: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            flat_glimpses,
-            word_embed_size,
-            dropout_rate,
-            freeze_embedding,
-            use_glove,
-            token_size,
-            pretrained_emb,
-        )
-        self.project = nn.Linear(word_embed_size, hidden_size)
-        self.blocks = nn.ModuleList(
-            SelfAttentionBlock(hidden_size, num_heads, ffn_size, dropout_rate) for _ in range(depth)
-        )
+        super().__init__(hidden_size, *given, **named)
+        self.project = nn.Linear(self.embedding.embedding_dim, hidden_size)
+        self.blocks = self_attention_blocks(depth, hidden_size, num_heads, ffn_size, self.pool.dropout.p)
 
     def encode(self, words: Tensor, padding: Tensor) -> Tensor:
         x = self.project(words)
         x = x + sinusoidal_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        for block in self.blocks:
-            x = block(x, padding)
-        return x
+        return attend(self.blocks, x, padding)
 
 
 def sinusoidal_positions(length: int, size: int, device: torch.device | str | None = None) -> Tensor:

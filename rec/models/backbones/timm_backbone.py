@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.backbones.base import Backbone, check_image_size
+from rec.models.layers import hands_on
 
 # Lets models with position tables or windows take any image size; models without them refuse the argument.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -99,32 +100,18 @@ class FeaturePyramid(nn.Module):
         return [level(x) for level in self.levels]
 
 
+@hands_on
 class VGG16(TimmBackbone):
     """VGG16 with BatchNorm (Simonyan and Zisserman, 2014), from timm: 512 channels at strides 8, 16 and 32.
 
     The arguments are those of :class:`TimmBackbone`.
     """
 
-    def __init__(
-        self,
-        pretrained: bool = False,
-        pretrained_weight_path: str | None = None,
-        freeze_backbone: bool = False,
-        multi_scale_outputs: bool = True,
-        out_strides: Sequence[int] = (8, 16, 32),
-        update_frozen_statistics: bool = False,
-    ) -> None:
-        super().__init__(
-            "vgg16_bn",
-            pretrained,
-            pretrained_weight_path,
-            freeze_backbone,
-            multi_scale_outputs,
-            out_strides,
-            update_frozen_statistics,
-        )
+    def __init__(self, pretrained: bool = False, *given: Any, **named: Any) -> None:
+        super().__init__("vgg16_bn", pretrained, *given, **named)
 
 
+@hands_on
 class ResNet(TimmBackbone):
     """ResNet (He et al., 2015), from timm.
 
@@ -138,27 +125,10 @@ class ResNet(TimmBackbone):
 
     variant = ""
 
-    def __init__(
-        self,
-        depth: int = 50,
-        pretrained: bool = False,
-        pretrained_weight_path: str | None = None,
-        freeze_backbone: bool = False,
-        multi_scale_outputs: bool = True,
-        out_strides: Sequence[int] = (8, 16, 32),
-        update_frozen_statistics: bool = False,
-    ) -> None:
+    def __init__(self, depth: int = 50, pretrained: bool = False, *given: Any, **named: Any) -> None:
         if depth not in (18, 34, 50, 101, 152):
             raise ValueError(f"{type(self).__name__} has depth 18, 34, 50, 101 or 152, not {depth}")
-        super().__init__(
-            f"resnet{depth}{self.variant}",
-            pretrained,
-            pretrained_weight_path,
-            freeze_backbone,
-            multi_scale_outputs,
-            out_strides,
-            update_frozen_statistics,
-        )
+        super().__init__(f"resnet{depth}{self.variant}", pretrained, *given, **named)
 
 
 class DResNet(ResNet):
