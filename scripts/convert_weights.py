@@ -13,7 +13,9 @@ nothing is written unless everything fits. Nothing in a .pth is executed.
 """
 
 import argparse
+import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,7 @@ def main() -> int:
     args = parser.parse_args()
     refuse_inputs([args.out], [path for path in (args.weights, args.annotations) if path is not None])
     from rec.command_line import InputError
-    from rec.models.original_config import original_kind
-    from rec.models.original_weights import is_darknet_file, read_state_dict
+    from rec.models.original_weights import is_darknet_file, original_kind, read_state_dict
 
     if is_darknet_file(args.weights):
         write_backbone("DarkNet53", args.weights, args.out)
@@ -69,41 +70,59 @@ def write_backbone(kind: str, weights: Path, out: Path) -> None:
     print(f"        {shell_override('model.visual_backbone.pretrained_weight_path', str(out))}")
 
 
+def published_run(kind: str, weights: Path, state: Mapping[str, Any]) -> Any:
+    """The config ``{kind}_published.py`` with the sizes of the checkpoint's language encoder.
+
+    Args:
+        kind: ``SimREC`` or ``MCN``.
+        weights: the checkpoint's file.
+        state: its entries, under the original's names.
+    """
+    from rec.command_line import InputError
+    from rec.config import get_config
+
+    names = [name.removeprefix("module.") for name in state]
+    embedding = dict(zip(names, state.values(), strict=True)).get("lang_encoder.embedding.weight")
+    if embedding is None or embedding.ndim != 2:
+        raise InputError(f"{weights} holds no lang_encoder.embedding.weight: its vocabulary size is unknown")
+    blocks = {match[1] for name in names if (match := re.match(r"lang_encoder\.sa_list\.(\d+)\.", name))}
+    if blocks != set(map(str, range(len(blocks)))):
+        found = ", ".join(sorted(blocks))[:80]
+        raise InputError(f"{weights}: the blocks of lang_encoder.sa_list are numbered {found}, expected 0, 1, …")
+    cfg = get_config(f"{kind.lower()}_published.py")
+    cfg.model.visual_backbone.pretrained = False
+    encoder = cfg.model.language_encoder
+    encoder.depth, encoder.token_size, encoder.word_embed_size = len(blocks), *embedding.shape
+    return cfg
+
+
 def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespace) -> None:
     import rec
     from rec.command_line import InputError
     from rec.config import instantiate
     from rec.data.sources import load_json
     from rec.data.text import Vocabulary
-    from rec.model_folder.writer import write
-    from rec.models.original_config import ORIGINAL_PREPROCESS, original_config
+    from rec.model_folder import from_run, write
     from rec.models.original_weights import load_original
 
-    config = original_config(state)
+    cfg = published_run(kind, args.weights, state)
     try:
         splits = load_json(args.annotations)
         vocabulary = Vocabulary.build(phrase for items in splits.values() for item in items for phrase in item["refs"])
     except (AttributeError, KeyError, TypeError):
         raise InputError(f"{args.annotations} is not in SimREC's format {{split: [{{refs: [...]}}]}}") from None
-    expected = config["language_encoder"]["token_size"]
+    expected = cfg.model.language_encoder.token_size
     if len(vocabulary) != expected:
         raise InputError(
             f"{args.annotations} gives a vocabulary of {len(vocabulary)} words, {args.weights} was trained with"
             f" {expected}: it belongs to another annotation file, and its word ids would mean other words"
         )
-    model = instantiate(config)
+    model = instantiate(cfg.model)
     report = load_original(model, state, str(args.weights))
     dataset = args.dataset or args.annotations.stem
-    about = {
-        "dataset": dataset,
-        "split": "train",
-        "sources": [dataset],
-        "converted_from": args.weights.name,
-        "rec_version": rec.__version__,
-    }
-    write(
-        args.out, model.state_dict(), {"model": config, "preprocess": ORIGINAL_PREPROCESS, "about": about}, vocabulary
-    )
+    about = {"dataset": dataset, "split": "train", "sources": [dataset], "converted_from": args.weights.name}
+    config = from_run(cfg, None) | {"about": about | {"rec_version": rec.__version__}}
+    write(args.out, model.state_dict(), config, vocabulary)
     print(f"{args.weights}: {kind}, vocabulary of {len(vocabulary)} words from {args.annotations}\n{report}")
     print(
         f"written: {args.out}\ntry it: python scripts/predict.py {shlex.quote(str(args.out))} photo.jpg 'the man on the left'"

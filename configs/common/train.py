@@ -47,7 +47,7 @@ train = dict(
     clip_grad_norm=0.15,  # total norm; 0 turns clipping off
     max_skipped_updates=10,  # in a row, because of a loss or gradient that is not finite
     auto_resume=dict(enabled=True),
-    resume_path="",  # checkpoint or run folder: continue exactly, in this output_dir
+    resume_path="",  # checkpoint or run folder to continue exactly, in this output_dir; for a model folder: load_weight
     load_weight="",  # model folder, hub id or safetensors file: start from the weights that fit
     vl_pretrain_weight="",  # SimREC's name for the same
     multi_scale_training=dict(enabled=True, img_scales=[[size, size] for size in range(224, 609, 32)]),

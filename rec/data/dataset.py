@@ -168,8 +168,7 @@ class RefCOCODataSet(Dataset):
         )
 
     def _open(self, splits: Sequence[str]) -> list[_Part]:
-        """Opens the tables of all sources; in evaluation, sources of a mixture may lack a split that another one "
-        "has."""
+        """Opens the tables of all sources; in evaluation, a source of a mixture may lack a split that another one has."""
         parts: list[_Part] = []
         missing = None
         for name, (repeat, *_) in self._sources.items():

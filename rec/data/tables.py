@@ -122,9 +122,8 @@ def open_table(
         raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
     path = Path(choices["path"])
     if path.suffix == ".json" and not path.exists() and (path.with_suffix("") / INFO_FILE).is_file():
-        path = path.with_suffix(
-            ""
-        )  # SimREC's configs name anns/refcoco.json, scripts/prepare_data.py makes anns/refcoco
+        # SimREC's configs name anns/refcoco.json, scripts/prepare_data.py makes anns/refcoco.
+        path = path.with_suffix("")
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
     check_finished(path)
@@ -230,8 +229,7 @@ def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str,
 
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there are "
-    "none."""
+    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there is none."""
     files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
     splits: dict[str, list[Path]] = {}
     for file in sorted(files):

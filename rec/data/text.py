@@ -17,8 +17,7 @@ _REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
 
 
 def tokenize(sentence: str) -> list[str]:
-    """SimREC's words: lower case; ``. , ' ! ? " ( ) * # : ;`` deleted; ``-`` and ``/`` to spaces; split on white "
-    "space."""
+    """SimREC's words: lower case; ``. , ' ! ? " ( ) * # : ;`` deleted; ``-`` and ``/`` to spaces; split on white space."""
     return _REMOVED.sub("", sentence.lower()).replace("-", " ").replace("/", " ").split()
 
 

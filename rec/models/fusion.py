@@ -121,7 +121,7 @@ class MultiScaleFusion(nn.Module):
         self.out = nn.ModuleDict({str(i): ConvBlock(planes, hidden_planes) for i, planes in enumerate(bottom_up)})
 
     def keep_outputs(self, levels: Collection[int]) -> None:
-        """Drops what only other levels than ``levels`` need, so that nothing is computed or trained for nobody."""
+        """Drops what only other levels than ``levels`` need, so that no output is computed or trained that no one reads."""
         for level in set(self.out) - {str(level) for level in levels}:
             del self.out[level]
         self.down = self.down[: max(levels)]

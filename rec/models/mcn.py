@@ -20,7 +20,7 @@ class MCN(nn.Module):
 
     Luo et al., "Multi-task Collaborative Network for Joint Referring Expression Comprehension and Segmentation",
     CVPR 2020: the phrase is fused into the coarsest map, :class:`~rec.models.fusion.MultiScaleFusion` carries it to
-    the others, and each branch of :class:`~rec.models.heads.MCNhead` has its own attention.
+    the others, and each branch of :class:`~rec.models.anchor_head.MCNhead` has its own attention.
 
     Args:
         visual_backbone: gives maps, finest first; has ``strides`` and ``channels``.

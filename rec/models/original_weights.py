@@ -219,6 +219,25 @@ def load_original(model: nn.Module, original: Mapping[str, Tensor], source: str)
     return report
 
 
+def original_kind(state: Mapping[str, Any]) -> str:
+    """What a state dict under the original's names is of: ``SimREC``, ``MCN``, ``CspDarkNet`` or ``DarkNet53``.
+
+    Raises:
+        ValueError: none of these; names some of the entries found.
+    """
+    names = [name.removeprefix("module.") for name in state]
+    if any(name.startswith("lang_encoder.") for name in names):
+        return "MCN" if any(name.startswith("det_garan.") for name in names) else "SimREC"
+    if any(name.endswith("module_list.0.conv.weight") for name in names):
+        return "DarkNet53"
+    if any(name.endswith("model.0.conv.weight") for name in names):
+        return "CspDarkNet"
+    raise ValueError(
+        "expected weights of SimREC or MCN (lang_encoder., visual_encoder., ...) or of their backbones"
+        f" (model.0.conv.weight, module_list.0.conv.weight); found {', '.join(names[:6])}"
+    )
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a ``.safetensors`` or ``.pth`` file: the file itself, or its ``state_dict`` or ``model``.
 

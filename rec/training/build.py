@@ -155,7 +155,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def build_model(cfg: Any, dataset: Any) -> nn.Module:
-    """``cfg.model`` with the word vectors of the data set, where it has any, and the weights of ``train.load_weight``."""
+    """``cfg.model`` with the word vectors of the data set, where it has any."""
     model = instantiate(cfg.model)
     vectors = getattr(dataset, "pretrained_emb", None)
     if vectors is not None:

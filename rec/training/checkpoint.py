@@ -192,9 +192,8 @@ class Writer:
                 # Renamed first: a kill on the way leaves nothing half removed under the name of a checkpoint.
                 retired = old.rename(old.with_name(f".{old.name}.old"))
                 shutil.rmtree(retired, ignore_errors=True)
-        except (
-            Exception
-        ) as error:  # a full disk, which safetensors, torch and the model folder wrap in errors of their own
+        except Exception as error:
+            # A full disk, which safetensors, torch and the model folder wrap in errors of their own.
             self._fail(error, temporary)
             return
         megabytes = sum(entry["bytes"] for entry in state.files.values()) / 1e6

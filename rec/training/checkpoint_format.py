@@ -43,9 +43,8 @@ class TrainerState:
     epoch: int = 0
     update_in_epoch: int = 0
     update: int = 0
-    due_evaluation: bool = (
-        False  # the one after ``update``: not finite weights put it off, or a stop request cut it short
-    )
+    # The evaluation after ``update``: weights that are not finite put it off, or a stop request cut it short.
+    due_evaluation: bool = False
     best_metric: float | None = None
     best_metrics: dict[str, Any] = field(default_factory=dict)
     skipped_updates: int = 0

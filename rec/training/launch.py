@@ -26,7 +26,8 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
         (accelerator, samples per process and batch, batches per update).
 
     Raises:
-        ConfigError: ``train.batch_size`` does not divide; ``train.amp.enabled`` disagrees with the launch profile.
+        ConfigError: ``train.batch_size`` does not divide.
+        TrainingError: ``train.amp.enabled`` disagrees with the launch profile.
     """
     train = cfg.train
     accumulation = train.num_accumulation_steps

@@ -164,9 +164,8 @@ def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn
         if pretrained and path:
             from rec.models.original_weights import read_state_dict
 
-            options["pretrained_cfg_overlay"] = {
-                "state_dict": read_state_dict(path)
-            }  # timm's own reader might unpickle
+            # Read here: timm's own reader might unpickle.
+            options["pretrained_cfg_overlay"] = {"state_dict": read_state_dict(path)}
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         if not pretrained:
