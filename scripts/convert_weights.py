@@ -92,7 +92,8 @@ def published_run(kind: str, weights: Path, state: Mapping[str, Any]) -> Any:
     cfg = get_config(f"{kind.lower()}_published.py")
     cfg.model.visual_backbone.pretrained = False
     encoder = cfg.model.language_encoder
-    encoder.depth, encoder.token_size, encoder.word_embed_size = len(blocks), *embedding.shape
+    encoder.depth = len(blocks)
+    encoder.token_size, encoder.word_embed_size = embedding.shape
     return cfg
 
 
