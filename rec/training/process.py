@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import functools
 import math
 import os
 import select
@@ -102,7 +103,7 @@ class StopRequest:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda *_: None)  # with a handler of Python's, the number goes to the pipe
         signal.set_wakeup_fd(numbers, warn_on_full_buffer=False)
-        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_signals)
+        _hold_signals_over_forks()
         threading.Thread(target=self._receive, args=(received,), daemon=True).start()
         if self._watch_parent:
             threading.Thread(target=self._end_orphan, args=(timeout,), daemon=True).start()
@@ -160,6 +161,12 @@ class StopRequest:
 
 
 _held = threading.local()
+
+
+@functools.cache
+def _hold_signals_over_forks() -> None:
+    """Once per process, however many runs it sees: a second hold would take the first one's mask for the mask to restore."""
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_forget_signals)
 
 
 def _hold_signals() -> None:
@@ -246,6 +253,7 @@ def end_together(accelerator: Any) -> None:
         time.sleep(0.1)
 
 
+@functools.cache
 def fork_safely() -> None:
     """Keeps loader workers of a process with collectives from standing still in the fork, on Python before 3.11.10.
 

@@ -46,6 +46,18 @@ def test_a_signal_to_a_forked_child_is_not_its_parents(tmp_path):
     assert in_a_child(work) == 0
 
 
+def test_a_fork_in_a_process_that_trained_twice_leaves_no_signal_blocked(tmp_path):
+    def work():
+        for _ in range(2):
+            StopRequest(tmp_path, 60, os.getppid())
+        other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+        other.start()
+        other.join(10)
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert in_a_child(work) == 0
+
+
 def test_a_hangup_that_nohup_ignores_stays_ignored_and_repeats_are_one_request(tmp_path):
     def work():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
