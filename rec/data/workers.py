@@ -83,7 +83,7 @@ class Loader(DataLoader):
                         batch = next(iterator)
                 except StopIteration:
                     return
-                except Exception as error:
+                except (Exception, _WorkerDied) as error:
                     iterator = self._iterator if iterator is None else iterator  # persistent, before another pass
                     lost = _lost_worker(error, _workers_of(iterator))
                     if lost is None:
@@ -97,11 +97,11 @@ class Loader(DataLoader):
                     raise lost
                 replaced_at = self.batches.passed
                 self.on_lost_worker(lost)
-                iterator._shutdown_workers()
+                _end_workers(iterator)
                 self._iterator = iterator = None
         finally:
             if self.num_workers and iterator is not None and not self.persistent_workers:
-                iterator._shutdown_workers()  # at once; an error's traceback can hold them for long
+                _end_workers(iterator)  # at once; an error's traceback can hold them for long
 
     def _started(self) -> Any:
         """New workers, or the persistent ones for another pass. They are born with the stop signals blocked.
@@ -122,8 +122,23 @@ def _workers_of(iterator: Any) -> Sequence[BaseProcess]:
     return getattr(iterator, "_workers", ())
 
 
-class _WorkerDied(Exception):
-    pass
+class _WorkerDied(BaseException):
+    """No ``Exception``: torch would catch it, and ask the event whose lock the dead worker may hold."""
+
+
+def _end_workers(iterator: Any) -> None:
+    """Ends the workers of a ``DataLoader``'s iterator. One that was killed may hold the lock of the event that tells the others
+    to end, and would be waited for without end: then all are killed, and the event is a new one."""
+    try:
+        with _death_interrupts(_workers_of(iterator)):
+            iterator._shutdown_workers()
+    except _WorkerDied:
+        for worker in _workers_of(iterator):
+            worker.kill()
+            worker.join()
+        iterator._workers_done_event = multiprocessing.Event()
+        iterator._shutdown = False
+        iterator._shutdown_workers()
 
 
 @contextmanager
@@ -136,6 +151,7 @@ def _death_interrupts(workers: Sequence[BaseProcess]) -> Iterator[None]:
             raise _WorkerDied
 
     if threading.current_thread() is not threading.main_thread():
+        check()
         yield
         return
     handler = signal.signal(signal.SIGCHLD, check)
@@ -146,7 +162,7 @@ def _death_interrupts(workers: Sequence[BaseProcess]) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
-def _lost_worker(error: Exception, workers: Sequence[BaseProcess]) -> LostWorkerError | None:
+def _lost_worker(error: BaseException, workers: Sequence[BaseProcess]) -> LostWorkerError | None:
     """The death of a worker behind ``error``; None where there is none."""
     if "Original Traceback" in str(error):
         return None  # raised by the data set, in a worker that lives

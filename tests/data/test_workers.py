@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rec.data.loader import StreamedBatches, TrainingBatches, evaluation_loader, training_loader
-from rec.data.workers import LostWorkerError
+from rec.data.workers import Loader, LostWorkerError
 
 
 class Numbers:
@@ -86,6 +86,18 @@ def test_a_killed_worker_is_replaced_and_every_batch_comes_once_in_order(make):
     assert "(Killed, signal 9), most often because memory ran out" in str(told[0]) and len(owners) > 2
     assert [batch["index"].tolist() for batch in loader] == expected, "another pass"
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "an update is not interrupted by the death of a worker"
+
+
+def test_a_worker_that_was_killed_with_the_lock_of_all_is_replaced_too(monkeypatch):
+    started = []
+    monkeypatch.setattr(Loader, "_started", lambda self, own=Loader._started: started.append(own(self)) or started[-1])
+    seen = []
+    for number, batch in enumerate(training([])):
+        seen.append(batch["index"].tolist())
+        if number == 5:
+            started[0]._workers_done_event._cond.acquire()  # as the worker in the middle of is_set()
+            os.kill(workers()[0].pid, signal.SIGKILL)
+    assert seen == [batch["index"].tolist() for batch in training([])] and len(started) == 3
 
 
 def test_a_batch_that_kills_every_worker_is_an_error_that_says_so():
