@@ -85,6 +85,9 @@ class DataSet(Protocol):
     def describe(self, index: int) -> Mapping[str, Any]:
         """``image, image_id, ref_id, sentence_index, sentence, source`` of evaluation's sample ``index``, as far as known."""
 
+    def target_boxes(self, index: int) -> "tuple[np.ndarray, int, int]":
+        """The true boxes of evaluation's sample ``index``, float32 ``(N, 4)`` xyxy in pixels, and the image's height and width."""
+
     def target_mask(self, index: int) -> "np.ndarray | None":
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original size."""
 

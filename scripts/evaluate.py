@@ -1,8 +1,9 @@
-"""Evaluate a trained model: a table of metrics per split, predictions.jsonl and metrics.json.
+"""Evaluate a trained model, or anybody's answers: a table of metrics per split, predictions.jsonl and metrics.json.
 
     python scripts/evaluate.py RUN_FOLDER
     python scripts/evaluate.py MODEL_FOLDER --config configs/x.py --splits val testA testB
     accelerate launch --num_processes 2 scripts/evaluate.py CHECKPOINT --out outputs/evaluation
+    python scripts/evaluate.py --answers answers.jsonl --coordinates 0-1000 --config configs/x.py --splits val
 
 The data come from the config (by default the run's own config.yaml), the model with its image size, normalisation and
 vocabulary from the folder. Metrics are the same on any number of processes.
@@ -12,44 +13,73 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU")
+Rows = dict[str, dict[str, float]]
+Lines = dict[str, list[dict[str, Any]]]
 
 
 def main() -> int:
     args = parse_arguments()
     from accelerate import Accelerator
 
-    from rec.data.loader import evaluation_loader
-    from rec.errors import CheckpointError
-    from rec.evaluation import evaluate
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
-    from rec.files import refuse_inputs
-    from rec.model_folder.find import locate
-    from rec.model_folder.format import files_of
-    from rec.models.soundness import PredictionError
-    from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
     from rec.training.process import end_together, keep_freed_memory
 
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
+    if args.answers:
+        title, datasets, rows, lines = score_answers(args, accelerator, say)
+    else:
+        title, datasets, rows, lines = evaluate_model(args, accelerator, say)
+    for split, records in lines.items():
+        rows |= breakdowns(split, records, rows)
+
+    if accelerator.is_main_process:
+        say(f"\n{format_table(rows)}\n")
+        write(args.out, rows, lines)
+        say(f"metrics      {args.out / 'metrics.json'}\npredictions  {args.out / 'predictions.jsonl'}")
+        say_how_sure(args, lines)
+        first = next(iter(datasets))
+        if args.pictures:
+            from rec.evaluation.pictures import prediction_grid, save
+
+            save(prediction_grid(datasets[first], lines[first]), args.pictures)
+            say(f"pictures     {args.pictures}")
+        if args.report:
+            from rec.evaluation.report import write_report
+
+            write_report(args.report, datasets, lines, title=title)
+            say(f"report       {args.report}")
+    end_together(accelerator)
+    return 0
+
+
+def evaluate_model(args: argparse.Namespace, accelerator: Any, say: Any) -> tuple[str, dict[str, Any], Rows, Lines]:
+    """Runs the model over each split: a title, the data sets, metrics and records by split."""
+    from rec.data.loader import evaluation_loader
+    from rec.errors import CheckpointError
+    from rec.evaluation import evaluate
+    from rec.model_folder.find import locate
+    from rec.model_folder.format import files_of
+    from rec.models.soundness import PredictionError
+    from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
+
     trained = locate(args.model)
     read = AVERAGED if (trained.folder / AVERAGED).exists() else WEIGHTS
     if trained.is_checkpoint and (trouble := problem(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
-    out = args.out or Path("outputs/evaluation")
-    outputs = [out / "metrics.json", out / "predictions.jsonl", *filter(None, (args.pictures, args.report))]
-    refuse_inputs(outputs, [args.config, *files_of(trained.folder)], datasets.values())
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    prepare_outputs(args, files_of(trained.folder), datasets, accelerator.is_main_process)
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
     trust = args.trust_config or (trained.is_checkpoint and str(args.config).endswith(".py"))
     model, origin = trained.load(cfg, next(iter(datasets.values())), trust)
@@ -57,8 +87,8 @@ def main() -> int:
     say(f"{trained.folder}: {type(model).__name__}, {origin}")
 
     data, options = cfg.train.data, cfg.train.evaluation
-    rows: dict[str, dict[str, float]] = {}
-    lines: dict[str, list[dict[str, Any]]] = {}
+    rows: Rows = {}
+    lines: Lines = {}
     for split, dataset in datasets.items():
         loader = evaluation_loader(
             dataset,
@@ -84,25 +114,73 @@ def main() -> int:
             say(
                 f"{split}: the model predicts masks, the split has none to compare with; is dataset.with_masks=true missing?"
             )
-        rows |= scene_kinds(split, lines[split])
+    return f"{trained.folder}: {origin}", datasets, rows, lines
 
-    if accelerator.is_main_process:
-        say(f"\n{format_table(rows)}\n")
-        write(out, rows, lines)
-        say(f"metrics      {out / 'metrics.json'}\npredictions  {out / 'predictions.jsonl'}")
-        first = next(iter(datasets))
-        if args.pictures:
-            from rec.evaluation.pictures import prediction_grid, save
 
-            save(prediction_grid(datasets[first], lines[first]), args.pictures)
-            say(f"pictures     {args.pictures}")
-        if args.report:
-            from rec.evaluation.report import write_report
+def score_answers(args: argparse.Namespace, accelerator: Any, say: Any) -> tuple[str, dict[str, Any], Rows, Lines]:
+    """Scores a file of answers on each split; returns what :func:`evaluate_model` returns."""
+    from rec.errors import InputError
+    from rec.evaluation.answers import read_answers
+    from rec.evaluation.conventions import Convention
+    from rec.evaluation.metrics import summarize_records
 
-            write_report(args.report, datasets, lines, title=f"{trained.folder}: {origin}")
-            say(f"report       {args.report}")
-    end_together(accelerator)
-    return 0
+    convention = Convention(args.coordinates, args.box_format)
+    if args.config is None:
+        raise InputError("--answers are scored on the data of a config: add --config configs/x.py and --splits")
+    cfg = read_data_config(args, ("dataset", "train", "train.evaluation"))
+    datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
+    prepare_outputs(args, [args.answers], datasets, accelerator.is_main_process)
+    answers = read_answers(args.answers, datasets, convention)
+    say(f"{args.answers}: {answers.summary()}")
+    if answers.suspicion:
+        say(f"warning: {answers.suspicion}")
+    for split, dataset in datasets.items():
+        say(f"{split}: {len(dataset)} phrases, fingerprint {dataset.fingerprint}")
+    rows = {split: summarize_records(records) for split, records in answers.records.items()}
+    return f"{args.answers}, {convention}", datasets, rows, answers.records
+
+
+def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapping[str, Any], make: bool) -> None:
+    """What has to be right before the work, not after it: outputs that are not read, their folder, the answers to compare with."""
+    from rec.evaluation.answers import read_answers
+    from rec.evaluation.conventions import Convention
+    from rec.files import refuse_inputs
+
+    outputs = [args.out / name for name in ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl")]
+    outputs += filter(None, (args.pictures, args.report))
+    refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
+    if make:
+        args.out.mkdir(parents=True, exist_ok=True)
+    convention = Convention(args.coordinates, args.box_format)
+    args.others = read_answers(args.compare, datasets, convention) if args.compare else None
+
+
+def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
+    """Prints and writes intervals over images, and how the answers differ from those of ``--compare``."""
+    from rec.evaluation import bootstrap
+    from rec.files import write_json, write_json_lines
+
+    found = {split: bootstrap.intervals(records) for split, records in lines.items()}
+    write_json(args.out / "intervals.json", found)
+    print(f"intervals    {args.out / 'intervals.json'} (95 %, {bootstrap.ROUNDS} draws of the images)")
+    for split, names in found.items():
+        shown = [
+            f"{name} {100 * names[name][0]:.1f} to {100 * names[name][1]:.1f}" for name in HEADLINES if name in names
+        ]
+        print(f"             {split}: {', '.join(shown)}")
+    others = args.others
+    if others is None:
+        return
+    print(f"compared     with {args.compare}: {others.summary()}")
+    changes: list[dict[str, Any]] = []
+    for split, records in lines.items():
+        for name, (mean, low, high) in bootstrap.paired(records, others.records[split]).items():
+            if name in HEADLINES:
+                print(f"             {split}: {name} {100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
+        changes += [{"split": split} | line for line in bootstrap.changed(records, others.records[split])]
+    write_json_lines(args.out / "changes.jsonl", changes)
+    won = sum(line["iou"] > 0.5 for line in changes)
+    print(f"changes      {args.out / 'changes.jsonl'}: {won} phrases won, {len(changes) - won} lost")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -110,7 +188,24 @@ def parse_arguments() -> argparse.Namespace:
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="run folder, checkpoint, or model folder")
+    parser.add_argument("model", nargs="?", help="run folder, checkpoint, or model folder")
+    parser.add_argument(
+        "--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL"
+    )
+    parser.add_argument(
+        "--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh"), help="of the answers; default xyxy"
+    )
+    parser.add_argument(
+        "--coordinates",
+        default="pixel",
+        help="of the answers: pixel (default), 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT, or letterboxed:SIDE",
+    )
+    parser.add_argument(
+        "--compare",
+        type=user_path,
+        metavar="JSONL",
+        help="other answers, or a predictions.jsonl: what differs, and how surely",
+    )
     parser.add_argument(
         "--config", type=user_path, help="a lazy config with dataset and train; default: the run's config.yaml"
     )
@@ -119,6 +214,7 @@ def parse_arguments() -> argparse.Namespace:
         "--out",
         type=user_path,
         metavar="FOLDER",
+        default=Path("outputs/evaluation"),
         help="for metrics.json and predictions.jsonl; default outputs/evaluation",
     )
     parser.add_argument(
@@ -133,6 +229,10 @@ def parse_arguments() -> argparse.Namespace:
     args.overrides = [word for word in [*overrides, *(args.splits or [])] if "=" in word]
     args.splits = [word for word in args.splits or [] if "=" not in word]
     unknown = [word for word in overrides if "=" not in word]
+    if args.model and "=" in args.model and args.answers:  # an override that stands first
+        args.model, args.overrides = None, [args.model, *args.overrides]
+    if bool(args.model) == bool(args.answers):
+        parser.error("name a model (run folder, checkpoint or model folder), or --answers FILE: one of the two")
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; overrides are written key=value")
     return args
@@ -140,37 +240,52 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.config import ConfigError, LazyConfig, try_get_key
-    from rec.model_folder.allowed import checked_config, load_config
     from rec.model_folder.format import ModelFolderError, checked_file, read_config
     from rec.model_folder.reader import load_vocabulary
-    from rec.training.keys import check_values
 
-    args.config = path = args.config or trained.run_config
-    if path is None:
+    args.config = args.config or trained.run_config
+    if args.config is None:
         raise ModelFolderError(
             f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"
         )
-    load_config(path, trust_config=args.trust_config)  # before anything in it is looked at
-    cfg = LazyConfig.load(path)
-    for group in ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else [])):
-        if not isinstance(try_get_key(cfg, group), Mapping):
-            raise ModelFolderError(f"{path} has no group `{group}`, which the evaluation of {trained.folder} needs")
-    if "candidate_transforms" in cfg.dataset:
-        cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
-    if not trained.is_checkpoint:
+
+    def take_preprocess(cfg: Any) -> None:
         preprocess = read_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
         for key in ("input_shape", "max_token_length"):
             if key in cfg.dataset:
                 cfg.dataset[key] = preprocess[key]
         cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
-    cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), path, args.trust_config)
-    if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
-        raise ConfigError("; ".join(problems))
+
+    groups = ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else []))
+    cfg = read_data_config(args, groups, None if trained.is_checkpoint else take_preprocess)
     places = (trained.folder, trained.folder.parent.parent / "best")
     found = [checked_file(folder, "vocab.json") for folder in places if (folder / "vocab.json").exists()]
     tokenizer = cfg.dataset.get("tokenizer", "simrec")
     return cfg, load_vocabulary(found[0], args.trust_config, tokenizer) if found else None
+
+
+def read_data_config(
+    args: argparse.Namespace, groups: tuple[str, ...], change: Callable[[Any], None] | None = None
+) -> Any:
+    """The config of ``--config``, which has these groups, with ``change`` and then the overrides applied."""
+    from rec.config import ConfigError, LazyConfig, try_get_key
+    from rec.model_folder.allowed import checked_config, load_config
+    from rec.model_folder.format import ModelFolderError
+    from rec.training.keys import check_values
+
+    load_config(args.config, trust_config=args.trust_config)  # before anything in it is looked at
+    cfg = LazyConfig.load(args.config)
+    for group in groups:
+        if not isinstance(try_get_key(cfg, group), Mapping):
+            raise ModelFolderError(f"{args.config} has no group `{group}`, which an evaluation needs")
+    if "candidate_transforms" in cfg.dataset:
+        cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
+    if change is not None:
+        change(cfg)
+    cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), args.config, args.trust_config)
+    if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
+        raise ConfigError("; ".join(problems))
+    return cfg
 
 
 def build_datasets(cfg: Any, splits: list[str], vocabulary: Any) -> dict[str, Any]:
@@ -191,14 +306,21 @@ def build_evaluator(cfg: Any) -> Any:
     return instantiate(cfg.train.evaluation.evaluator) if cfg.train.evaluation.get("evaluator") else None
 
 
-def scene_kinds(split: str, records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Metrics of the three thirds of shape scenes: phrases by attribute, place and relation."""
-    if not any(str(record.get("source")).startswith("scenes") for record in records):
-        return {}
+def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
+    """Rows of parts of a split: by size of the object and, of shape scenes, by kind of phrase; and its mean accuracy."""
     from rec.data.scenes import phrase_kind
+    from rec.evaluation.bootstrap import mean_accuracy, size_class
     from rec.evaluation.metrics import breakdown
 
-    return {f"{split}/{kind}": row for kind, row in breakdown(records, lambda r: phrase_kind(r["sentence"])).items()}
+    if not records:
+        return {}
+    if (accuracy := mean_accuracy(records)) is not None and "count" in rows[split]:
+        rows[split] = rows[split] | {"Acc@0.5:0.95": accuracy, "count": rows[split].pop("count")}
+    kinds = {}
+    if any(str(record.get("source")).startswith("scenes") for record in records):
+        kinds = breakdown(records, lambda record: phrase_kind(record["sentence"]))
+    sizes = breakdown(records, size_class)
+    return {f"{split}/{part}": row for part, row in {**kinds, **sizes}.items()}
 
 
 if __name__ == "__main__":

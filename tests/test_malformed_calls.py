@@ -72,6 +72,11 @@ def calls() -> list[tuple[str, list[str]]]:
         add("prepare_data", ["--dataset", "scenes", "--output_dir", "out", "--count", number])
         if number not in ("99999999999999999999",):
             add("benchmark", ["loss", "--rounds", number])
+    answers = ["--answers", "answers.jsonl", "--config", "scenes.py", "--out", "out"]
+    add("evaluate", [], ["model", *answers], answers[:2], [*answers, "--coordinates", "0-100"], [*answers, "--box-format", "xxyy"],
+        [*answers, "--coordinates", "0x5"], [*answers, "--coordinates", "letterboxed:0"], ["--answers", "empty", *answers[2:]],
+        ["--answers", "nowhere", *answers[2:]], ["--answers", "photo.png", *answers[2:]], [*answers, "--compare", "nowhere"],
+        ["--answers", "/dev/zero", *answers[2:]])  # fmt: skip
     add("demo", ["model", "--port", "99999"])
     for device in DEVICES:
         add("predict", ["model", "photo.png", "a dog", "--device", device])

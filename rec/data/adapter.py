@@ -40,6 +40,14 @@ class ForeignDataSet(Dataset):
         own = getattr(self.inner, "describe", None)
         return own(index) if own is not None else {}
 
+    def target_boxes(self, index: int) -> tuple[np.ndarray, int, int]:
+        own = getattr(self.inner, "target_boxes", None)
+        if own is not None:
+            return own(index)
+        sample = self[index]
+        height, width = (int(value) for value in sample["geometry"][:2])
+        return np.asarray(sample["box_pixels"], np.float32).reshape(-1, 4), height, width
+
     def target_mask(self, index: int) -> np.ndarray | None:
         own = getattr(self.inner, "target_mask", None)
         return own(index) if own is not None else None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from rec import boxes
 from rec.data import masks
 from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
 from rec.data.sources import SourceError
@@ -331,6 +332,14 @@ class RefCOCODataSet(Dataset):
                 if os.path.exists(file) and os.path.exists(picture) and os.path.samefile(file, picture):
                     return True
         return False
+
+    def target_boxes(self, index: int) -> tuple[np.ndarray, int, int]:
+        """The true boxes of evaluation's sample ``index``, float32 ``(N, 4)`` xyxy in pixels, and the image's height and width;
+        the image is not read."""
+        part, number, _ = self._locate(0, index)
+        row = part.reader[number]
+        found = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64).reshape(-1, 4))
+        return found.astype(np.float32), row["height"], row["width"]
 
     def target_mask(self, index: int) -> np.ndarray | None:
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the

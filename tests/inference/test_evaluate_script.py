@@ -97,9 +97,35 @@ def test_two_processes_write_the_same_files_as_one(place, evaluate):
         cwd=place, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr[-3000:]
-    assert "2 process(es)" in two.stdout and two.stdout.count("Acc@0.5") == 1
+    assert "2 process(es)" in two.stdout and two.stdout.count("intervals.json") == 1
     for name in ("metrics.json", "predictions.jsonl"):
         assert (place / "one" / name).read_bytes() == (place / "two" / name).read_bytes()
+
+
+def test_answers_of_anybody_are_scored_to_the_same_digits(place, evaluate):
+    assert evaluate("run/best", "--config", "scenes.py", "--out", "model", "--splits", "val", "test")[0] == 0
+    answers = ("--answers", "model/predictions.jsonl", "--config", "scenes.py", "--splits", "val", "test")
+    status, said, error = evaluate(
+        *answers, "--out", "judged", "--report", "judged.html", "--compare", "model/predictions.jsonl"
+    )
+    assert status == 0 and "27 answers matched" in said and "fingerprint" in said and "0 phrases won, 0 lost" in said, (
+        error
+    )
+    for name in ("metrics.json", "predictions.jsonl", "intervals.json"):
+        assert (place / "judged" / name).read_bytes() == (place / "model" / name).read_bytes(), name
+    metrics = json.loads((place / "judged" / "metrics.json").read_text(encoding="utf-8"))
+    assert "Acc@0.5:0.95" in metrics["val"] and {"val/small", "val/medium"} & set(metrics)
+    status, said, _ = evaluate(*answers, "--out", "one", "--splits", "val")
+    assert status == 0 and "15 answers matched, 12 lines belong to no phrase" in said
+    for wrong, told in (
+        (("run/best",), "one of the two"),
+        (("--coordinates", "0-100"), "0-100"),
+        (("--out", "model"), "predictions.jsonl"),
+    ):
+        status, _, error = evaluate(*wrong, *answers)
+        assert status == 2 and told in error and "Traceback" not in error, wrong
+    status, _, error = evaluate("--answers", "model/predictions.jsonl")
+    assert status == 2 and "--config" in error
 
 
 def test_another_batch_size_moves_the_metrics_by_at_most_a_millionth(place, evaluate):
@@ -239,7 +265,7 @@ def test_home_and_files_of_any_name(photos, evaluate, monkeypatch):
     for _ in range(2):  # and again over its own files
         status, _, error = evaluate("~/p[1] best", *words, "dataset.image_path=~/photos")
         assert status == 0, error
-    assert sorted(os.listdir(photos / name / "out")) == ["metrics.json", "predictions.jsonl"]
+    assert sorted(os.listdir(photos / name / "out")) == ["intervals.json", "metrics.json", "predictions.jsonl"]
     assert (
         (photos / "grid.png").is_file() and (photos / "p[1] best" / "r.html").is_file() and not (photos / "~").exists()
     )

@@ -1,0 +1,105 @@
+"""How sure a number is: intervals over images, and the paired difference of two models on the same phrases.
+
+Phrases of one image are not independent, so images are drawn, not phrases (Efron, Bootstrap methods: another look at the
+jackknife, 1979; the interval is the percentile one).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rec.evaluation.metrics import THRESHOLDS, mask_iou
+
+ROUNDS, LEVEL = 2000, 0.95
+COCO_SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}  # areas in pixels, below
+STEPS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))  # COCO's 0.50:0.05:0.95
+
+Record = Mapping[str, Any]
+
+
+def columns(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Per-phrase values, float64 ``(N,)``, whose means are the metrics of that name; N >= 1."""
+    found: dict[str, np.ndarray] = {}
+    if all(record.get("iou") is not None for record in records):
+        ious = np.array([record["iou"] for record in records], np.float64)
+        found |= {f"Acc@{t:g}": (ious > t).astype(np.float64) for t in THRESHOLDS}
+        found |= {"Acc@0.5:0.95": np.mean([ious > t for t in STEPS], axis=0), "mIoU": ious}
+    if all(record.get("mask_union") is not None for record in records):
+        masks = mask_iou([r["mask_intersection"] for r in records], [r["mask_union"] for r in records])
+        found |= {"mask_mIoU": masks} | {f"Pr@{t:g}": (masks > t).astype(np.float64) for t in THRESHOLDS}
+    return found
+
+
+def mean_accuracy(records: Sequence[Record]) -> float | None:
+    """Mean of ``Acc@t`` over t = 0.50, 0.55, …, 0.95; None where there are no boxes."""
+    values = columns(records).get("Acc@0.5:0.95")
+    return None if values is None else float(values.mean())
+
+
+def size_class(record: Record) -> str | None:
+    """COCO's class of the true box by its area in the original image: below 32² small, below 96² medium, else large."""
+    if not record.get("target"):
+        return None
+    left, top, right, bottom = record["target"]
+    return next(name for name, limit in COCO_SIZES.items() if (right - left) * (bottom - top) < limit)
+
+
+def intervals(records: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Metric to its 95 % interval. Where all images agree on 0 or 1 it is the exact binomial one, not a point."""
+    images = len({_image(record) for record in records})
+    return {name: _percentiles(values, images) for name, values in _means(records, columns(records), seed).items()}
+
+
+def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Metric to (difference, low, high): ``records`` minus ``others``, on the same phrases.
+
+    Raises:
+        ValueError: they are not of the same phrases.
+    """
+    if [record["index"] for record in records] != [record["index"] for record in others]:
+        raise ValueError("the two are not of the same phrases")
+    first, second = columns(records), columns(others)
+    differences = {name: first[name] - second[name] for name in first if name in second}
+    sampled = _means(records, differences, seed)
+    return {name: (float(values.mean()), *_percentiles(sampled[name])) for name, values in differences.items()}
+
+
+def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[str, Any]]:
+    """The phrases that one has right at IoU 0.5 and the other has not, the largest change first."""
+    keys = ("index", "image", "ref_id", "sentence", "target")
+    found = [
+        {key: record.get(key) for key in keys}
+        | {"box": record["box"], "iou": record["iou"], "other_box": other["box"], "other_iou": other["iou"]}
+        for record, other in zip(records, others, strict=True)
+        if record["iou"] is not None and other["iou"] is not None and (record["iou"] > 0.5) != (other["iou"] > 0.5)
+    ]
+    return sorted(found, key=lambda line: -abs(line["iou"] - line["other_iou"]))
+
+
+def _means(records: Sequence[Record], values: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Means of each column over images drawn with replacement, float64 ``(ROUNDS,)``."""
+    if not records or not values:
+        return {}
+    images: dict[Any, int] = {}
+    owner = np.array([images.setdefault(_image(record), len(images)) for record in records])
+    table = np.stack([np.ones(len(records)), *values.values()], 1)
+    sums = np.zeros((len(images), table.shape[1]))
+    np.add.at(sums, owner, table)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack(
+        [rng.multinomial(len(images), np.full(len(images), 1 / len(images))) @ sums for _ in range(ROUNDS)]
+    )
+    return {name: drawn[:, k + 1] / drawn[:, 0] for k, name in enumerate(values)}
+
+
+def _image(record: Record) -> tuple[Any, Any]:
+    return record.get("image_id"), record.get("image")
+
+
+def _percentiles(values: np.ndarray, images: int = 0) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    if images and low == high and low in (0, 1):  # Clopper and Pearson, 1934, for none or all of them
+        return (0.0, 1 - tail ** (1 / images)) if low == 0 else (tail ** (1 / images), 1.0)
+    return float(low), float(high)

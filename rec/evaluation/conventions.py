@@ -1,0 +1,201 @@
+"""How other models write a box: corner formats, coordinate conventions, and boxes inside a text.
+
+A convention is declared, never chosen by what scores best against the truth: harnesses that try two readings and keep the
+better one report a number nobody can reproduce. What can be said without the truth is said by :func:`suspicion`.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rec import boxes
+from rec.errors import InputError
+
+# Declared as ``WIDTHxHEIGHT`` and ``letterboxed:SIDE`` besides these. Florence-2's bins are read at their centres.
+NAMES = ("pixel", "0-1", "0-999", "0-1000", "florence")
+MAX_TEXT = 100_000  # characters of one answer that are looked at
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_PAIR = rf" ?({_NUMBER}) ?, ?({_NUMBER}) ?"
+_FOUR = re.compile(rf"[\[(]{_PAIR}(?:,|[\])] ?,? ?[\[(]){_PAIR}[\])]")
+_BINS = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})>")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A declared way to write boxes.
+
+    Attributes:
+        coordinates: one of :data:`NAMES`, ``"640x480"`` (pixels of the image resized to that) or ``"letterboxed:416"``
+            (pixels of SimREC's square, see :func:`rec.boxes.letterbox_geometry`).
+        box_format: one of :data:`rec.boxes.FORMATS`.
+
+    Raises:
+        InputError: neither is known.
+    """
+
+    coordinates: str = "pixel"
+    box_format: str = "xyxy"
+
+    def __post_init__(self) -> None:
+        sized = re.fullmatch(r"letterboxed:[1-9]\d{0,4}|[1-9]\d{0,4}x[1-9]\d{0,4}", self.coordinates)
+        if self.coordinates not in NAMES and not sized:
+            raise InputError(
+                f"coordinates {self.coordinates!r} are not known; expected one of {', '.join(NAMES)}, WIDTHxHEIGHT such as "
+                "640x480, or letterboxed:SIDE such as letterboxed:416"
+            )
+        if self.box_format not in boxes.FORMATS:
+            raise InputError(f"box format {self.box_format!r} is not known; expected one of {', '.join(boxes.FORMATS)}")
+
+    def __str__(self) -> str:
+        return f"--coordinates {self.coordinates} --box-format {self.box_format}"
+
+    def to_pixels(self, values: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+        """Boxes in pixels of the original images.
+
+        Args:
+            values: float64 ``(N, 4)``, as written.
+            width, height: float64 ``(N,)`` or ``()`` of the original images, in pixels.
+
+        Returns:
+            float64 ``(N, 4)`` xyxy, not clipped.
+        """
+        values = {"xywh": boxes.xywh_to_xyxy, "cxcywh": boxes.cxcywh_to_xyxy}.get(self.box_format, np.asarray)(values)
+        if self.coordinates.startswith("letterboxed:"):
+            side = int(self.coordinates.partition(":")[2])
+            sizes = np.broadcast_arrays(np.atleast_1d(height), np.atleast_1d(width))
+            each = [boxes.letterbox_geometry(int(h), int(w), side) for h, w in zip(*sizes, strict=True)]
+            return boxes.from_letterbox(values, np.array(each, np.float64).reshape(-1, 6))
+        scale = np.stack(np.broadcast_arrays(width, height, width, height), -1).astype(np.float64)
+        if self.coordinates == "0-1":
+            return values * scale
+        if self.coordinates == "0-999":
+            return values / 999 * scale
+        if self.coordinates == "0-1000":
+            return values / 1000 * scale
+        if self.coordinates == "florence":
+            return (values + 0.5) / 1000 * scale
+        if self.coordinates == "pixel":
+            return values
+        w, h = map(int, self.coordinates.split("x"))
+        return values / np.array([w, h, w, h], np.float64) * scale
+
+
+def four_numbers(box: Any) -> list[float] | None:
+    """A box as four finite numbers; None where it is anything else."""
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return None
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in box):
+        return None
+    try:
+        numbers = [float(value) for value in box]
+    except OverflowError:
+        return None
+    return numbers if all(math.isfinite(value) and abs(value) < 1e9 for value in numbers) else None
+
+
+def boxes_in_text(text: str) -> list[list[float]]:
+    """The boxes that a chat model's answer names, in order.
+
+    Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``
+    and ``(10, 20), (30, 40)`` in running text, and Florence-2's ``<loc_10><loc_20><loc_30><loc_40>``.
+    """
+    text = " ".join(text[:MAX_TEXT].split())
+    if bins := _BINS.findall(text):
+        return [[float(value) for value in found] for found in bins]
+    fenced = re.search(r"```(?:json)? ?(.+?)```", text)
+    try:
+        found = _boxes_of(json.loads(fenced[1] if fenced else text))
+    except (ValueError, RecursionError):
+        found = []
+    return found or [box for match in _FOUR.findall(text) if (box := four_numbers([float(v) for v in match]))]
+
+
+def _boxes_of(value: Any) -> list[list[float]]:
+    box = four_numbers(value)
+    if box is not None:
+        return [box]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [box for inner in value for box in _boxes_of(inner)] if isinstance(value, list) else []
+
+
+# A suspicion needs numbers: a few boxes may well lie in one corner of their images.
+_ENOUGH, _MARGIN, _SHARE = 30, 0.02, 0.02
+_THOUSANDTHS = ("0-999", "0-1000", "florence")
+
+
+def suspicion(declared: Convention, values: np.ndarray, width: np.ndarray, height: np.ndarray) -> str | None:
+    """What is odd about boxes under the declared convention, and which other one they look like; None where nothing is.
+
+    The truth is not asked. Boxes are taken to be mostly inside their images, with corners in order, and among many some
+    reach close to every edge.
+
+    Args:
+        declared: how they are read.
+        values: float64 ``(N, 4)``, as written.
+        width, height: float64 ``(N,)``, of the original images in pixels.
+    """
+    if len(values) < _ENOUGH:
+        return None
+    faults = _faults(declared, values, width, height)
+    if not faults:
+        return None
+    sides = sorted(
+        {2 ** math.ceil(math.log2(max(2.0, float(values.max())))), math.ceil(values.max())} & set(range(2, 10_000))
+    )
+    candidates = [
+        Convention(coordinates, box_format)
+        for coordinates in (declared.coordinates, *NAMES, *(f"letterboxed:{side}" for side in sides))
+        for box_format in (declared.box_format, *boxes.FORMATS)
+    ]
+    fitting = [other for other in dict.fromkeys(candidates) if not _faults(other, values, width, height)]
+    remedy = (
+        f"they would fit {fitting[0]}"
+        if fitting
+        else "no convention known here fits better; pixels of a resized image are --coordinates WIDTHxHEIGHT"
+    )
+    if fitting and fitting[0].coordinates in _THOUSANDTHS:
+        remedy += f" ({', '.join(_THOUSANDTHS)} differ by a thousandth of a side, which numbers alone seldom tell)"
+    return f"read as {declared}, {'; '.join(faults)}: {remedy}"
+
+
+def _faults(convention: Convention, values: np.ndarray, width: np.ndarray, height: np.ndarray) -> list[str]:
+    found, count = [], len(values)
+    relative = convention.to_pixels(values, width, height) / np.stack([width, height, width, height], -1)
+    inverted = np.mean((relative[:, 2] <= relative[:, 0]) | (relative[:, 3] <= relative[:, 1]))
+    if inverted > _SHARE:
+        found.append(f"{inverted:.0%} of {count} boxes have their corners in the wrong order or no size")
+    outside = np.mean((relative < -_MARGIN).any(1) | (relative > 1 + _MARGIN).any(1))
+    if outside > _SHARE:
+        found.append(f"{outside:.0%} of {count} boxes leave their image by more than {_MARGIN:.0%} of its side")
+    if convention.coordinates not in ("0-1", "pixel") and (np.abs(values) <= 1).mean() > 1 - _SHARE:
+        found.append("nearly all values are at most 1")
+    if not found:
+        # Apart for smaller and larger images: pixels of one resized size look right where the images happen to have it.
+        halves = [half for side in (width, height) for half in (side <= np.median(side), side > np.median(side))]
+        halves = [half for half in halves if half.sum() >= _ENOUGH] or [width > 0]
+        far = min(np.quantile(relative[half, 2:], 0.99, axis=0).min() for half in halves)
+        near = max(np.quantile(relative[half, :2], 0.01, axis=0).max() for half in halves)
+        if far < 0.9 or near > 0.1:
+            edge = "right or lower" if far < 0.9 else "left or upper"
+            found.append(f"hardly any of {count} boxes comes near the {edge} edge of its image")
+    return found or _off_by_one(convention, values)
+
+
+def _off_by_one(convention: Convention, values: np.ndarray) -> list[str]:
+    """Scales that differ by a thousandth give themselves away by their largest and by broken numbers."""
+    corners = {"xywh": boxes.xywh_to_xyxy, "cxcywh": boxes.cxcywh_to_xyxy}.get(convention.box_format, np.asarray)(
+        values
+    )
+    largest, whole = corners.max(), bool((values == np.round(values)).all())
+    if convention.coordinates == "florence" and (largest > 999 or (convention.box_format == "xyxy" and not whole)):
+        return [f"the values go up to {largest:g}" if largest > 999 else "values are not whole, as bins are"]
+    if convention.coordinates == "0-999" and largest > 999:
+        return [f"the values go up to {largest:g}"]
+    if convention.coordinates == "0-1000" and largest == 999 and (corners == 999).sum() >= 3:
+        return [f"{(corners == 999).sum()} corners lie at exactly 999 and none beyond"]
+    return []

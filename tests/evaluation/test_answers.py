@@ -1,0 +1,260 @@
+"""Anybody's answers: every declared convention gives the truth back, wrong ones are suspected, keys name one phrase."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from evaluation_toy import ToyModel, ToySplit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from rec import boxes
+from rec.data.adapter import ForeignDataSet
+from rec.errors import InputError
+from rec.evaluation import bootstrap, evaluate
+from rec.evaluation.answers import read_answers
+from rec.evaluation.conventions import NAMES, Convention, boxes_in_text, suspicion
+from rec.evaluation.metrics import summarize_records
+
+SPLIT = {"val": ForeignDataSet(ToySplit(40))}
+COORDINATES = (*NAMES, "640x480", "letterboxed:416")
+
+
+def lines(path, answers):
+    path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+    return path
+
+
+def truth(count=40):
+    found = [SPLIT["val"].target_boxes(i) for i in range(count)]
+    return [(box[0].astype(np.float64), height, width) for box, height, width in found]
+
+
+def written(box, height, width, convention):
+    """An xyxy box in pixels as a model of that convention would write it."""
+    fraction = box / [width, height, width, height]
+    if convention.coordinates.startswith("letterboxed"):
+        box = boxes.to_letterbox(box, boxes.letterbox_geometry(height, width, 416).astype(np.float64))
+    elif convention.coordinates != "pixel":
+        scales = {"0-1": 1, "0-999": 999, "0-1000": 1000, "florence": 1000, "640x480": np.array([640, 480, 640, 480])}
+        box = fraction * scales[convention.coordinates]
+        if convention.coordinates in ("0-999", "0-1000", "florence"):
+            box = np.floor(box).clip(0, 999) if convention.coordinates == "florence" else np.round(box)
+    return {"xywh": boxes.xyxy_to_xywh, "cxcywh": boxes.xyxy_to_cxcywh}.get(convention.box_format, np.asarray)(box)
+
+
+@pytest.mark.parametrize("box_format", boxes.FORMATS)
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_the_truth_in_every_convention_is_all_right(coordinates, box_format, tmp_path):
+    convention = Convention(coordinates, box_format)
+    answers = [
+        {"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"], "box": written(*one, convention).tolist()}
+        for i, one in enumerate(truth())
+    ]
+    scored = read_answers(lines(tmp_path / "a.jsonl", answers), SPLIT, convention)
+    assert summarize_records(scored.records["val"])["Acc@0.5"] == 1
+    assert scored.counts["answered"] == 40 and not any(v for k, v in scored.counts.items() if k != "answered")
+
+
+def test_every_wrong_declaration_is_suspected_and_no_right_one():
+    rng = np.random.default_rng(0)
+    size = rng.choice([(300, 200), (200, 300), (300, 225), (640, 480)], 1000).astype(np.float64)
+    low, high = np.sort(rng.beta(0.7, 0.7, (2, 1000, 2)), axis=0)
+    high = np.maximum(high, np.minimum(1, low + 0.05))
+    low = np.minimum(low, high - 0.05)
+    pixels = np.concatenate([low * size, high * size], 1)
+    width, height = size.T
+    names = [Convention(c, f) for c in COORDINATES for f in boxes.FORMATS]
+    thousandths = {"0-999", "0-1000", "florence"}
+    for true in names:
+        sizes = zip(pixels, height.astype(int), width.astype(int), strict=True)
+        values = np.array([written(box, h, w, true) for box, h, w in sizes])
+        assert suspicion(true, values, width, height) is None, true
+        for declared in names:
+            close = {true.coordinates, declared.coordinates} <= thousandths and true.box_format == declared.box_format
+            if declared != true and not close:
+                said = suspicion(declared, values, width, height) or ""
+                assert said, (true, declared)
+                assert "they would fit" in said or true.coordinates == "640x480", (true, said)
+    values = np.round(np.concatenate([low, high], 1) * 1000)
+    assert "up to 1000" in suspicion(Convention("0-999"), values, width, height)
+
+
+def test_our_own_predictions_give_our_own_digits(tmp_path):
+    dataset = ToySplit(30, with_masks=True)
+    metrics, records = evaluate(ToyModel(True), DataLoader(dataset, 7), dataset, mean=[0, 0, 0], std=[1, 1, 1])
+    scored = read_answers(
+        lines(tmp_path / "p.jsonl", records), {"val": ForeignDataSet(dataset)}, Convention("0-1", "xywh")
+    )
+    assert summarize_records(scored.records["val"]) == metrics and scored.records["val"] == records
+
+
+def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
+    box = truth()[3][0].tolist()
+    others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(8)]
+    others[0] |= {"box": None}
+    others[1] |= {"box": [1, 2, 3]}
+    others[2] |= {"box": [0, 0, float("nan"), 4]}
+    others[3] |= {"boxes": [[0, 0, 1, 1], box], "scores": [0.2, 0.9]}
+    others[4] |= {"text": "I see no dog here."}
+    others[5] |= {"boxes": []}
+    others[6] |= {"box": [0, 0, 9000, 9000], "score": 0.5}
+    others[7] |= {"text": f"```json\n{json.dumps([{'bbox_2d': truth()[7][0].tolist(), 'label': 'dog'}])}\n```"}
+    lost = [{"ref_id": "elsewhere", "sentence": "x", "box": box}, {"split": "test", "index": 0, "box": box}]
+    scored = read_answers(lines(tmp_path / "a.jsonl", [*others, *lost]), SPLIT, Convention())
+    assert scored.counts == {
+        "answered": 8, "missing": 32, "none": 2, "unparsable": 3, "several": 1, "outside": 1, "extra": 2,
+    }  # fmt: skip
+    right = [record["index"] for record in scored.records["val"] if record["iou"] > 0.5]
+    assert right == [3, 7] and scored.records["val"][3]["score"] == 0.9
+    assert "32 phrases without one (wrong)" in scored.summary()
+
+
+def test_an_index_needs_the_datas_fingerprint_or_a_sentence_that_agrees(tmp_path):
+    inner = ToySplit(4)
+    inner.fingerprint = "abc"
+    split = {"val": ForeignDataSet(inner)}
+    box, sentence = truth()[2][0].tolist(), split["val"].describe(2)["sentence"]
+    for extra in ({"fingerprint": "abc"}, {"sentence": sentence}):
+        scored = read_answers(lines(tmp_path / "a.jsonl", [{"index": 2, "box": box} | extra]), split, Convention())
+        assert [record["iou"] > 0.99 for record in scored.records["val"]] == [False, False, True, False]
+    for extra, said in (
+        ({}, "add the sentence"),
+        ({"fingerprint": "abd"}, "fingerprint 'abd'"),
+        ({"sentence": "another"}, "made for other data"),
+        ({"sentence": sentence, "ref_id": "r3"}, "made for other data"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_answers(lines(tmp_path / "a.jsonl", [{"index": 2, "box": box} | extra]), split, Convention())
+
+
+class Twins(ToySplit):
+    """Two phrases of the same words on one image: of one object (a ref's repeated sentence), or of two."""
+
+    def __init__(self, same):
+        super().__init__(2)
+        self.same = same
+
+    def truth(self, i):
+        return super().truth(0 if self.same else i)
+
+    def describe(self, i):
+        return {"image": "photos/a.jpg", "image_id": "7", "ref_id": "r0", "sentence": "the dog", "sentence_index": i}
+
+
+def test_a_key_names_one_truth(tmp_path):
+    answer = {"image": "elsewhere/a.jpg", "sentence": "the dog", "box": [0, 0, 9, 9]}
+    for key in ({}, {"image": "7"}, {"image": None, "ref_id": "r0"}):
+        path = lines(tmp_path / "a.jsonl", [answer | key])
+        assert read_answers(path, {"val": ForeignDataSet(Twins(same=True))}, Convention()).counts["answered"] == 2
+        with pytest.raises(InputError, match="names 2 phrases of different objects"):
+            read_answers(path, {"val": ForeignDataSet(Twins(same=False))}, Convention())
+    with pytest.raises(InputError, match="line 2 answers 'the dog' of ref_id r0 in val, which line 1 has answered"):
+        read_answers(lines(tmp_path / "a.jsonl", [answer] * 2), {"val": ForeignDataSet(Twins(same=True))}, Convention())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "none of the lines"),
+        ('{"index": 0', "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[1]", "expected an object"),
+        ('{"box": [0, 0, 1, 1]}', "does not say which phrase"),
+        ('{"ref_id": "nobody", "sentence": "x", "box": null}', "none of the lines"),
+        ('{"index": 999, "sentence": "x"}', "not among those"),
+        ('{"index": 0.5, "sentence": "x"}', "whole number"),
+        (
+            '{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "mask": {"size": [1, 1], "counts": "1"}}',
+            "no COCO RLE",
+        ),
+        ('{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "size": [0, 5]}', "[width, height]"),
+    ],
+)
+def test_a_broken_file_is_an_error_by_line(content, said, tmp_path):
+    content = content.replace("%s", json.dumps(SPLIT["val"].describe(0)["sentence"]))
+    (tmp_path / "a.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_answers(tmp_path / "a.jsonl", SPLIT, Convention())
+
+
+def test_a_line_may_carry_the_size_of_its_resized_image(tmp_path):
+    box, height, width = truth()[0]
+    answer = {"ref_id": "r0", "sentence": SPLIT["val"].describe(0)["sentence"], "size": [2 * width, 3 * height]}
+    answer["box"] = (box * [2, 3, 2, 3]).tolist()
+    scored = read_answers(lines(tmp_path / "a.jsonl", [answer]), SPLIT, Convention())
+    assert scored.records["val"][0]["iou"] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("<box>(10, 20), (30, 40)</box>", [[10, 20, 30, 40]]),
+        ("The dog is at [10.5, 20, 30, 40].", [[10.5, 20, 30, 40]]),
+        ('{"objects": [{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7, 8]}]}', [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ('Sure!\n```json\n[{"bbox_2d": [1, 2, 3, 4]}]\n```', [[1, 2, 3, 4]]),
+        ("[[0.1, 0.2], [0.3, 0.4]]", [[0.1, 0.2, 0.3, 0.4]]),
+        ("dog<loc_52><loc_333><loc_932><loc_774>", [[52, 333, 932, 774]]),
+        ("none", []),
+        ("[1, 2, 3, 4, 5]", []),
+        ("[1e400, 2, 3, 4]", []),
+        ("[1, 2, NaN, 4]", []),
+    ],
+)
+def test_boxes_are_found_in_what_chat_models_say(text, found):
+    assert boxes_in_text(text) == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="[](){},. 0123456789-+eE<>_loc\"'`bx:ntrufalsNI\n\t", max_size=200) | st.text(max_size=200))
+def test_no_text_is_a_crash(text):
+    for box in boxes_in_text(text):
+        assert len(box) == 4 and np.isfinite(box).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+                    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+                    max_leaves=8), st.sampled_from(["box", "boxes", "scores", "text", "score"]))  # fmt: skip
+def test_no_answer_is_a_crash_or_by_itself_a_hit(tmp_path_factory, value, key):
+    answer = {"ref_id": "r0", "sentence": SPLIT["val"].describe(0)["sentence"], "box": [-5, -5, -4, -4], key: value}
+    path = lines(tmp_path_factory.getbasetemp() / "fuzz.jsonl", [answer])
+    scored = read_answers(path, SPLIT, Convention())
+    assert scored.records["val"][0]["iou"] < 0.5 and np.isfinite(scored.records["val"][0]["iou"])
+
+
+def test_intervals_cover_and_pairs_are_paired():
+    rng = np.random.default_rng(1)
+    records = [
+        {
+            "index": i,
+            "image": f"{i // 4}.jpg",
+            "image_id": str(i // 4),
+            "iou": float(iou),
+            "target": [0, 0, 10, 10],
+            "box": None,
+        }
+        for i, iou in enumerate(rng.uniform(0, 1, 400))
+    ]
+    low, high = bootstrap.intervals(records)["Acc@0.5"]
+    mean = np.mean([record["iou"] > 0.5 for record in records])
+    assert low < mean < high and 0.06 < high - low < 0.14, "about 2 x 1.96 x sqrt(0.25 / 400)"
+    assert bootstrap.intervals([{"index": i, "image": i, "iou": 1.0} for i in range(5)])["Acc@0.5"] == (
+        pytest.approx(0.478, abs=1e-3),
+        1,
+    ), "five of five is no certainty"
+    together = [record | {"image_id": "one", "image": "one"} for record in records]
+    assert bootstrap.intervals(together)["Acc@0.5"] == (mean, mean), "images are drawn, not phrases"
+    better = [record | {"iou": min(1.0, record["iou"] + 0.1)} for record in records]
+    difference, low, high = bootstrap.paired(better, records)["Acc@0.5"]
+    assert 0 < low < difference < high < 0.2 and bootstrap.paired(records, records)["mIoU"] == (0, 0, 0)
+    changes = bootstrap.changed(better, records)
+    assert len(changes) == round(400 * difference) and all(line["iou"] > 0.5 >= line["other_iou"] for line in changes)
+    assert bootstrap.mean_accuracy([{"iou": 0.72}]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("side", "name"), [(31.9, "small"), (32, "medium"), (95.9, "medium"), (96, "large")])
+def test_sizes_are_cocos(side, name):
+    assert bootstrap.size_class({"target": [5, 5, 5 + side, 5 + side]}) == name
