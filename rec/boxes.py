@@ -119,6 +119,28 @@ def box_iou(boxes: Array, others: Array) -> Array:
     return overlap / (union + (union <= 0))
 
 
+def suppress(found: np.ndarray, scores: np.ndarray, most: int, iou: float, threshold: float = -np.inf) -> list[int]:
+    """Greedy non-maximum suppression, best first; equal scores in their order.
+
+    Args:
+        found: ``(N, 4)`` xyxy.
+        scores: ``(N,)``.
+        most: how many are kept.
+        iou: a box that overlaps a better one by more than this is left out.
+        threshold: so is one whose score is below this.
+
+    Returns:
+        The numbers of those that are kept.
+    """
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if len(kept) == most or scores[i] < threshold:
+            break
+        if not kept or box_iou(found[kept], found[i]).max() <= iou:
+            kept.append(int(i))
+    return kept
+
+
 def _maximum(a: Array, b: Array) -> Array:
     return np.maximum(a, b) if isinstance(a, np.ndarray | np.generic) else a.maximum(b)
 

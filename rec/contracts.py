@@ -5,8 +5,10 @@ rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+
+from rec.boxes import suppress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,11 @@ class Batch(TypedDict, total=False):
     ``mask`` uint8 ``(B, 1, S, S)`` 0-255, where masks are asked for; ``geometry`` float32 ``(B, 6)``, see :mod:`rec.boxes`;
     ``box_pixels`` float32 ``(B, 4)`` xyxy in the original image; ``index`` int64 ``(B,)``; where phrases share their images
     ``image`` is ``(U, 3, S, S)`` and ``image_index`` int64 ``(B,)`` tells each phrase's.
+
+    Where phrases name none, one or several objects (``targets="any"``) there are also ``boxes`` float32 ``(B, T, 4)`` cxcywh
+    as fractions of the square, ``boxes_pixels`` float32 ``(B, T, 4)`` xyxy in the original image, and ``box_count`` int64
+    ``(B,)``: how many of a phrase's T rows are boxes; the rows behind them are zeros. T is the batch's largest count, at
+    least 1. ``box`` and ``box_pixels`` are then the first box, zeros where there is none, and ``mask`` the union.
     """
 
     image: "torch.Tensor"
@@ -33,6 +40,9 @@ class Batch(TypedDict, total=False):
     mask: "torch.Tensor"
     geometry: "torch.Tensor"
     box_pixels: "torch.Tensor"
+    boxes: "torch.Tensor"
+    boxes_pixels: "torch.Tensor"
+    box_count: "torch.Tensor"
     index: "torch.Tensor"
     image_index: "torch.Tensor"
 
@@ -70,6 +80,10 @@ class DataSet(Protocol):
     @property
     def sources(self) -> Sequence[str]:
         """What a model trained on this data has seen."""
+
+    @property
+    def targets(self) -> str:
+        """``"one"``: every phrase names one object. ``"any"``: none, one or several, and batches have ``boxes``."""
 
     @property
     def max_token_length(self) -> int | None: ...
@@ -113,6 +127,8 @@ class Abilities(NamedTuple):
         encode_image, ground: the halves of the network, for several phrases about one image: ``encode_image(image)`` gives
             features, ``ground(features, tokens, image_index)`` predictions. None for a model without halves.
         candidates: ``candidates(features, tokens, image_index)`` gives ``(boxes, scores)`` of every cell. None without.
+        one_only: why it cannot learn from phrases that name none or several objects; "" where it can. Such a model says
+            so with an attribute ``several = True``, its own or its ``head``'s; a text there is the reason why not.
         mask_threshold: a mask pixel is on where its probability is above this.
         mask_any_overlap: the original's mask arithmetic.
     """
@@ -122,6 +138,7 @@ class Abilities(NamedTuple):
     candidates: Callable[..., Any] | None
     mask_threshold: float
     mask_any_overlap: bool
+    one_only: str
 
 
 def abilities(model: "torch.nn.Module") -> Abilities:
@@ -130,7 +147,9 @@ def abilities(model: "torch.nn.Module") -> Abilities:
         name: getattr(model, name, None) for name in ("encode_image", "ground", "forward_features")
     }
     halves = known["encode_image"] is not None and known["ground"] is not None
-    cells: Any = getattr(getattr(model, "head", None), "candidates", None) if halves else None
+    head: Any = getattr(model, "head", None)
+    cells: Any = getattr(head, "candidates", None) if halves else None
+    several: Any = getattr(model, "several", getattr(head, "several", False))
 
     def candidates(*arguments: Any) -> Any:
         return cells(known["forward_features"](*arguments)["head"])
@@ -141,7 +160,41 @@ def abilities(model: "torch.nn.Module") -> Abilities:
         candidates if cells is not None else None,
         float(getattr(model, "mask_threshold", 0.5)),
         bool(getattr(model, "mask_any_overlap", False)),
+        "" if several is True else several or "it knows the batch's `box` alone, one for each phrase",
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """When a model of none, one or several objects says what; the ``answer`` of a model folder.
+
+    Attributes:
+        threshold: a box is an answer where its score is at least this. Chosen on a validation split, never on test.
+        suppress_iou: a box is left out where it overlaps a better one by more than this.
+        min_pixels: a model of masks alone found nothing where its mask has fewer pixels, or none.
+    """
+
+    threshold: float = 0.5
+    suppress_iou: float = 0.5
+    min_pixels: int = 0
+
+    @classmethod
+    def of_folder(cls, config: Mapping[str, Any]) -> "Answer | None":
+        """From a model folder's ``config.yaml``; None for a model that always answers with one object."""
+        found = config.get("answer")
+        return None if found is None else cls(**found)
+
+    def to_folder(self) -> dict[str, Any]:
+        """The inverse of :meth:`of_folder`."""
+        return asdict(self)
+
+    def choose(self, found: "np.ndarray", scores: "np.ndarray") -> list[int]:
+        """Which of the candidates ``(N, 4)`` xyxy with scores ``(N,)`` are the answer, best first; none is an answer too."""
+        return suppress(found, scores, len(scores), self.suppress_iou, self.threshold)
+
+    def sees(self, mask: "np.ndarray") -> bool:
+        """Whether a mask, bool ``(H, W)`` of the original image, shows anything: for models without boxes."""
+        return int(mask.sum()) >= max(1, self.min_pixels)
 
 
 @dataclass(frozen=True)

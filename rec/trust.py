@@ -25,7 +25,7 @@ MAX_TOKEN_LENGTH = 512  # words of a phrase; attention's memory grows with its s
 MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 20_000
 # Of annotations: a file that is read whole (Python needs some ten times that), a line or element of one that is not,
 # and what one record may hold.
-MAX_ANNOTATIONS, MAX_LINE, MAX_SENTENCES, MAX_SENTENCE = 2 << 30, 16 << 20, 1000, 100_000
+MAX_ANNOTATIONS, MAX_LINE, MAX_SENTENCES, MAX_SENTENCE, MAX_OBJECTS = 2 << 30, 16 << 20, 1000, 100_000, 1000
 # Parquet and gzip files: how many times their size their content may be, beyond the size of a small table.
 MAX_EXPANSION, SMALL_TABLE = 100, 256 << 20
 MAX_DIMENSION = 10_000  # of a word vector

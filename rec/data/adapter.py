@@ -21,6 +21,7 @@ class ForeignDataSet(Dataset):
         self.vocabulary: Words | None = getattr(inner, "vocabulary", None)
         self.fingerprint: str = getattr(inner, "fingerprint", "")
         self.content: str = getattr(inner, "content", "")
+        self.targets: str = getattr(inner, "targets", "one")
         self.sources: Sequence[str] = tuple(getattr(inner, "sources", ()))
         self.max_token_length: int | None = getattr(inner, "max_token_length", None)
         self.pretrained_emb: np.ndarray | None = getattr(inner, "pretrained_emb", None)

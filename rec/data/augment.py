@@ -1,4 +1,4 @@
-"""Training augmentation: one candidate transform per sample, with box and mask carried along.
+"""Training augmentation: one candidate transform per sample, with boxes and mask carried along.
 
 SimREC's configuration names four candidates: ``RandAugment``, ``ElasticTransform``, ``GridDistortion`` (albumentations)
 and ``RandomErasing``. Any other albumentations transform may stand beside them under a name of your own, for example
@@ -17,13 +17,13 @@ from PIL import Image, ImageEnhance, ImageOps
 from rec import boxes
 from rec.errors import RecError
 
-# A sample whose target would lose more than this share of its box to an augmentation is left as it is.
+# A sample of which a target would lose more than this share of its box to an augmentation is left as it is.
 MAX_HIDDEN = 0.3
 FILL = (127, 127, 127)  # what the letterbox pads with
 
 _PROBE = 640  # side in pixels of the image that every candidate is tried on
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box, mask
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box or boxes, mask
 
 
 class TransformError(RecError, ValueError):
@@ -54,35 +54,41 @@ class Augmentation:
 
         Args:
             image: uint8 ``(H, W, 3)``, RGB.
-            box: float ``(4,)`` xyxy in pixels.
+            box: float ``(4,)`` or ``(N, 4)`` xyxy in pixels, N from 0.
             mask: uint8 ``(H, W)`` of 0 and 1, or None.
             rng: the only source of randomness.
 
         Returns:
-            Image, box and mask; unchanged where the target would be hidden by more than :data:`MAX_HIDDEN`, or where
-            nothing of its box or mask would be left in the image.
+            Image, box (or boxes, in their order) and mask; unchanged where a target would be hidden by more than
+            :data:`MAX_HIDDEN`, or where nothing of its box or of the mask would be left in the image.
 
         Raises:
             TransformError: the transform failed, or its result is no sample.
         """
         number = int(rng.integers(len(self._apply)))
-        if not boxes.is_visible(box, *image.shape[:2]):
+        if not all(boxes.is_visible(one, *image.shape[:2]) for one in _each(box)):
             return image, box, mask  # nothing to keep in sight; albumentations would refuse such a box
         try:
             after = self._apply[number](image, box, mask, rng)
         except Exception as error:  # a transform of anybody's may raise anything
             what = f"failed on an image of {image.shape[1]} x {image.shape[0]} pixels, {type(error).__name__}: {error}"
             raise TransformError(f"{_path(self.names[number])} {' '.join(what.split())}") from error
-        _check(self.names[number], after, mask is not None)
-        lost = not boxes.is_visible(after[1], *after[0].shape[:2]) or (after[2] is not None and not after[2].any())
+        _check(self.names[number], after, np.shape(box), mask is not None)
+        lost = not all(boxes.is_visible(one, *after[0].shape[:2]) for one in _each(after[1]))
+        lost |= after[2] is not None and np.size(box) > 0 and not after[2].any()
         return (image, box, mask) if lost else (np.ascontiguousarray(after[0]), *after[1:])
+
+
+def _each(box: np.ndarray) -> np.ndarray:
+    """One box ``(4,)``, or several, as ``(N, 4)``."""
+    return np.reshape(box, (-1, 4))
 
 
 def _path(name: str) -> str:
     return f"dataset.candidate_transforms[{name!r}]"
 
 
-def _check(name: str, after: Sample, masked: bool) -> None:
+def _check(name: str, after: Sample, shape: tuple[int, ...], masked: bool) -> None:
     """Refuses what is no sample: the letterbox would read images of other kinds from uninitialised memory."""
     image, box, mask = after
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
@@ -93,13 +99,14 @@ def _check(name: str, after: Sample, masked: bool) -> None:
         )
     height, width = image.shape[:2]
     corners = np.asarray(box, np.float64)
-    if corners.shape != (4,) or not np.isfinite(corners).all():
+    if corners.shape != shape or not np.isfinite(corners).all():
         raise TransformError(f"{_path(name)} gives the box {box!r}; expected four finite numbers, xyxy in pixels")
-    if (corners[:2] < -1).any() or corners[2] > width + 1 or corners[3] > height + 1:
-        raise TransformError(
-            f"{_path(name)} gives the box {corners.round(2).tolist()} (xyxy), which leaves its image of {width} x "
-            f"{height} pixels: it must move the box with the image"
-        )
+    for one in _each(corners):
+        if (one[:2] < -1).any() or one[2] > width + 1 or one[3] > height + 1:
+            raise TransformError(
+                f"{_path(name)} gives the box {one.round(2).tolist()} (xyxy), which leaves its image of {width} x "
+                f"{height} pixels: it must move the box with the image"
+            )
     if masked and not (isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and mask.shape == image.shape[:2]):
         kind = f"{getattr(mask, 'dtype', type(mask).__name__)} {tuple(getattr(mask, 'shape', ()))}"
         raise TransformError(f"{_path(name)} gives a mask of {kind}; expected uint8 {(height, width)}, as its image")
@@ -116,7 +123,7 @@ def _try(name: str, transform: Any) -> None:
         after = surely(image, np.array([200.0, 200, 400, 400]), mask, rng)
     except Exception:  # it may need images of another size: the first sample tells, with its name
         return
-    _check(name, after, True)
+    _check(name, after, (4,), True)
 
 
 def _always(transform: Any) -> Any:
@@ -185,10 +192,11 @@ class _Albumentation:
                 raise ValueError(f"an ImageOnlyTransform made it {np.shape(after)}, and box and mask stay behind")
             return after, box, mask
         masks = {} if mask is None else {"mask": np.ascontiguousarray(mask)}
-        result = self.compose(image=image, bboxes=box[None], **masks)
-        if not len(result["bboxes"]):
+        result = self.compose(image=image, bboxes=_each(box), **masks)
+        kept = np.asarray(result["bboxes"], np.float64)
+        if len(kept) != len(_each(box)):  # a target is lost
             return image, box, mask
-        return result["image"], np.asarray(result["bboxes"], np.float64)[0], result.get("mask")
+        return result["image"], kept.reshape(np.shape(box)), result.get("mask")
 
 
 class RandomErasing:
@@ -207,7 +215,7 @@ class RandomErasing:
         self.p, self.scale, self.ratio, self.value = p, tuple(scale), tuple(ratio), value
 
     def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
-        """Erases; tries ten rectangles that fit the image and hide no more of the target than :data:`MAX_HIDDEN`."""
+        """Erases; tries ten rectangles that fit the image and hide no more of a target than :data:`MAX_HIDDEN`."""
         if rng.random() >= self.p:
             return image, box, mask
         height, width = image.shape[:2]
@@ -218,7 +226,8 @@ class RandomErasing:
             if not (0 < h < height and 0 < w < width):
                 continue
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-            if _visible(box, np.array([left, top, left + w, top + h])) > MAX_HIDDEN:
+            hole = np.array([left, top, left + w, top + h])
+            if any(_visible(one, hole) > MAX_HIDDEN for one in _each(box)):
                 continue
             image = image.copy()
             noise = isinstance(self.value, str)
@@ -254,17 +263,19 @@ class RandAugment:
 
 
 def _warp(image: np.ndarray, box: np.ndarray, mask: Any, matrix: np.ndarray) -> Sample:
-    """An affine map, unless it takes too much of the target out of the image; the box encloses the mapped corners."""
+    """An affine map, unless it takes too much of a target out of the image; a box encloses its mapped corners."""
     height, width = image.shape[:2]
-    corners = np.array([[box[0], box[1], 1], [box[2], box[1], 1], [box[2], box[3], 1], [box[0], box[3], 1]]) @ matrix.T
-    moved = np.concatenate([corners.min(0), corners.max(0)])
-    frame = np.array([0, 0, width, height], np.float64)
-    if _visible(moved, frame) < 1 - MAX_HIDDEN:
-        return image, box, mask
+    frame, moved = np.array([0, 0, width, height], np.float64), np.empty(_each(box).shape)
+    for number, (left, top, right, bottom) in enumerate(_each(box)):
+        corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]) @ matrix.T
+        moved[number] = np.concatenate([corners.min(0), corners.max(0)])
+        if _visible(moved[number], frame) < 1 - MAX_HIDDEN:
+            return image, box, mask
     image = cv2.warpAffine(image, matrix, (width, height), borderValue=FILL)
     if mask is not None:
         mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, (width, height), flags=cv2.INTER_NEAREST)
-    return image, np.concatenate([np.maximum(moved[:2], 0), np.minimum(moved[2:], frame[2:])]), mask
+    inside = np.concatenate([np.maximum(moved[:, :2], 0), np.minimum(moved[:, 2:], frame[2:])], 1)
+    return image, inside.reshape(np.shape(box)), mask
 
 
 def _visible(box: np.ndarray, frame: np.ndarray) -> float:

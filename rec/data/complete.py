@@ -25,6 +25,8 @@ def complete_rows(
 
     Neighbouring rows of one image share the look at its file.
 
+    A row that names nothing gets an empty mask where masks are wanted.
+
     Args:
         rows: raw rows, see :mod:`rec.data.sources`; a :class:`~rec.data.schema.BadRecord` passes through.
         root: folder of the images, or "".
@@ -60,7 +62,7 @@ def complete_rows(
             path = str(Path(path).relative_to(root))
         mask = _mask(row, width, height, mask_folders) if with_masks else None
         done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
-        return {key: row[key] for key in row if key not in ("segmentation", "mask_picture")} | done
+        return {key: row[key] for key in row if key not in ("segmentation", "segmentations", "mask_picture")} | done
 
     for row in rows:
         yield row if isinstance(row, BadRecord) else attempt(complete, row, where=ids_of(row))
@@ -80,14 +82,17 @@ def _look(image: dict[str, Any], embed: bool, folders: Sequence[str] | None) -> 
 
 
 def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:
-    picture, segmentation = row.get("mask_picture"), row.get("segmentation")
+    picture, segmentation, several = (row.get(key) for key in ("mask_picture", "segmentation", "segmentations"))
     with faults_as("bad mask"):
+        if several is not None:
+            return masks.union([masks.from_coco(one, height, width) for one in several], height, width)
         if _is_dense(segmentation, height, width):
             return masks.encode(np.array(segmentation))
         if segmentation is not None:
             return masks.from_coco(segmentation, height, width)
         if picture is None:
-            return row.get("mask")
+            mask = row.get("mask")
+            return masks.union([], height, width) if mask is None and row.get("boxes") == [] else mask
         if not isinstance(picture, bytes):
             _check_place(picture, folders, "mask")
         return masks.encode(masks.read(picture, height, width))

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, default_collate
 
 from rec import boxes
 from rec.data import masks
-from rec.data.samples import SAMPLE_COLUMNS, SampleMaker
+from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
+from rec.data.saved import check_single
 from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
@@ -49,7 +50,8 @@ class RefCOCODataSet(Dataset):
     A sample is a dict of tensors: ``image`` uint8 ``(3, S, S)`` RGB, letterboxed with 127; ``tokens`` int64 ``(L,)``, 0
     is padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
     :mod:`rec.boxes`; ``box_pixels`` float32 ``(4,)`` xyxy in the original image (in training: in the augmented one);
-    ``index`` int64 ``()``; with masks ``mask`` uint8 ``(1, S, S)``, 0-255.
+    ``index`` int64 ``()``; with masks ``mask`` uint8 ``(1, S, S)``, 0-255. With ``targets="any"`` also ``boxes`` and
+    ``boxes_pixels`` ``(N, 4)``, which batches pad with zeros, and ``box_count`` int64 ``()``, N.
 
     Args:
         dataset: name of the data set, a key of ``ann_path``; a list of names concatenates them; a mapping from names to
@@ -79,6 +81,7 @@ class RefCOCODataSet(Dataset):
         allow_paths: whether masks (and images of a Hub data set) may lie anywhere, where records say so; see
             :func:`rec.data.prepare.prepare`.
         seed: of everything random.
+        targets: ``"one"`` for phrases that name one object each; ``"any"`` for those that name none, one or several.
 
     Attributes:
         vocabulary: the :class:`~rec.data.text.Vocabulary`.
@@ -88,7 +91,8 @@ class RefCOCODataSet(Dataset):
         truncated: how many sentences of the split have more than ``max_token_length`` words.
 
     Raises:
-        rec.data.sources.SourceError: unknown data set or split, broken files.
+        rec.data.sources.SourceError: unknown data set or split, broken files, or rows of none or several objects with
+            ``targets="one"``.
         ValueError: an argument that cannot be right; names it.
     """
 
@@ -119,7 +123,9 @@ class RefCOCODataSet(Dataset):
         hide: str | None = None,
         allow_paths: bool = False,
         seed: int = 0,
+        targets: str = "one",
     ) -> None:
+        _choice("targets", targets, TARGETS)
         _choice("sentence_sampling", sentence_sampling, ("per_object", "per_sentence"))
         _choice("vocabulary_from", vocabulary_from, ("train", "all"))
         if len(input_shape) != 2 or input_shape[0] != input_shape[1]:
@@ -128,7 +134,7 @@ class RefCOCODataSet(Dataset):
         self.training = "train" in split.split("+") if training is None else training
         self.use_glove, self.word_vectors, self.seed = use_glove, word_vectors, seed
         self._sources = _name_sources(dataset, ann_path, image_path, mask_path)
-        self._with_masks, self._allow_paths = with_masks, allow_paths
+        self._with_masks, self._allow_paths, self.targets = with_masks, allow_paths, targets
         self._expanded = not self.training or sentence_sampling == "per_sentence"
         self._parts = self._open([split_name(part) for part in split.split("+")])
         self._firsts = np.array([part.first for part in self._parts])
@@ -166,6 +172,7 @@ class RefCOCODataSet(Dataset):
             with_masks=with_masks,
             label_clip=label_clip,
             hide=hide,
+            targets=targets,
         )
 
     def _open(self, splits: Sequence[str]) -> list[_Part]:
@@ -206,6 +213,8 @@ class RefCOCODataSet(Dataset):
                 f"{bare} of {len(table.rows)} objects of {name}, split {split}, have no mask, but the model asks for "
                 "masks: prepare the data with --generate_mask, or leave the source out"
             )
+        if self.targets == "one":
+            check_single(table.rows, f"data set {name!r}, split {split}")
         return table
 
     def _build_vocabulary(self, vocabulary_from: str, tokenizer: str) -> Vocabulary:
@@ -289,11 +298,11 @@ class RefCOCODataSet(Dataset):
                 ``(B,)`` tells each row's image. Images are the same where their samples were read together.
         """
         if not share_images:
-            return default_collate(list(samples))
+            return collate(samples)
         unique: dict[int, int] = {}
         rows = [unique.setdefault(id(sample["image"]), len(unique)) for sample in samples]
         first = {row: sample["image"] for row, sample in zip(reversed(rows), reversed(samples), strict=True)}
-        batch = default_collate([{key: sample[key] for key in sample if key != "image"} for sample in samples])
+        batch = collate([{key: sample[key] for key in sample if key != "image"} for sample in samples])
         return batch | {
             "image": default_collate([first[row] for row in range(len(unique))]),
             "image_index": torch.tensor(rows, dtype=torch.int64),

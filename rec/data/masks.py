@@ -39,6 +39,20 @@ def decode(rle: dict[str, Any]) -> np.ndarray:
     return np.repeat(values, runs).reshape(width, height).T
 
 
+def union(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any]:
+    """The mask of all objects together; of none, one that covers nothing.
+
+    Raises:
+        ValueError: too many of them, or too large.
+    """
+    from pycocotools import mask as coco
+
+    if not rles:
+        return encode(np.zeros((height, width), np.uint8))
+    _check_work(len(rles), sum(len(rle["counts"]) for rle in rles))
+    return _as_text(coco.merge(rles))
+
+
 def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.ndarray:
     """The mask of an image of ``height`` x ``width``: a ``.npy`` file, or a picture or its bytes, all but black of which
     is the object.
@@ -107,9 +121,7 @@ def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"the segmentation holds no polygon: {str(segmentation)[:80]}")
     if isinstance(segmentation[0], dict):  # RefClef
-        parts = [from_coco(part, height, width) for part in segmentation]
-        _check_work(len(parts), sum(len(part["counts"]) for part in parts))
-        return _as_text(coco.merge(parts))
+        return union([from_coco(part, height, width) for part in segmentation], height, width)
     _check_work(len(segmentation), 0)
     _check_work(len(segmentation), sum(_outline(polygon, height, width) for polygon in segmentation))
     return _as_text(coco.merge(coco.frPyObjects(segmentation, height, width)))

@@ -186,19 +186,22 @@ class _State:
         target = self.folder.parent
         if self.file.exists():
             content = load_json(self.file)
-            if content["identity"] == self.identity:
+            if content["identity"] == self.identity and content.get("columns") == list(FEATURES):
                 self.splits = content["splits"]
                 return
-            shutil.rmtree(self.folder)  # of another job, or the annotation files have changed since
+            shutil.rmtree(self.folder)  # of another job or version, or the annotation files have changed since
         elif not self.folder.exists() and target.exists() and any(target.iterdir()):
             raise SourceError(f"{target} is not empty and holds no prepared data: choose another output folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"identity": self.identity, "splits": {}})
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.file, {"identity": self.identity, "columns": list(FEATURES), "splits": self.splits})
 
     def save(self, split: str, consumed: int, shards: int, report: Report, done: bool) -> None:
         entry = {"consumed": consumed, "shards": shards, "done": done, "report": dataclasses.asdict(report)}
         self.splits[split] = entry
-        write_json(self.file, {"identity": self.identity, "splits": self.splits})
+        self._write()
 
     def shard(self, split: str, number: int | str) -> Path:
         return (

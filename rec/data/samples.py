@@ -1,23 +1,26 @@
 """One row and one sentence to one sample: decode, augment, letterbox, tokenise."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.utils.data import default_collate
 
 from rec import boxes
 from rec.data import masks
 from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
-from rec.data.schema import BadRecord
+from rec.data.schema import ONE_ONLY, BadRecord, boxes_of
 from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import Vocabulary, mirror_phrase
 
 # What a sample is made of; masks come on top where they are wanted.
-SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "sentences", "source")
+SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "boxes", "sentences", "source")
+TARGETS = ("one", "any")
 
 
 def _named(row: dict[str, Any]) -> str:
@@ -26,10 +29,23 @@ def _named(row: dict[str, Any]) -> str:
 
 def _check(row: dict[str, Any]) -> None:
     """Refuses what no preparation writes, but a damaged or foreign table may hold."""
-    numbers = [row["width"], row["height"], *(row["bbox"] or ())]
+    numbers, several = [row["width"], row["height"]], boxes_of(row)
+    whole = all(box is not None and len(box) == 4 and None not in box for box in several)
     sentences = row["sentences"] or [None]
-    if len(numbers) != 6 or None in numbers or min(numbers[:2]) < 1 or None in sentences or row["image"] is None:
+    if not whole or None in numbers or min(numbers) < 1 or None in sentences or row["image"] is None:
         raise BadRecord("broken row", f"{_named(row)}: the table is damaged, or of somebody else: prepare it again")
+
+
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Samples to tensors with a leading dimension B; boxes of phrases that name fewer than others get rows of zeros."""
+    if samples and "boxes" in samples[0]:
+        most = max(1, *(len(sample["boxes"]) for sample in samples))
+        padded = {
+            name: [F.pad(sample[name], (0, 0, 0, most - len(sample[name]))) for sample in samples]
+            for name in ("boxes", "boxes_pixels")
+        }
+        samples = [sample | {name: padded[name][i] for name in padded} for i, sample in enumerate(samples)]
+    return default_collate(list(samples))
 
 
 class SampleMaker:
@@ -50,7 +66,10 @@ class SampleMaker:
         with_masks: bool = False,
         label_clip: float | None = None,
         hide: str | None = None,
+        targets: str = "one",
     ) -> None:
+        if targets not in TARGETS:
+            raise ValueError(f"dataset.targets is {targets!r}; expected one of {', '.join(map(repr, TARGETS))}")
         if hide not in (None, "phrase", "image"):
             raise ValueError(f"dataset.hide is {hide!r}; expected null, 'phrase' or 'image'")
         if transforms is not None or (training and candidate_transforms):
@@ -61,6 +80,7 @@ class SampleMaker:
         self.flip_lr = flip_lr and training
         self.augmentation = Augmentation(candidate_transforms) if training and candidate_transforms else None
         self.training, self.with_masks, self.label_clip, self.hide = training, with_masks, label_clip, hide
+        self.targets = targets
 
     def __call__(
         self,
@@ -91,7 +111,10 @@ class SampleMaker:
         if sentence_number is None:
             sentence_number = int(rng.integers(len(sentences))) if rng is not None else 0
         sentence = sentences[sentence_number]
-        box = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64))
+        several = boxes_of(row)
+        if self.targets == "one" and len(several) != 1:
+            raise BadRecord("none or several boxes", f"{_named(row)} has {len(several)} boxes; {ONE_ONLY}")
+        box = boxes.xywh_to_xyxy(np.array(several, np.float64).reshape(-1, 4))
         mask = self._mask(row) if self.with_masks else None
         height, width = row["height"], row["width"]
         key = id(table), picture_key(row["image"])
@@ -123,11 +146,15 @@ class SampleMaker:
         sample = {
             "image": image,
             "tokens": tokens,
-            "box": torch.from_numpy(label.astype(np.float32)),
+            "box": _first(label),
             "geometry": torch.from_numpy(geometry),
-            "box_pixels": torch.from_numpy(box.astype(np.float32)),
+            "box_pixels": _first(box),
             "index": torch.from_numpy(np.array(index, np.int64)),
         }
+        if self.targets == "any":
+            sample["boxes"] = torch.from_numpy(label.astype(np.float32))
+            sample["boxes_pixels"] = torch.from_numpy(box.astype(np.float32))
+            sample["box_count"] = torch.from_numpy(np.array(len(box), np.int64))
         if mask is not None:
             sample["mask"] = torch.from_numpy(letterbox_mask(mask, geometry, self.size))
         return sample
@@ -176,3 +203,8 @@ class SampleMaker:
             box = boxes.flip_left_right(box, pixels.shape[1])
             mask = None if mask is None else np.asfortranarray(mask[:, ::-1])
         return pixels, box, mask, sentence
+
+
+def _first(box: np.ndarray) -> torch.Tensor:
+    """The only or first of ``(N, 4)`` boxes, float32 ``(4,)``; zeros where there is none."""
+    return torch.from_numpy((box[0] if len(box) else np.zeros(4)).astype(np.float32))

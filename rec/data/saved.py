@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rec import boxes
-from rec.data.schema import BOX_TOLERANCE, BadRecord, Report, attempt, ids_of, validate_row
+from rec.data.schema import BOX_TOLERANCE, FEATURES, ONE_ONLY, BadRecord, Report, attempt, ids_of, validate_row
+from rec.data.sources import SourceError
+from rec.trust import MAX_OBJECTS
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
-_NEEDED = ("image", "image_id", "ref_id", "width", "height", "bbox", "sentences", "source")
+_NEEDED = ("image", "image_id", "ref_id", "width", "height", "sentences", "source")
 
 
 def usable_rows(rows: "datasets.Dataset", on_bad_record: str, where: str) -> "datasets.Dataset":
@@ -46,6 +48,26 @@ def usable_rows(rows: "datasets.Dataset", on_bad_record: str, where: str) -> "da
     return rows.select(np.delete(np.arange(len(rows)), bad)).flatten_indices() if bad else rows
 
 
+def check_single(rows: "datasets.Dataset", where: str) -> None:
+    """Refuses rows that name no object, or several.
+
+    Raises:
+        SourceError: says how many there are, and the first one's ids.
+    """
+    import pyarrow.compute as pc
+
+    if "boxes" not in rows.column_names:  # a table of 0.1
+        return
+    other = pc.fill_null(pc.not_equal(pc.list_value_length(rows.data.column("boxes")), 1), False)
+    numbers = np.flatnonzero(other.to_numpy())
+    if len(numbers):
+        row = rows[int(numbers[0])]
+        raise SourceError(
+            f"{where}: {len(numbers)} of {len(other)} rows name no object or several, the first ({ids_of(row)}) "
+            f"{len(row['boxes'])}; {ONE_ONLY}"
+        )
+
+
 def _suspects(batch: "pa.RecordBatch") -> np.ndarray:
     """bool ``(rows,)``: rows that :func:`~rec.data.schema.validate_row` may refuse for anything but a mask's runs."""
     import pyarrow as pa
@@ -65,11 +87,28 @@ def _suspects(batch: "pa.RecordBatch") -> np.ndarray:
         numbers[there] = flat.to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, size)
         return numbers
 
-    box = boxes.xywh_to_xyxy(four(column["bbox"], 4))
+    # Each box with the number of its row: those of `boxes`, and of rows without that list the one in `bbox`.
+    lists, single = (
+        batch.column(name)
+        if name in batch.schema.names
+        else pa.nulls(len(batch), FEATURES.arrow_schema.field(name).type)
+        for name in ("boxes", "bbox")
+    )
+    counts = pc.fill_null(pc.list_value_length(lists), 1).to_numpy()
+    alone = pc.is_null(lists).to_numpy(zero_copy_only=False)
+    given = np.concatenate([four(pc.list_flatten(lists), 4), four(single.filter(pa.array(alone)), 4)])
+    owner = np.concatenate([np.repeat(np.arange(len(batch)), np.where(alone, 0, counts)), np.flatnonzero(alone)])
+    box = boxes.xywh_to_xyxy(given)
     frame = np.stack([width, height], 1)
-    seen = np.minimum(box[:, 2:], frame) - np.maximum(box[:, :2], 0)
-    fits = (box[:, :2] >= -BOX_TOLERANCE).all(1) & (box[:, 2:] <= frame + BOX_TOLERANCE).all(1)
+    around = frame[owner]
+    seen = np.minimum(box[:, 2:], around) - np.maximum(box[:, :2], 0)
+    fits = (box[:, :2] >= -BOX_TOLERANCE).all(1) & (box[:, 2:] <= around + BOX_TOLERANCE).all(1)
     fits &= (seen >= boxes.MIN_VISIBLE).all(1) & (box[:, 2:] > 2).any(1)  # what ends before may be fractions
+    misfit = (np.bincount(owner, weights=~fits, minlength=len(batch)) > 0) | (counts > MAX_OBJECTS)
+    first = np.full((len(batch), 4), np.nan)  # of every row that has both
+    first[owner[::-1]] = given[::-1]
+    other = four(single, 4)
+    misfit |= ~np.isnan(other).all(1) & (first != other).any(1)
 
     lengths = pc.fill_null(pc.list_value_length(column["sentences"]), 0).to_numpy()
     said = pc.utf8_length(pc.utf8_trim_whitespace(pc.list_flatten(column["sentences"])))
@@ -82,5 +121,5 @@ def _suspects(batch: "pa.RecordBatch") -> np.ndarray:
         pc.equal(column[key], "").fill_null(False).to_numpy(zero_copy_only=False) for key in ("image_id", "ref_id")
     ]
     return np.any(
-        [*null, *odd_ids, no_image.to_numpy(zero_copy_only=False), ~fits, lengths == 0, silent, other_mask], axis=0
+        [*null, *odd_ids, no_image.to_numpy(zero_copy_only=False), misfit, lengths == 0, silent, other_mask], axis=0
     )

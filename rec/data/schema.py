@@ -1,14 +1,14 @@
 """The one row schema of all annotation sources, and what makes a row fit to train on.
 
-One row is one referred object. Readers yield rows as plain dicts; :func:`clean_rows` is the gate every row passes
-before it is written to a table.
+One row is what some phrases name in one image: one object, several, or none. Readers yield rows as plain dicts;
+:func:`clean_rows` is the gate every row passes before it is written to a table.
 """
 
 import logging
 import math
 import numbers
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,6 +36,8 @@ FEATURES = Features(
         "sentences": List(Value("string")),
         "category": Value("string"),
         "source": Value("string"),
+        # Every object. Tables of 0.1 have `bbox` alone; it stays, the only or first of them, null where there is none.
+        "boxes": List(List(Value("float32"), length=4)),
     }
 )
 
@@ -46,6 +48,11 @@ FORMAT_SUSPICION, FORMAT_FITS = 0.2, 0.99
 # Four numbers of at most this are no box in pixels; cxcywh of rounded fractions ends a little above 1.
 _FRACTIONS = 1.01
 _LONGEST = 1000  # characters of a message: a record's own content is in it
+# What to do about rows that do not name one object each.
+ONE_ONLY = (
+    "dataset.targets=any trains and evaluates models that answer with none, one or several boxes; for the others, leave "
+    "such rows out"
+)
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 80, 80, 40
 
@@ -111,27 +118,53 @@ def is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
+def boxes_of(row: Mapping[str, Any]) -> list[list[float]]:
+    """The boxes of a table's row, xywh in pixels; of a table of 0.1, which has no ``boxes``, the one in ``bbox``."""
+    several = row.get("boxes")
+    return [row["bbox"]] if several is None else several
+
+
+def as_single(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as 0.1 knew it, for digests: without ``boxes``; where they are not one, they stand in the place of ``bbox``."""
+    several = row.get("boxes")
+    bbox = {} if several is None else {"bbox": several[0] if len(several) == 1 else several}
+    return {key: row[key] for key in row if key != "boxes"} | bbox
+
+
+def columns_of(table: Iterable[str]) -> list[str]:
+    """The columns of :data:`FEATURES` that a table is read by: all of them, or but one of ``bbox`` and ``boxes``.
+
+    Raises:
+        KeyError: it lacks another one, or both; lists those it lacks.
+    """
+    missing = set(FEATURES) - set(table)
+    if missing - {"bbox", "boxes"} or len(missing) > 1:
+        raise KeyError(sorted(missing - {"boxes"}))
+    return [name for name in FEATURES if name not in missing]
+
+
 def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     """Checks one row and brings it into the form of :data:`FEATURES`.
 
     Args:
-        row: see ``docs/architecture.md``; ``bbox`` is in pixels of the oriented image, xywh or what ``bbox_format``
-            says; ``mask`` is a COCO RLE of the image's size or None. ``ann_id``, ``mask``, ``category``,
-            ``bbox_format`` may be missing.
+        row: see ``docs/architecture.md``; ``bbox``, or each of ``boxes``, is in pixels of the oriented image, xywh or what
+            ``bbox_format`` says; ``mask`` is a COCO RLE of the image's size or None. ``ann_id``, ``mask``, ``category``,
+            ``bbox_format`` may be missing, and of ``bbox`` and ``boxes`` one: where both are given they say the same.
 
     Returns:
         A new row of the schema's columns and types, which can be written.
 
     Raises:
-        BadRecord: no image, size not positive, box not four finite numbers, empty, fractions, outside the image by more
-            than :data:`BOX_TOLERANCE` pixels or with nothing in it, no phrase or an empty one, a text that is no
-            Unicode, an id that is none, mask broken, empty or of another size.
+        BadRecord: no image, size not positive, a box not four finite numbers, empty, fractions, outside the image by more
+            than :data:`BOX_TOLERANCE` pixels or with nothing in it, more than :data:`rec.trust.MAX_OBJECTS` boxes, no
+            phrase or an empty one, a text that is no Unicode, an id that is none, mask broken, of another size, empty
+            where there is a box or not empty where there is none.
     """
     image = image_of(row)
     if not (image["path"] or image["bytes"]):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
     width, height = _size(row, "width"), _size(row, "height")
-    bbox = _box(row, width, height)
+    several = _boxes(row, width, height)
     sentences = row.get("sentences")
     sentences = [sentences] if isinstance(sentences, str) else sentences
     if sentences is not None and not (
@@ -152,13 +185,18 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     if mask is not None:
         with faults_as("bad mask"):
             area = masks.check(mask, height, width)
-        if area == 0:
+        if area == 0 and several:
             raise BadRecord("empty mask", "the mask covers no pixel")
+        if area and not several:
+            raise BadRecord(
+                "mask of nothing", f"boxes is empty, so nothing is named, but the mask covers {area} pixels"
+            )
         mask = {"size": [height, width], "counts": _unicode(mask["counts"], "mask")}
     ids = {key: _name(row, key, needed=True) for key in ("image_id", "ref_id", "source")}
     ids |= {key: _name(row, key, needed=False) for key in ("ann_id", "category")}
     said = [_unicode(sentence, "sentence") for sentence in sentences]
-    return {"image": image} | ids | {"width": width, "height": height, "bbox": bbox, "mask": mask, "sentences": said}
+    named = {"bbox": several[0] if several else None, "boxes": several, "mask": mask, "sentences": said}
+    return {"image": image} | ids | {"width": width, "height": height} | named
 
 
 def image_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -204,18 +242,36 @@ def _unicode(text: str, what: str) -> str:
     return text
 
 
-def _box(row: dict[str, Any], width: int, height: int) -> list[float]:
-    """The row's box as xywh; messages show the numbers as they were given."""
-    given, box_format = row.get("bbox"), row.get("bbox_format") or "xywh"
-    told = f"bbox {shown(given)} ({box_format})"
+def _boxes(row: dict[str, Any], width: int, height: int) -> list[list[float]]:
+    """The row's boxes as xywh."""
+    several, single, box_format = row.get("boxes"), row.get("bbox"), row.get("bbox_format") or "xywh"
+    alone = None if several is not None and single is None else _box(single, "bbox", box_format, width, height)
+    if several is None:
+        return [alone] if alone is not None else []
+    if not isinstance(several, list | tuple):
+        raise BadRecord("bad box", f"boxes is {shown(several)}; expected a list of boxes, empty where nothing is named")
+    if len(several) > trust.MAX_OBJECTS:
+        raise BadRecord("too many boxes", f"{len(several):,} boxes; a record has at most {trust.MAX_OBJECTS:,}")
+    checked = [_box(given, f"boxes[{number}]", box_format, width, height) for number, given in enumerate(several)]
+    if alone is not None and checked[:1] != [alone]:  # one of the two was edited
+        raise BadRecord(
+            "two different boxes",
+            f"bbox is {shown(single)}, boxes {shown(several)}; bbox is the only or first of boxes, or null: give one of the two",
+        )
+    return checked
+
+
+def _box(given: Any, name: str, box_format: str, width: int, height: int) -> list[float]:
+    """One box as xywh; messages show the numbers as they were given."""
+    told = f"{name} {shown(given)} ({box_format})"
     try:
-        four = [float(value) for value in given]  # type: ignore[union-attr]
+        four = [float(value) for value in given]
     except (TypeError, ValueError, OverflowError):
         four = []
     if len(four) != 4 or isinstance(given, str | bytes):
-        raise BadRecord("bad box", f"bbox is {shown(given)}; expected four numbers, {box_format} in pixels")
+        raise BadRecord("bad box", f"{name} is {shown(given)}; expected four numbers, {box_format} in pixels")
     if not all(math.isfinite(value) for value in four):
-        raise BadRecord("bad box", f"bbox is {shown(given)}; expected finite numbers")
+        raise BadRecord("bad box", f"{name} is {shown(given)}; expected finite numbers")
     if _are_fractions(four) and max(width, height) > 1:
         raise BadRecord(
             "box in fractions",
@@ -249,7 +305,8 @@ def _misfit(four: list[float], box_format: str, width: int, height: int) -> tupl
 
 @dataclass
 class Report:
-    """Counts of one preparation: rows and sentences kept, records skipped by reason, and signs of a wrong box format."""
+    """Counts of one preparation: rows and sentences kept, rows that name no object or several, records skipped and parts
+    of records left out by reason, and signs of a wrong box format."""
 
     rows: int = 0
     sentences: int = 0
@@ -258,6 +315,16 @@ class Report:
     boxes: int = 0
     box_format: str = "xywh"
     fits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(boxes.FORMATS, 0))
+    none: int = 0
+    several: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, row: dict[str, Any], count: int = 1) -> None:
+        """Counts a row that is kept; with ``count=-1`` takes it back."""
+        self.rows += count
+        self.sentences += count * len(row["sentences"])
+        self.none += count * (not row["boxes"])
+        self.several += count * (len(row["boxes"]) > 1)
 
     def skip(self, error: BadRecord, where: str) -> None:
         """Counts a skipped record and remembers the first of each reason."""
@@ -266,21 +333,23 @@ class Report:
 
     def drop(self, row: dict[str, Any], error: BadRecord) -> None:
         """Takes back a row that was counted as kept."""
-        self.rows -= 1
-        self.sentences -= len(row["sentences"])
+        self.keep(row, -1)
         self.skip(error, ids_of(row))
 
-    def see_box(self, row: dict[str, Any]) -> None:
-        """Counts the formats in which the box fits its image."""
+    def see_boxes(self, row: dict[str, Any]) -> None:
+        """Counts the formats in which each box fits its image, and what the reader left out of the record."""
+        for reason, count in (row.get("left_out") or {}).items():
+            self.left_out[reason] = self.left_out.get(reason, 0) + count
         try:
-            four = [float(value) for value in row["bbox"]]
-            width, height = int(row["width"]), int(row["height"])
-            fits = [name for name in boxes.FORMATS if _misfit(four, name, width, height) is None]
+            all_fits = [
+                [name for name in boxes.FORMATS if _misfit(four, name, int(row["width"]), int(row["height"])) is None]
+                for four in ([float(value) for value in given] for given in boxes_of(row)[: trust.MAX_OBJECTS])
+            ]
         except (TypeError, ValueError, KeyError, OverflowError):
             return
-        self.boxes += 1
+        self.boxes += len(all_fits)
         self.box_format = row.get("bbox_format") or "xywh"
-        for name in fits:
+        for name in (name for fits in all_fits for name in fits):
             self.fits[name] += 1
 
     def warnings(self) -> list[str]:
@@ -289,6 +358,7 @@ class Report:
             f"skipped {count} records: {reason} (first: {self.examples[reason]})"
             for reason, count in sorted(self.skipped.items(), key=lambda item: -item[1])
         ]
+        lines += [f"left out {count} {what}" for what, count in sorted(self.left_out.items())]
         misfits = self.boxes - self.fits[self.box_format]
         others = [name for name in boxes.FORMATS if self.boxes and self.fits[name] >= FORMAT_FITS * self.boxes]
         if self.boxes and misfits >= FORMAT_SUSPICION * self.boxes and others:
@@ -351,7 +421,7 @@ def clean_rows(
     report, seen = report or Report(), seen or Seen()
 
     def checked(row: dict[str, Any]) -> dict[str, Any]:
-        report.see_box(row)
+        report.see_boxes(row)
         valid = validate_row(row)
         seen.add(valid, split)
         return valid
@@ -359,8 +429,7 @@ def clean_rows(
     for number, row in enumerate(rows):
         result = row if isinstance(row, BadRecord) else attempt(checked, row)
         if not isinstance(result, BadRecord):
-            report.rows += 1
-            report.sentences += len(result["sentences"])
+            report.keep(result)
             yield result
             continue
         ids = "" if isinstance(row, BadRecord) else f" ({ids_of(row)})"

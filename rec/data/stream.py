@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data import IterableDataset
 
 from rec.data.arrow_files import as_patterns, check_parquet
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
-from rec.data.samples import SampleMaker
-from rec.data.schema import FEATURES, BadRecord, attempt, ids_of, validate_row
+from rec.data.samples import SampleMaker, collate
+from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, ids_of, validate_row
 from rec.data.sources import SourceError, load_json
 from rec.data.tables import Table
 from rec.data.text import Vocabulary
@@ -38,7 +38,7 @@ class RefCOCOStream(IterableDataset):
         rank, processes: which of how many processes this is; use at least as many shards as processes times workers.
         buffer_size: rows held to shuffle among; 0 keeps the order of the shards.
         seed: of everything random.
-        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide: as of ``RefCOCODataSet``.
+        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide, targets: as of ``RefCOCODataSet``.
 
     Attributes:
         shards: how many this process reads; at most so many workers can share them.
@@ -65,6 +65,7 @@ class RefCOCOStream(IterableDataset):
         candidate_transforms: Mapping[str, Any] | None = None,
         with_masks: bool = False,
         hide: str | None = None,
+        targets: str = "one",
     ) -> None:
         from datasets import load_dataset
 
@@ -87,18 +88,19 @@ class RefCOCOStream(IterableDataset):
             rows = load_dataset(os.fspath(path), split=split, streaming=True)
             if rows.info.splits and split in rows.info.splits:
                 self._count = rows.info.splits[split].num_examples or None
-        missing = set(FEATURES) - set(rows.column_names or FEATURES)
-        if missing:
+        try:
+            columns = columns_of(rows.column_names or FEATURES)
+        except KeyError as error:
             raise SourceError(
-                f"{os.fspath(path)} lacks the columns {sorted(missing)}: prepare it with scripts/prepare_data.py"
-            )
-        self._all_rows = rows.select_columns(list(FEATURES))
+                f"{os.fspath(path)} lacks the columns {error}: prepare it with scripts/prepare_data.py"
+            ) from None
+        self._all_rows = rows.select_columns(columns)
         self.seed, self.epoch, self.buffer_size, self.rank, self.processes = seed, 0, buffer_size, rank, processes
         self.shards = self._rows().num_shards
         info = Path(path) / INFO_FILE
         self.sources = (str(load_json(info).get("name")),) if info.is_file() else ()
         self.fingerprint = f"{zlib.crc32(repr(identity).encode()):08x}"
-        self.max_token_length = max_token_length
+        self.max_token_length, self.targets = max_token_length, targets
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
         self._table = Table(None, os.fspath(path), "", (split,))  # shards are self-contained: only the folder is used
         self._make = SampleMaker(
@@ -110,6 +112,7 @@ class RefCOCOStream(IterableDataset):
             candidate_transforms=candidate_transforms,
             with_masks=with_masks,
             hide=hide,
+            targets=targets,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -175,7 +178,7 @@ class RefCOCOStream(IterableDataset):
 
     def collate(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Samples to a batch of tensors with a leading dimension B."""
-        return default_collate(list(samples))
+        return collate(samples)
 
 
 def streamed_split(
@@ -194,6 +197,7 @@ def streamed_split(
     candidate_transforms: Mapping[str, Any] | None = None,
     with_masks: bool = False,
     hide: str | None = None,
+    targets: str = "one",
 ) -> RefCOCOStream | RefCOCODataSet:
     """The ``dataset`` of a config that trains from a stream: :class:`RefCOCOStream` in training, a table in evaluation.
 
@@ -204,10 +208,10 @@ def streamed_split(
         split: its name.
         training: which of the two.
         vocabulary, rank, processes, buffer_size, seed: as of :class:`RefCOCOStream`.
-        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide: as of ``RefCOCODataSet``.
+        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide, targets: as of ``RefCOCODataSet``.
     """
     shared: dict[str, Any] = {"vocabulary": vocabulary, "input_shape": input_shape, "with_masks": with_masks}
-    shared |= {"max_token_length": max_token_length, "seed": seed, "hide": hide}
+    shared |= {"max_token_length": max_token_length, "seed": seed, "hide": hide, "targets": targets}
     if not training:
         return RefCOCODataSet("stream", {"stream": path}, split=split, training=False, **shared)
     random: dict[str, Any] = {"flip_lr": flip_lr, "candidate_transforms": candidate_transforms}

@@ -42,10 +42,11 @@ class UnknownSplit(SourceError):
 
 
 class RowReader:
-    """Rows of a table by number, as dicts of some of its columns; a quarter of the time of the library's own access."""
+    """Rows of a table by number, as dicts of those of ``columns`` that it has; a quarter of the time of the library's own
+    access."""
 
     def __init__(self, rows: "datasets.Dataset", columns: Sequence[str]) -> None:
-        self.rows, self.columns = rows, tuple(columns)
+        self.rows, self.columns = rows, tuple(name for name in columns if name in rows.column_names)
         self._open()
 
     def _open(self) -> None:
@@ -71,7 +72,8 @@ class Table:
     """One split of one source.
 
     Attributes:
-        rows: of :data:`rec.data.schema.FEATURES`, memory-mapped, without an indices mapping.
+        rows: of :data:`rec.data.schema.FEATURES`, memory-mapped, without an indices mapping; of 0.1's tables without
+            ``boxes``, see :func:`rec.data.schema.boxes_of`.
         image_root: folder that relative image paths start from.
         fingerprint: digest of the content.
         splits: all splits of the source.
@@ -267,19 +269,23 @@ def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:
 
 
 def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
-    from rec.data.schema import FEATURES
+    from rec.data.schema import columns_of
 
-    return all(set(FEATURES) <= set(table.column_names) for table in tables.values())
+    try:
+        return all(columns_of(table.column_names) for table in tables.values())
+    except KeyError:
+        return False
 
 
 def _in_schema(rows: "datasets.Dataset", path: Path, split: str) -> "datasets.Dataset":
-    """The columns of the schema, in its types."""
-    from rec.data.schema import FEATURES
+    """The columns of the schema, in its types; of a table of 0.1 all but ``boxes``, which its readers take from ``bbox``."""
+    from datasets import Features
 
-    if rows.features == FEATURES:
-        return rows
+    from rec.data.schema import FEATURES, columns_of
+
     try:
-        return rows.select_columns(list(FEATURES)).cast(FEATURES)
+        features = Features({name: FEATURES[name] for name in columns_of(rows.column_names)})
+        return rows if rows.features == features else rows.select_columns(list(features)).cast(features)
     except Exception as error:  # Arrow's own kinds, and the library's
         cause = " ".join(str(error).split())[:300]
         raise SourceError(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rec import boxes
+from rec.boxes import suppress
 from rec.contracts import Preprocess, Words, abilities
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
@@ -331,14 +332,3 @@ def _phrases(phrase: Phrases) -> list[str]:
         if not one.strip():
             raise ValueError("the phrase is empty; say what to look for, such as 'the man on the left'")
     return phrases
-
-
-def suppress(found: np.ndarray, scores: np.ndarray, top_k: int, iou: float) -> list[int]:
-    """Greedy non-maximum suppression: numbers of the best ``top_k`` of ``(N, 4)`` xyxy boxes, best first."""
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable"):
-        if len(kept) == top_k:
-            break
-        if not kept or boxes.box_iou(found[kept], found[i]).max() <= iou:
-            kept.append(int(i))
-    return kept

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
+from rec.contracts import abilities
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
@@ -155,8 +156,17 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def build_model(cfg: Any, dataset: Any) -> nn.Module:
-    """``cfg.model`` with the word vectors of the data set, where it has any."""
+    """``cfg.model`` with the word vectors of the data set, where it has any.
+
+    Raises:
+        ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that.
+    """
     model = instantiate(cfg.model)
+    if getattr(dataset, "targets", "one") == "any" and (reason := abilities(model).one_only):
+        raise ConfigError(
+            f"dataset.targets=any, but this {type(model).__name__} cannot learn from phrases that name none or several "
+            f"objects: {reason}. Take a model that can, such as SimREC with an REChead, or data with one object for each phrase"
+        )
     vectors = getattr(dataset, "pretrained_emb", None)
     if vectors is not None:
         model.language_encoder.load_word_vectors(vectors)

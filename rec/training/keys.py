@@ -101,6 +101,7 @@ dataset.with_masks | true/false | samples with masks
 dataset.label_clip | number 0..1 or null | the original clips box fractions at 0.99
 dataset.seed | whole number 0..2147483647 | of everything random; train.seed where training builds the data set
 dataset.allow_paths | true/false | records may name masks, and a Hub data set images, outside the folders given
+dataset.targets | one or any | objects that a phrase names; any: none, one or several
 dataset.hide | phrase or image or null | blind baselines
 optim.lr | number >= 0 | the rate that the schedule's factor multiplies
 optim.weight_decay | number >= 0 | of the optimizer

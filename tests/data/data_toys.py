@@ -85,5 +85,6 @@ def row(**changes):
         "sentences": ["red box"],
         "category": None,
         "source": "mine",
+        "boxes": None,
     }
     return valid | changes

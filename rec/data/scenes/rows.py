@@ -59,7 +59,7 @@ def scene_rows(scene: Scene, level: str) -> list[dict[str, Any]]:
     rows = []
     for k in sorted({target for target, _ in scene.phrases}):
         item = scene.objects[k]
-        name = f"{scene.seed:08d}"
+        name, box = f"{scene.seed:08d}", [float(value) for value in item.box]
         rows.append(
             {
                 "image": {"bytes": encoded, "path": f"scene_{name}.jpg"},
@@ -68,7 +68,8 @@ def scene_rows(scene: Scene, level: str) -> list[dict[str, Any]]:
                 "ann_id": f"{name}-{k}",
                 "width": size,
                 "height": size,
-                "bbox": [float(value) for value in item.box],
+                "bbox": box,
+                "boxes": [box],
                 "mask": masks.encode(scene.occupancy == k + 1),
                 "sentences": [sentence for target, sentence in scene.phrases if target == k],
                 "category": item.shape,
