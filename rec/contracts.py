@@ -243,8 +243,9 @@ class Preprocess:
             mask = None if mask is None else F.interpolate(mask, size=(size, size), mode="nearest")
         image = image.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if any(self.mean) or any(value != 1 for value in self.std):
-            shape = (1, -1, 1, 1)
-            image = image.sub_(image.new_tensor(self.mean).view(shape)).div_(image.new_tensor(self.std).view(shape))
+            # Filled where the image is: numbers copied from the host would make it wait for a GPU.
+            mean, std = (torch.stack([image.new_full((1, 1), v) for v in each]) for each in (self.mean, self.std))
+            image = image.sub_(mean).div_(std)
         ready: Batch = {**batch, "image": image}
         if mask is not None:
             ready["mask"] = mask

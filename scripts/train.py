@@ -45,6 +45,7 @@ def train(cfg: Any) -> int:
     from rec.config import LazyConfig, to_native
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
+    from rec.training.feed import Feed
     from rec.training.freezing import FreezingSchedule
     from rec.training.launch import broadcast_tensors, build_accelerator, prepare_model
     from rec.training.multi_scale import image_size
@@ -82,7 +83,7 @@ def train(cfg: Any) -> int:
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
     freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
-    bare = accelerator.unwrap_model(model)
+    bare, weights = accelerator.unwrap_model(model), list(model.parameters())
     ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
     state = resume.initial_state(cfg, accelerator, dataset, accumulation)
     set_seed(cfg.train.seed, device_specific=True)
@@ -127,7 +128,7 @@ def train(cfg: Any) -> int:
 
     while state.update < total_updates and not stopping:
         batches.set_position(state.epoch, state.update_in_epoch)
-        iterator = iter(loader)
+        feed = Feed(iter(loader), accumulation, accelerator.device)
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
             size = image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
             factor = schedule(state.update)
@@ -136,13 +137,13 @@ def train(cfg: Any) -> int:
             model, optimizer = freezing.apply(model, optimizer, state.update)
             profiler.before_update()
             try:
-                fetched = window.fetch(iterator, accumulation)
+                window.data_wait += feed.take()
             except Exception:  # the data failed, not the training: one process saves, several would have to agree
                 if state.update and not state.skipped_in_a_row and accelerator.num_processes == 1:
                     save(improved=False)
                     writer.wait()
                 raise
-            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, fetched, size, window, stop)
+            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, weights, feed, size, window, stop)
             finite = math.isfinite(gradient_norm)
             state.update += 1
             state.update_in_epoch += 1
@@ -202,31 +203,29 @@ def train(cfg: Any) -> int:
 
 
 def one_update(
-    cfg: Any, accelerator: Any, model: Any, optimizer: Any, batches: list[Any], size: int | None, window: Any, stop: Any
-) -> tuple[float, bool]:
+    cfg: Any, accelerator: Any, model: Any, optimizer: Any, weights: Any, feed: Any, size: int | None, window: Any, stop: Any
+) -> tuple[float, bool]:  # fmt: skip
     """Forward and backward of every accumulated batch, clip, step unless the gradient is not finite.
 
     Returns:
         (total gradient norm before clipping, whether any process was asked to stop). The one read-back of an update.
     """
     import torch
-    from accelerate.utils import send_to_device
 
     from rec.data.batch import prepare
 
     data = cfg.train.data
-    for batch in batches:
-        batch = send_to_device(batch, accelerator.device, non_blocking=True)
+    for batch in feed.batches:
         with accelerator.accumulate(model):
             with accelerator.autocast():
                 losses = model(prepare(batch, data.mean, data.std, size))
             accelerator.backward(losses["loss"])
-        window.add(losses)
-        window.images += len(batch["image"])
-    norm = accelerator.clip_grad_norm_(model.parameters(), cfg.train.clip_grad_norm or math.inf)
-    flags = torch.stack([norm.float(), torch.tensor(float(stop.requested), device=norm.device)])
+        window.add(losses, len(batch["image"]))
+    norm = accelerator.clip_grad_norm_(weights, cfg.train.clip_grad_norm or math.inf).float()
+    flags = torch.stack([norm, norm.new_full((), stop.requested)])
     if accelerator.num_processes > 1:  # the norm is the same everywhere, a stop request need not be
         flags = accelerator.reduce(flags, "mean")
+    feed.ahead()
     gradient_norm, asked = flags.tolist()
     if math.isfinite(gradient_norm) or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and learns
         optimizer.step()

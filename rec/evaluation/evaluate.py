@@ -18,7 +18,7 @@ from tqdm import tqdm
 from rec import boxes
 from rec.contracts import DataSet, Evaluator, abilities
 from rec.data.adapter import as_data_set
-from rec.data.batch import prepare
+from rec.data.batch import Returning, prepare
 from rec.data.masks import encode
 from rec.errors import RecError
 from rec.evaluation import masks, metrics
@@ -98,6 +98,8 @@ class BoxAndMaskEvaluator:
         return lines
 
 
+# What the built-in evaluator reads of a batch, and of a model's outputs.
+_KNOWN, _ANSWERS = ("index", "geometry", "box_pixels"), ("box", "score", "mask")
 _NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "score": None, "mask": None}
 
 
@@ -163,8 +165,15 @@ def evaluate(
     )
     was_training = bare.training
     refused: list[int] = []  # samples whose prediction is not finite
-    stopped = False
+    stopped, returning = False, None
     bare.eval()
+
+    def judge_on_host(returned: Returning) -> None:
+        host = returned.wait()
+        refused.extend(host["index"][host.pop("refused").nonzero()[:, 0]].tolist())
+        if evaluator is None:
+            judge.update(host, host)
+
     try:
         with torch.inference_mode():
             for batch, counts in shown:
@@ -175,9 +184,18 @@ def evaluate(
                     ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
                     outputs = runner(ready)
-                if counts:
-                    refused += ready["index"][not_finite(outputs).nonzero()[:, 0]].tolist()
-                    judge.update(outputs, ready)
+                if not counts:
+                    continue
+                if evaluator is not None:
+                    evaluator.update(outputs, ready)
+                # A batch is judged while the device computes the next one; of what the host has, nothing travels.
+                before, known = returning, {name: batch[name] for name in _KNOWN if name in batch}
+                answers = {name: outputs[name] for name in _ANSWERS if name in outputs}
+                returning = Returning(known | answers | {"refused": not_finite(outputs)})
+                if before is not None:
+                    judge_on_host(before)
+            if returning is not None and not stopped:
+                judge_on_host(returning)
     finally:
         bare.train(was_training)
     shown.close()

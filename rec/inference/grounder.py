@@ -15,6 +15,7 @@ import torch
 from rec import boxes
 from rec.boxes import suppress
 from rec.contracts import Preprocess, Words, abilities
+from rec.data.batch import Returning
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
@@ -216,9 +217,12 @@ class Grounder:
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, top_k > 1)
-            for number in torch.cat([not_finite(part) for part in parts]).nonzero()[:1, 0].tolist():
+            joined = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+            # One wait for the device, whatever the model answers.
+            host = Returning(joined | {"refused": torch.cat([not_finite(part) for part in parts])}).wait()
+            for number in host.pop("refused").nonzero()[:1, 0].tolist():
                 raise self._not_finite(asked[number][1])
-            columns = {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in parts[0]}
+            columns = {name: values.numpy() for name, values in host.items()}
         answers = [
             self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, top_k, nms_iou)
             for row, (item, phrase) in enumerate(asked)

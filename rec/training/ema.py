@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +22,51 @@ class EMA:
         self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
         #: names of parameters that were frozen until now: their shadow equals them
         self.never_trained = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self._model: nn.Module | None = None
+        self._places: dict[str, tuple[Any, str]] = {}  # of each tensor: its module's dict and its key there
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Call after each optimizer step."""
+        """Call after each optimizer step. A few operations for all tensors together: a GPU's host has no time for each."""
         decay = min(self.alpha, (self.updates + 1) / (self.updates + 10))
         self.updates += 1
-        parameters = dict(model.named_parameters())
+        values = self._values(model)
         # A parameter that has never been trainable equals its shadow: averaging it would only cost time.
-        self.never_trained = {name for name in self.never_trained if not parameters[name].requires_grad}
-        shadows, values = [], []
-        for name, value in model.state_dict().items():
+        self.never_trained = {name for name in self.never_trained if not values[name].requires_grad}
+        averaged: tuple[list[Tensor], list[Tensor]] = [], []
+        copied: tuple[list[Tensor], list[Tensor]] = [], []
+        counters: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for name, value in values.items():
             if name in self.never_trained:
                 continue
-            if not value.is_floating_point():
-                averaged = self.shadow[name] * decay + value * (1 - decay) if self.buffer_ema else value
-                self.shadow[name].copy_(averaged)
-            elif name in parameters or self.buffer_ema:
-                shadows.append(self.shadow[name])
-                values.append(value)
+            if not isinstance(value, nn.Parameter) and not self.buffer_ema:
+                pairs = copied
+            elif value.is_floating_point():
+                pairs = averaged
             else:
-                self.shadow[name].copy_(value)
-        torch._foreach_lerp_(shadows, values, 1 - decay)
+                pairs = counters.setdefault(value.dtype, ([], []))
+            pairs[0].append(self.shadow[name])
+            pairs[1].append(value)
+        torch._foreach_lerp_(*averaged, 1 - decay)
+        for shadows, whole in counters.values():
+            before, now = (torch.cat([value.flatten() for value in each]) for each in (shadows, whole))
+            parts = (before * decay + now * (1 - decay)).to(before.dtype).split([value.numel() for value in shadows])
+            copied[0].extend(shadows)
+            copied[1].extend(part.view_as(shadow) for part, shadow in zip(parts, shadows, strict=True))
+        if copied[0]:
+            torch._foreach_copy_(*copied)
+
+    def _values(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state dict, its tensors as the model holds them, without the walk over all modules in every update."""
+        if model is not self._model:
+            self._model, self._places = model, {}
+            for prefix, module in model.named_modules(remove_duplicate=False):
+                for store in (module._parameters, module._buffers):
+                    names = ((f"{prefix}.{key}" if prefix else key, key) for key in store)
+                    self._places |= {name: (store, key) for name, key in names if name in self.shadow}
+        if len(self._places) < len(self.shadow):  # a model whose state dict has names of its own
+            return model.state_dict(keep_vars=True)
+        return {name: store[key] for name, (store, key) in self._places.items()}
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -63,5 +87,4 @@ class EMA:
     @staticmethod
     @torch.no_grad()
     def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-        for name, value in target.items():
-            value.copy_(source[name])
+        torch._foreach_copy_(list(target.values()), [source[name] for name in target])

@@ -194,7 +194,11 @@ class _Console(logging.Handler):
 
 
 class Window:
-    """Means of the losses since the last log line, kept on the device: nothing is read back until a line is due."""
+    """Means of the losses since the last log line, kept on the device: nothing is read back until a line is due.
+
+    Attributes:
+        images, data_wait: images, and seconds of waiting for them, since :meth:`restart_clock`.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
@@ -205,17 +209,13 @@ class Window:
         self.first_update = update
         self.started, self.images, self.data_wait = time.perf_counter(), 0, 0.0
 
-    def fetch(self, batches: Iterator[Any], count: int) -> list[Any]:
-        """The next ``count`` of ``batches``; the time that training waits for them is noted."""
-        started = time.perf_counter()
-        fetched = [next(batches) for _ in range(count)]
-        self.data_wait += time.perf_counter() - started
-        return fetched
-
-    def add(self, losses: Mapping[str, torch.Tensor]) -> None:
+    def add(self, losses: Mapping[str, torch.Tensor], images: int) -> None:
+        """The losses of a batch and how many images it had."""
+        self.images += images
         for name, value in losses.items():
             value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            # A copy: a compiled model may write its next losses over these.
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.batches += 1
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:

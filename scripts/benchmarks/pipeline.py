@@ -203,26 +203,29 @@ class Loop:
     """
 
     def __init__(self, options: Options, accelerator: Any, loader: Any) -> None:
+        from rec.training.feed import Feed
         from rec.training.run_log import Window
 
         self.training = OurTraining(options)
         self.model, self.optimizer = accelerator.prepare(self.training.model, self.training.optimizer)
         self.accelerator, self.window, self.shares = accelerator, Window(), list[float]()
-        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        self.weights = list(self.model.parameters())
+        self.feed = Feed(itertools.chain.from_iterable(itertools.repeat(loader)), 1, accelerator.device)
 
     def update(self) -> None:
-        from accelerate.utils import send_to_device
-
         accelerator, marks = self.accelerator, [time.perf_counter()]
-        ready = our_batch(send_to_device(next(self.batches), accelerator.device, non_blocking=True))
+        self.feed.take()
+        ready = our_batch(self.feed.batches[0])
         marks.append(time.perf_counter())
         with accelerator.accumulate(self.model):
             with accelerator.autocast():
                 losses = self.model(ready)
             accelerator.backward(losses["loss"])
         marks.append(time.perf_counter())
-        self.window.add(losses)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), 0.15).item()
+        self.window.add(losses, len(ready["image"]))
+        norm = accelerator.clip_grad_norm_(self.weights, 0.15)
+        self.feed.ahead()
+        norm = norm.item()
         marks.append(time.perf_counter())
         if math.isfinite(norm):
             self.optimizer.step()

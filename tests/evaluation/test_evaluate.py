@@ -205,3 +205,22 @@ def test_masks_are_judged_with_the_models_own_threshold():
     judge = BoxAndMaskEvaluator(dataset, mask_threshold=0.6)
     strict, _ = evaluate(Faint(with_masks=True), loader(dataset, 4), dataset, evaluator=judge, **NORMALISATION)
     assert own["mask_mIoU"] > 0.5 and strict["mask_mIoU"] < 1e-6
+
+
+def test_a_batch_is_judged_after_the_model_has_been_given_the_next_one():
+    """So that a GPU computes while the host judges; the last one is judged too."""
+    events = []
+
+    class Told(ToySplit):
+        def target_mask(self, i):
+            events.append(f"judged {i}")
+            return super().target_mask(i)
+
+    class Telling(ToyModel):
+        def forward(self, batch):
+            events.append(f"given {batch['index'].tolist()}")
+            return super().forward(batch)
+
+    dataset = Told(3, with_masks=True)
+    evaluate(Telling(with_masks=True), loader(dataset, 1), dataset, **NORMALISATION)
+    assert events == ["given [0]", "given [1]", "judged 0", "given [2]", "judged 1", "judged 2"]

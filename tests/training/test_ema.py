@@ -1,5 +1,6 @@
 """EMA: equal to the original's numbers, exact to save and restore, harmless to the model."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -71,3 +72,31 @@ def test_a_parameter_unfrozen_later_is_averaged_from_then_on():
     model.advance()
     ema.update(model)
     assert torch.all(ema.shadow["w"] > torch.tensor(FIXTURE["start"]["w"]))
+
+
+@pytest.mark.parametrize("buffer_ema", [True, False])
+def test_all_tensors_together_are_averaged_as_each_alone(buffer_ema):
+    """Bit for bit, also where a model puts a new tensor in a buffer's place, or is replaced by another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), Toy(), nn.BatchNorm2d(3))
+    model[1].weight.requires_grad_(False)
+    ema = EMA(model, 0.9997, buffer_ema)
+    wanted = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(4):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                value.add_(step + 1)
+        model[2].b = model[2].b * 1.5
+        ema.update(model if step < 3 else (model := copy.deepcopy(model)))
+        decay = (step + 1) / (step + 10)
+        for name, value in model.state_dict().items():
+            is_buffer = name.endswith(("running_mean", "running_var", "num_batches_tracked", ".b", ".n"))
+            if name == "1.weight":
+                continue
+            if is_buffer and not buffer_ema:
+                wanted[name].copy_(value)
+            elif value.is_floating_point():
+                wanted[name].lerp_(value, 1 - decay)
+            else:
+                wanted[name].copy_(wanted[name] * decay + value * (1 - decay))
+    assert all(torch.equal(ema.shadow[name], value) for name, value in wanted.items())
