@@ -1,9 +1,10 @@
-"""Turn weights of the original SimREC and MCN code into files of this project.
+"""Turn weights of the original SimREC and MCN code, and of YOLOv5, YOLOv3 and YOLOX trunks, into files of this project.
 
     python scripts/convert_weights.py simrec_refcoco.pth --annotations refcoco.json --out weights/simrec_refcoco
     python scripts/convert_weights.py mcn_refcoco.pth --annotations refcoco.json --out weights/mcn_refcoco
     python scripts/convert_weights.py cspdarknet_coco.pth --out weights/cspdarknet_coco.safetensors
     python scripts/convert_weights.py yolov3.weights --out weights/darknet53.safetensors
+    python scripts/convert_weights.py yolox_nano.pth --out weights/yolox_nano.safetensors
 
 A SimREC or MCN checkpoint becomes a model folder, for scripts/predict.py, scripts/evaluate.py and train.load_weight.
 The originals carry no vocabulary: --annotations is the annotation JSON of the data set the checkpoint was trained on
@@ -15,6 +16,7 @@ nothing is written unless everything fits. Nothing in a .pth is executed.
 import argparse
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,15 +38,15 @@ def main() -> int:
     from rec.models.original_weights import is_darknet_file, original_kind, read_state_dict
 
     if is_darknet_file(args.weights):
-        write_backbone("DarkNet53", args.weights, args.out)
+        write_backbone("DarkNet53", {}, args.weights, args.out)
         return 0
     state = read_state_dict(args.weights)
     try:
         kind = original_kind(state)
     except ValueError as error:
         raise InputError(f"{args.weights}: {error}") from None
-    if kind in ("CspDarkNet", "DarkNet53"):
-        write_backbone(kind, args.weights, args.out)
+    if kind in ("CspDarkNet", "DarkNet53", "YOLOX"):
+        write_backbone(kind, state, args.weights, args.out)
         return 0
     if args.annotations is None:
         raise InputError(
@@ -55,18 +57,29 @@ def main() -> int:
     return 0
 
 
-def write_backbone(kind: str, weights: Path, out: Path) -> None:
+def write_backbone(kind: str, state: Mapping[str, Any], weights: Path, out: Path) -> None:
     from rec.command_line import InputError
     from rec.config import shell_override
     from rec.model_folder.writer import write_weights
     from rec.models import backbones
+    from rec.models.original_weights import load_backbone, sizes_of_backbone
 
     if out.suffix != ".safetensors":
         raise InputError(f"{weights} holds a {kind} backbone; --out {out} must end in .safetensors")
-    backbone = getattr(backbones, kind)(pretrained=True, pretrained_weight_path=str(weights))
+    sizes = sizes_of_backbone(kind, state)
+    backbone = getattr(backbones, kind)(**sizes)
+    left = load_backbone(backbone, weights)
     write_weights(out, backbone.state_dict())
-    print(f"{weights}: {kind}, all {len(backbone.state_dict())} tensors of the backbone found")
-    print(f"written: {out}\nuse it: model.visual_backbone.pretrained=true")
+    told = ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in sizes.items()
+    )
+    print(f"{weights}: {kind}({told}), all {len(backbone.state_dict())} tensors of the backbone found")
+    if left:
+        parts = Counter(name.partition(".")[0] for name in left)
+        print(f"left out: {', '.join(f'{count} tensors of {part}' for part, count in parts.items())}")
+    print(
+        f"written: {out}\nuse it, in a config with visual_backbone=LazyCall({kind})({told}): model.visual_backbone.pretrained=true"
+    )
     print(f"        {shell_override('model.visual_backbone.pretrained_weight_path', str(out))}")
 
 

@@ -14,7 +14,7 @@ import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
 from rec.trust import MAX_SIDE, is_below, strangers
 
-_BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16")
+_BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16", "YOLOX")
 _MODELS = {
     "rec.models": ("MCN", "SimREC"),
     "rec.models.simrec": ("SimREC",),
@@ -24,6 +24,7 @@ _MODELS = {
     "rec.models.backbones.darknet53": ("DarkNet53",),
     "rec.models.backbones.small_resnet": ("SmallResNet",),
     "rec.models.backbones.timm_backbone": ("DResNet", "ResNet", "TimmBackbone", "VGG16"),
+    "rec.models.backbones.yolox": ("YOLOX",),
     "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
     "rec.models.heads": ("REChead",),
     "rec.models.mask_head": ("MaskHead",),

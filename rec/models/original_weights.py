@@ -220,7 +220,7 @@ def load_original(model: nn.Module, original: Mapping[str, Tensor], source: str)
 
 
 def original_kind(state: Mapping[str, Any]) -> str:
-    """What a state dict under the original's names is of: ``SimREC``, ``MCN``, ``CspDarkNet`` or ``DarkNet53``.
+    """What a state dict under its authors' names is of: ``SimREC``, ``MCN``, ``CspDarkNet``, ``DarkNet53`` or ``YOLOX``.
 
     Raises:
         ValueError: none of these; names some of the entries found.
@@ -228,6 +228,8 @@ def original_kind(state: Mapping[str, Any]) -> str:
     names = [name.removeprefix("module.") for name in state]
     if any(name.startswith("lang_encoder.") for name in names):
         return "MCN" if any(name.startswith("det_garan.") for name in names) else "SimREC"
+    if "backbone.backbone.stem.conv.conv.weight" in names:
+        return "YOLOX"
     if any(name.endswith("module_list.0.conv.weight") for name in names):
         return "DarkNet53"
     if any(name.endswith("model.0.conv.weight") for name in names):
@@ -236,6 +238,30 @@ def original_kind(state: Mapping[str, Any]) -> str:
         "expected weights of SimREC or MCN (lang_encoder., visual_encoder., ...) or of their backbones"
         f" (model.0.conv.weight, module_list.0.conv.weight); found {', '.join(names[:6])}"
     )
+
+
+def sizes_of_backbone(kind: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments with which a backbone has the shapes of a state dict under its authors' names.
+
+    Args:
+        kind: as of :func:`original_kind`.
+    """
+    shapes = {
+        re.sub(r"^(module\.)?(visual_encoder\.|model\.(?=model\.))*", "", name): t.shape for name, t in state.items()
+    }
+
+    def blocks(prefix: str) -> int:
+        return len({name.split(".")[prefix.count(".")] for name in shapes if name.startswith(prefix)})
+
+    if kind == "YOLOX":
+        width = shapes["backbone.backbone.stem.conv.conv.weight"][0] / 64
+        depthwise = "backbone.backbone.dark2.0.dconv.conv.weight" in shapes
+        neck = any(name.startswith("backbone.C3_p4.") for name in shapes)
+        sizes: dict[str, Any] = {"width": width, "depth": blocks("backbone.backbone.dark3.1.m.") / 9}
+        return sizes | {"depthwise": depthwise, "neck": neck}
+    if kind == "CspDarkNet" and "model.0.conv.weight" in shapes:
+        return {"width": shapes["model.0.conv.weight"][0] / 64, "depth": blocks("model.6.m.") / 9}
+    return {}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -279,11 +305,11 @@ def is_darknet_file(path: str | Path) -> bool:
     return Path(path).suffix in (".weights", ".74")
 
 
-def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
-    """Loads backbone weights, all of them or nothing.
+def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
+    """Loads backbone weights, all of them or nothing; returns the names in the file that have no place in the backbone.
 
     Args:
-        backbone: a CspDarkNet or DarkNet53.
+        backbone: a CspDarkNet, DarkNet53 or YOLOX.
         path: a Darknet file (``.weights``, ``.conv.74``), or a state dict (see :func:`read_state_dict`) of the
             backbone, or of a model that contains it, under the original's names or ours. What the file holds besides
             the backbone is left out and logged.
@@ -306,17 +332,23 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> None:
         )
     if is_darknet_file(path):
         load_darknet(backbone, Path(path))
+        left = []
     else:
-        _load_state(backbone, path)
+        left = _load_state(backbone, path)
     if trouble := unsound(backbone):
         raise ValueError(f"{path}: {trouble}; these weights cannot see anything")
+    return left
 
 
-def _load_state(backbone: Backbone, path: str | Path) -> None:
+def _load_state(backbone: Backbone, path: str | Path) -> list[str]:
     expected = backbone.state_dict()
     state: dict[str, Tensor] = {}
     clashes, left = [], []
-    for name, tensor in read_state_dict(path).items():
+    try:
+        found = backbone.from_original(read_state_dict(path), _metadata(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for name, tensor in found.items():
         ours = _backbone_name(name, expected)
         if ours is None:
             left.append(name)
@@ -333,6 +365,17 @@ def _load_state(backbone: Backbone, path: str | Path) -> None:
         )
     backbone.load_state_dict(state, strict=False)
     logger.info("backbone weights from %s: %d tensors matched, %d left out", path, len(state), len(left))
+    return left
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    """What a weight file says of itself."""
+    if Path(path).suffix != ".safetensors":
+        return {"format": "pth"}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def _backbone_name(name: str, expected: Mapping[str, Any]) -> str | None:

@@ -51,7 +51,9 @@ def load_pth(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds Python objects, which are not loaded because they can run code. Save its state_dict alone"
-            f" (tensors by name) with the program that wrote it. torch says: {(str(error).splitlines() or [''])[0][:200]}"
+            ' (tensors by name) where the program that wrote it is installed; for a YOLOv5 file: python -c "import torch; found ='
+            f" torch.load('{path}', weights_only=False); torch.save(found['model'].float().state_dict(), 'state.pth')\"."
+            f" torch says: {(str(error).splitlines() or [''])[0][:200]}"
         ) from None
     except UntrustedError:
         raise

@@ -1,6 +1,7 @@
 """From config nodes to data set, model and optimizer: what is only known at run time is added here."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,29 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return instantiate(cfg.optim, params=groups)
 
 
+def _check_pixels(cfg: Any, model: nn.Module) -> None:
+    expects = getattr(getattr(model, "visual_backbone", None), "expects", None)
+    data = cfg.train.data
+    found = (*data.mean, *data.std)
+    if expects is not None and not all(
+        math.isclose(a, b, abs_tol=1e-3) for a, b in zip(found, sum(expects, ()), strict=True)
+    ):
+        mean, std = (",".join(f"{value:g}" for value in values) for values in expects)
+        raise ConfigError(
+            f"the pretrained weights of model.visual_backbone were trained on other pixels than train.data.mean={list(data.mean)} "
+            f"and std={list(data.std)} give: set train.data.mean=[{mean}] train.data.std=[{std}]"
+        )
+
+
 def build_model(cfg: Any, dataset: Any) -> nn.Module:
     """``cfg.model`` with the word vectors of the data set, where it has any.
 
     Raises:
-        ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that.
+        ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; or pixels
+            are normalised otherwise than the backbone's pretrained weights know them.
     """
     model = instantiate(cfg.model)
+    _check_pixels(cfg, model)
     if getattr(dataset, "targets", "one") == "any" and (reason := abilities(model).one_only):
         raise ConfigError(
             f"dataset.targets=any, but this {type(model).__name__} cannot learn from phrases that name none or several "

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+ZERO_TO_ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
 
 class Backbone(nn.Module):
     """Runs ``stages`` one after another and returns the maps behind some of them, finest first.
@@ -19,10 +21,13 @@ class Backbone(nn.Module):
             BatchNorm statistics, also after ``model.train()``.
         update_frozen_statistics: original arithmetic: the BatchNorm layers of frozen stages stay in training mode
             (batch statistics, running statistics keep moving) while their weights stand still.
+        fixed_statistics: BatchNorm layers use and keep their running statistics in training too, while scale and shift are
+            trained: for fine-tuning with small batches, or where the statistics were estimated on other images.
 
     Attributes:
         strides: pixels of the image per cell, one per returned map.
         channels: channels of the returned maps.
+        expects: mean and std (of pixels in 0 to 1, RGB) that its pretrained weights were trained with; None without any.
     """
 
     def __init__(
@@ -31,13 +36,15 @@ class Backbone(nn.Module):
         outputs: Mapping[int, tuple[int, int]],
         frozen_stages: int = 0,
         update_frozen_statistics: bool = False,
+        fixed_statistics: bool = False,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.output_stages = tuple(sorted(outputs))
         self.strides = tuple(outputs[stage][0] for stage in self.output_stages)
         self.channels = tuple(outputs[stage][1] for stage in self.output_stages)
-        self.update_frozen_statistics = update_frozen_statistics
+        self.update_frozen_statistics, self.fixed_statistics = update_frozen_statistics, fixed_statistics
+        self.expects: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.checkpoint_stages = False
         self.freeze(frozen_stages)
 
@@ -53,7 +60,20 @@ class Backbone(nn.Module):
         if not self.update_frozen_statistics:
             for stage in self.stages[: self.frozen_stages]:
                 stage.eval()
+        if self.fixed_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
+
+    def from_original(self, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+        """A state dict as its authors write it, under names of ours as far as they are the backbone's own affair.
+
+        Args:
+            state: of a file.
+            metadata: what the file says of itself: that of a safetensors file; of a PyTorch file nothing.
+        """
+        return dict(state)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to maps ``(B, channels[i], H / strides[i], W / strides[i])``.
@@ -73,7 +93,7 @@ class Backbone(nn.Module):
                 maps.append(x)
         return maps
 
-    def run_stage(self, stage: nn.Module, x: Tensor) -> Any:
+    def run_stage(self, stage: nn.Module, x: Any) -> Any:
         """``stage(x)``; with ``checkpoint_stages`` its activations are not kept but computed again in the backward pass."""
         if not (self.checkpoint_stages and self.training and torch.is_grad_enabled()):
             return stage(x)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.backbones.base import Backbone
+from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
 
@@ -65,7 +65,7 @@ class CspDarkNet(Backbone):
         depth: multiplies the numbers of bottlenecks (3, 6, 9, 3; at least one each).
         out_strides: strides of the returned maps, out of 4, 8, 16, 32. Nothing is built beyond the last; pooling
             closes the trunk there.
-        update_frozen_statistics: original arithmetic, see :class:`~rec.models.backbones.base.Backbone`.
+        update_frozen_statistics, fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
 
     Raises:
         ValueError: a stride that does not exist, or weights of another architecture.
@@ -82,6 +82,7 @@ class CspDarkNet(Backbone):
         depth: float = 1.0,
         out_strides: Sequence[int] = (8, 16, 32),
         update_frozen_statistics: bool = False,
+        fixed_statistics: bool = False,
     ) -> None:
         strides = sorted(out_strides)
         if not strides or not set(strides) <= {4, 8, 16, 32}:
@@ -104,8 +105,10 @@ class CspDarkNet(Backbone):
             {stage_of[stride]: (stride, channels[stride]) for stride in strides},
             frozen_stages=len(stages) - 2 if freeze_backbone else 0,
             update_frozen_statistics=update_frozen_statistics,
+            fixed_statistics=fixed_statistics,
         )
         if pretrained:
+            self.expects = ZERO_TO_ONE
             from rec.models.original_weights import load_backbone
 
             load_backbone(self, pretrained_weight_path)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from rec.models.backbones.base import Backbone
+from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
 
@@ -29,7 +29,7 @@ class DarkNet53(Backbone):
             ``.safetensors``) under the original's names or ours.
         freeze_backbone: freeze everything but the last two convolutions, as in MCN.
         multi_scale_outputs: return all three maps; otherwise only the last.
-        update_frozen_statistics: original arithmetic, see :class:`~rec.models.backbones.base.Backbone`.
+        update_frozen_statistics, fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
 
     Raises:
         ValueError: a weight file that is cut short or of another architecture.
@@ -43,6 +43,7 @@ class DarkNet53(Backbone):
         freeze_backbone: bool = False,
         multi_scale_outputs: bool = True,
         update_frozen_statistics: bool = False,
+        fixed_statistics: bool = False,
     ) -> None:
         stages: list[nn.Module] = [ConvBlock(3, 32, 3)]
         for channels, units in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
@@ -56,8 +57,10 @@ class DarkNet53(Backbone):
             outputs if multi_scale_outputs else {13: outputs[13]},
             frozen_stages=12 if freeze_backbone else 0,
             update_frozen_statistics=update_frozen_statistics,
+            fixed_statistics=fixed_statistics,
         )
         if pretrained:
+            self.expects = ZERO_TO_ONE
             from rec.models.original_weights import load_backbone
 
             load_backbone(self, pretrained_weight_path)

@@ -33,6 +33,7 @@ class SmallResNet(Backbone):
         out_strides: strides of the returned maps.
         freeze_backbone: freeze everything before the last stage.
         multi_scale_outputs: return all ``out_strides``; otherwise only the last.
+        fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
 
     Raises:
         ValueError: a stride that ``channels`` does not reach, or more channels than any image has strides.
@@ -44,6 +45,7 @@ class SmallResNet(Backbone):
         out_strides: Sequence[int] = (8, 16, 32),
         freeze_backbone: bool = False,
         multi_scale_outputs: bool = True,
+        fixed_statistics: bool = False,
     ) -> None:
         if len(channels) > MAX_STAGES:
             raise ValueError(f"SmallResNet has at most {MAX_STAGES} stages; channels has {len(channels)} numbers")
@@ -62,4 +64,5 @@ class SmallResNet(Backbone):
             stages,
             {strides.index(stride): (stride, channels[strides.index(stride)]) for stride in wanted},
             frozen_stages=len(stages) - 1 if freeze_backbone else 0,
+            fixed_statistics=fixed_statistics,
         )

@@ -19,8 +19,7 @@ class TimmBackbone(Backbone):
     Models with one stride throughout (vision transformers) get a simple feature pyramid (Li et al., "Exploring Plain
     Vision Transformer Backbones for Object Detection", ECCV 2022): maps at half, once and twice the patch size.
 
-    timm's weights expect images normalised with their own mean and std: set ``train.data.mean`` and ``train.data.std``
-    to ``timm.get_pretrained_cfg(model_name).mean`` and ``.std``.
+    timm's weights expect images normalised with their own mean and std, those of ``timm.get_pretrained_cfg(model_name)``.
 
     Args:
         model_name: see ``timm.list_models()``.
@@ -29,7 +28,7 @@ class TimmBackbone(Backbone):
         freeze_backbone: freeze the timm model (not the pyramid on top of a vision transformer).
         multi_scale_outputs: return all ``out_strides``; otherwise only the last.
         out_strides: strides of the returned maps. Nothing is built beyond the last.
-        update_frozen_statistics: original arithmetic, see :class:`~rec.models.backbones.base.Backbone`.
+        update_frozen_statistics, fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
 
     Raises:
         ValueError: timm has no such model, it gives no feature maps, or not of these strides.
@@ -45,6 +44,7 @@ class TimmBackbone(Backbone):
         multi_scale_outputs: bool = True,
         out_strides: Sequence[int] = (8, 16, 32),
         update_frozen_statistics: bool = False,
+        fixed_statistics: bool = False,
     ) -> None:
         options, reductions, channels = _describe(model_name)
         strides = sorted(out_strides) if multi_scale_outputs else [max(out_strides)]
@@ -68,7 +68,13 @@ class TimmBackbone(Backbone):
             {number: (stride, available[stride]) for number, stride in enumerate(strides)},
             frozen_stages=1 if freeze_backbone else 0,
             update_frozen_statistics=update_frozen_statistics,
+            fixed_statistics=fixed_statistics,
         )
+        if pretrained:
+            import timm
+
+            published: Any = timm.get_pretrained_cfg(model_name)
+            self.expects = tuple(published.mean), tuple(published.std)
         self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, image: Tensor) -> list[Tensor]:
