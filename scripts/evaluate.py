@@ -214,7 +214,6 @@ def parse_arguments() -> argparse.Namespace:
         "--out",
         type=user_path,
         metavar="FOLDER",
-        default=Path("outputs/evaluation"),
         help="for metrics.json and predictions.jsonl; default outputs/evaluation",
     )
     parser.add_argument(
@@ -228,6 +227,7 @@ def parse_arguments() -> argparse.Namespace:
     # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
     args.overrides = [word for word in [*overrides, *(args.splits or [])] if "=" in word]
     args.splits = [word for word in args.splits or [] if "=" not in word]
+    args.out = args.out or Path("outputs/evaluation")
     unknown = [word for word in overrides if "=" not in word]
     if args.model and "=" in args.model and args.answers:  # an override that stands first
         args.model, args.overrides = None, [args.model, *args.overrides]
