@@ -6,9 +6,13 @@ rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 from rec.boxes import suppress
+
+# A node of a lazy config. What it may hold is said, and checked, in :mod:`rec.training.keys`.
+ConfigNode = Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +56,8 @@ class Words(Protocol):
 
     @property
     def words(self) -> Sequence[str]: ...
+    @property
+    def tokenizer(self) -> str: ...
     def __len__(self) -> int: ...
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
         """``max_token_length`` ids, 0 is padding."""
@@ -59,7 +65,7 @@ class Words(Protocol):
     def tokens(self, sentence: str) -> list[str]:
         """The words the phrase is divided into."""
 
-    def save(self, path: Any) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes ``vocab.json``."""
 
 
@@ -92,7 +98,7 @@ class DataSet(Protocol):
         """Word vectors of the vocabulary, float32 ``(len(vocabulary), D)``."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, key: Any) -> Sample: ...
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample: ...
     def collate(self, samples: Sequence[Sample], share_images: bool = False) -> "Batch":
         """Samples to a batch; with ``share_images`` each image once."""
 

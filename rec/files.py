@@ -208,7 +208,7 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
-def write_json(path: PathLike, content: Any, indent: int | None = 1) -> None:
+def write_json(path: PathLike, content: object, indent: int | None = 1) -> None:
     """Writes JSON in place of ``path``, whole or not at all. Lone surrogates are escaped, and read back as they were.
 
     Raises:

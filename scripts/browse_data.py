@@ -9,21 +9,25 @@ the unknown ones as UNK, and the source and ref id.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rec.contracts import DataSet
 
 
-def picture_of(dataset: Any, key: tuple[int, int]) -> Any:
+def picture_of(dataset: "DataSet", key: tuple[int, int]) -> Any:
     """One sample as the model sees it."""
     from rec import boxes
     from rec.evaluation.pictures import TRUE, annotate
 
     sample = dataset[key]
     box = boxes.cxcywh_to_xyxy(sample["box"].numpy()) * sample["image"].shape[-1]
-    words = " ".join(dataset.vocabulary.words[i] for i in sample["tokens"].tolist() if i)
+    known = dataset.vocabulary.words if dataset.vocabulary is not None else ()
+    words = " ".join(known[i] for i in sample["tokens"].tolist() if 0 < i < len(known))
     told = dataset.describe(key[1])
     masks = [(sample["mask"][0].numpy() > 127, TRUE)] if "mask" in sample else []
     caption = f"{words}\n({told['source']} {told['ref_id']})"
-    return annotate(sample["image"].permute(1, 2, 0).numpy(), [(box, TRUE, "")], masks, caption)
+    return annotate(sample["image"].permute(1, 2, 0).numpy(), [(box.tolist(), TRUE, "")], masks, caption)
 
 
 def main() -> int:

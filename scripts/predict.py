@@ -17,10 +17,13 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rec.console import require_output
+
+if TYPE_CHECKING:
+    from rec.inference import Grounding
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -216,7 +219,7 @@ def picture_names(images: list[str]) -> list[str]:
     return names
 
 
-def one_line(image: str, answer: Any) -> str:
+def one_line(image: str, answer: "Grounding") -> str:
     where = "no box" if answer.box is None else " ".join(f"{value:.1f}" for value in answer.box)
     warning = f"  ({answer.warning})" if answer.warning else ""
     return f"{image}  {answer.phrase!r}  box {where}  score {answer.score:.3f}{warning}"

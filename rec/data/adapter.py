@@ -58,7 +58,7 @@ class ForeignDataSet(Dataset):
         return np.asarray(own()) if own is not None else None
 
 
-def as_data_set(dataset: Any) -> DataSet:
+def as_data_set(dataset: object) -> DataSet:
     """``dataset`` itself where it is of this project (streams too, which have a contract of their own), else with an adapter."""
     from rec.data.dataset import RefCOCODataSet
 

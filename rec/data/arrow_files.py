@@ -160,6 +160,6 @@ def validate(table: "pa.Table") -> None:
     table.validate(full=True)
 
 
-def _broken(where: Any, what: str, error: Exception) -> SourceError:
+def _broken(where: object, what: str, error: Exception) -> SourceError:
     cause = " ".join(str(error.__cause__ or error).split())
     return SourceError(f"{where} cannot be read as {what} ({cause[:300]}): get it again")

@@ -7,7 +7,7 @@ and ``RandomErasing``. Any other albumentations transform may stand beside them 
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -112,7 +112,7 @@ def _check(name: str, after: Sample, shape: tuple[int, ...], masked: bool) -> No
         raise TransformError(f"{_path(name)} gives a mask of {kind}; expected uint8 {(height, width)}, as its image")
 
 
-def _try(name: str, transform: Any) -> None:
+def _try(name: str, transform: object) -> None:
     """Applies a transform once, with every probability in it at 1, to find at the start what the first epoch would."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (_PROBE, _PROBE, 3), dtype=np.uint8)
@@ -134,7 +134,7 @@ def _always(transform: Any) -> Any:
     return transform
 
 
-def check_transforms(transforms: Any) -> None:
+def check_transforms(transforms: object) -> None:
     """Accepts SimREC's ``Compose([ToTensor, Normalize(0, 1)])``, which changes nothing here, and nothing else.
 
     Raises:
@@ -158,11 +158,12 @@ def check_transforms(transforms: Any) -> None:
             )
 
 
-def _as_function(name: str, transform: Any) -> Callable[..., Sample]:
+def _as_function(name: str, transform: object) -> Callable[..., Sample]:
     if isinstance(transform, RandAugment | RandomErasing):
         return transform
     if type(transform).__module__.startswith("torchvision") and type(transform).__name__ == "RandomErasing":
-        return RandomErasing(transform.p, transform.scale, transform.ratio, transform.value)
+        theirs: Any = transform
+        return RandomErasing(theirs.p, theirs.scale, theirs.ratio, theirs.value)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version on import
     import albumentations as A
 
@@ -177,14 +178,14 @@ def _as_function(name: str, transform: Any) -> Callable[..., Sample]:
 class _Albumentation:
     """An albumentations transform, seeded anew for each sample."""
 
-    def __init__(self, transform: Any) -> None:
+    def __init__(self, transform: object) -> None:
         import albumentations as A
 
         carried = A.BboxParams("pascal_voc", label_fields=[], min_visibility=1 - MAX_HIDDEN, clip=True)
         self.moves = not isinstance(transform, A.ImageOnlyTransform)
         self.compose = A.Compose([transform], bbox_params=carried if self.moves else None)
 
-    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
         self.compose.set_random_seed(int(rng.integers(2**32)))
         if not self.moves:
             after = self.compose(image=image)["image"]
@@ -210,17 +211,21 @@ class RandomErasing:
     """
 
     def __init__(
-        self, p: float = 0.5, scale: Any = (0.02, 0.33), ratio: Any = (0.3, 3.3), value: str | float | Any = 0
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: str | float | Any = 0,
     ) -> None:
         self.p, self.scale, self.ratio, self.value = p, tuple(scale), tuple(ratio), value
 
-    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
         """Erases; tries ten rectangles that fit the image and hide no more of a target than :data:`MAX_HIDDEN`."""
         if rng.random() >= self.p:
             return image, box, mask
         height, width = image.shape[:2]
         for _ in range(10):
-            area = rng.uniform(*self.scale) * height * width
+            area = rng.uniform(self.scale[0], self.scale[1]) * height * width
             ratio = float(np.exp(rng.uniform(*np.log(self.ratio))))
             h, w = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
             if not (0 < h < height and 0 < w < width):
@@ -249,7 +254,7 @@ class RandAugment:
     def __init__(self, n: int = 2, m: int = 9) -> None:
         self.n, self.m = n, m
 
-    def __call__(self, image: np.ndarray, box: np.ndarray, mask: Any, rng: np.random.Generator) -> Sample:
+    def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
         """Applies the operations."""
         names = list(_OPERATIONS)
         for number in rng.integers(len(names), size=self.n):
@@ -262,7 +267,7 @@ class RandAugment:
         return image, box, mask
 
 
-def _warp(image: np.ndarray, box: np.ndarray, mask: Any, matrix: np.ndarray) -> Sample:
+def _warp(image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, matrix: np.ndarray) -> Sample:
     """An affine map, unless it takes too much of a target out of the image; a box encloses its mapped corners."""
     height, width = image.shape[:2]
     frame, moved = np.array([0, 0, width, height], np.float64), np.empty(_each(box).shape)

@@ -98,7 +98,7 @@ def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] |
         return masks.encode(masks.read(picture, height, width))
 
 
-def _is_dense(segmentation: Any, height: int, width: int) -> bool:
+def _is_dense(segmentation: object, height: int, width: int) -> bool:
     """Whether it is the rows of the image's pixels rather than polygons."""
     rows = segmentation if isinstance(segmentation, list) else []
     return len(rows) == height and all(isinstance(row, list) and len(row) == width for row in rows)

@@ -307,7 +307,7 @@ def _kept(name: str) -> Path:
     return Path(config.HF_DATASETS_CACHE) / "rec" / name
 
 
-def _keep(path: Path, content: Any) -> None:
+def _keep(path: Path, content: object) -> None:
     """Keeps JSON, or an array, for the next look; a cache that cannot be written costs time, nothing else."""
     try:
         if isinstance(content, np.ndarray):

@@ -14,13 +14,17 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from rec import trust
 from rec.errors import InputError, UntrustedError
+
+if TYPE_CHECKING:
+    import datasets
+    import PIL.Image
 
 PAD_VALUE = 127
 # What Pillow may take a file for. Its full list has formats that start other programs (EPS: Ghostscript) or read other files.
@@ -61,7 +65,7 @@ def picture_key(image: Mapping[str, Any]) -> str:
     return str(image["path"]) if data is None else f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def picture_keys(rows: Any) -> Iterator[str]:
+def picture_keys(rows: "datasets.Dataset") -> Iterator[str]:
     """The :func:`picture_key` of each row of a ``datasets.Dataset`` without an indices mapping."""
     for chunk in rows.data.column("image").chunks:
         for image in chunk:
@@ -136,7 +140,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int = trust.MAX_P
         raise ImageError(f"{name} has {width} x {height} pixels: it is broken")
 
 
-def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> Any:
+def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> "PIL.Image.Image":
     """A PIL image of one of :data:`FORMATS`, not decoded yet.
 
     Raises:
@@ -156,7 +160,7 @@ def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> An
     return opened
 
 
-def rgb_from_pil(image: Any, name: str = "given") -> np.ndarray:
+def rgb_from_pil(image: "PIL.Image.Image", name: str = "given") -> np.ndarray:
     """A PIL image as uint8 ``(H, W, 3)`` RGB, by the same rule as :func:`decode_image`.
 
     Raises:
@@ -214,7 +218,7 @@ def rgb_from_array(array: np.ndarray, name: str = "given", max_pixels: int = tru
     return np.ascontiguousarray(np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array)
 
 
-def exif_orientation(exif: Any) -> int:
+def exif_orientation(exif: object) -> int:
     """The orientation, 1 to 8, that an EXIF block gives; 1 where it gives none or a broken one.
 
     Args:

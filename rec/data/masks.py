@@ -100,7 +100,7 @@ def _read_npy(path: str | os.PathLike[str], height: int, width: int) -> np.ndarr
     return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
 
 
-def from_coco(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:
     """A COCO ``segmentation`` as one RLE: uncompressed or compressed RLE, or the union of a list of them or of polygons.
 
     What pycocotools would crash on, or take memory and time without end for, does not reach it.
@@ -140,7 +140,7 @@ def _check_counts(counts: list[Any], height: int, width: int) -> None:
         )
 
 
-def _outline(polygon: Any, height: int, width: int) -> float:
+def _outline(polygon: object, height: int, width: int) -> float:
     """Length of a polygon's outline in pixels, the steps that drawing it takes.
 
     Raises:

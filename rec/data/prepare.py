@@ -163,13 +163,15 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return info
 
 
-def _is_store(store: Any) -> bool:
+def _is_store(store: object) -> bool:
     size = store.get("size") if isinstance(store, dict) else None
     return store is None or (type(size) is int and size > 0 and size * size <= MAX_PIXELS)
 
 
-def _is_split(entry: Any) -> bool:
-    counts = [entry.get(key) for key in ("rows", "sentences", "images")] if isinstance(entry, dict) else [None]
+def _is_split(entry: object) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    counts = [entry.get(key) for key in ("rows", "sentences", "images")]
     return all(type(count) is int for count in counts) and isinstance(entry.get("fingerprint"), str)
 
 

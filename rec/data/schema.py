@@ -105,7 +105,7 @@ def attempt(make: Callable[..., Made], *arguments: Any, where: str = "") -> Made
         return placed
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """The ``repr`` of anything a record may hold, short enough for a message."""
     try:
         return _SHOWN.repr(value)
@@ -113,7 +113,7 @@ def shown(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a field of a record says nothing: null, an empty text, or the NaN that stands for null in tables."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 

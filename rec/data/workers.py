@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from rec.errors import RecError
 
@@ -52,7 +52,7 @@ class Loader(DataLoader):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Dataset,
         batches: Resumable,
         *,
         num_workers: int,
@@ -118,7 +118,7 @@ class Loader(DataLoader):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
-def _workers_of(iterator: Any) -> Sequence[BaseProcess]:
+def _workers_of(iterator: object) -> Sequence[BaseProcess]:
     return getattr(iterator, "_workers", ())
 
 

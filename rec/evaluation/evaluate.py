@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -235,14 +235,14 @@ def share_buffers(model: torch.nn.Module) -> None:
 
 
 def _batches(
-    loader: Any, dataset: DataSet, accelerator: "Accelerator | None", limit: int | None
+    loader: Iterable[Batch], dataset: DataSet, accelerator: "Accelerator | None", limit: int | None
 ) -> Iterable[tuple[Batch, bool]]:
     """This process's batches, each with whether it counts; fillers keep sharded models' collectives in step."""
     for batch in _in_step(loader, accelerator) if _is_sharded(accelerator) else loader:
         if limit is not None and limit <= 0:
             return
         limit = None if limit is None else limit - 1
-        yield (batch, True) if batch is not None else (loader.collate_fn([dataset[0]]), False)
+        yield (batch, True) if batch is not None else (cast(Batch, dataset.collate([dataset[0]])), False)
 
 
 def _is_sharded(accelerator: "Accelerator | None") -> bool:

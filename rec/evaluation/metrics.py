@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # Everything that summarize may give, by name.
@@ -67,7 +68,7 @@ def summarize(
     return result | {"count": sizes.pop()}
 
 
-def mask_iou(intersections: Any, unions: Any) -> np.ndarray:
+def mask_iou(intersections: ArrayLike, unions: ArrayLike) -> np.ndarray:
     """``(N,)`` mask IoUs from pixel counts; the 1e-10 of the original makes two empty masks agree (IoU 1)."""
     return (np.asarray(intersections, np.float64) + 1e-10) / (np.asarray(unions, np.float64) + 1e-10)
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rec.contracts import DataSet
 from rec.data.masks import decode
 from rec.files import whole_file
 
@@ -84,7 +85,7 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         picture.save(temporary)
 
 
-def picture_of(dataset: Any, record: Mapping[str, Any], side: int = 320) -> Image.Image:
+def picture_of(dataset: DataSet, record: Mapping[str, Any], side: int = 320) -> Image.Image:
     """One prediction on its image: true box and mask green, predicted ones red, phrase and IoU below.
 
     Args:
@@ -127,7 +128,7 @@ def grid(pictures: Sequence[Image.Image], columns: int = 6, gap: int = 8) -> Ima
     return sheet
 
 
-def prediction_grid(dataset: Any, records: Sequence[Mapping[str, Any]], count: int = 24) -> Image.Image:
+def prediction_grid(dataset: DataSet, records: Sequence[Mapping[str, Any]], count: int = 24) -> Image.Image:
     """A grid of ``count`` predictions, evenly spaced through the split, so that it shows hits and misses alike."""
     chosen = np.unique(np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int))
     return grid([picture_of(dataset, records[i], side=256) for i in chosen])

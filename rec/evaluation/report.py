@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rec.contracts import DataSet
 from rec.evaluation.metrics import mask_iou, summarize_records
 from rec.files import write_text
 
@@ -65,7 +66,7 @@ def write_report(
     write_text(path, page)
 
 
-def _split(dataset: Any, records: list[Record]) -> list[str]:
+def _split(dataset: DataSet, records: list[Record]) -> list[str]:
     quality = np.array([overlap(record) for record in records])
     parts = ['<div class="charts">', _histogram(quality)]
     scored = [
@@ -152,7 +153,7 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))
 
 
@@ -167,7 +168,7 @@ def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _figure(dataset: Any, record: Record) -> str:
+def _figure(dataset: DataSet, record: Record) -> str:
     from rec.evaluation.pictures import picture_of
 
     buffer = io.BytesIO()

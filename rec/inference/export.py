@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rec.contracts import Words
 from rec.data.batch import prepare
 from rec.errors import RecError
 from rec.model_folder.format import describe_origin
@@ -54,7 +55,7 @@ class Deployed(nn.Module):
 def export(
     model: nn.Module,
     config: dict[str, Any],
-    vocabulary: Any,
+    vocabulary: Words,
     path: str | Path,
     *,
     kind: str = "onnx",

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from rec.data.batch import Returning
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
-from rec.inference.inputs import to_pixels
+from rec.inference.inputs import ImageLike, to_pixels
 from rec.model_folder.find import resolve
 from rec.model_folder.format import WEIGHTS, ModelFolderError, describe_origin, knows_shapes_only
 from rec.model_folder.reader import read
@@ -115,8 +115,8 @@ class Grounder:
 
     def __call__(
         self,
-        image: Any,
-        phrase: Any,
+        image: ImageLike | Sequence[ImageLike],
+        phrase: str | Sequence[Any],
         *,
         top_k: int = 1,
         nms_iou: float = 0.5,
@@ -144,7 +144,7 @@ class Grounder:
             ValueError: an empty phrase, or lists of different lengths.
         """
         if not isinstance(image, list | tuple):
-            alone = self._answer([self._load(image, phrase, keep_images)], top_k, nms_iou)[0]
+            alone = self._answer([self._load(cast(ImageLike, image), phrase, keep_images)], top_k, nms_iou)[0]
             return alone[0] if isinstance(phrase, str) else alone
         phrases = [phrase] * len(image) if isinstance(phrase, str) else list(phrase)
         if len(phrases) != len(image):
@@ -161,7 +161,7 @@ class Grounder:
 
     def stream(
         self,
-        pairs: Iterable[tuple[Any, Phrases]],
+        pairs: Iterable[tuple[ImageLike, Phrases]],
         batch_size: int = 8,
         *,
         top_k: int = 1,
@@ -191,14 +191,14 @@ class Grounder:
                 for item in loaded:
                     yield next(answers) if isinstance(item, _Loaded) else item
 
-    def _load(self, image: Any, phrase: Phrases, keep: bool) -> "_Loaded":
+    def _load(self, image: ImageLike, phrase: Phrases, keep: bool) -> "_Loaded":
         phrases = _phrases(phrase)
         pixels, warning = to_pixels(image, self.allow_urls)
         geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._preprocess.size)
         picture = Picture(image, pixels, keep, self.allow_urls)
         return _Loaded(picture, letterbox(pixels, geometry, self._preprocess.size), geometry, warning, phrases)
 
-    def _try_load(self, image: Any, phrase: Phrases, keep: bool) -> "_Loaded | ValueError":
+    def _try_load(self, image: ImageLike, phrase: Phrases, keep: bool) -> "_Loaded | ValueError":
         try:
             return self._load(image, phrase, keep)
         except ValueError as error:

@@ -11,7 +11,7 @@ import numpy as np
 from rec.data.images import ImageError
 from rec.data.masks import encode
 from rec.files import user_path
-from rec.inference.inputs import is_address, to_pixels
+from rec.inference.inputs import ImageLike, is_address, to_pixels
 
 Box = tuple[float, float, float, float]
 
@@ -29,7 +29,7 @@ class Picture:
         allow_urls: whether an address may be fetched again.
     """
 
-    def __init__(self, image: Any, pixels: np.ndarray, keep: bool, allow_urls: bool) -> None:
+    def __init__(self, image: ImageLike, pixels: np.ndarray, keep: bool, allow_urls: bool) -> None:
         self.height, self.width = pixels.shape[:2]
         self.allow_urls = allow_urls
         self.kept = (pixels if pixels.base is None else pixels.copy()) if keep else None
@@ -49,7 +49,7 @@ class Picture:
         """
         if self.kept is not None:
             return self.kept
-        image = self.path or (self._given and self._given())
+        image = self.path or (self._given() if self._given else None)
         if image is None:
             raise ImageError(
                 "the picture of this result is gone: results keep no pictures. Ask with keep_images=True, give the image "

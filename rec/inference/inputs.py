@@ -3,7 +3,6 @@
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +12,12 @@ from rec import trust
 from rec.data.images import ImageError, check_size, decode_image, open_image, read_bytes, rgb_from_array, rgb_from_pil
 from rec.files import user_path
 
+# What users have: a path, an http(s) address, encoded bytes, a PIL image, an array or a tensor.
+ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
+
 
 def to_pixels(
-    image: Any, allow_urls: bool = False, max_pixels: int = trust.MAX_PIXELS
+    image: ImageLike, allow_urls: bool = False, max_pixels: int = trust.MAX_PIXELS
 ) -> tuple[np.ndarray, str | None]:
     """An image of any accepted kind as pixels.
 
@@ -54,7 +56,7 @@ def to_pixels(
     return rgb_from_array(image, "given", max_pixels), None
 
 
-def is_address(image: Any) -> bool:
+def is_address(image: object) -> bool:
     """Whether an image is named by an http(s) address."""
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 

@@ -78,7 +78,7 @@ def strangers_of_run(config: Any) -> list[str]:
     return strangers(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config)) + large
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def _numbers(value: object) -> Iterator[float]:
     if isinstance(value, int | float):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():

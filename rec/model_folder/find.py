@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rec.contracts import DataSet
 from rec.files import user_path
 from rec.model_folder.format import (
     CONFIG,
@@ -36,7 +37,7 @@ class Trained:
     is_checkpoint: bool
     run_config: Path | None
 
-    def load(self, cfg: Any, dataset: Any, trust_config: bool = False) -> tuple[Any, str]:
+    def load(self, cfg: Any, dataset: DataSet, trust_config: bool = False) -> tuple[Any, str]:
         """The model in evaluation mode, and one line on what it was trained on.
 
         Args:

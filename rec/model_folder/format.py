@@ -17,6 +17,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rec.contracts import DataSet
 from rec.errors import RecError, UntrustedError
 from rec.model_folder.allowed import harmless
 from rec.trust import MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
@@ -55,7 +56,7 @@ def checked_file(folder: Path, name: str) -> Path:
         raise ModelFolderError(str(error)) from None
 
 
-def from_run(cfg: Any, dataset: Any, update: int | None = None) -> dict[str, Any]:
+def from_run(cfg: Any, dataset: DataSet | None, update: int | None = None) -> dict[str, Any]:
     """The config of a model folder, from a run's config and its training data set.
 
     Args:
@@ -129,7 +130,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def preprocess_trouble(preprocess: Any) -> str | None:
+def preprocess_trouble(preprocess: object) -> str | None:
     """What is wrong with ``preprocess``. Bounds, because these sizes decide how much memory the first prediction takes."""
     if not isinstance(preprocess, dict):
         return f"preprocess is {_short(preprocess)}, expected a mapping"
@@ -144,7 +145,7 @@ def preprocess_trouble(preprocess: Any) -> str | None:
     return None
 
 
-def _about_trouble(about: Any) -> str | None:
+def _about_trouble(about: object) -> str | None:
     """What is wrong with ``about``, which cards and first lines quote: it is a mapping of texts and numbers."""
     if not isinstance(about, dict):
         return f"about is {_short(about)}, expected a mapping"
@@ -157,12 +158,12 @@ def _about_trouble(about: Any) -> str | None:
     return None
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _numbers(values: Any, count: int) -> TypeGuard[list[int | float]]:
+def _numbers(values: object, count: int) -> TypeGuard[list[int | float]]:
     return (
         isinstance(values, list | tuple)
         and len(values) == count

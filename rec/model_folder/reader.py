@@ -6,20 +6,25 @@ is taken, no links out of the folder, no values that are not finite, no tokenize
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rec.errors import UntrustedError
 from rec.model_folder.allowed import ALLOWED_TARGETS, harmless
 from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_config
 from rec.trust import weight_shapes
 
+if TYPE_CHECKING:
+    import torch
+
 MAX_OUTSIDE = 1 << 26
 MAX_CHANNELS = 1 << 16
 
 
-def read(folder: str | Path, trust_config: bool = False, device: Any = "cpu") -> tuple[Any, dict[str, Any], Any]:
+def read(
+    folder: str | Path, trust_config: bool = False, device: "torch.device | str" = "cpu"
+) -> tuple[Any, dict[str, Any], Any]:
     """Read a model folder, running nothing that it names unless ``trust_config``.
 
     Args:
@@ -170,7 +175,13 @@ def _no_random_values() -> Any:
     skipped = {torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
 
     class NoRandomValues(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self,
+            func: Callable[..., Any],
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
             if func in skipped:
                 return args[0] if args else (kwargs or {})["tensor"]
             return func(*args, **(kwargs or {}))
@@ -205,7 +216,7 @@ class _CountedRegistrations:
             hook.remove()
 
 
-def _load_weights(model: Any, path: Path) -> None:
+def _load_weights(model: "torch.nn.Module", path: Path) -> None:
     from safetensors.torch import load_file
 
     own = model.state_dict()

@@ -66,7 +66,7 @@ class _Cost:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.largest, self.multiplications = model, 0, 0
 
-    def _count(self, module: nn.Module, _: Any, output: Any) -> None:
+    def _count(self, module: nn.Module, _: object, output: object) -> None:
         made = [
             value for value in (output if isinstance(output, list | tuple) else [output]) if isinstance(value, Tensor)
         ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rec.contracts import Words
 from rec.files import default_mode, link_or_copy, swap, sync, whole_file, write_text
 from rec.model_folder.allowed import harmless
 from rec.model_folder.card import model_card
@@ -17,7 +18,7 @@ def write(
     folder: str | Path,
     weights: Mapping[str, Any] | str | Path,
     config: Mapping[str, Any],
-    vocabulary: Any,
+    vocabulary: Words | None,
     metrics: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Write a model folder beside its final place and swap it in, so that readers see the old or the new one, whole.

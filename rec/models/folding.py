@@ -31,7 +31,7 @@ def foldable(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     )
 
 
-def folded(x: Tensor, conv: nn.Conv2d, norm: nn.Module, act: str | None) -> Tensor:
+def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: str | None) -> Tensor:
     """``act(norm(conv(x)))``, in channels-last memory; ``(B, in, H, W)`` to ``(B, out, H', W')``.
 
     Args:
@@ -57,15 +57,17 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
-def _weights(conv: nn.Conv2d, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """Folded weights in oneDNN's order and bias, in x's dtype; kept until one of the tensors they come from changes."""
     sources = [conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var]
     key = (x.dtype, *((0, 0) if t is None else (t.data_ptr(), t._version) for t in sources))
     kept = _folded.get(conv)
     if kept is None or kept[0] != key:
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None, "a BatchNorm layer out of training without statistics"
+        scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
         shift = 0.0 if conv.bias is None else conv.bias.double()
-        bias = norm.bias.double() + (shift - norm.running_mean.double()) * scale
+        bias = norm.bias.double() + (shift - mean.double()) * scale
         weight = (conv.weight.float() * scale.float().view(-1, 1, 1, 1)).to(x.dtype, memory_format=torch.channels_last)
         # Without x's shape oneDNN chooses an order that its kernels then have to undo in every call.
         weight = torch.ops.mkldnn._reorder_convolution_weight(

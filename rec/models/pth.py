@@ -142,7 +142,7 @@ def _walk(stream: IO[bytes], path: Path, allowed: Collection[str]) -> None:
         raise UntrustedError(f"{path} encodes a text of {longest:,} letters; no state dict needs that")
 
 
-def _check_tensors(content: Any, path: Path) -> None:
+def _check_tensors(content: object, path: Path) -> None:
     """Refuses tensors with more elements than numbers behind them, which a copy would make real."""
     if isinstance(content, Tensor):
         if content.numel() > content.untyped_storage().nbytes() // max(1, content.element_size()):

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
-from rec.contracts import abilities
+from rec.contracts import ConfigNode, DataSet, Words, abilities
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
@@ -52,7 +53,7 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
     return cfg
 
 
-def with_known(node: Any, known: Mapping[str, Any]) -> Any:
+def with_known(node: ConfigNode, known: Mapping[str, Any]) -> Any:
     """Instantiates a LazyCall with those of ``known`` that its target takes, so that targets from anywhere fit."""
     target = node["_target_"]
     parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
@@ -60,7 +61,7 @@ def with_known(node: Any, known: Mapping[str, Any]) -> Any:
     return instantiate(node, **{key: value for key, value in known.items() if takes_all or key in parameters})
 
 
-def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Any = None) -> Any:
+def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> Any:
     """The data set of ``cfg.dataset`` at ``split``; the vocabulary is its own where none is given."""
     known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
     if torch.distributed.is_initialized():
@@ -71,7 +72,12 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Any = Non
 
 
 def build_batches(
-    cfg: Any, accelerator: Any, dataset: Any, per_process: int, accumulation: int, on_lost_worker: OnLostWorker = None
+    cfg: Any,
+    accelerator: Accelerator,
+    dataset: DataSet,
+    per_process: int,
+    accumulation: int,
+    on_lost_worker: OnLostWorker = None,
 ) -> tuple[Any, Any]:
     """Which samples meet in which update, and the loader that reads them: of a map-style data set or of a stream.
 
@@ -114,7 +120,7 @@ def build_batches(
     return batches, training_loader(dataset, batches, **how)
 
 
-def set_vocabulary_size(cfg: Any, vocabulary: Any) -> None:
+def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
     """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config."""
     if vocabulary is not None and "language_encoder" in cfg.model:
         cfg.model.language_encoder.token_size = len(vocabulary)
@@ -170,7 +176,7 @@ def _check_pixels(cfg: Any, model: nn.Module) -> None:
         )
 
 
-def build_model(cfg: Any, dataset: Any) -> nn.Module:
+def build_model(cfg: Any, dataset: DataSet) -> nn.Module:
     """``cfg.model`` with the word vectors of the data set, where it has any.
 
     Raises:

@@ -66,7 +66,7 @@ class Writer:
         self,
         accelerator: Accelerator,
         model: torch.nn.Module,
-        optimizer: Any,
+        optimizer: torch.optim.Optimizer,
         ema: EMA | None,
         state: TrainerState,
         publish: Callable[[Path], None] | None = None,
@@ -202,10 +202,10 @@ class Writer:
 
 
 @torch.no_grad()
-def _snapshot(tree: Any) -> Any:
+def _snapshot(tree: object) -> Any:
     """A copy in main memory of every tensor in a tree of dicts and lists."""
 
-    def copied(value: Any) -> Any:
+    def copied(value: object) -> Any:
         return value.to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
     return tree_map(copied, tree)

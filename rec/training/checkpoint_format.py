@@ -219,15 +219,15 @@ def _count(least: int) -> tuple[str, Callable[[Any], bool]]:
     return f"a whole number of at least {least}", lambda value: type(value) is int and least <= value < 1 << 53
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-def _texts(value: Any) -> bool:
+def _texts(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
-def _window(value: Any) -> bool:
+def _window(value: object) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() == {"batches", "sums"}
@@ -240,7 +240,7 @@ def _window(value: Any) -> bool:
     )
 
 
-def _files(value: Any) -> bool:
+def _files(value: object) -> bool:
     """Names below the folder, each with a size or with a size and a digest."""
     return isinstance(value, dict) and all(
         re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", name, re.ASCII) and ".." not in name.split("/")

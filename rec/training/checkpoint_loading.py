@@ -139,7 +139,7 @@ def _load(
         load_accelerator_state(str(folder), [], [], [], [], rank)
 
 
-def _check_generators(file: Path, states: Any, report: Callable[[str], None]) -> None:
+def _check_generators(file: Path, states: Mapping[str, Any], report: Callable[[str], None]) -> None:
     """Tries random states on generators made for it: Accelerate passes over what it cannot set, and says nothing."""
     try:
         random.Random().setstate(states["random_state"])
@@ -153,7 +153,7 @@ def _check_generators(file: Path, states: Any, report: Callable[[str], None]) ->
             report(f"{file} has the random states of {saved} GPUs, here are {here}: theirs start anew")
 
 
-def _check_optimizer(file: Path, optimizer: Any, saved: Any) -> None:
+def _check_optimizer(file: Path, optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Compares an optimizer's saved state with its parameters; torch would find out in the first update, or never."""
     try:
         groups = [list(group["params"]) for group in saved["param_groups"]]
@@ -182,7 +182,7 @@ def _check_optimizer(file: Path, optimizer: Any, saved: Any) -> None:
                 )
 
 
-def lay_out_as_parameters(optimizer: Any) -> None:
+def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
     """Gives every state tensor its parameter's memory format: fused optimizers walk both by address, and would mix up the
     weights' entries where a checkpoint comes from a run with another format."""
     for parameter, values in optimizer.state.items():

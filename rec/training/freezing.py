@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
@@ -61,7 +62,7 @@ class FreezingSchedule:
         """The modules that stand still at ``update``."""
         return [module for first, last, modules in self.steps if first <= update < last for module in modules]
 
-    def apply(self, model: nn.Module, optimizer: Any, update: int) -> tuple[nn.Module, Any]:
+    def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer, update: int) -> tuple[nn.Module, Any]:
         """Call before every update, with the optimizer's gradients cleared.
 
         Args:

@@ -155,11 +155,12 @@ def _expected(rule: str) -> str:
     return re.sub("squares?", lambda match: f"{match[0]} [S, S] of 1 to {MAX_SIDE} pixels", rule)
 
 
-def _fits(value: Any, rule: str) -> bool:
+def _fits(value: object, rule: str) -> bool:
     """Whether a value is what one alternative of a rule says."""
     if match := re.fullmatch(r"list of (\d+ )?(\w+?)s( .*)?", rule):
-        listed = isinstance(value, list | tuple) and len(value) == (int(match[1]) if match[1] else max(1, len(value)))
-        return listed and all(_fits(item, match[2] + (match[3] or "")) for item in value)
+        if not isinstance(value, list | tuple) or len(value) != (int(match[1]) if match[1] else max(1, len(value))):
+            return False
+        return all(_fits(item, match[2] + (match[3] or "")) for item in value)
     kinds: dict[str, Callable[[Any], bool]] = {
         "text": lambda v: isinstance(v, str) and bool(v.strip()),
         "true/false": lambda v: type(v) is bool,
@@ -174,8 +175,9 @@ def _fits(value: Any, rule: str) -> bool:
     if rule in kinds:
         return kinds[rule](value)
     if match := re.fullmatch(r"(whole )?number ?(.*)", rule):
-        right = type(value) is int or (not match[1] and type(value) is float and math.isfinite(value))
-        return right and _within(value, match[2])
+        if isinstance(value, bool) or not isinstance(value, int if match[1] else int | float):
+            return False
+        return (isinstance(value, int) or math.isfinite(value)) and _within(value, match[2])
     return value is False if rule == "no" and isinstance(value, bool) else str(value) == rule  # YAML reads no as false
 
 
@@ -186,9 +188,10 @@ def _within(value: float, bounds: str) -> bool:
     return not sign or (value > float(limit) if sign == ">" else value >= float(limit))
 
 
-def _is_square(value: Any) -> bool:
-    whole = isinstance(value, list | tuple) and len(value) == 2 and all(type(side) is int for side in value)
-    return whole and value[0] == value[1] and 1 <= value[0] <= MAX_SIDE
+def _is_square(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(side) is int for side in value):
+        return False
+    return value[0] == value[1] and 1 <= value[0] <= MAX_SIDE
 
 
 def _trackers() -> list[str]:
@@ -247,5 +250,5 @@ def _find(cfg: Any, name: str) -> tuple[Any] | None:
     return (to_native(node, path=name),) if not isinstance(node, str) or node != "???" else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "null" if value is None else repr(value)[:80]

@@ -12,9 +12,12 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from rec.errors import RecError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 EXIT_STATUS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 # What torchrun and `accelerate launch` give to the processes they start, and nobody sets by hand.
@@ -241,7 +244,7 @@ def _user_chose_threads() -> bool:
     return False
 
 
-def end_together(accelerator: Any) -> None:
+def end_together(accelerator: "Accelerator") -> None:
     """``accelerator.end_training``, then a moment in which Gloo's threads let go of the last collectives' tensors.
 
     They do so with Python's lock, a little later than the main thread goes on. A Python that is already ending then

@@ -2,19 +2,20 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rec import model_folder
 from rec.config import ConfigError
+from rec.contracts import ConfigNode, DataSet, Words
 from rec.errors import TrainingError
-from rec.training.checkpoint_format import AVERAGED, WEIGHTS, folder_of
+from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
 
 PUSH = ("best", "every_save", "end")
 
 
-def is_best(options: Any, state: Any, split: str, metrics: dict[str, float]) -> bool:
+def is_best(options: ConfigNode, state: TrainerState, split: str, metrics: dict[str, float]) -> bool:
     """Whether an evaluation is the best so far by ``options.eval_metric`` and ``eval_mode``; ``state`` then keeps it.
 
     Raises:
@@ -44,7 +45,9 @@ class Publisher:
         ConfigError: ``train.hub`` is not understood.
     """
 
-    def __init__(self, cfg: Any, vocabulary: Any, dataset: Any, is_main: bool, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, cfg: Any, vocabulary: Words | None, dataset: DataSet, is_main: bool, report: Callable[[str], None]
+    ) -> None:
         self.cfg, self.vocabulary, self.dataset = cfg, vocabulary, dataset
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
@@ -65,7 +68,7 @@ class Publisher:
         if is_main:
             self.pusher = Pusher(repo_id, private=cfg.train.hub.private, report=report)
 
-    def after_save(self, state: Any, improved: bool) -> Callable[[Path], None]:
+    def after_save(self, state: TrainerState, improved: bool) -> Callable[[Path], None]:
         """The ``publish`` of :meth:`rec.training.checkpoint.Writer.save` for the state as it is now.
 
         Args:
@@ -82,7 +85,7 @@ class Publisher:
 
         return publish
 
-    def close(self, state: Any, finished: bool) -> None:
+    def close(self, state: TrainerState, finished: bool) -> None:
         """Push what is still to be pushed, and try again what did not get through.
 
         Args:
@@ -101,11 +104,13 @@ class Publisher:
                 self._push(weights if weights.exists() else last / WEIGHTS, state.update, {}, None)
         self.pusher.close()
 
-    def _write(self, folder: Path, weights: Path, update: int, metrics: Any) -> None:
+    def _write(self, folder: Path, weights: Path, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         config = model_folder.from_run(self.cfg, self.dataset, update=update)
         model_folder.write(folder, weights, config, self.vocabulary, metrics)
 
-    def _push(self, weights: Path, update: int, metrics: Any, folder: Path | None) -> None:
+    def _push(
+        self, weights: Path, update: int, metrics: Mapping[str, Mapping[str, float]], folder: Path | None
+    ) -> None:
         """Hands ``folder`` over, or one made of ``weights`` for the purpose: the pusher sets it aside at once."""
         if self.pusher is None:
             return

@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from rec.contracts import DataSet
 from rec.errors import CheckpointError, TrainingError
 from rec.files import digest
 from rec.training import checkpoint
@@ -94,7 +95,7 @@ def _same_data(saved: TrainerState, current: TrainerState) -> bool:
     return saved.data_fingerprint == current.data_fingerprint != ""
 
 
-def initial_state(cfg: Any, accelerator: Accelerator, dataset: Any, accumulation: int) -> TrainerState:
+def initial_state(cfg: Any, accelerator: Accelerator, dataset: DataSet, accumulation: int) -> TrainerState:
     """The state of a run that starts from nothing.
 
     Args:

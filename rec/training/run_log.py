@@ -5,7 +5,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from operator import length_hint
@@ -18,8 +18,10 @@ from accelerate import Accelerator
 from accelerate.utils import ProfileKwargs
 from tqdm import tqdm
 
+from rec.contracts import ConfigNode, DataSet
 from rec.errors import TrainingError
 from rec.files import whole_file
+from rec.training.checkpoint_format import TrainerState
 from rec.training.process import end_together
 from rec.trust import read_bytes, split_name
 
@@ -109,7 +111,13 @@ class RunLog:
             self.logger.info(text)
 
     def describe(
-        self, model: torch.nn.Module, dataset: Any, updates: int, batch_size: int, per_process: int, accumulation: int
+        self,
+        model: torch.nn.Module,
+        dataset: DataSet,
+        updates: int,
+        batch_size: int,
+        per_process: int,
+        accumulation: int,
     ) -> None:
         """The line a run begins with: the training split, ``updates`` of so many samples, the bare model, the devices."""
         accelerator, parameters = self.accelerator, list(model.parameters())
@@ -130,7 +138,7 @@ class RunLog:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
 
-    def update(self, window: "Window", state: Any, total: int, rate: float, gradient_norm: float) -> None:
+    def update(self, window: "Window", state: TrainerState, total: int, rate: float, gradient_norm: float) -> None:
         """The line and record of a logged update; every process calls it. Empties ``window``.
 
         Losses are means since the last line; the gradient norm is this update's, before clipping.
@@ -149,7 +157,7 @@ class RunLog:
         numbers = {**losses, "lr": rate, "gradient_norm": gradient_norm, **speed, "eta_seconds": eta}
         self.metrics("train", state.update, numbers, epoch=state.epoch)
 
-    def pictures(self, split: str, update: int, dataset: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    def pictures(self, split: str, update: int, dataset: DataSet, records: Sequence[Mapping[str, Any]]) -> None:
         """Predictions of an evaluation, drawn: ``pictures/<split>_<update>.png``, and to the trackers that take images.
 
         Args:
@@ -259,7 +267,9 @@ class Profiler:
         report: receives one line when the trace is written.
     """
 
-    def __init__(self, options: Any, folder: Path, accelerator: Accelerator, report: Any) -> None:
+    def __init__(
+        self, options: ConfigNode, folder: Path, accelerator: Accelerator, report: Callable[[str], None]
+    ) -> None:
         self.first = options.first_update if options.enabled else -1
         self.last = self.first + options.updates
         self.done, self.recording = 0, ExitStack()

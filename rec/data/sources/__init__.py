@@ -194,7 +194,7 @@ class ById:
                 if first is not entry and first != entry:
                     self._twice.add(identity)
 
-    def find(self, identity: Any) -> dict[str, Any] | None:
+    def find(self, identity: object) -> dict[str, Any] | None:
         """The entry of that id, or None.
 
         Raises:
@@ -213,6 +213,6 @@ class ById:
         return self._found.get(identity)
 
 
-def given(value: Any, otherwise: Any = None) -> Any:
+def given(value: object, otherwise: Any = None) -> Any:
     """A field's value, or ``otherwise`` where it says nothing; 0 says something."""
     return otherwise if is_missing(value) else value

@@ -121,7 +121,7 @@ def _row(
     } | _mask(values.get("mask"), names.get("mask"), image_root)
 
 
-def _picture(value: Any, image_root: str | None) -> dict[str, Any] | None:
+def _picture(value: object, image_root: str | None) -> dict[str, Any] | None:
     """A path, encoded bytes, or the library's own struct of both, as that struct; None for anything else."""
     if isinstance(value, str) and value:
         return {"path": os.path.join(image_root or "", value), "bytes": None}
@@ -133,7 +133,7 @@ def _picture(value: Any, image_root: str | None) -> dict[str, Any] | None:
     return None
 
 
-def _mask(value: Any, column: str | None, image_root: str | None) -> dict[str, Any]:
+def _mask(value: object, column: str | None, image_root: str | None) -> dict[str, Any]:
     """A mask of any kind that tables hold: a picture, an array of the image's size, polygons, RLE."""
     if is_missing(value) or value == []:
         return {}

@@ -183,7 +183,7 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
     )
 
 
-def _splits_of(ref: Any) -> list[str]:
+def _splits_of(ref: dict[str, Any]) -> list[str]:
     """RefClef marks a ref of several test splits as ``testAC``; everything else is one split. None of a broken ref."""
     split = ref.get("split") if isinstance(ref, dict) else None
     if not isinstance(split, str) or not is_split_name(split):

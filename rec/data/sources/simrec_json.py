@@ -58,7 +58,7 @@ def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: s
     return Source(name, tuple(content()), read, (path,), image_root, options, (str(masks),) if masks else ())
 
 
-def _object_of(item: Any, number: int, split: str) -> Any:
+def _object_of(item: dict[str, Any], number: int, split: str) -> Any:
     """Equal for neighbouring evaluation items that are sentences of one object."""
     if split == "train" or not isinstance(item, dict) or is_missing(item.get("mask_id")):
         return number
@@ -83,7 +83,7 @@ def _row(items: Any, place: str, name: str, root: Path, masks: Path | None) -> d
     }
 
 
-def _sentences(refs: Any) -> list[Any]:
+def _sentences(refs: object) -> list[Any]:
     return refs if isinstance(refs, list) else [refs]
 
 

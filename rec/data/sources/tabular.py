@@ -20,7 +20,7 @@ SUFFIXES = (".jsonl", ".csv")
 _NEEDED = ("image", "phrase", "bbox")
 
 
-def numbers_of(bbox: Any) -> Any:
+def numbers_of(bbox: object) -> Any:
     """A box written as text, ``"412 230 96 110"`` or ``"[412, 230, 96, 110]"``, as a list; anything else as it is."""
     return re.split(r"[\s,;]+", bbox.strip(" \t[](){}")) if isinstance(bbox, str) else bbox
 
@@ -145,7 +145,7 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str,
         yield reader.line_num, row
 
 
-def _row(row: Any, place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
+def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
     if isinstance(row, BadRecord):
         raise row
     _own_split(row)

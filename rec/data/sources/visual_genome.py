@@ -58,7 +58,7 @@ def open_visual_genome(path: Path, name: str, image_root: str | None) -> Source:
     return Source(name, ("train",), read, (regions, data_file), str(root), {"kind": "visual_genome"})
 
 
-def _regions(entry: Any) -> list[Any]:
+def _regions(entry: dict[str, Any]) -> list[Any]:
     regions = entry.get("regions") if isinstance(entry, dict) else None
     if not isinstance(regions, list):
         raise BadRecord("broken record", f"{shown(entry)} is no object with a list of regions")
