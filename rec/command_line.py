@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from rec import console
-from rec.errors import InputError
+from rec.errors import InputError, out_of_memory
 from rec.files import NO_SPACE, user_path
 
 __all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
@@ -167,7 +167,12 @@ def explained(error: Exception) -> str | None:
         full = "free some space, or write elsewhere"
         advice = full if error.errno in NO_SPACE else "check the path and its permissions"
         return f"{error.filename}: {error.strerror}; {advice}"
-    return text if type(error).__module__.startswith("rec.") or _raised_by_us(error) else None
+    if type(error).__module__.startswith("rec.") or _raised_by_us(error):
+        return text
+    if out_of_memory(error):
+        said = (text.strip().splitlines() or ["a MemoryError"])[0]
+        return f"memory ran out ({said[:300]}): take fewer images at a time, a smaller size, or half precision"
+    return None
 
 
 def _raised_by_us(error: Exception) -> bool:

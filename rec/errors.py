@@ -24,5 +24,11 @@ class TrainingError(RecError):
     """Training cannot go on."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that the memory of a GPU or of the machine is full; torch has a kind of its own for each."""
+    gpu = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+    return gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 class CheckpointError(TrainingError):
     """A checkpoint cannot be read or does not fit."""

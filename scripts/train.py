@@ -17,7 +17,7 @@ Config keys it reads (configs/common/train.py has every train key, its default a
     train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
                amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
-               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
+               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend,mode}
                freeze_schedule max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
@@ -214,11 +214,10 @@ def one_update(
 
     from rec.data.batch import prepare
 
-    data = cfg.train.data
     for batch in feed.batches:
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                losses = model(prepare(batch, data.mean, data.std, size))
+                losses = model(prepare(batch, cfg.train.data.mean, cfg.train.data.std, size))
             accelerator.backward(losses["loss"])
         window.add(losses, len(batch["image"]))
     norm = accelerator.clip_grad_norm_(weights, cfg.train.clip_grad_norm or math.inf).float()
@@ -285,12 +284,14 @@ def main() -> int:
     add_trust_option(parser)
     args = parse_config_arguments(parser)
     from rec.training.build import read_config
+    from rec.training.memory import explained_memory
 
     cfg = read_config(args.config, args.overrides, args.trust_config)
     if args.check:
         print(f"{args.config}: every key and argument is known")
         return 0
-    return train(cfg)
+    with explained_memory(cfg):
+        return train(cfg)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ train.activation_checkpoint.enabled | true/false | compute the backbone's activa
 train.compile.enabled | true/false | torch.compile
 train.compile.dynamic | true/false or null | null: one graph for the first image size, one for all others
 train.compile.backend | text | inductor, or any that torch.compile knows
+train.compile.mode | default or reduce-overhead | reduce-overhead replays CUDA graphs, for one image size and batch
 train.freeze_schedule | list of mappings or nothing | {modules: [...], from_update: 0, until_update: 2000}
 train.trackers | list of trackers or nothing | tensorboard, wandb, … as Accelerate knows them
 train.log_image | true/false | draw predictions at every evaluation
@@ -217,6 +218,7 @@ def _together(cfg: Any) -> list[str]:
         problems.append(
             "cfg.train.ema.alpha is 1: the average would never move; expected a number below 1, such as 0.9997"
         )
+    problems += _varying(cfg)
     trackers = _find(cfg, "train.trackers")
     for tracker in trackers[0] if trackers is not None and isinstance(trackers[0], list | tuple) else ():
         module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(str(tracker), str(tracker))
@@ -225,6 +227,25 @@ def _together(cfg: Any) -> list[str]:
                 f"cfg.train.trackers names {tracker}, which is not installed: pip install {tracker}, or leave it out"
             )
     return problems
+
+
+def _varying(cfg: Any) -> list[str]:
+    """What a CUDA graph cannot follow: it repeats the very same work, on the memory it was recorded on."""
+    mode = _find(cfg, "train.compile.mode")
+    if mode is None or mode[0] != "reduce-overhead":
+        return []
+    wanted = {
+        "train.compile.enabled": True,
+        "train.compile.backend": "inductor",
+        "train.multi_scale_training.enabled": False,
+        "train.data.share_images": False,  # another number of images in every batch
+        "train.num_accumulation_steps": 1,  # the next batch would be written over the gradients of this one
+        "train.activation_checkpoint.enabled": False,
+    }
+    found = {name: _find(cfg, name) for name in wanted}
+    wrong = [name for name, value in found.items() if value is not None and value[0] != wanted[name]]
+    needs = " ".join(f"{name}={str(wanted[name]).lower()}" for name in wrong)
+    return [f"cfg.train.compile.mode is 'reduce-overhead', which needs {needs}"] if wrong else []
 
 
 def _is_ours(cfg: Any, name: str) -> bool:

@@ -93,8 +93,11 @@ def prepare_model(
             raise TrainingError(f"train.compile.backend is {train.compile.backend!r}; expected one of {known}")
         # More image sizes than the default of 8 graphs would silently run uncompiled.
         torch._dynamo.config.recompile_limit = 2 * max(8, len(train.multi_scale_training.img_scales))
+        mode = train.compile.get("mode", "default")  # what else it needs is in rec.training.keys
         # In place: state-dict names stay.
-        model.compile(dynamic=train.compile.dynamic, backend=train.compile.backend)
+        model.compile(
+            dynamic=train.compile.dynamic, backend=train.compile.backend, mode=None if mode == "default" else mode
+        )
     return accelerator.prepare(model, optimizer)
 
 
