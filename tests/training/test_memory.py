@@ -38,7 +38,7 @@ def evaluate_splits() -> None:
     ("where", "overrides", "said", "unsaid"),
     [
         (fill, (), ("48 samples of 96 x 96", "accumulation_steps=2", "24 samples", "checkpoint.enabled=true", "bf16"), "scale"),
-        (fill, (SCALES, "train.num_accumulation_steps=4"), ("12 samples of up to 608 x 608", "take 608 out of"), "lower train.eval"),
+        (fill, (SCALES, "train.num_accumulation_steps=4"), ("12 samples of up to 608 x 608", "take 608 out of"), "eval_batch"),
         (fill, ("train.batch_size=2", "train.activation_checkpoint.enabled=true"), ("lower train.batch_size=2",), "accumulation"),
         (evaluate_splits, (SCALES,), ("100 samples of 96 x 96", "lower train.evaluation.eval_batch_size=100"), "train.batch_size"),
     ],
