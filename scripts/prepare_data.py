@@ -4,7 +4,8 @@ The RefCOCO family, with the words of SimREC's data_process.py:
 
     python scripts/prepare_data.py --data_root data --output_dir data --dataset refcoco --split unc --generate_mask
 
-reads data/refcoco/{instances.json,refs(unc).p} and data/images/train2014, and writes data/anns/refcoco. Anything else
+reads data/refcoco/{instances.json,refs(unc).p} and data/images/train2014, and writes data/anns/refcoco; so does --dataset
+grefcoco with data/grefcoco/{instances.json,grefs(unc).json}, whose phrases name none, one or several objects. Anything else
 is named by --source: SimREC's JSON, JSONL or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k
 Entities folder, parquet, a Hub id, scenes or scenes_hard:
 
@@ -22,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 # Data sets that configs/common/dataset.py has a path for; others are added to it.
-KNOWN_NAMES = ("refcoco", "refcoco+", "refcocog", "referit", "flickr", "vg", "merge", "scenes", "scenes_hard")
+KNOWN_NAMES = (
+    *("refcoco", "refcoco+", "refcocog", "grefcoco", "referit"),
+    *("flickr", "vg", "merge", "scenes", "scenes_hard"),
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--dataset",
         default="refcoco",
-        help="name of the data set: refcoco, refcoco+, refcocog, refclef, flickr, vg, mine…",
+        help="name of the data set: refcoco, refcoco+, refcocog, grefcoco, refclef, flickr, vg, mine…",
     )
     add(
         "--data_root", type=home, default="data", help="folder that holds the REFER folders and images/ (default: data)"
@@ -57,6 +61,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=home, default=None, help="folder of the images, where the source does not tell")
     add("--masks", type=home, default=None, help="folder of SimREC's masks/*.npy")
     add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
+    add(
+        "--boxes",
+        choices=["merged", "separate"],
+        default=None,
+        help="Flickr30k Entities: one box around all of an entity's (the published rule, and the default), or each by itself",
+    )
     add(
         "--columns",
         type=column,
@@ -113,7 +123,7 @@ def main() -> int:
 
 def prepare_table(arguments: argparse.Namespace) -> int:
     from rec.config import shell_override
-    from rec.data.prepare import prepare
+    from rec.data.prepare import prepare, report_of
     from rec.data.sources import SourceError
     from rec.data.tables import SCENES, open_source
 
@@ -125,6 +135,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output_dir or arguments.data_root) / "anns" / arguments.dataset
     choices: dict[str, Any] = {"path": arguments.source or str(default)}
     choices |= {"split_by": arguments.split, "bbox_format": arguments.bbox_format, "count": arguments.count}
+    choices["boxes"] = arguments.boxes
     choices["columns"] = dict(arguments.columns)
     choices = {key: value for key, value in choices.items() if value}
     source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
@@ -146,7 +157,10 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         path = shell_override(f"+dataset.ann_path.{name}", place)
     else:
         path = shell_override("dataset.ann_path" if name in KNOWN_NAMES else "+dataset.ann_path", {name: place})
-    print(f"\n{output} is ready: {shell_override('dataset.dataset', name)} {path}")
+    reports = [report_of(info, split) for split in info["splits"]]
+    general = any(report.none or report.several for report in reports)
+    targets = f" {shell_override('+dataset.targets', 'any')}" if general else ""
+    print(f"\n{output} is ready: {shell_override('dataset.dataset', name)} {path}{targets}")
     return 0
 
 
@@ -164,6 +178,12 @@ def print_counts(info: dict[str, Any]) -> None:
         print(
             f"{entry['rows']} refs are in split [{split}] ({entry['sentences']} expressions, {entry['images']} images)."
         )
+    for split in splits:
+        report = report_of(info, split)
+        if report.none or report.several:
+            print(
+                f"Of the expressions in split [{split}] {report.none} name nothing, {report.several} several objects."
+            )
     for split, entry in splits.items():
         lines = report_of(info, split).warnings()
         for line in lines if entry["rows"] else [*lines, "nothing is left of it"]:

@@ -4,13 +4,14 @@ from rec.config import LazyCall
 from rec.data.dataset import RefCOCODataSet
 
 dataset = LazyCall(RefCOCODataSet)(
-    # refcoco, refcoco+, refcocog, referit, flickr, vg, merge, scenes, scenes_hard, or a name of your own in the paths below
+    # refcoco, refcoco+, refcocog, grefcoco, referit, flickr, vg, merge, scenes, scenes_hard, or a name of your own below
     dataset="refcoco",
     # Prepared table (scripts/prepare_data.py), REFER folder, SimREC JSON, JSONL, CSV, parquet or hub id
     ann_path={
         "refcoco": "./data/anns/refcoco.json",
         "refcoco+": "./data/anns/refcoco+.json",
         "refcocog": "./data/anns/refcocog.json",
+        "grefcoco": "./data/anns/grefcoco.json",
         "referit": "./data/anns/refclef.json",
         "flickr": "./data/anns/flickr.json",
         "vg": "./data/anns/vg.json",
@@ -22,6 +23,7 @@ dataset = LazyCall(RefCOCODataSet)(
         "refcoco": "./data/images/coco",
         "refcoco+": "./data/images/coco",
         "refcocog": "./data/images/coco",
+        "grefcoco": "./data/images/coco",
         "referit": "./data/images/refclef",
         "flickr": "./data/images/flickr",
         "vg": "./data/images/VG",

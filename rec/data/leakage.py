@@ -15,7 +15,7 @@ from rec.data.schema import is_missing
 from rec.data.tables import Table
 
 # Sources whose image ids are COCO's.
-_COCO_SOURCES = frozenset({"refcoco", "refcoco+", "refcocog", "coco"})
+_COCO_SOURCES = frozenset({"refcoco", "refcoco+", "refcocog", "grefcoco", "coco"})
 _ALIASES = {"refclef": "referit"}
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)2014_0*(\d+)")
 

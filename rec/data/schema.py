@@ -305,8 +305,8 @@ def _misfit(four: list[float], box_format: str, width: int, height: int) -> tupl
 
 @dataclass
 class Report:
-    """Counts of one preparation: rows and sentences kept, rows that name no object or several, records skipped and parts
-    of records left out by reason, and signs of a wrong box format."""
+    """Counts of one preparation: rows and sentences kept, sentences that name no object or several, records skipped and
+    parts of records left out by reason, and signs of a wrong box format."""
 
     rows: int = 0
     sentences: int = 0
@@ -321,10 +321,11 @@ class Report:
 
     def keep(self, row: dict[str, Any], count: int = 1) -> None:
         """Counts a row that is kept; with ``count=-1`` takes it back."""
+        sentences, objects = count * len(row["sentences"]), len(boxes_of(row))
         self.rows += count
-        self.sentences += count * len(row["sentences"])
-        self.none += count * (not row["boxes"])
-        self.several += count * (len(row["boxes"]) > 1)
+        self.sentences += sentences
+        self.none += sentences if objects == 0 else 0
+        self.several += sentences if objects > 1 else 0
 
     def skip(self, error: BadRecord, where: str) -> None:
         """Counts a skipped record and remembers the first of each reason."""

@@ -22,7 +22,7 @@ from rec.data.saved import usable_rows
 from rec.data.sources import Source, SourceError
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
-from rec.data.sources.refer import open_refer
+from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
 from rec.data.sources.tabular import SUFFIXES, open_tabular
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCENES = ("scenes", "scenes_hard")
-SPEC_KEYS = ("path", "split_by", "bbox_format", "columns", "count", "size", "phrases_per_scene", "on_bad_record")
+SPEC_KEYS = (
+    *("path", "split_by", "bbox_format", "boxes", "columns", "count", "size", "phrases_per_scene", "on_bad_record"),
+)
 
 
 class UnknownSplit(SourceError):
@@ -105,9 +107,10 @@ def open_table(
 
     Args:
         spec: a prepared folder, a folder of ``datasets.save_to_disk`` or of parquet, a parquet file, a Hub id,
-            ``"scenes"`` or ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}`` carries
-            further choices: ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign tables),
-            ``count``, ``size``, ``phrases_per_scene`` (scenes), ``on_bad_record``.
+            ``"scenes"`` or ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}``
+            carries further choices: ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign
+            tables), ``boxes`` (Flickr30k Entities: ``merged``, or ``separate``), ``count``, ``size``,
+            ``phrases_per_scene`` (scenes), ``on_bad_record``.
         split: the data set's own name of it.
         name: of the data set; SimREC's names select the rule for image names.
         image_path, mask_path: folders of images and masks, where the source does not tell.
@@ -166,12 +169,12 @@ def open_source(
     path = Path(text)
     if text in SCENES and not path.exists():
         return _open_scenes(choices)
-    if path.is_dir() and list(path.glob("refs(*).p")):
+    if path.is_dir() and is_refer(path):
         return open_refer(path, name, image_path, choices.get("split_by"))
     if path.name == REGIONS_FILE or (path / REGIONS_FILE).is_file():
         return open_visual_genome(path, name, image_path)
     if is_flickr30k(path):
-        return open_flickr30k(path, name, image_path)
+        return open_flickr30k(path, name, image_path, choices.get("boxes", "merged"))
     if path.suffix == ".json" and path.is_file() and is_simrec_json(path):
         return open_simrec_json(path, name, image_path, mask_path)
     if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
@@ -184,7 +187,7 @@ def open_source(
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
-        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p and instances.json, "
+        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p or grefs(…).json and instances.json, "
         "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
 

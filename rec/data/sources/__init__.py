@@ -2,9 +2,11 @@
 
 A reader's rows are *raw*: ``width`` and ``height`` may be missing (they are then read from the image), ``bbox`` is as
 the file has it, in the format that ``bbox_format`` names (xywh without), and in place of ``mask`` a row may carry
-``segmentation`` (COCO polygons or RLE, or rows of pixels) or ``mask_picture`` (path of an ``.npy`` file or image, or an
-encoded image). :mod:`rec.data.prepare` completes and checks them. Whatever a single record makes a reader raise is a
-:class:`~rec.data.schema.BadRecord` in its place.
+``segmentation`` (COCO polygons or RLE, or rows of pixels), ``segmentations`` (a list of those, one for each object,
+whose union the mask is) or ``mask_picture`` (path of an ``.npy`` file or image, or an encoded image). In place of
+``bbox`` it may have ``boxes``, a list that is empty where nothing is named; ``left_out`` counts parts of the record
+that a reader drops. :mod:`rec.data.prepare` completes and checks them. Whatever a single record makes a reader raise
+is a :class:`~rec.data.schema.BadRecord` in its place.
 """
 
 import io

@@ -1,9 +1,13 @@
-"""REFER files: RefCOCO, RefCOCO+, RefCOCOg, RefClef (ReferItGame), and anything else in their layout.
+"""REFER files: RefCOCO, RefCOCO+, RefCOCOg, RefClef (ReferItGame), gRefCOCO, and anything else in their layout.
 
 Format (https://github.com/lichengunc/refer): a folder with ``instances.json`` (COCO: images, annotations, categories)
 and one or more ``refs(<split_by>).p``, pickled lists of ``{ref_id, ann_id, image_id, category_id, split, sentences:
 [{sent, raw, tokens, sent_id}]}``. An image's file name is in ``instances.json``; ``refs[].file_name`` is something
 else.
+
+gRefCOCO (Liu et al., "GRES", CVPR 2023; https://github.com/henghuiding/gRefCOCO) has ``grefs(<split_by>).json`` in place of
+the pickle: the same list as JSON, ``ann_id`` an id or a list of them, ``[-1]`` where the phrases name nothing, and
+``category_id`` likewise. Annotations of crowds (``iscrowd``) are left out there, as in the published loader, and counted.
 """
 
 import functools
@@ -30,6 +34,7 @@ SPLIT_COUNTS: dict[str, tuple[dict[str, int], int]] = {
     "refcocog_umd": ({"train": 42226, "val": 2573, "test": 5023}, 95010),
     "refcocog_google": ({"train": 44822, "val": 5000}, 95010),
 }
+_REFS_FILE = re.compile(r"(?P<general>g)?refs\((?P<by>.+)\)\.(?(general)json|p)")
 _IMAGE_FOLDERS = {"refclef": ("saiapr_tc-12", "refclef"), "referit": ("saiapr_tc-12", "refclef")}
 
 
@@ -118,23 +123,27 @@ def load_pickle(path: Path) -> Any:
     raise SourceError(f"{path} was refused: its texts are neither UTF-8 nor Latin-1")
 
 
+def is_refer(folder: Path) -> bool:
+    """Whether a folder has REFER's or gRefCOCO's files."""
+    return any(match for path in folder.iterdir() if (match := _REFS_FILE.fullmatch(path.name)))
+
+
 def find_refs_file(folder: Path, name: str, split_by: str | None) -> Path:
     """The ``refs(<split_by>).p`` of a folder; without ``split_by`` the only one, or the one everybody reports on.
+
+    For the data set ``grefcoco``, and in a folder that has no other, ``grefs(<split_by>).json``.
 
     Raises:
         SourceError: none, or several and no rule; lists those there are.
     """
-    found = {
-        match.group(1): path
-        for path in folder.glob("refs(*).p")
-        if (match := re.fullmatch(r"refs\((.+)\)\.p", path.name))
-    }
+    there = [match for path in folder.iterdir() if (match := _REFS_FILE.fullmatch(path.name))]
+    general = name == "grefcoco" or all(match["general"] for match in there)
+    found = {match["by"]: folder / match[0] for match in there if bool(match["general"]) == general}
     if split_by is None:
         split_by = next(iter(found)) if len(found) == 1 else USUAL_SPLIT_BY.get(name)
     if split_by not in found:
-        raise SourceError(
-            f"{folder} has no refs({split_by or '…'}).p; it has {sorted(found) or 'none'}: choose split_by from those"
-        )
+        file = f"grefs({split_by or '…'}).json" if general else f"refs({split_by or '…'}).p"
+        raise SourceError(f"{folder} has no {file}; it has {sorted(found) or 'none'}: choose split_by from those")
     return found[split_by]
 
 
@@ -142,7 +151,7 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
     """Opens a REFER folder.
 
     Args:
-        folder: with ``instances.json`` and ``refs(<split_by>).p``.
+        folder: with ``instances.json`` and ``refs(<split_by>).p`` or ``grefs(<split_by>).json``.
         name: of the data set, for the rows' ``source`` and its rules (``refclef``: three broken images are left out).
         image_root: folder of the images; by default ``../images/train2014`` (``../images/saiapr_tc-12`` or
             ``../images/refclef`` for RefClef) beside ``folder``, where it exists.
@@ -152,12 +161,15 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
         SourceError: files missing, broken or of another layout.
     """
     refs_file, instances_file = find_refs_file(folder, name, split_by), folder / "instances.json"
-    refs = load_pickle(refs_file)
+    general = refs_file.suffix == ".json"
+    refs = load_json(refs_file) if general else load_pickle(refs_file)
     splits = sorted(
         {split for ref in (refs if isinstance(refs, list) else ()) for split in _splits_of(ref)}, key=_split_order
     )
     if not splits:
-        raise SourceError(f"{refs_file} is not a list of refs with a split each; is it a refs(…).p file?")
+        raise SourceError(
+            f"{refs_file} is not a list of refs with a split each; is it a {'grefs(…).json' if general else 'refs(…).p'} file?"
+        )
     if image_root is None:
         beside = [folder.parent / "images" / sub for sub in _IMAGE_FOLDERS.get(name, ("train2014", "coco", "."))]
         image_root = str(next((path for path in beside if path.is_dir()), beside[0]))
@@ -169,7 +181,7 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
             own = _splits_of(ref)
             if split in own or (not own and split == splits[0]):
                 where = f"{refs_file.name}, ref number {number}"
-                row = attempt(_row, ref, *entries, Path(image_root), name, where=where)
+                row = attempt(_general_row if general else _row, ref, *entries, Path(image_root), name, where=where)
                 if row is not None:
                     yield row
 
@@ -179,7 +191,7 @@ def open_refer(folder: Path, name: str, image_root: str | None = None, split_by:
         read=read,
         files=(refs_file, instances_file),
         image_root=image_root,
-        options={"kind": "refer", "split_by": refs_file.name[5:-3]},
+        options={"kind": "grefs" if general else "refer", "split_by": refs_file.stem.partition("(")[2][:-1]},
     )
 
 
@@ -208,26 +220,76 @@ def _index(path: Path) -> tuple[ById, ById, ById]:
 def _row(
     ref: dict[str, Any], images: ById, annotations: ById, categories: ById, root: Path, name: str
 ) -> dict[str, Any] | None:
-    if not _splits_of(ref):
-        raise BadRecord("no split", f"its split is {shown(ref.get('split'))}; expected a text such as train or testA")
-    image, annotation = images.find(ref.get("image_id")), annotations.find(ref.get("ann_id"))
-    if image is None:
-        raise BadRecord("image id without image", f"image_id {shown(ref.get('image_id'))} is not in instances.json")
-    if annotation is None:
-        raise BadRecord("no annotation", f"ann_id {shown(ref.get('ann_id'))} is not in instances.json")
+    image = _image(ref, images)
+    annotation = _annotation(ref.get("ann_id"), annotations)
     if name in _IMAGE_FOLDERS and image.get("file_name") in BROKEN_REFCLEF_IMAGES:
         return None
     category = categories.find(ref.get("category_id")) or {}
+    return _common(ref, image, root, name) | {
+        "ann_id": ref["ann_id"],
+        "bbox": annotation["bbox"],
+        "segmentation": annotation.get("segmentation"),
+        "category": category.get("name"),
+    }
+
+
+def _general_row(
+    ref: dict[str, Any], images: ById, annotations: ById, categories: ById, root: Path, name: str
+) -> dict[str, Any]:
+    """A ref of gRefCOCO: every object it names, or none."""
+    image, ids = _image(ref, images), _listed(ref.get("ann_id"))
+    if not ids or (-1 in ids and len(ids) > 1):
+        raise BadRecord("bad id", f"ann_id is {shown(ref.get('ann_id'))}; expected ids, or [-1] where nothing is named")
+    named = [] if ids == [-1] else [_annotation(identity, annotations) for identity in ids]
+    for annotation in named:
+        if annotation.get("image_id") != ref["image_id"]:
+            raise BadRecord(
+                "annotation of another image",
+                f"ann_id {annotation['id']} is of image {shown(annotation.get('image_id'))}, the ref of {ref['image_id']}",
+            )
+    single = [annotation for annotation in named if not annotation.get("iscrowd")]
+    if named and not single:  # to call it a phrase of nothing would teach a falsehood
+        raise BadRecord("crowds alone", f"ann_id {shown(ids)}: all are crowds (iscrowd), which are left out")
+    kinds = [categories.find(identity) or {} for identity in _listed(ref.get("category_id")) if identity != -1]
+    outlines = [annotation.get("segmentation") for annotation in single]
+    return _common(ref, image, root, name) | {
+        "ann_id": ",".join(str(annotation["id"]) for annotation in single) or None,
+        "boxes": [annotation["bbox"] for annotation in single],
+        "segmentations": None if None in outlines else outlines,
+        "category": ", ".join(dict.fromkeys(str(kind["name"]) for kind in kinds if kind.get("name"))) or None,
+        "left_out": {"annotations of crowds (iscrowd)": len(named) - len(single)} if len(named) > len(single) else {},
+    }
+
+
+def _listed(ids: Any) -> list[Any]:
+    """An id or a list of them as a list, each once."""
+    several = ids if isinstance(ids, list) else [ids]
+    return [identity for number, identity in enumerate(several) if identity not in several[:number]]
+
+
+def _image(ref: dict[str, Any], images: ById) -> dict[str, Any]:
+    if not _splits_of(ref):
+        raise BadRecord("no split", f"its split is {shown(ref.get('split'))}; expected a text such as train or testA")
+    image = images.find(ref.get("image_id"))
+    if image is None:
+        raise BadRecord("image id without image", f"image_id {shown(ref.get('image_id'))} is not in instances.json")
+    return image
+
+
+def _annotation(identity: Any, annotations: ById) -> dict[str, Any]:
+    annotation = annotations.find(identity)
+    if annotation is None:
+        raise BadRecord("no annotation", f"ann_id {shown(identity)} is not in instances.json")
+    return annotation
+
+
+def _common(ref: dict[str, Any], image: dict[str, Any], root: Path, name: str) -> dict[str, Any]:
     return {
         "image": str(root / image["file_name"]),
         "image_id": ref["image_id"],
         "ref_id": ref["ref_id"],
-        "ann_id": ref["ann_id"],
         "width": image["width"],
         "height": image["height"],
-        "bbox": annotation["bbox"],
-        "segmentation": annotation.get("segmentation"),
         "sentences": [sentence["sent"] for sentence in ref["sentences"]],
-        "category": category.get("name"),
         "source": name,
     }

@@ -1,8 +1,10 @@
 """Your own data: JSONL or CSV beside a folder of images.
 
 Columns: ``image`` (file below the image folder), ``phrase`` (a text, or in JSONL a list of them), ``bbox`` (four
-numbers in pixels; in CSV separated by spaces or commas) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
-in JSONL also COCO polygons or RLE), ``ref_id``, ``image_id``, ``category``. One line is one object.
+numbers in pixels; in CSV separated by spaces or commas) or in JSONL ``boxes`` (a list of those, empty where the phrase
+names nothing in the image) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
+in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``. One line is
+what its phrases name.
 """
 
 import csv
@@ -149,7 +151,11 @@ def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbo
     if isinstance(row, BadRecord):
         raise row
     _own_split(row)
-    missing = [key for key in _NEEDED if is_missing(row.get(key))]
+    several = row.get("boxes")
+    listed = not is_missing(several)
+    missing = [key for key in _NEEDED if is_missing(row.get(key)) and not (key == "bbox" and listed)]
+    if listed and not is_missing(row.get("bbox")):
+        raise BadRecord("two different boxes", "it has bbox and boxes; give one of them")
     if missing:
         raise BadRecord("incomplete record", f"it has no {', '.join(missing)}")
     if not isinstance(row["image"], str):
@@ -160,7 +166,8 @@ def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbo
         "image_id": given(row.get("image_id"), row["image"]),
         "ref_id": given(row.get("ref_id"), place),
         "ann_id": given(row.get("ann_id")),
-        "bbox": numbers_of(row["bbox"]),
+        "bbox": None if listed else numbers_of(row["bbox"]),
+        "boxes": [numbers_of(box) for box in several] if isinstance(several, list) else several if listed else None,
         "bbox_format": bbox_format,
         "mask_picture": str(root / mask) if isinstance(mask, str) else None,
         "segmentation": None if isinstance(mask, str) else mask,
