@@ -204,7 +204,7 @@ def test_flickr_boxes_of_a_picture_of_another_size_are_refused(tmp_path):
     folder = make_flickr(tmp_path / "flickr")
     write_image(folder / "images" / "7.jpg", 240, 180)  # the boxes would lie in it, elsewhere
     source = open_source(folder, name="flickr", image_path=str(folder / "images"))
-    with pytest.raises(BadRecord, match="wrong image size: .*the record says 120x90, .* is 240x180"):
+    with pytest.raises(BadRecord, match=r"wrong image size: .*the record says 120x90, .* is 240x180"):
         prepare(source, tmp_path / "out", progress=False)
 
 
