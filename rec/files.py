@@ -34,6 +34,13 @@ def user_path(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def shipped(kind: str) -> Path:
+    """The folder of the project's ``"configs"`` or ``"scripts"``: beside ``rec`` in a clone, inside it once installed."""
+    package = Path(__file__).resolve().parent
+    installed = package / f"_{kind}"
+    return installed if installed.is_dir() else package.parent / kind
+
+
 @runtime_checkable
 class ReadsFiles(Protocol):
     """What knows which files it reads, such as a data set."""

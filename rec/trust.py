@@ -117,7 +117,7 @@ def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
 
 
 def weights_of_others(source: str | os.PathLike[str]) -> str | None:
-    """What to do with a file of weights that is read nowhere but in ``scripts/convert_weights.py``; None for anything else.
+    """What to do with a file of weights that is read nowhere but in ``rec convert``; None for anything else.
 
     PyTorch's files (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, …) can hold code; Darknet's (``.weights``) hold no names.
     """
@@ -128,8 +128,8 @@ def weights_of_others(source: str | os.PathLike[str]) -> str | None:
         return None
     return (
         f"{path} is a file of PyTorch's or Darknet's, which may hold code; expected a model folder, a checkpoint of this project "
-        "or a safetensors file. scripts/convert_weights.py makes a model folder of a SimREC or MCN checkpoint and a safetensors "
-        "file of a backbone: python scripts/convert_weights.py FILE --out weights/NAME"
+        "or a safetensors file. `rec convert` makes a model folder of a SimREC or MCN checkpoint and a safetensors "
+        "file of a backbone: `rec convert FILE --out weights/NAME`"
     )
 
 

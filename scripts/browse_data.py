@@ -1,8 +1,8 @@
 """Draws what the loader really feeds to the model: augmented, letterboxed, cut to max_token_length.
 
-    python scripts/browse_data.py configs/x.py [key=value ...] --out samples.png
-    python scripts/browse_data.py configs/x.py dataset.flip_lr=true --epoch 3 --count 48
-    python scripts/browse_data.py configs/x.py --split val --first 100
+    rec browse configs/x.py [key=value ...] --out samples.png
+    rec browse configs/x.py dataset.flip_lr=true --epoch 3 --count 48
+    rec browse configs/x.py --split val --first 100
 
 The box is drawn in green, the mask (where samples hold one) as a green veil; below are the words the model reads, with
 the unknown ones as UNK, and the source and ref id.

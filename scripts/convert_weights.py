@@ -1,12 +1,12 @@
 """Turn weights of the original SimREC and MCN code, and of YOLOv5, YOLOv3 and YOLOX trunks, into files of this project.
 
-    python scripts/convert_weights.py simrec_refcoco.pth --annotations refcoco.json --out weights/simrec_refcoco
-    python scripts/convert_weights.py mcn_refcoco.pth --annotations refcoco.json --out weights/mcn_refcoco
-    python scripts/convert_weights.py cspdarknet_coco.pth --out weights/cspdarknet_coco.safetensors
-    python scripts/convert_weights.py yolov3.weights --out weights/darknet53.safetensors
-    python scripts/convert_weights.py yolox_nano.pth --out weights/yolox_nano.safetensors
+    rec convert simrec_refcoco.pth --annotations refcoco.json --out weights/simrec_refcoco
+    rec convert mcn_refcoco.pth --annotations refcoco.json --out weights/mcn_refcoco
+    rec convert cspdarknet_coco.pth --out weights/cspdarknet_coco.safetensors
+    rec convert yolov3.weights --out weights/darknet53.safetensors
+    rec convert yolox_nano.pth --out weights/yolox_nano.safetensors
 
-A SimREC or MCN checkpoint becomes a model folder, for scripts/predict.py, scripts/evaluate.py and train.load_weight.
+A SimREC or MCN checkpoint becomes a model folder, for `rec predict`, `rec evaluate` and train.load_weight.
 The originals carry no vocabulary: --annotations is the annotation JSON of the data set the checkpoint was trained on
 (word ids are the order of first appearance over all its splits). Backbone weights become one safetensors file, for
 model.visual_backbone.pretrained_weight_path. The report names what matched, what is missing, unexpected or dropped;
@@ -138,9 +138,7 @@ def write_model_folder(kind: str, state: dict[str, Any], args: argparse.Namespac
     config = from_run(cfg, None) | {"about": about | {"rec_version": rec.__version__}}
     write(args.out, model.state_dict(), config, vocabulary)
     print(f"{args.weights}: {kind}, vocabulary of {len(vocabulary)} words from {args.annotations}\n{report}")
-    print(
-        f"written: {args.out}\ntry it: python scripts/predict.py {shlex.quote(str(args.out))} photo.jpg 'the man on the left'"
-    )
+    print(f"written: {args.out}\ntry it: rec predict {shlex.quote(str(args.out))} photo.jpg 'the man on the left'")
 
 
 if __name__ == "__main__":

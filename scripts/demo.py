@@ -1,9 +1,9 @@
 """A web page to try a model: upload or pick an image, type phrases, see boxes and masks.
 
-    python scripts/demo.py outputs/run/best
-    python scripts/demo.py user/name --port 8000
+    rec demo outputs/run/best
+    rec demo user/name --port 8000
 
-Needs `pip install rec[demo]`. It listens on this machine only, unless --host says otherwise, and answers
+Needs pip install gradio. It listens on this machine only, unless --host says otherwise, and answers
 requests for localhost, the address it listens on and --allow-host only.
 """
 
@@ -30,7 +30,7 @@ def main() -> int:
     add_trust_option(parser)
     args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
-        raise InputError("the web page needs gradio: pip install 'rec[demo]'")
+        raise InputError("the web page is made with gradio, which is not installed: pip install gradio")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import rec
     from rec.inference.demo import launch

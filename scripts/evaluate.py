@@ -1,9 +1,9 @@
 """Evaluate a trained model, or anybody's answers: a table of metrics per split, predictions.jsonl and metrics.json.
 
-    python scripts/evaluate.py RUN_FOLDER
-    python scripts/evaluate.py MODEL_FOLDER --config configs/x.py --splits val testA testB
+    rec evaluate RUN_FOLDER
+    rec evaluate MODEL_FOLDER --config configs/x.py --splits val testA testB
     accelerate launch --num_processes 2 scripts/evaluate.py CHECKPOINT --out outputs/evaluation
-    python scripts/evaluate.py --answers answers.jsonl --coordinates 0-1000 --config configs/x.py --splits val
+    rec evaluate --answers answers.jsonl --coordinates 0-1000 --config configs/x.py --splits val
 
 The data come from the config (by default the run's own config.yaml), the model with its image size, normalisation and
 vocabulary from the folder. Metrics are the same on any number of processes.

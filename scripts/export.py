@@ -1,11 +1,11 @@
 """Export a model folder to one file for other runtimes, decoding included.
 
-    python scripts/export.py outputs/run/best --out model.onnx
-    python scripts/export.py outputs/run/best --out model.onnx --dynamic-size
-    python scripts/export.py outputs/run/best --out model.pt2            (torch.export)
+    rec export outputs/run/best --out model.onnx
+    rec export outputs/run/best --out model.onnx --dynamic-size
+    rec export outputs/run/best --out model.pt2            (torch.export)
 
 The file is compared with PyTorch on 50 samples before it gets its name. See docs/export.md for its inputs, outputs and
-an example that needs neither torch nor rec. ONNX needs `pip install rec[export]`.
+an example that needs neither torch nor rec. ONNX needs pip install onnx onnxscript onnxruntime.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> int:
         raise InputError(f"--out {out}: the ending decides the format; use .onnx or .pt2")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if kind == "onnx" and missing:
-        raise InputError(f"ONNX export needs {', '.join(missing)}: pip install 'rec[export]'")
+        raise InputError(f"ONNX export needs packages that are not installed: pip install {' '.join(missing)}")
     if args.size is not None and (args.size % 32):
         raise InputError(f"--size {args.size} is not a multiple of 32")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Draws the curves of one or several runs: losses, learning rate and accuracy over the updates, as one PNG.
 
-    python scripts/plot_metrics.py RUN [RUN ...] [--out curves.png] [--losses loss loss_iou] [--accuracies Acc@0.5 mIoU]
+    rec plot RUN [RUN ...] [--out curves.png] [--losses loss loss_iou] [--accuracies Acc@0.5 mIoU]
 
-RUN is a run folder or a metrics.jsonl file. Needs matplotlib: pip install 'rec[plots]'.
+RUN is a run folder or a metrics.jsonl file. Needs matplotlib: pip install matplotlib.
 """
 
 import argparse
@@ -62,7 +62,9 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError("plot_metrics.py needs matplotlib: pip install 'rec[plots]'") from error
+        raise InputError(
+            "the curves are drawn with matplotlib, which is not installed: pip install matplotlib"
+        ) from error
     matplotlib.use("agg")  # draws into files, also where there is no display
     from matplotlib import pyplot
 

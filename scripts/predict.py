@@ -1,9 +1,9 @@
 """Find what phrases name in images.
 
-    python scripts/predict.py MODEL photo.jpg "the man on the left" --out marked.png
-    python scripts/predict.py MODEL photo.jpg "the man" "the red car" --out marked.png
-    python scripts/predict.py MODEL 'photos/*.jpg' folder_of_images "the dog" --out marked/ --jsonl answers.jsonl
-    python scripts/predict.py MODEL --pairs pairs.jsonl --jsonl answers.jsonl
+    rec predict MODEL photo.jpg "the man on the left" --out marked.png
+    rec predict MODEL photo.jpg "the man" "the red car" --out marked.png
+    rec predict MODEL 'photos/*.jpg' folder_of_images "the dog" --out marked/ --jsonl answers.jsonl
+    rec predict MODEL --pairs pairs.jsonl --jsonl answers.jsonl
 
 MODEL is a model folder or a hub id; nothing else is needed on disk. Arguments that name files, folders or patterns are
 images, the others phrases; every phrase is asked of every image. A line of --pairs is {"image": path, "phrase": text or

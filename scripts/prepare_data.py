@@ -2,14 +2,14 @@
 
 The RefCOCO family, with the words of SimREC's data_process.py:
 
-    python scripts/prepare_data.py --data_root data --output_dir data --dataset refcoco --split unc --generate_mask
+    rec prepare --data_root data --output_dir data --dataset refcoco --split unc --generate_mask
 
 reads data/refcoco/{instances.json,refs(unc).p} and data/images/train2014, and writes data/anns/refcoco; so does --dataset
 grefcoco with data/grefcoco/{instances.json,grefs(unc).json}, whose phrases name none, one or several objects. Anything else
 is named by --source: SimREC's JSON, JSONL or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k
 Entities folder, parquet, a Hub id, scenes or scenes_hard:
 
-    python scripts/prepare_data.py --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
+    rec prepare --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
     data
 
 An interrupted run continues when the same command is given again. The last line it prints is what training needs to

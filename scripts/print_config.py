@@ -1,8 +1,8 @@
 """Shows a config as readable Python, with overrides applied and interpolations resolved.
 
-    python scripts/print_config.py configs/x.py [key=value ...]
-    python scripts/print_config.py configs/x.py --diff configs/y.py     what differs from x (with overrides) to y
-    python scripts/print_config.py configs/x.py --keys                  every key, and what targets take by default
+    rec config configs/x.py [key=value ...]
+    rec config configs/x.py --diff configs/y.py     what differs from x (with overrides) to y
+    rec config configs/x.py --keys                  every key, and what targets take by default
 
 Nothing that a .yaml config names is imported, but for --keys the targets in the list of names that such a config may use.
 Coloured on a terminal, unless NO_COLOR is set. Exit status: 0, or 2 for a config or override that cannot be used.

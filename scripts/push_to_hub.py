@@ -1,7 +1,7 @@
 """Push a model folder to a Hugging Face Hub, as one commit with its generated model card.
 
-    python scripts/push_to_hub.py outputs/run/best user/name
-    python scripts/push_to_hub.py outputs/run user/name --public --message "25 epochs"
+    rec push outputs/run/best user/name
+    rec push outputs/run user/name --public --message "25 epochs"
 
 Log in first with `hf auth login` or set HF_TOKEN. Only the model folder is pushed; --with-checkpoint adds a checkpoint,
 optimizer state included. Afterwards `rec.from_pretrained("user/name")` loads it anywhere.

@@ -192,6 +192,8 @@ def circumstances() -> dict[str, Any]:
     """When and where something was measured: date, versions, processor."""
     import torch
 
+    import rec
+
     used = os.environ.get("OMP_NUM_THREADS", "")
     cores = f"{used} of {os.cpu_count()} CPU cores" if used else f"{os.cpu_count()} CPU cores"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
@@ -200,7 +202,8 @@ def circumstances() -> dict[str, Any]:
         "machine": f"{device}, {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("rec", "torch", "accelerate")},
+            "rec": rec.__version__,
+            **{package: version(package) for package in ("torch", "accelerate")},
         },
     }
 

@@ -1,8 +1,8 @@
 """Trains a referring expression model from a lazy config.
 
     accelerate launch scripts/train.py configs/x.py [key=value ...]
-    python scripts/train.py configs/x.py [key=value ...]
-    python scripts/train.py --check configs/x.py [key=value ...]      checks every key and argument, builds nothing
+    rec train configs/x.py [key=value ...]
+    rec train --check configs/x.py [key=value ...]      checks every key and argument, builds nothing
 
 Started again with the same command it continues from the newest checkpoint in train.output_dir.
 Exit status: 0 finished, 1 training failed, 2 bad config or input, or training that cannot go on; stopped with a checkpoint saved:

@@ -37,14 +37,14 @@ def locked(lock: Path) -> dict[str, str]:
 
 def installed() -> dict[str, str]:
     found = {canonicalize_name(package.name): package.version for package in metadata.distributions()}
-    return {name: version for name, version in found.items() if name not in ("pip", "rec")}
+    return {name: version for name, version in found.items() if name not in ("pip", "refexp")}
 
 
 def import_everything() -> None:
     import rec
 
     for module in pkgutil.walk_packages(rec.__path__, "rec."):
-        if not module.name.startswith("rec._configs"):  # config files: only LazyConfig imports those
+        if not module.name.startswith(("rec._configs", "rec._scripts")):  # files that are run, by LazyConfig and `rec`
             importlib.import_module(module.name)
 
 

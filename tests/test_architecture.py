@@ -20,6 +20,7 @@ FLOORS = (
     ("data", "models"),
     ("model_folder", "evaluation"),
     ("inference", "training"),
+    ("__main__",),
 )
 BESIDE = {("command_line", "console"), ("command_line", "files"), ("files", "trust")}
 

@@ -18,7 +18,7 @@ from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_nod
 from rec.config.overrides import apply_overrides
 from rec.config.printing import to_py
 from rec.config.yaml_io import safe_load_yaml, save_yaml
-from rec.files import user_path
+from rec.files import shipped, user_path
 
 _MARK = "__config_file__"  # the global that tells a config file's frame from other code
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("files being loaded, outermost first", default=())
@@ -36,11 +36,12 @@ class LazyConfig:
         Raises ConfigError with file, line and cause, which is also of the cause's type.
 
         Args:
-            path: the file. Relative imports in it find other configs by location, without ``__init__.py``.
+            path: the file. Relative imports in it find other configs by location, without ``__init__.py``. One that is not
+                there may be the name of a shipped config, with or without ``configs/``: ``"simrec_refcoco_scratch.py"``.
             keys: a name for its value, a tuple of names for a tuple of values; None for a DictConfig of all groups
                 (dicts, LazyCalls) and of the scalars and lists that the file itself assigns, except ``_private`` ones.
         """
-        path, places = user_path(path), dict[str, str]()
+        path, places = _find(user_path(path)), dict[str, str]()
         if path.suffix not in (".py", ".yaml", ".yml"):
             raise error_like(ValueError, f"{path}: a config is a .py, .yaml or .yml file")
         names = _run(path.resolve(), places) if path.suffix == ".py" else safe_load_yaml(path, places)
@@ -73,12 +74,25 @@ class LazyConfig:
         return loaded
 
 
+def _shipped() -> dict[str, Path]:
+    """Name to file of every config that comes with the project, such as ``"common/train.py"``."""
+    root = shipped("configs")
+    return {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+
+
+def _find(path: Path) -> Path:
+    """``path`` itself where there is such a file, else the shipped config of that name."""
+    name = path.as_posix().removeprefix("configs/")
+    return path if path.is_file() or path.is_absolute() else _shipped().get(name, path)
+
+
 def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
     """Execute a config file. Returns its globals, and adds the ``file:line`` of each path it sets to ``places``."""
     if path in _loading.get():
         raise error_like(ImportError, f"circular relative import: {' → '.join(map(str, (*_loading.get(), path)))}")
     if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
+        known = _shipped() if not _loading.get() else {}
+        near = did_you_mean(path.name, {*(p.name for p in path.parent.glob("*.py")), *known})
         folder = f"relative import of a directory, {path.with_suffix('')}: import from a config file in it"
         text = folder if path.with_suffix("").is_dir() else f"config {path} does not exist{near}"
         raise error_like(ImportError if _loading.get() else FileNotFoundError, text)
@@ -151,11 +165,11 @@ def _places(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
 
 def get_config(name: str) -> DictConfig:
     """A shipped config such as ``"common/train.py"``, from the installed package or the checkout."""
-    installed, checkout = (Path(__file__).resolve().parents[i] for i in (1, 2))
-    root = installed / "_configs" if (installed / "_configs").is_dir() else checkout / "configs"
-    known = {p.relative_to(root).as_posix(): p for p in root.rglob("*.py")}
+    known = _shipped()
     if name not in known:
-        raise error_like(FileNotFoundError, f"no shipped config `{name}` in {root}{did_you_mean(name, known)}")
+        raise error_like(
+            FileNotFoundError, f"no shipped config `{name}` in {shipped('configs')}{did_you_mean(name, known)}"
+        )
     return LazyConfig.load(known[name])
 
 

@@ -206,7 +206,7 @@ class RefCOCODataSet(Dataset):
         if not len(table.rows):
             raise SourceError(
                 f"data set {name!r} has no object in split {split!r}: every record of it was left out, or there was none; "
-                "prepare it again, and see what scripts/prepare_data.py says of that split"
+                "prepare it again, and see what `rec prepare` says of that split"
             )
         if self._with_masks and (bare := table.rows.data.column("mask").null_count):
             raise ValueError(

@@ -30,7 +30,7 @@ class RefCOCOStream(IterableDataset):
     epoch, ref id); the order is one of (seed, epoch) at an unchanged number of processes and workers.
 
     Args:
-        path: folder of parquet shards in the schema, as ``scripts/prepare_data.py --format parquet --store embedded``
+        path: folder of parquet shards in the schema, as ``rec prepare --format parquet --store embedded``
             makes them, or the id of a Hub data set.
         split: its name.
         vocabulary: a :class:`~rec.data.text.Vocabulary` or the path of its file; there is no pass over the data to
@@ -91,9 +91,7 @@ class RefCOCOStream(IterableDataset):
         try:
             columns = columns_of(rows.column_names or FEATURES)
         except KeyError as error:
-            raise SourceError(
-                f"{os.fspath(path)} lacks the columns {error}: prepare it with scripts/prepare_data.py"
-            ) from None
+            raise SourceError(f"{os.fspath(path)} lacks the columns {error}: prepare it with `rec prepare`") from None
         self._all_rows = rows.select_columns(columns)
         self.seed, self.epoch, self.buffer_size, self.rank, self.processes = seed, 0, buffer_size, rank, processes
         self.shards = self._rows().num_shards

@@ -127,7 +127,7 @@ def open_table(
         raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
     path = Path(choices["path"])
     if path.suffix == ".json" and not path.exists() and (path.with_suffix("") / INFO_FILE).is_file():
-        # SimREC's configs name anns/refcoco.json, scripts/prepare_data.py makes anns/refcoco.
+        # SimREC's configs name anns/refcoco.json, `rec prepare` makes anns/refcoco.
         path = path.with_suffix("")
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
@@ -187,7 +187,7 @@ def open_source(
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
-        + "; expected a prepared folder (scripts/prepare_data.py), a folder with refs(…).p or grefs(…).json and instances.json, "
+        + "; expected a prepared folder (`rec prepare`), a folder with refs(…).p or grefs(…).json and instances.json, "
         "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
 
@@ -258,7 +258,7 @@ def check_finished(folder: Path) -> None:
     if (folder / PARTIAL_FOLDER).is_dir() and not (folder / INFO_FILE).is_file():
         raise SourceError(
             f"{folder} is the beginning of a preparation that was interrupted: give the same command of "
-            "scripts/prepare_data.py again, which continues it"
+            "`rec prepare` again, which continues it"
         )
 
 
@@ -293,7 +293,7 @@ def _in_schema(rows: "datasets.Dataset", path: Path, split: str) -> "datasets.Da
         cause = " ".join(str(error).split())[:300]
         raise SourceError(
             f"{path}, split {split}, has a prepared table's columns in other types, or lacks some ({cause}); "
-            "prepare it with scripts/prepare_data.py --columns"
+            "prepare it with `rec prepare --columns`"
         ) from error
 
 

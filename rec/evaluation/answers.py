@@ -1,4 +1,4 @@
-"""Anybody's answers, as lines of JSON, against the truth of a split: what ``scripts/evaluate.py --answers`` scores.
+"""Anybody's answers, as lines of JSON, against the truth of a split: what ``rec evaluate --answers`` scores.
 
 A line is one answer: ``box`` (four numbers, or null for "not there"), ``boxes`` with ``scores``, or ``text`` (what a chat
 model said), and which phrase it belongs to: ``index`` with the data's ``fingerprint`` (or with the sentence, which has to
@@ -98,7 +98,7 @@ def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], 
     if all(phrase.line is None for phrase in phrases):
         raise InputError(
             f"none of the lines of {os.fspath(path)} belongs to a phrase of {', '.join(datasets)} ({len(phrases)} phrases); "
-            f"{_HOW}, as scripts/evaluate.py writes them in predictions.jsonl"
+            f"{_HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
     return _score(phrases, datasets, convention, extra)
 

@@ -160,7 +160,7 @@ class HostGate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            text = "This page is reached under another name. To let this one in: scripts/demo.py --allow-host NAME\n"
+            text = "This page is reached under another name. To let this one in: `rec demo --allow-host NAME`\n"
             await PlainTextResponse(text, 403)(scope, receive, send)
 
     def _is_own(self, scope: Scope) -> bool:

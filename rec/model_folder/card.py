@@ -19,7 +19,7 @@ result.draw().save("marked.png")
 ```
 
 ```bash
-python scripts/predict.py {shell} photo.jpg "the man on the left" --out marked.png
+rec predict {shell} photo.jpg "the man on the left" --out marked.png
 ```
 """
 

@@ -186,11 +186,7 @@ class Pusher:
         try:
             address = push(copy, self.repo_id, private=self.private, message=message)
         except Exception as error:  # training must go on whatever the Hub or its client does
-            later = (
-                "given up: push the folder with scripts/push_to_hub.py"
-                if last_try
-                else "training goes on, tried again later"
-            )
+            later = "given up: push the folder with `rec push`" if last_try else "training goes on, tried again later"
             self.report(f"hub: {_clean(error)}; {later}")
             with self._changed:
                 if self._waiting is None:

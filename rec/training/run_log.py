@@ -25,9 +25,7 @@ from rec.training.checkpoint_format import TrainerState
 from rec.training.process import end_together
 from rec.trust import read_bytes, split_name
 
-AFTER_DIVERGING = (
-    "Lower optim.lr or train.clip_grad_norm, look at the data (scripts/browse_data.py), or train in float32"
-)
+AFTER_DIVERGING = "Lower optim.lr or train.clip_grad_norm, look at the data (`rec browse`), or train in float32"
 
 
 class RunLog:

@@ -63,7 +63,7 @@ def test_a_hub_that_refuses_stops_nothing_and_says_so_in_the_log(project, server
     project.run("train.output_dir=quiet")
     output = project.run("train.hub.repo_id=other/own")
     assert "hub: push to other/own" in output and "refused (403)" in output and TOKEN not in output
-    assert "tried again later" in output and "given up: push the folder with scripts/push_to_hub.py" in output
+    assert "tried again later" in output and "given up: push the folder with `rec push`" in output
     assert project.hashes("run") == project.hashes("quiet") and project.metrics("run") == project.metrics("quiet")
     assert "refused (403)" in (project.folder / "run/train.log").read_text(encoding="utf-8")
     assert not list((project.folder / "run").glob(".push-*"))

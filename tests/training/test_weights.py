@@ -80,9 +80,9 @@ def test_weights_of_other_formats_name_the_script_that_converts_them(tmp_path, m
         if there:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(b"\x80\x02")
-        with pytest.raises(RecError, match=r"python scripts/convert_weights.py FILE --out"):
+        with pytest.raises(RecError, match="`rec convert FILE --out"):
             read(name)
-    with pytest.raises(CheckpointError, match=r"train.resume_path: .*scripts/convert_weights.py"):
+    with pytest.raises(CheckpointError, match=r"train.resume_path: .*`rec convert`"):
         Run(tmp_path / "run").restore(resume_path=name)
 
 

@@ -93,7 +93,7 @@ def _find_columns(features: "datasets.Features", columns: Mapping[str, str], nam
     if missing:
         raise SourceError(
             f"{name}: which columns hold {', '.join(missing)}? The table has {', '.join(there)}; say so with columns "
-            f"(--columns {missing[0]}=… of scripts/prepare_data.py)"
+            f"(--columns {missing[0]}=… of `rec prepare`)"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs is not None}
 

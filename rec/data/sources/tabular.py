@@ -36,7 +36,7 @@ def check_bbox_format(bbox_format: str | None, what: str) -> str:
     if bbox_format not in boxes.FORMATS:
         raise SourceError(
             f"{what}: name the format of its boxes, bbox_format = {', '.join(boxes.FORMATS[:-1])} or {boxes.FORMATS[-1]} "
-            f"(pixels; --bbox-format of scripts/prepare_data.py); got {bbox_format!r}"
+            f"(pixels; --bbox-format of `rec prepare`); got {bbox_format!r}"
         )
     return bbox_format
 
