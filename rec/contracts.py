@@ -4,7 +4,7 @@ Anything that keeps a contract fits, wherever it comes from. A map-style data se
 rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
@@ -113,6 +113,20 @@ class DataSet(Protocol):
 
     def image_groups(self) -> "np.ndarray | None":
         """int64 ``(len(self),)``: equal numbers for samples of one image; None where that is not known."""
+
+
+class Stream(Protocol):
+    """Training samples as they come; ``operator.length_hint`` gives how many, 0 where that is not known."""
+
+    @property
+    def shards(self) -> int:
+        """How many this process reads; at most so many workers can share them."""
+
+    def endless(self, epoch: int, skip: int = 0) -> Iterator[Sample]:
+        """Samples of ``epoch`` and, behind its last one, of further passes in other orders; ``skip`` are passed over."""
+
+    def collate(self, samples: Sequence[Sample]) -> "Batch":
+        """Samples to a batch."""
 
 
 class Evaluator(Protocol):

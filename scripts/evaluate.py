@@ -15,7 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from rec.contracts import Words
+    from rec.model_folder.find import Trained
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -63,7 +69,9 @@ def main() -> int:
     return 0
 
 
-def evaluate_model(args: argparse.Namespace, accelerator: Any, say: Any) -> tuple[str, dict[str, Any], Rows, Lines]:
+def evaluate_model(
+    args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
+) -> tuple[str, dict[str, Any], Rows, Lines]:
     """Runs the model over each split: a title, the data sets, metrics and records by split."""
     from rec.data.loader import evaluation_loader
     from rec.errors import CheckpointError
@@ -117,7 +125,9 @@ def evaluate_model(args: argparse.Namespace, accelerator: Any, say: Any) -> tupl
     return f"{trained.folder}: {origin}", datasets, rows, lines
 
 
-def score_answers(args: argparse.Namespace, accelerator: Any, say: Any) -> tuple[str, dict[str, Any], Rows, Lines]:
+def score_answers(
+    args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
+) -> tuple[str, dict[str, Any], Rows, Lines]:
     """Scores a file of answers on each split; returns what :func:`evaluate_model` returns."""
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
@@ -238,7 +248,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def read_run_config(args: argparse.Namespace, trained: Any) -> tuple[Any, Any]:
+def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
     from rec.model_folder.format import ModelFolderError, checked_file, read_config
     from rec.model_folder.reader import load_vocabulary
@@ -288,13 +298,13 @@ def read_data_config(
     return cfg
 
 
-def build_datasets(cfg: Any, splits: list[str], vocabulary: Any) -> dict[str, Any]:
+def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> dict[str, Any]:
     from rec.training.build import build_dataset, set_vocabulary_size
 
     datasets: dict[str, Any] = {}
     for split in splits:
         datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
-        vocabulary = vocabulary or getattr(datasets[split], "vocabulary", None)
+        vocabulary = vocabulary or datasets[split].vocabulary
     if "model" in cfg:
         set_vocabulary_size(cfg, vocabulary)
     return datasets

@@ -31,7 +31,11 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rec.training.feed import Feed
+    from rec.training.run import Run
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network at import
 LAUNCHER = os.getppid()  # read before the launcher can have died during the imports
@@ -47,12 +51,15 @@ def train(cfg: Any) -> int:
     from rec.training.ema import EMA
     from rec.training.feed import Feed
     from rec.training.freezing import FreezingSchedule
-    from rec.training.launch import broadcast_tensors, build_accelerator, prepare_model
+    from rec.training.launch import build_accelerator, prepare_model
     from rec.training.multi_scale import image_size
     from rec.training.publish import Publisher
+    from rec.training.run import Run
     from rec.training.run_log import Profiler, RunLog, Window
+    from rec.training.schedules import due
     from rec.training.weights import find_weights, load_matching
 
+    # The process: its memory, its signals, its place among others.
     if not torch.cuda.is_available():
         process.keep_freed_memory()
     output_dir = Path(cfg.train.output_dir)
@@ -60,26 +67,25 @@ def train(cfg: Any) -> int:
     accelerator, per_process, accumulation = build_accelerator(cfg)
     set_seed(cfg.train.seed)  # the same on every process while the model is built, different ones from then on
 
+    # Data before the model: the vocabulary gives its embedding its size. Weights to start from are read into it once.
     dataset = build.build_dataset(cfg, cfg.dataset.get("split", "train"), training=True)
-    vocabulary = getattr(dataset, "vocabulary", None)
+    vocabulary = dataset.vocabulary
     build.set_vocabulary_size(cfg, vocabulary)
-    validation = [] if not cfg.train.evaluation.enabled else [
-        (split, build.build_dataset(cfg, split, training=False, vocabulary=vocabulary)) for split in cfg.train.evaluation.splits
-    ]  # fmt: skip
+    splits = cfg.train.evaluation.splits if cfg.train.evaluation.enabled else []
+    validation = [(split, build.build_dataset(cfg, split, training=False, vocabulary=vocabulary)) for split in splits]
     model = build.build_model(cfg, dataset)
     start_from = cfg.train.load_weight or cfg.train.vl_pretrain_weight
-    report = load_matching(model, find_weights(start_from), getattr(vocabulary, "words", None)) if start_from else None
+    words = None if vocabulary is None else vocabulary.words
+    report = load_matching(model, find_weights(start_from), words) if start_from else None
     optimizer = build.build_optimizer(cfg, model)
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
+    # How long it is, in updates: everything periodic is counted in them.
     batches, loader = build.build_batches(cfg, accelerator, dataset, per_process, accumulation, stop.fail)
-    updates_per_epoch = min(2, batches.updates_per_epoch) if cfg.train.fast_dev_run else batches.updates_per_epoch
-    epochs = 1 if cfg.train.fast_dev_run else cfg.train.epochs
-    total_updates = updates_per_epoch * epochs
-    if cfg.train.train_iter and not cfg.train.fast_dev_run:
-        total_updates = cfg.train.train_iter
+    updates_per_epoch, total_updates = schedules.length(cfg.train, batches.updates_per_epoch)
     schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
 
+    # From here on the output folder is this run's. The model goes under Accelerate, and state from a checkpoint into both.
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
     freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
@@ -90,6 +96,7 @@ def train(cfg: Any) -> int:
     state, notes = resume.restore(cfg, accelerator, bare, ema, state)
     accelerator.step = 0  # of accumulation; a checkpoint is always taken between two updates
 
+    # What the run writes: the log, checkpoints, model folders, a profile. The first lines say what it is.
     state.due_evaluation &= bool(validation)
     log = RunLog(output_dir, accelerator, to_native(cfg), state.update, state.due_evaluation)
     writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
@@ -100,10 +107,10 @@ def train(cfg: Any) -> int:
     for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     log.describe(bare, dataset, total_updates, cfg.train.batch_size, per_process, accumulation)
-    window = Window()
-    window.load(state.window, accelerator)
-    window.restart_clock(state.update)
     log.progress(total_updates, state.update)
+    window = Window()
+    window.load(state.window, accelerator, state.update)
+    run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window)
     status, scales = 0, cfg.train.multi_scale_training
     due_save, stopping, finite = False, False, True
     model.train()
@@ -114,22 +121,17 @@ def train(cfg: Any) -> int:
         if writer.diverged:
             raise resume.diverged(state, writer, log)
 
-    def validate() -> bool:
-        if accelerator.num_processes > 1:  # BatchNorm buffers differ between processes: validate one model
-            broadcast_tensors([*bare.state_dict().values(), *(ema.shadow.values() if ema else [])])
-        improved = evaluate_splits(cfg, accelerator, model, bare, ema, validation, state, log, stop)
-        window.restart_clock(state.update)
-        return improved
-
     if state.due_evaluation:  # a stop request cut it short
-        improved = validate()
+        improved = evaluate_splits(run, validation)
         if not (stopping := state.due_evaluation):
             save(improved)
 
+    # Epochs, each from where the state says: the first may begin in the middle.
     while state.update < total_updates and not stopping:
         batches.set_position(state.epoch, state.update_in_epoch)
         feed = Feed(iter(loader), accumulation, accelerator.device)
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
+            # What this update is to be: image size, rates, trained modules, batches.
             size = image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
             factor = schedule(state.update)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
@@ -143,7 +145,9 @@ def train(cfg: Any) -> int:
                     save(improved=False)
                     writer.wait()
                 raise
-            gradient_norm, stopping = one_update(cfg, accelerator, model, optimizer, weights, feed, size, window, stop)
+
+            # The update. One whose gradient is not finite is skipped, and counts: too many in a row end the run.
+            gradient_norm, stopping = one_update(run, model, optimizer, feed, size)
             finite = math.isfinite(gradient_norm)
             state.update += 1
             state.update_in_epoch += 1
@@ -155,25 +159,22 @@ def train(cfg: Any) -> int:
             if state.skipped_in_a_row > cfg.train.max_skipped_updates:
                 raise resume.diverged(state, writer, log)
 
+            # What is due after it: log, evaluation, checkpoint.
             epoch_ended = state.update_in_epoch == updates_per_epoch
             finished = state.update == total_updates
-            is_log = state.update % cfg.train.log_period == 0 or finished
-            state.due_evaluation |= bool(validation) and (
-                finished or (epoch_ended and (state.epoch + 1) % cfg.train.evaluation.eval_period == 0)
-            )
-            period = cfg.train.checkpointer.period
-            due_save |= (
-                finished or bool(period and state.update % period == 0)
-                or (epoch_ended and (state.epoch + 1) % cfg.train.save_period == 0)
-            )  # fmt: skip
+            evaluates = finished or (epoch_ended and due(state.epoch + 1, cfg.train.evaluation.eval_period))
+            state.due_evaluation |= evaluates and bool(validation)
+            due_save |= finished or due(state.update, cfg.train.checkpointer.period)
+            due_save |= epoch_ended and due(state.epoch + 1, cfg.train.save_period)
             if epoch_ended:
                 state.epoch, state.update_in_epoch = state.epoch + 1, 0
-            if is_log:
+            if finished or due(state.update, cfg.train.log_period):
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
-            improved = False
+
             # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
+            improved = False
             if state.due_evaluation and finite:
-                improved = validate()
+                improved = evaluate_splits(run, validation)
                 stopping |= state.due_evaluation  # cut short: it comes first when the run continues
             due_save |= stopping
             if (due_save or improved) and finite:
@@ -182,6 +183,7 @@ def train(cfg: Any) -> int:
             if epoch_ended or stopping:
                 break
 
+    # The end: say why, wait for what is still being written, publish.
     if stopping and (state.update < total_updates or state.due_evaluation):
         status = stop.exit_status
         where = "there" if finite else "the newest checkpoint: since then updates were skipped, which are not saved"
@@ -202,9 +204,7 @@ def train(cfg: Any) -> int:
     return status
 
 
-def one_update(
-    cfg: Any, accelerator: Any, model: Any, optimizer: Any, weights: Any, feed: Any, size: int | None, window: Any, stop: Any
-) -> tuple[float, bool]:  # fmt: skip
+def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int | None) -> tuple[float, bool]:
     """Forward and backward of every accumulated batch, clip, step unless the gradient is not finite.
 
     Returns:
@@ -214,14 +214,15 @@ def one_update(
 
     from rec.data.batch import prepare
 
+    train, accelerator = run.cfg.train, run.accelerator
     for batch in feed.batches:
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                losses = model(prepare(batch, cfg.train.data.mean, cfg.train.data.std, size))
+                losses = model(prepare(batch, train.data.mean, train.data.std, size))
             accelerator.backward(losses["loss"])
-        window.add(losses, len(batch["image"]))
-    norm = accelerator.clip_grad_norm_(weights, cfg.train.clip_grad_norm or math.inf).float()
-    flags = torch.stack([norm, norm.new_full((), stop.requested)])
+        run.window.add(losses, len(batch["image"]))
+    norm = accelerator.clip_grad_norm_(run.weights, train.clip_grad_norm or math.inf).float()
+    flags = torch.stack([norm, norm.new_full((), run.stop.requested)])
     if accelerator.num_processes > 1:  # the norm is the same everywhere, a stop request need not be
         flags = accelerator.reduce(flags, "mean")
     feed.ahead()
@@ -232,9 +233,7 @@ def one_update(
     return gradient_norm, asked > 0
 
 
-def evaluate_splits(
-    cfg: Any, accelerator: Any, model: Any, bare: Any, ema: Any, validation: list[Any], state: Any, log: Any, stop: Any
-) -> bool:
+def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     """Evaluates every split with the EMA weights where there are any; True when the first split's metric is the best so far.
 
     ``state.due_evaluation`` stays True where a stop request cuts it short.
@@ -244,33 +243,35 @@ def evaluate_splits(
     from rec.evaluation import EvaluationStopped, evaluate
     from rec.training.publish import is_best
 
-    options, data = cfg.train.evaluation, cfg.train.data
-    limit = 2 if cfg.train.fast_dev_run else options.eval_iter
+    train, accelerator, bare, state, log = run.cfg.train, run.accelerator, run.model, run.state, run.log
+    options, data = train.evaluation, train.data
+    limit = 2 if train.fast_dev_run else options.eval_iter
     first: dict[str, float] = {}
     bare.eval()
     try:
-        with ema.applied(bare) if ema is not None else nullcontext():
+        with run.ema.applied(bare) if run.ema is not None else nullcontext():
             for split, dataset in validation:
                 started = time.perf_counter()
                 loader = evaluation_loader(
                     dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
-                    num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=stop.fail,
+                    num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=run.stop.fail,
                 )  # fmt: skip
                 evaluator = None if options.evaluator is None else instantiate(options.evaluator)
                 metrics, records = evaluate(
                     bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator,
-                    stop=lambda: stop.requested,
+                    stop=lambda: run.stop.requested,
                 )  # fmt: skip
                 log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
                 shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
                 log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
-                if cfg.train.log_image and evaluator is None:
+                if train.log_image and evaluator is None:
                     log.pictures(split, state.update, dataset, records)
                 first = first or metrics
     except EvaluationStopped:
         return False
     finally:
         bare.train()
+        run.window.restart_clock(state.update)
     state.due_evaluation = False
     return is_best(options, state, validation[0][0], first)
 

@@ -1,6 +1,8 @@
-"""Map-style data sets of anybody's, with the whole face of :class:`rec.contracts.DataSet`."""
+"""Data sets and streams of anybody's, with the whole face of :class:`rec.contracts.DataSet`."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from operator import length_hint
 from typing import Any, cast
 
 import numpy as np
@@ -9,12 +11,8 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from rec.contracts import Batch, DataSet, Sample, Words
 
 
-class ForeignDataSet(Dataset):
-    """A data set that gives samples by index and may know some of the rest; what it does not know has a plain answer.
-
-    Args:
-        inner: ``len(inner)`` and ``inner[index]``; also ``inner[(epoch, index)]`` where it says ``accepts_epoch = True``.
-    """
+class _Known:
+    """What a data set or a stream of anybody's knows of itself, and plain answers to the rest."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -25,13 +23,55 @@ class ForeignDataSet(Dataset):
         self.sources: Sequence[str] = tuple(getattr(inner, "sources", ()))
         self.max_token_length: int | None = getattr(inner, "max_token_length", None)
         self.pretrained_emb: np.ndarray | None = getattr(inner, "pretrained_emb", None)
+
+    def reads(self, file: str | os.PathLike[str]) -> bool:
+        own = getattr(self.inner, "reads", None)
+        return own is not None and own(file)
+
+
+class ForeignStream(_Known, IterableDataset):
+    """A stream of anybody's: ``endless(epoch, skip)``, ``collate``, ``shards`` and, where it knows it, ``__length_hint__``."""
+
+    @property
+    def shards(self) -> int:
+        return self.inner.shards
+
+    def __length_hint__(self) -> int:
+        return length_hint(self.inner)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.inner)
+
+    def endless(self, epoch: int, skip: int = 0) -> Iterator[Sample]:
+        return self.inner.endless(epoch, skip)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        return self.inner.collate(samples)
+
+
+class ForeignDataSet(_Known, Dataset):
+    """A data set that gives samples by index and may know some of the rest; what it does not know has a plain answer.
+
+    Args:
+        inner: ``len(inner)`` and ``inner[index]``; also ``inner[(epoch, index)]`` where it says ``accepts_epoch = True``.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
         self._accepts_epoch = bool(getattr(inner, "accepts_epoch", False))
 
     def __len__(self) -> int:
         return len(self.inner)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        return self.inner[key[1] if isinstance(key, tuple) and not self._accepts_epoch else key]
+        return self.inner[self._own_key(key)]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Sample]:
+        own = getattr(self.inner, "__getitems__", None)
+        return [self[key] for key in keys] if own is None else own([self._own_key(key) for key in keys])
+
+    def _own_key(self, key: int | tuple[int, int]) -> int | tuple[int, int]:
+        return key[1] if isinstance(key, tuple) and not self._accepts_epoch else key
 
     def collate(self, samples: Sequence[Sample], share_images: bool = False) -> Batch:
         own: Any = getattr(self.inner, "collate", default_collate)
@@ -59,8 +99,10 @@ class ForeignDataSet(Dataset):
 
 
 def as_data_set(dataset: object) -> DataSet:
-    """``dataset`` itself where it is of this project (streams too, which have a contract of their own), else with an adapter."""
+    """``dataset`` itself where it is of this project, else with the whole face of a data set, or of a stream where it is one."""
     from rec.data.dataset import RefCOCODataSet
+    from rec.data.stream import RefCOCOStream
 
-    ours = isinstance(dataset, RefCOCODataSet | ForeignDataSet | IterableDataset)
-    return cast(DataSet, dataset) if ours else ForeignDataSet(dataset)
+    if isinstance(dataset, RefCOCODataSet | RefCOCOStream | _Known):
+        return cast(DataSet, dataset)
+    return cast(DataSet, ForeignStream(dataset)) if isinstance(dataset, IterableDataset) else ForeignDataSet(dataset)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
 from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class RefCOCODataSet(Dataset):
         mask_path: Any = None,
         input_shape: Sequence[int] = (416, 416),
         flip_lr: bool = False,
-        transforms: Any = None,
+        transforms: object = None,
         candidate_transforms: Mapping[str, Any] | None = None,
         max_token_length: int = 15,
         use_glove: bool = False,
@@ -373,7 +376,7 @@ class RefCOCODataSet(Dataset):
         return np.concatenate(groups)
 
 
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"dataset.{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
 
@@ -408,7 +411,7 @@ def _name_sources(
     return sources
 
 
-def _sentence_offsets(rows: Any) -> np.ndarray:
+def _sentence_offsets(rows: "datasets.Dataset") -> np.ndarray:
     """int64 ``(rows + 1,)``: the number of the first sentence of each row; a row of the table costs 8 bytes here."""
     import pyarrow.compute as pc
 
@@ -419,7 +422,7 @@ def _sentence_offsets(rows: Any) -> np.ndarray:
     return np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
 
 
-def _image_numbers(rows: Any) -> np.ndarray:
+def _image_numbers(rows: "datasets.Dataset") -> np.ndarray:
     """int64 ``(rows,)``: equal numbers for equal paths; for embedded pictures, whose content is not read here, for equal
     ids and lengths. A mistake costs time only: samples share a picture by :func:`rec.data.images.picture_key`.
     """

@@ -8,11 +8,13 @@ import functools
 import operator
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from rec.contracts import DataSet, Stream
+from rec.data.adapter import as_data_set
 from rec.data.workers import Loader, LostWorkerError
 
 OnLostWorker = Callable[[LostWorkerError], None] | None
@@ -87,7 +89,7 @@ class StreamedBatches(IterableDataset):
     workers a run that continues from a position sees the very batches it would have seen.
 
     Args:
-        stream: has ``endless(epoch, skip)``, ``collate``, ``shards``, and ``__length_hint__`` where it knows its length.
+        stream: of samples.
         per_process, processes, accumulation: as of :class:`TrainingBatches`.
         updates: of an epoch, for a stream of unknown length.
         num_workers: of the loader.
@@ -98,7 +100,7 @@ class StreamedBatches(IterableDataset):
 
     def __init__(
         self,
-        stream: Any,
+        stream: Stream,
         per_process: int,
         *,
         processes: int,
@@ -179,59 +181,44 @@ class EvaluationBatches(Sampler[list[int]]):
         return iter(self.batches[self.passed :])
 
 
-class _ByIndex(Dataset):
-    """Lets a data set that knows nothing of epochs be read by ``(epoch, index)``."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.dataset[key[1]]
-
-
-def sharing_groups(dataset: Any) -> np.ndarray:
+def sharing_groups(dataset: DataSet) -> np.ndarray:
     """``groups`` for :class:`TrainingBatches`.
 
     Raises:
         ValueError: the data set does not tell which samples are of one image.
     """
-    groups = dataset.image_groups() if hasattr(dataset, "image_groups") else ()
-    if len(groups) != len(dataset):
+    groups = dataset.image_groups()
+    if groups is None or len(groups) != len(dataset):
         raise ValueError(
             "train.data.share_images=true: this data set does not tell which of its samples share an image"
         )
-    return np.asarray(groups)
+    return groups
 
 
 def training_loader(
-    dataset: Any,
+    dataset: object,
     batches: TrainingBatches,
     *,
     num_workers: int = 0,
     pin_memory: bool = True,
     on_lost_worker: OnLostWorker = None,
 ) -> Loader:
-    """Loader over ``batches``; collates with ``dataset.collate`` where the data set has one.
-
-    A data set with ``accepts_epoch = True`` is read by ``(epoch, index)``, any other by ``index``.
-    """
+    """Loader over ``batches`` of any map-style data set (:func:`rec.data.adapter.as_data_set`)."""
+    known = as_data_set(dataset)
     return Loader(
-        dataset if getattr(dataset, "accepts_epoch", False) else _ByIndex(dataset),
+        cast(Dataset, known),
         batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
         on_lost_worker=on_lost_worker,
         batch_sampler=batches,
-        collate_fn=_collate(dataset, batches.groups is not None),
+        collate_fn=functools.partial(known.collate, share_images=batches.groups is not None),
         persistent_workers=num_workers > 0,
     )
 
 
 def evaluation_loader(
-    dataset: Any,
+    dataset: object,
     batch_size: int,
     *,
     processes: int = 1,
@@ -241,20 +228,16 @@ def evaluation_loader(
     on_lost_worker: OnLostWorker = None,
 ) -> Loader:
     """Loader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
-    groups = dataset.image_groups() if hasattr(dataset, "image_groups") else np.arange(len(dataset))
-    batches = EvaluationBatches(np.asarray(groups), batch_size, processes=processes, rank=rank)
+    known = as_data_set(dataset)
+    groups = known.image_groups()
+    order = np.arange(len(known)) if groups is None else groups
+    batches = EvaluationBatches(order, batch_size, processes=processes, rank=rank)
     return Loader(
-        dataset,
+        cast(Dataset, known),
         batches,
         num_workers=num_workers,
         pin_memory=pin_memory,
         on_lost_worker=on_lost_worker,
         batch_sampler=batches,
-        collate_fn=_collate(dataset, hasattr(dataset, "image_groups")),
+        collate_fn=functools.partial(known.collate, share_images=groups is not None),
     )
-
-
-def _collate(dataset: Any, share_images: bool) -> Any:
-    if share_images:
-        return functools.partial(dataset.collate, share_images=True)
-    return getattr(dataset, "collate", default_collate)

@@ -61,7 +61,7 @@ class SampleMaker:
         max_token_length: int,
         training: bool,
         flip_lr: bool = False,
-        transforms: Any = None,
+        transforms: object = None,
         candidate_transforms: Mapping[str, Any] | None = None,
         with_masks: bool = False,
         label_clip: float | None = None,
@@ -194,7 +194,7 @@ class SampleMaker:
             raise ImageError(f"the mask of an image of {shape} is broken: {error} ({_named(row)})") from None
 
     def _augment(
-        self, pixels: np.ndarray, box: np.ndarray, mask: Any, sentence: str, rng: Any
+        self, pixels: np.ndarray, box: np.ndarray, mask: np.ndarray | None, sentence: str, rng: Any
     ) -> tuple[Any, Any, Any, str]:
         if self.augmentation is not None:
             pixels, box, mask = self.augmentation(pixels, box, mask, rng)

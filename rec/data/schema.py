@@ -261,11 +261,11 @@ def _boxes(row: dict[str, Any], width: int, height: int) -> list[list[float]]:
     return checked
 
 
-def _box(given: Any, name: str, box_format: str, width: int, height: int) -> list[float]:
+def _box(given: object, name: str, box_format: str, width: int, height: int) -> list[float]:
     """One box as xywh; messages show the numbers as they were given."""
     told = f"{name} {shown(given)} ({box_format})"
     try:
-        four = [float(value) for value in given]
+        four = [float(value) for value in given]  # type: ignore[attr-defined]
     except (TypeError, ValueError, OverflowError):
         four = []
     if len(four) != 4 or isinstance(given, str | bytes):

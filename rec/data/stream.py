@@ -49,6 +49,8 @@ class RefCOCOStream(IterableDataset):
         SourceError: no such shards, or not of the schema.
     """
 
+    content, pretrained_emb = "", None  # of :class:`rec.contracts.DataSet`; a stream knows neither
+
     def __init__(
         self,
         path: str | os.PathLike[str],

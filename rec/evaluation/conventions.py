@@ -84,7 +84,7 @@ class Convention:
         return values / np.array([w, h, w, h], np.float64) * scale
 
 
-def four_numbers(box: Any) -> list[float] | None:
+def four_numbers(box: object) -> list[float] | None:
     """A box as four finite numbers; None where it is anything else."""
     if not isinstance(box, list | tuple) or len(box) != 4:
         return None
@@ -114,7 +114,7 @@ def boxes_in_text(text: str) -> list[list[float]]:
     return found or [box for match in _FOUR.findall(text) if (box := four_numbers([float(v) for v in match]))]
 
 
-def _boxes_of(value: Any) -> list[list[float]]:
+def _boxes_of(value: object) -> list[list[float]]:
     box = four_numbers(value)
     if box is not None:
         return [box]

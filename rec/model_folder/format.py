@@ -17,7 +17,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rec.contracts import DataSet
+from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError
 from rec.model_folder.allowed import harmless
 from rec.trust import MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
@@ -56,7 +56,7 @@ def checked_file(folder: Path, name: str) -> Path:
         raise ModelFolderError(str(error)) from None
 
 
-def from_run(cfg: Any, dataset: DataSet | None, update: int | None = None) -> dict[str, Any]:
+def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, Any]:
     """The config of a model folder, from a run's config and its training data set.
 
     Args:
@@ -72,11 +72,12 @@ def from_run(cfg: Any, dataset: DataSet | None, update: int | None = None) -> di
 
     run = to_native(cfg)
     data = run["dataset"]
-    length = getattr(dataset, "max_token_length", data.get("max_token_length"))
-    sources = list(getattr(dataset, "sources", []))
-    name = data.get("dataset") or sources
+    known = as_data_set(dataset)
+    length = data.get("max_token_length") if known.max_token_length is None else known.max_token_length
+    sources = list(known.sources)
+    name = data.get("dataset") or sources or [str(data.get("_target_", "unknown")).rpartition(".")[2]]
     about = {
-        "dataset": name if isinstance(name, str) else "+".join(name or [type(dataset).__name__]),
+        "dataset": name if isinstance(name, str) else "+".join(name),
         "split": data.get("split", "train"),
         "sources": sources,
         "samples": length_hint(dataset),  # 0: a stream that does not know

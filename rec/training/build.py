@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from rec.config import ConfigError, check, instantiate, locate
-from rec.contracts import ConfigNode, DataSet, Words, abilities
+from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
+from rec.data.adapter import as_data_set
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
@@ -61,14 +62,14 @@ def with_known(node: ConfigNode, known: Mapping[str, Any]) -> Any:
     return instantiate(node, **{key: value for key, value in known.items() if takes_all or key in parameters})
 
 
-def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> Any:
+def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> DataSet:
     """The data set of ``cfg.dataset`` at ``split``; the vocabulary is its own where none is given."""
     known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
     if torch.distributed.is_initialized():
         known |= {"rank": torch.distributed.get_rank(), "processes": torch.distributed.get_world_size()}
     if vocabulary is not None:
         known["vocabulary"] = vocabulary
-    return with_known(cfg.dataset, known)
+    return as_data_set(with_known(cfg.dataset, known))
 
 
 def build_batches(
@@ -99,7 +100,7 @@ def build_batches(
         if data.share_images:
             raise ValueError("train.data.share_images=true: a stream does not tell which of its samples share an image")
         stream = StreamedBatches(
-            dataset,
+            cast(Stream, dataset),
             per_process,
             processes=accelerator.num_processes,
             accumulation=accumulation,
@@ -176,21 +177,20 @@ def _check_pixels(cfg: Any, model: nn.Module) -> None:
         )
 
 
-def build_model(cfg: Any, dataset: DataSet) -> nn.Module:
+def build_model(cfg: Any, dataset: object) -> nn.Module:
     """``cfg.model`` with the word vectors of the data set, where it has any.
 
     Raises:
         ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; or pixels
             are normalised otherwise than the backbone's pretrained weights know them.
     """
-    model = instantiate(cfg.model)
+    model, known = instantiate(cfg.model), as_data_set(dataset)
     _check_pixels(cfg, model)
-    if getattr(dataset, "targets", "one") == "any" and (reason := abilities(model).one_only):
+    if known.targets == "any" and (reason := abilities(model).one_only):
         raise ConfigError(
             f"dataset.targets=any, but this {type(model).__name__} cannot learn from phrases that name none or several "
             f"objects: {reason}. Take a model that can, such as SimREC with an REChead, or data with one object for each phrase"
         )
-    vectors = getattr(dataset, "pretrained_emb", None)
-    if vectors is not None:
+    if (vectors := known.pretrained_emb) is not None:
         model.language_encoder.load_word_vectors(vectors)
     return model

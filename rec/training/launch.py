@@ -99,9 +99,3 @@ def prepare_model(
             dynamic=train.compile.dynamic, backend=train.compile.backend, mode=None if mode == "default" else mode
         )
     return accelerator.prepare(model, optimizer)
-
-
-def broadcast_tensors(tensors: list[torch.Tensor]) -> None:
-    """Gives every process the main process's values."""
-    for tensor in tensors:
-        torch.distributed.broadcast(tensor, 0)

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from rec.contracts import DataSet
+from rec.data.adapter import as_data_set
 from rec.errors import CheckpointError, TrainingError
 from rec.files import digest
 from rec.training import checkpoint
@@ -95,7 +95,7 @@ def _same_data(saved: TrainerState, current: TrainerState) -> bool:
     return saved.data_fingerprint == current.data_fingerprint != ""
 
 
-def initial_state(cfg: Any, accelerator: Accelerator, dataset: DataSet, accumulation: int) -> TrainerState:
+def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulation: int) -> TrainerState:
     """The state of a run that starts from nothing.
 
     Args:
@@ -116,12 +116,10 @@ def initial_state(cfg: Any, accelerator: Accelerator, dataset: DataSet, accumula
         | {"python": platform.python_version()},
     )
     if accelerator.is_main_process:
-        words = getattr(getattr(dataset, "vocabulary", None), "words", None)
-        state.vocabulary = "" if words is None else digest(json.dumps(list(words)).encode())
-        state.data_fingerprint, state.data_content = (
-            getattr(dataset, "fingerprint", ""),
-            getattr(dataset, "content", ""),
-        )
+        known = as_data_set(dataset)
+        words = None if known.vocabulary is None else list(known.vocabulary.words)
+        state.vocabulary = "" if words is None else digest(json.dumps(words).encode())
+        state.data_fingerprint, state.data_content = known.fingerprint, known.content
     return state
 
 

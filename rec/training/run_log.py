@@ -237,8 +237,9 @@ class Window:
         each = accelerator.gather(torch.stack([self.sums[name] for name in names])[None]).T.tolist() if names else []
         return {"batches": self.batches, "sums": dict(zip(names, each, strict=True))}
 
-    def load(self, state: Mapping[str, Any], accelerator: Accelerator) -> None:
-        """Each process takes its own sums up; their mean, where there are other processes now."""
+    def load(self, state: Mapping[str, Any], accelerator: Accelerator, update: int) -> None:
+        """Each process takes its own sums up; their mean, where there are other processes now. The clock starts at ``update``."""
+        self.restart_clock(update)
         self.batches, self.sums = state["batches"], {}
         for name, each in state["sums"].items():
             each = each if isinstance(each, list) else [each]  # a single number in checkpoints of version 0.1

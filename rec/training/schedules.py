@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from rec.contracts import ConfigNode
 from rec.training.build import with_known
 
 Schedule = Callable[[int], float]
@@ -69,6 +70,24 @@ def build_schedule(
         decay_updates = [epoch * updates_per_epoch for epoch in sorted(decay_epochs)]
         return partial(warmup_step, warmup_updates=warmup_updates, decay_updates=decay_updates, rate=lr_decay_rate)
     raise ValueError(f"train.scheduler.name={name!r}: expected 'cosine' or 'step', or a LazyCall of your own schedule")
+
+
+def due(count: int, period: int | None) -> bool:
+    """Whether what happens every ``period`` happens at ``count``; never, where there is no period."""
+    return bool(period) and count % (period or 1) == 0
+
+
+def length(train: ConfigNode, updates_per_epoch: int) -> tuple[int, int]:
+    """Updates of an epoch and of the whole run: ``train_iter`` where it is set, else ``epochs``; two with ``fast_dev_run``.
+
+    Args:
+        train: ``cfg.train``.
+        updates_per_epoch: as the data give them.
+    """
+    if train.fast_dev_run:
+        updates_per_epoch = min(2, updates_per_epoch)
+        return updates_per_epoch, updates_per_epoch
+    return updates_per_epoch, train.train_iter or updates_per_epoch * train.epochs
 
 
 def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch: int) -> Schedule:

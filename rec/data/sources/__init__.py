@@ -183,7 +183,7 @@ class ById:
         SourceError: ``entries`` is no list.
     """
 
-    def __init__(self, entries: Any, key: str, what: str) -> None:
+    def __init__(self, entries: object, key: str, what: str) -> None:
         if not isinstance(entries, list):
             raise SourceError(f"{what} is {shown(entries)}; expected a list of objects with {key}")
         self._all, self._key, self._what = entries, key, what

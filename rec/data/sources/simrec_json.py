@@ -65,7 +65,7 @@ def _object_of(item: dict[str, Any], number: int, split: str) -> Any:
     return shown(item.get("iid")), shown(item["mask_id"]), shown(item.get("bbox"))
 
 
-def _row(items: Any, place: str, name: str, root: Path, masks: Path | None) -> dict[str, Any]:
+def _row(items: list[dict[str, Any]], place: str, name: str, root: Path, masks: Path | None) -> dict[str, Any]:
     item = items[0]
     refer = name in _FROM_REFER and not is_missing(item.get("mask_id"))
     file, image_id, source = _image_of(item, name)

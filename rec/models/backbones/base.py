@@ -93,7 +93,7 @@ class Backbone(nn.Module):
                 maps.append(x)
         return maps
 
-    def run_stage(self, stage: nn.Module, x: Any) -> Any:
+    def run_stage(self, stage: nn.Module, x: Tensor | list[Tensor]) -> Any:
         """``stage(x)``; with ``checkpoint_stages`` its activations are not kept but computed again in the backward pass."""
         if not (self.checkpoint_stages and self.training and torch.is_grad_enabled()):
             return stage(x)

@@ -1,0 +1,39 @@
+"""What the functions of a run's loop share."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from rec.contracts import ConfigNode
+from rec.training.checkpoint_format import TrainerState
+from rec.training.ema import EMA
+from rec.training.process import StopRequest
+from rec.training.run_log import RunLog, Window
+
+
+@dataclass
+class Run:
+    """What updates and evaluations of a run need.
+
+    Attributes:
+        cfg: the run's config.
+        accelerator: the run's.
+        model: without wrappers.
+        weights: its parameters, whose gradients are clipped together.
+        ema: their averages; None without EMA.
+        state: where training stands.
+        stop: whether the run is asked to stop.
+        log: of the run.
+        window: of the losses since the last line of the log.
+    """
+
+    cfg: ConfigNode
+    accelerator: Accelerator
+    model: torch.nn.Module
+    weights: list[torch.nn.Parameter]
+    ema: EMA | None
+    state: TrainerState
+    stop: StopRequest
+    log: RunLog
+    window: Window
