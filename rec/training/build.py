@@ -164,12 +164,13 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _check_pixels(cfg: Any, model: nn.Module) -> None:
+    """Raises a ConfigError where pixels are normalised otherwise than a backbone's pretrained weights know them."""
     expects = getattr(getattr(model, "visual_backbone", None), "expects", None)
+    if expects is None:
+        return
     data = cfg.train.data
     found = (*data.mean, *data.std)
-    if expects is not None and not all(
-        math.isclose(a, b, abs_tol=1e-3) for a, b in zip(found, sum(expects, ()), strict=True)
-    ):
+    if not all(math.isclose(a, b, abs_tol=1e-3) for a, b in zip(found, sum(expects, ()), strict=True)):
         mean, std = (",".join(f"{value:g}" for value in values) for values in expects)
         raise ConfigError(
             f"the pretrained weights of model.visual_backbone were trained on other pixels than train.data.mean={list(data.mean)} "
