@@ -170,7 +170,6 @@ def train(cfg: Any) -> int:
                 state.epoch, state.update_in_epoch = state.epoch + 1, 0
             if finished or due(state.update, cfg.train.log_period):
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
-
             # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
             improved = False
             if state.due_evaluation and finite:
