@@ -82,7 +82,7 @@ OBJECTS = [
         ("the pluses at the bottom", [6]),
         ("every star on the left side", []),
         ("all circles above the green square", [0, 1, 2]),
-        ("both circles left of the big striped red circle", [0, 7]),
+        ("the three circles right of the small plain circle", [1, 2, 7]),
         ("the two stars left of the small red square", []),
     ],
 )
@@ -121,8 +121,8 @@ def test_each_of_5000_phrases_fits_its_target_alone(level: str, seed_start: int)
 
 @pytest.mark.parametrize(("level", "seed_start"), [("easy", 0), ("hard", 60_000)])
 def test_a_phrase_of_none_one_or_several_fits_what_was_drawn_as_its_answer(level: str, seed_start: int) -> None:
-    counts = check_answers(level, range(seed_start, seed_start + 180), phrases_per_scene=3)
-    assert all(counts[count] == 180 for count in ("none", "one", "several"))
+    counts = check_answers(level, range(seed_start, seed_start + 120), phrases_per_scene=3)
+    assert all(counts[count] == 120 for count in ("none", "one", "several"))
 
 
 def check_answers(level: str, seeds: range, phrases_per_scene: int) -> Counter[str]:
