@@ -18,7 +18,7 @@ __all__ = ["MCNhead", "MaskHead", "REChead"]
 
 
 class REChead(nn.Module):
-    """SimREC's head: anchor-free (YOLOX, Ge et al. 2021), one object per image, no classes.
+    """SimREC's head: anchor-free (YOLOX, Ge et al. 2021), no classes; trained on one object per phrase, or on any number.
 
     A 1x1 stem and two 3x3 blocks; from there every cell predicts a box ``(tx, ty, tw, th)`` and an objectness logit.
     Cell (x, y) of stride s means cx = (tx + x) s, cy = (ty + y) s, w = s exp(tw), h = s exp(th); the box of the cell
@@ -38,7 +38,8 @@ class REChead(nn.Module):
             the object, so a small or new model may stay stuck on a cell beside it; the other two pull it in.
         box_loss_weight: its weight in the total.
         objectness_loss: ``bce``, every cell by itself (SimREC's), or ``softmax``, cross-entropy over the cells of an
-            image with the positives sharing the probability: cells compete, as they do for the answer.
+            image with the positives sharing the probability: cells compete, as they do for the answer. So there is always
+            one, and it cannot be trained on phrases of none or several.
         prior_probability: objectness every cell starts with, instead of one half: without it the first updates go into
             learning that most cells are empty (Lin et al., "Focal Loss", 2017). None leaves torch's initial values.
         normalize_by: the positive cells the losses are divided by: those of the process's ``batch`` (SimREC's); of the
@@ -67,7 +68,7 @@ class REChead(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise ValueError(f"REChead finds the one object a phrase names: num_classes must be 0, not {num_classes}")
+            raise ValueError(f"REChead finds what a phrase names, without classes: num_classes must be 0, not {num_classes}")
         if len(strides) != 1 or len(in_channels) != 1:
             raise ValueError(
                 f"REChead sits on one level: strides={list(strides)} and in_channels={list(in_channels)} must have one"
@@ -135,28 +136,48 @@ class REChead(nn.Module):
         scores = logits.softmax(1) if self.objectness_loss == "softmax" else logits.sigmoid()
         return cxcywh_to_xyxy(self.decode(raw)), scores
 
-    def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
-        """Losses of raw outputs ``(B, 5, H, W)`` against ``box`` ``(B, 4)``, cxcywh as fractions of the image.
+    @property
+    def several(self) -> bool | str:
+        """True where it can learn from phrases of none, one or several objects, else the reason why not."""
+        if self.objectness_loss != "softmax":
+            return True
+        return (
+            "objectness_loss=softmax shares one probability among the cells of an image, so that a phrase always has exactly "
+            "one answer: set model.head.objectness_loss=bce"
+        )
 
-        A row of zeros in ``box`` means no object: all cells of that image are negative.
+    def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
+        """Losses of raw outputs ``(B, 5, H, W)`` against the one object of each phrase, or any number of objects.
+
+        Args:
+            raw: of :meth:`forward`.
+            box: ``(B, 4)`` or ``(B, T, 4)``, cxcywh as fractions of the image. A row of zeros means no object; where a phrase
+                has none, all cells of its image are negative.
 
         Returns:
             ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
             over cells divided by the number of positive cells (softmax objectness: of objects), counted as
             ``normalize_by`` says.
+
+        Raises:
+            ValueError: several objects for a head with softmax objectness.
         """
+        if box.dim() == 3 and self.several is not True:
+            raise ValueError(f"REChead cannot learn from phrases of none or several objects: {self.several}")
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
-        boxes = self._boxes(values, numbers)
-        iou = box_iou(boxes, target[:, None])
+        boxes, facing = self._boxes(values, numbers), target[..., None, :]
+        if box.dim() == 3:
+            boxes, values = boxes[:, None], values[:, None]
+        iou = box_iou(boxes, facing)
         cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
-        count = self._count(positive.sum(1, dtype=raw.dtype))
-        box_losses = BOX_LOSSES[self.box_loss](iou, boxes, target[:, None])
-        losses = {"loss_iou": self._total(box_losses.gather(1, cells) * positive, count)}
+        count = self._count(positive.flatten(1).sum(1, dtype=raw.dtype))
+        box_losses = BOX_LOSSES[self.box_loss](iou, boxes, facing)
+        losses = {"loss_iou": self._total(box_losses.gather(-1, cells) * positive, count)}
 
-        logits = values[..., 4]
-        # Entries that are not positive repeat the first, so one value per image fits all of them.
-        is_object = torch.zeros_like(logits).scatter(1, cells, positive[:, :1].to(logits.dtype).expand_as(cells))
+        logits = raw[:, 4].flatten(1)
+        # An entry that is not positive repeats a cell; adding 0 to it changes nothing, and no cell is positive twice.
+        is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), positive.flatten(1).to(logits.dtype))
         if self.label_smooth:
             is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
         if self.objectness_loss == "softmax":
@@ -168,12 +189,11 @@ class REChead(nn.Module):
             losses["loss_obj"] = self._total(entropy, count)
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
-            target = target[:, None] / self.stride
-            wanted = torch.cat(
-                [target[..., :2] - numbers, (target[..., 2:] + 1e-8).log().expand(-1, len(numbers), -1)], -1
-            )
+            facing = facing / self.stride
+            place = facing[..., :2] - numbers
+            wanted = torch.cat([place, (facing[..., 2:] + 1e-8).log().expand_as(place)], -1)
             deviation = (values[..., :4] - wanted).abs().sum(-1)
-            losses["loss_l1"] = self._total(deviation.gather(1, cells) * positive, count)
+            losses["loss_l1"] = self._total(deviation.gather(-1, cells) * positive, count)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 
@@ -185,5 +205,5 @@ class REChead(nn.Module):
 
     @staticmethod
     def _total(values: Tensor, count: Tensor) -> Tensor:
-        """Sum of ``values`` ``(B, K)`` divided by ``count``; by image, the mean over images."""
-        return (values.sum(1) / count).mean() if count.dim() else values.sum() / count
+        """Sum of ``values`` ``(B, ..., K)`` divided by ``count``; by image, the mean over images."""
+        return (values.flatten(1).sum(1) / count).mean() if count.dim() else values.sum() / count

@@ -76,6 +76,11 @@ class SimREC(nn.Module):
         self.levels = levels
         multi_scale_manner.keep_outputs(set(levels.values()))
 
+    @property
+    def several(self) -> bool | str:
+        """True where it can learn from phrases of none, one or several objects, else the reason why not."""
+        return True if self.head is None else getattr(self.head, "several", False)
+
     def enable_activation_checkpointing(self) -> None:
         """Trains with less memory and one more forward pass of the backbone (``train.activation_checkpoint.enabled``)."""
         self.visual_backbone.checkpoint_stages = True
@@ -113,18 +118,25 @@ class SimREC(nn.Module):
         return raw
 
     def ground(
-        self, features: Sequence[Tensor], tokens: Tensor, image_index: Tensor | None = None
+        self,
+        features: Sequence[Tensor],
+        tokens: Tensor,
+        image_index: Tensor | None = None,
+        candidates: bool = False,
     ) -> dict[str, Tensor]:
         """Predictions for phrases on encoded images; arguments as for :meth:`forward_features`.
 
         Returns:
             ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; ``mask`` logits
-            ``(B, 1, S, S)``.
+            ``(B, 1, S, S)``; with ``candidates`` every cell's ``candidate_boxes`` ``(B, N, 4)`` and ``candidate_scores`` ``(B, N)``.
         """
         raw = self.forward_features(features, tokens, image_index)
         predictions = {}
         if self.head is not None:
             predictions.update(self.head.predict(raw["head"]))
+            if candidates:
+                found = self.head.candidates(raw["head"])
+                predictions.update(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
         if self.mask_head is not None:
             predictions.update(self.mask_head.predict(raw["mask_head"]))
         return predictions
@@ -134,17 +146,19 @@ class SimREC(nn.Module):
 
         Args:
             batch: ``image`` float ``(N, 3, S, S)``, ``tokens`` int64 ``(B, L)``, optionally ``image_index`` int64
-                ``(B,)``; in training also ``box`` ``(B, 4)`` cxcywh fractions and, for a mask head, ``mask`` uint8
-                ``(B, 1, S, S)``.
+                ``(B,)``; in training also ``box`` ``(B, 4)`` cxcywh fractions, in its place ``boxes`` ``(B, T, 4)`` where
+                phrases name any number of objects, and, for a mask head, ``mask`` uint8 ``(B, 1, S, S)``. Where there is a
+                ``box_count``, predictions hold every cell's.
         """
         features = self.encode_image(batch["image"])
         if not self.training:
-            return self.ground(features, batch["tokens"], batch.get("image_index"))
+            any_number = "box_count" in batch
+            return self.ground(features, batch["tokens"], batch.get("image_index"), candidates=any_number)
         raw = self.forward_features(features, batch["tokens"], batch.get("image_index"))
         losses = {}
         total = torch.zeros((), device=batch["image"].device)
         if self.head is not None:
-            losses.update(self.head.losses(raw["head"], batch["box"]))
+            losses.update(self.head.losses(raw["head"], batch["boxes"] if "boxes" in batch else batch["box"]))
             total = losses["loss"]
         if self.mask_head is not None:
             mask_losses = self.mask_head.losses(raw["mask_head"], mask_of(batch))

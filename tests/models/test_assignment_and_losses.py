@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parity import assigned
 from torch import Tensor
 
-from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.boxes import box_iou, cxcywh_to_xyxy, suppress
 from rec.models import losses
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
@@ -62,6 +62,74 @@ def test_batched_assignment_is_the_rule_applied_image_by_image(seed, grid, centr
         # Cells whose boxes miss the object all cost the same: how many of them are taken is defined, which is not.
         assert len(cells) == len(want)
         assert {c for c in cells if overlaps[c] > 0} == {c for c in want if overlaps[c] > 0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), grid=st.integers(3, 12), objects=st.integers(2, 5), quality=st.floats(0.02, 0.5))
+def test_a_cell_that_several_objects_want_goes_to_the_one_it_overlaps_most(seed, grid, objects, quality) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    stride = 16
+    target = torch.rand(2, objects, 4, generator=generator, dtype=torch.float64) * 0.4 + 0.3  # they overlap
+    target[1, -1] = 0
+    target = target * grid * stride
+    boxes = target[:, torch.arange(grid * grid) % objects].clone()
+    boxes += torch.randn(boxes.shape, generator=generator, dtype=torch.float64) * quality * stride
+    boxes[..., 2:] = boxes[..., 2:].abs() + 1
+    centres = (cell_numbers(boxes.new_zeros(1, 1, grid, grid)) + 0.5) * stride
+    iou = box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target)[:, :, None])
+    got = dynamic_assignment(iou, target, centres, stride)
+    for row in range(2):
+        wants = [looped_assignment(boxes[row], one, centres, stride) for one in target[row]]
+        taken = [cell for cells, positive in zip(got.cells[row], got.positive[row], strict=True) for cell in cells[positive].tolist()]
+        assert len(set(taken)) == len(taken), "no cell has two objects"
+        for number, (cells, positive) in enumerate(zip(got.cells[row], got.positive[row], strict=True)):
+            overlap = iou[row, :, :]
+            want = {
+                c for c in wants[number]
+                if overlap[number, c] > 0 and number == max((t for t in range(objects) if c in wants[t]), key=lambda t: overlap[t, c])
+            }  # fmt: skip
+            assert {c for c in cells[positive].tolist() if overlap[number, c] > 0} == want
+    single = dynamic_assignment(iou[:, :1], target[:, :1], centres, stride)
+    alone = dynamic_assignment(iou[:, 0], target[:, 0], centres, stride)
+    assert torch.equal(single.cells[:, 0], alone.cells) and torch.equal(single.positive[:, 0], alone.positive)
+
+
+@pytest.mark.parametrize("normalize_by", ["batch", "image"])
+def test_one_object_costs_the_same_to_the_bit_alone_and_among_several(normalize_by: str) -> None:
+    head = REChead(strides=[16], use_l1=True, label_smooth=0.01, box_loss="giou", normalize_by=normalize_by)
+    found = []
+    for shape in (lambda box: box, lambda box: box[:, None], lambda box: torch.stack([box, box * 0], 1)):
+        raw, box = head_inputs()
+        losses_found = head.losses(raw.requires_grad_(), shape(box))
+        losses_found["loss"].backward()
+        found.append([*losses_found.values(), raw.grad])
+    for other in found[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(found[0], other, strict=True))
+
+
+def test_several_objects_are_learnt_and_none_is_answered_with_none() -> None:
+    head = REChead(strides=[16], box_loss="giou", prior_probability=0.01)
+    torch.manual_seed(0)
+    raw = (torch.randn(3, 5, 8, 8) * 0.3).requires_grad_()
+    boxes = torch.zeros(3, 3, 4)
+    boxes[0] = torch.tensor([[0.2, 0.3, 0.2, 0.2], [0.7, 0.7, 0.4, 0.3], [0.35, 0.35, 0.3, 0.2]])
+    boxes[1, 0] = torch.tensor([0.5, 0.5, 0.4, 0.4])
+    optimizer = torch.optim.Adam([raw], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        head.losses(raw, boxes)["loss"].backward()
+        optimizer.step()
+    found, scores = head.candidates(raw.detach())
+    kept = [[found[i, k] for k in suppress(found[i].numpy(), scores[i].numpy(), 64, 0.5) if scores[i, k] > 0.5] for i in range(3)]
+    assert [len(one) for one in kept] == [3, 1, 0]
+    overlap = box_iou(torch.stack(kept[0])[:, None], cxcywh_to_xyxy(boxes[0] * 128)[None])
+    assert overlap.max(0).values.min() > 0.9
+
+
+def test_softmax_objectness_refuses_several_objects_with_its_reason() -> None:
+    head = REChead(strides=[16], objectness_loss="softmax")
+    with pytest.raises(ValueError, match="none or several objects: .*exactly one answer: set model.head.objectness_loss=bce"):
+        head.losses(torch.zeros(1, 5, 4, 4), torch.zeros(1, 2, 4))
 
 
 def test_no_object_no_positive_cells_and_finite_gradients() -> None:
