@@ -108,6 +108,20 @@ def flip_left_right(boxes: Array, width: float | Array) -> Array:
 
 def box_iou(boxes: Array, others: Array) -> Array:
     """Element-wise intersection over union of two ``(..., 4)`` xyxy sets; 0 where they do not overlap or are empty."""
+    overlap, union = _overlap_and_union(boxes, others)
+    return overlap / (union + (union <= 0))
+
+
+def box_giou(boxes: Array, others: Array) -> Array:
+    """Element-wise generalised IoU of two ``(..., 4)`` xyxy sets, -1 to 1 (Rezatofighi et al., CVPR 2019)."""
+    overlap, union = _overlap_and_union(boxes, others)
+    width = _maximum(boxes[..., 2], others[..., 2]) - _minimum(boxes[..., 0], others[..., 0])
+    height = _maximum(boxes[..., 3], others[..., 3]) - _minimum(boxes[..., 1], others[..., 1])
+    hull = width * height
+    return overlap / (union + (union <= 0)) - (hull - union) / (hull + (hull <= 0))
+
+
+def _overlap_and_union(boxes: Array, others: Array) -> tuple[Array, Array]:
     left = _maximum(boxes[..., 0], others[..., 0])
     top = _maximum(boxes[..., 1], others[..., 1])
     right = _minimum(boxes[..., 2], others[..., 2])
@@ -115,8 +129,7 @@ def box_iou(boxes: Array, others: Array) -> Array:
     overlap = (right - left).clip(0) * (bottom - top).clip(0)
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     other_area = (others[..., 2] - others[..., 0]) * (others[..., 3] - others[..., 1])
-    union = area + other_area - overlap
-    return overlap / (union + (union <= 0))
+    return overlap, area + other_area - overlap
 
 
 def suppress(found: np.ndarray, scores: np.ndarray, most: int, iou: float, threshold: float = -np.inf) -> list[int]:

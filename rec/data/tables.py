@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 SCENES = ("scenes", "scenes_hard")
 SPEC_KEYS = (
-    *("path", "split_by", "bbox_format", "boxes", "columns", "count", "size", "phrases_per_scene", "on_bad_record"),
+    *("path", "split_by", "bbox_format", "boxes", "columns", "count", "size", "phrases_per_scene", "targets"),
+    "on_bad_record",
 )
 
 
@@ -110,7 +111,7 @@ def open_table(
             ``"scenes"`` or ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}``
             carries further choices: ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign
             tables), ``boxes`` (Flickr30k Entities: ``merged``, or ``separate``), ``count``, ``size``,
-            ``phrases_per_scene`` (scenes), ``on_bad_record``.
+            ``phrases_per_scene``, ``targets`` (scenes), ``on_bad_record``.
         split: the data set's own name of it.
         name: of the data set; SimREC's names select the rule for image names.
         image_path, mask_path: folders of images and masks, where the source does not tell.
@@ -349,7 +350,7 @@ def _open_scenes(choices: Mapping[str, Any]) -> Source:
 
     level = "hard" if choices["path"] == "scenes_hard" else "easy"
     counts = {} if choices.get("count") is None else choices["count"]
-    options = {key: choices[key] for key in ("size", "phrases_per_scene") if key in choices}
+    options = {key: choices[key] for key in ("size", "phrases_per_scene", "targets") if key in choices}
     listed = counts.values() if isinstance(counts, Mapping) else [counts]
     if any(type(count) is not int and count is not None for count in listed):
         raise SourceError(f"count of {choices['path']} is {str(counts)[:80]!r}; expected a number, or split to number")

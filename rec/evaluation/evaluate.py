@@ -8,6 +8,7 @@ to the last digit on any number of processes, whatever the batch size and howeve
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,12 +17,12 @@ import torch
 from tqdm import tqdm
 
 from rec import boxes
-from rec.contracts import DataSet, Evaluator, abilities
+from rec.contracts import Answer, DataSet, Evaluator, abilities
 from rec.data.adapter import as_data_set
 from rec.data.batch import Returning, prepare
 from rec.data.masks import encode
 from rec.errors import RecError
-from rec.evaluation import masks, metrics
+from rec.evaluation import masks, metrics, several
 from rec.files import write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
 
@@ -42,16 +43,25 @@ class BoxAndMaskEvaluator:
         dataset: The evaluated data set: ``describe(i)``, and ``target_mask(i)`` for models that predict masks.
         mask_threshold: A mask pixel is on where its probability is above this.
         mask_any_overlap: SimREC's mask arithmetic, needed for published mask figures (see :func:`masks.to_image`).
+        answer: Which boxes are the answer where phrases name none, one or several objects; None chooses the threshold that
+            gives the best ``Pr@F1`` on this split.
     """
 
-    def __init__(self, dataset: DataSet, mask_threshold: float = 0.5, mask_any_overlap: bool = False):
-        self.dataset = as_data_set(dataset)
+    def __init__(
+        self,
+        dataset: DataSet,
+        mask_threshold: float = 0.5,
+        mask_any_overlap: bool = False,
+        answer: Answer | None = None,
+    ):
+        self.dataset, self.answer = as_data_set(dataset), answer
         self.mask_threshold = mask_threshold
         self.mask_any_overlap = mask_any_overlap
         self.results: dict[int, dict[str, Any]] = {}
 
     def update(self, outputs: Batch, batch: Batch) -> None:
-        """Results of one batch: ``box`` xyxy in letterboxed pixels, ``score``, ``mask`` logits ``(B, 1, S, S)``."""
+        """Results of one batch: ``box`` xyxy in letterboxed pixels, ``score``, ``mask`` logits ``(B, 1, S, S)``; where phrases name
+        any number of objects, ``candidate_boxes`` ``(B, N, 4)`` and ``candidate_scores`` ``(B, N)``."""
         geometry = _numpy(batch["geometry"])
         target = _numpy(batch["box_pixels"])
         columns: dict[str, list[Any]] = {"target": target.tolist()}
@@ -60,16 +70,47 @@ class BoxAndMaskEvaluator:
             columns |= {"iou": boxes.box_iou(box, target).tolist(), "box": box.tolist()}
         if "score" in outputs:
             columns["score"] = _numpy(outputs["score"]).tolist()
+        if "box_count" in batch:
+            columns |= self._any_number(outputs, batch, geometry)
         probabilities = outputs["mask"].float().sigmoid()[:, 0].cpu().numpy() if "mask" in outputs else None
         for i, index in enumerate(batch["index"].tolist()):
             result = {name: values[i] for name, values in columns.items()}
             if probabilities is not None:
-                result |= self._mask_result(index, probabilities[i], geometry[i])
+                result |= self._mask_result(index, probabilities[i], geometry[i], result)
             self.results[index] = result
 
-    def _mask_result(self, index: int, probability: np.ndarray, geometry: np.ndarray) -> dict[str, Any]:
+    def _any_number(self, outputs: Batch, batch: Batch, geometry: np.ndarray) -> dict[str, list[Any]]:
+        """The columns ``targets`` and ``candidates`` of a batch, see :mod:`rec.evaluation.several`."""
+        true, counts = _numpy(batch["boxes_pixels"]), batch["box_count"].tolist()
+        columns: dict[str, list[Any]] = {"targets": [rows[:n].tolist() for rows, n in zip(true, counts, strict=True)]}
+        columns["target"] = [rows[0] if rows else None for rows in columns["targets"]]
+        columns |= {"boxes": [None] * len(counts), "candidates": [None] * len(counts)}
+        if "box" not in outputs:
+            return columns
+        # Those that any threshold might let pass; which do is decided when all are there.
+        given = self.answer or Answer()
+        every = replace(given, threshold=min(several.THRESHOLDS[0], given.threshold))
+        if "candidate_boxes" in outputs:
+            found, scores = _numpy(outputs["candidate_boxes"]), _numpy(outputs["candidate_scores"])
+        else:  # a model of one answer: its score decides whether it is one
+            found, scores = _numpy(outputs["box"])[:, None], _numpy(outputs["score"])[:, None]
+        for i in range(len(counts)):
+            kept = every.choose(found[i], scores[i])
+            in_image = boxes.from_letterbox(found[i][kept], geometry[i])
+            columns["candidates"][i] = list(zip(in_image.tolist(), scores[i][kept].tolist(), strict=True))
+        return columns
+
+    def _mask_result(
+        self, index: int, probability: np.ndarray, geometry: np.ndarray, known: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the record of a sample, of which ``known`` is known already, says of masks."""
         predicted = masks.to_image(probability, geometry, self.mask_threshold, self.mask_any_overlap)
-        result: dict[str, Any] = {"mask": encode(predicted)}
+        result: dict[str, Any] = {}
+        if "targets" in known:
+            if known["candidates"] is None and not (self.answer or Answer()).sees(predicted):
+                predicted[:] = False  # without boxes, the mask decides whether there is something at all
+            result["mask_area"] = int(predicted.sum())
+        result["mask"] = encode(predicted)
         target = self.dataset.target_mask(index)
         if target is not None:
             result["mask_intersection"], result["mask_union"] = masks.overlap(predicted, target)
@@ -84,9 +125,16 @@ class BoxAndMaskEvaluator:
         self.results = dict(sorted(self.results.items()))
 
     def compute(self) -> dict[str, float]:
-        """Gather, then :func:`metrics.summarize_records` over all samples."""
+        """Gather, then :func:`metrics.summarize_records` over all samples; with the ``threshold`` of the answers where phrases
+        name any number of objects and the model gives boxes."""
         self.gather()
-        return metrics.summarize_records(list(self.results.values()))
+        found = list(self.results.values())
+        if not found or found[0].get("candidates") is None:
+            return metrics.summarize_records(found)
+        threshold = self.answer.threshold if self.answer else several.best_threshold(found)
+        self.results = {index: several.answered(result, threshold) for index, result in self.results.items()}
+        summary = metrics.summarize_records(list(self.results.values()))
+        return {"threshold": threshold} | summary
 
     def records(self) -> list[dict[str, Any]]:
         """Lines of ``predictions.jsonl``, in index order; call after :meth:`compute`."""
@@ -115,6 +163,7 @@ def evaluate(
     evaluator: Evaluator | None = None,
     progress: bool = False,
     stop: Callable[[], bool] | None = None,
+    answer: Answer | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and per-sample records of ``model`` on one split.
 
@@ -137,6 +186,8 @@ def evaluate(
         progress: Show a progress bar, on the main process and a terminal.
         stop: Asked before every batch; where it says True on any process, the evaluation is given up on all of them.
             Not asked where parameters are sharded: processes would wait for one that left.
+        answer: Of the built-in evaluator, where phrases name none, one or several objects. None chooses the threshold on this
+            split, which must then be one for validation.
 
     Returns:
         Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
@@ -155,7 +206,7 @@ def evaluate(
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)
     dataset, can = as_data_set(dataset), abilities(bare)
-    judge: Any = evaluator or BoxAndMaskEvaluator(dataset, can.mask_threshold, can.mask_any_overlap)
+    judge: Any = evaluator or BoxAndMaskEvaluator(dataset, can.mask_threshold, can.mask_any_overlap, answer)
     is_main = accelerator is None or accelerator.is_main_process
     shown = tqdm(
         _batches(loader, dataset, accelerator, limit),
@@ -269,8 +320,12 @@ def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], 
         records: ``{split: records}``; with more than one split every line names its own.
     """
     folder = Path(folder)
-    several = len(records) > 1
-    lines = (({"split": split} if several else {}) | line for split, part in records.items() for line in part)
+    several_splits = len(records) > 1
+    lines = (
+        ({"split": split} if several_splits else {}) | {key: line[key] for key in line if key != "candidates"}
+        for split, part in records.items()
+        for line in part
+    )
     write_json_lines(folder / "predictions.jsonl", lines)
     # JSON knows neither NaN nor infinity.
     finite = {s: {k: v if math.isfinite(v) else None for k, v in row.items()} for s, row in split_metrics.items()}

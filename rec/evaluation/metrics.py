@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rec.evaluation import several
+
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # Everything that summarize may give, by name.
 NAMES = (
@@ -19,6 +21,7 @@ NAMES = (
     "mask_oIoU",
     *(f"Pr@{t:g}" for t in THRESHOLDS),
     "IE",
+    *("Pr@F1", "N-acc", "T-acc", "gIoU", "cIoU"),  # of rec.evaluation.several
 )
 
 
@@ -76,9 +79,16 @@ def mask_iou(intersections: ArrayLike, unions: ArrayLike) -> np.ndarray:
 def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """:func:`summarize` over lines of ``predictions.jsonl`` (see :mod:`rec.evaluation.evaluate`).
 
+    Of phrases that name none, one or several objects, :func:`rec.evaluation.several.summarize`, and both where each names one.
+
     Raises:
         ValueError: some records have a true mask (or a box) and others have none, so no one set of metrics fits.
     """
+    found: dict[str, float] = {}
+    if records and "targets" in records[0]:
+        found = several.summarize(records)
+        if any(len(record["targets"]) != 1 for record in records):
+            return found
     columns: dict[str, Any] = {}
     for name, key in (("ious", "iou"), ("mask_intersections", "mask_intersection"), ("mask_unions", "mask_union")):
         values = [record.get(key) for record in records]
@@ -91,7 +101,7 @@ def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
                 "whose rows all have a box (and all or none a mask)"
             )
         columns[name] = values
-    return summarize(**columns) if records else summarize([])
+    return found | (summarize(**columns) if records else summarize([]))
 
 
 def breakdown(

@@ -68,7 +68,9 @@ class REChead(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise ValueError(f"REChead finds what a phrase names, without classes: num_classes must be 0, not {num_classes}")
+            raise ValueError(
+                f"REChead finds what a phrase names, without classes: num_classes must be 0, not {num_classes}"
+            )
         if len(strides) != 1 or len(in_channels) != 1:
             raise ValueError(
                 f"REChead sits on one level: strides={list(strides)} and in_channels={list(in_channels)} must have one"

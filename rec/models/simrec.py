@@ -128,7 +128,8 @@ class SimREC(nn.Module):
 
         Returns:
             ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; ``mask`` logits
-            ``(B, 1, S, S)``; with ``candidates`` every cell's ``candidate_boxes`` ``(B, N, 4)`` and ``candidate_scores`` ``(B, N)``.
+            ``(B, 1, S, S)``; with ``candidates`` every cell's ``candidate_boxes`` ``(B, N, 4)``, xyxy in letterboxed pixels,
+            and ``candidate_scores`` ``(B, N)``.
         """
         raw = self.forward_features(features, tokens, image_index)
         predictions = {}
@@ -152,7 +153,7 @@ class SimREC(nn.Module):
         """
         features = self.encode_image(batch["image"])
         if not self.training:
-            any_number = "box_count" in batch
+            any_number = "box_count" in batch and self.several is True
             return self.ground(features, batch["tokens"], batch.get("image_index"), candidates=any_number)
         raw = self.forward_features(features, batch["tokens"], batch.get("image_index"))
         losses = {}

@@ -49,31 +49,34 @@ def split_seeds(split: str, count: int | None = None) -> range:
     return SPLITS[split][:count]
 
 
-def scene_rows(scene: Scene, level: str) -> list[dict[str, Any]]:
-    """One row per referred object of a scene, in drawing order, each with all its sentences.
+def scene_rows(scene: Scene, level: str, targets: str = "one") -> list[dict[str, Any]]:
+    """One row per object, or set of objects, that phrases of a scene fit, in drawing order, each with all its sentences.
 
-    ``image_id`` is ``<seed>``, ``ref_id`` and ``ann_id`` are ``<seed>-<object number>``.
+    ``image_id`` is ``<seed>``, ``ref_id`` and ``ann_id`` are ``<seed>-<object numbers>``, joined by "+", or ``<seed>-none``;
+    ``category`` is the shape where all have one. With ``targets="any"`` the source's name ends in ``_any``.
     """
     size = scene.image.shape[0]
     encoded = cv2.imencode(".jpg", scene.image, _JPEG)[1].tobytes()
     rows = []
-    for k in sorted({target for target, _ in scene.phrases}):
-        item = scene.objects[k]
-        name, box = f"{scene.seed:08d}", [float(value) for value in item.box]
+    for numbers in sorted({numbers for numbers, _ in scene.answers}):
+        boxes_of_row = [[float(value) for value in scene.objects[k].box] for k in numbers]
+        shapes = {scene.objects[k].shape for k in numbers}
+        name = f"{scene.seed:08d}"
+        which = "+".join(map(str, numbers)) or "none"
         rows.append(
             {
                 "image": {"bytes": encoded, "path": f"scene_{name}.jpg"},
                 "image_id": name,
-                "ref_id": f"{name}-{k}",
-                "ann_id": f"{name}-{k}",
+                "ref_id": f"{name}-{which}",
+                "ann_id": f"{name}-{which}",
                 "width": size,
                 "height": size,
-                "bbox": box,
-                "boxes": [box],
-                "mask": masks.encode(scene.occupancy == k + 1),
-                "sentences": [sentence for target, sentence in scene.phrases if target == k],
-                "category": item.shape,
-                "source": LEVELS[level].source,
+                "bbox": boxes_of_row[0] if numbers else None,
+                "boxes": boxes_of_row,
+                "mask": masks.encode(np.isin(scene.occupancy, [k + 1 for k in numbers])),
+                "sentences": [sentence for fitting, sentence in scene.answers if fitting == numbers],
+                "category": shapes.pop() if len(shapes) == 1 else None,
+                "source": LEVELS[level].source + ("_any" if targets == "any" else ""),
             }
         )
     return rows
@@ -86,6 +89,7 @@ def generate_rows(
     level: str = "easy",
     phrases_per_scene: int = 3,
     processes: int = 1,
+    targets: str = "one",
 ) -> Iterator[dict[str, Any]]:
     """Rows of the scenes ``seed_start`` to ``seed_start + count - 1``, in the order of their seeds.
 
@@ -94,17 +98,18 @@ def generate_rows(
 
     Args:
         seed_start: first seed, 0 or more.
-        count: number of scenes; a scene gives one row per object its phrases speak of.
+        count: number of scenes; a scene gives one row per object, or set of objects, its phrases speak of.
         size: height and width of the images in pixels.
         level: ``easy`` or ``hard``.
         phrases_per_scene: phrases per scene, over all its rows; a third of each kind.
         processes: how many processes draw.
+        targets: ``one``, every phrase fits one object; ``any``, a third each fits none, one and several.
 
     Raises:
         ValueError: see :func:`~rec.data.scenes.scene.make_scene`.
     """
-    options = (size, level, phrases_per_scene)
-    make_scene(seed_start, level, size, phrases_per_scene)  # a wrong argument is told here, not in a worker process
+    options = (level, size, phrases_per_scene, targets)
+    make_scene(seed_start, *options)  # a wrong argument is told here, not in a worker process
     end = seed_start + count
     chunks = ((start, min(start + _CHUNK, end), *options) for start in range(seed_start, end, _CHUNK))
     if processes <= 1:
@@ -121,11 +126,10 @@ def generate_rows(
             yield from rows
 
 
-def _rows_of_seeds(chunk: tuple[int, int, int, str, int]) -> list[dict[str, Any]]:
-    start, end, size, level, phrases_per_scene = chunk
-    return [
-        row for seed in range(start, end) for row in scene_rows(make_scene(seed, level, size, phrases_per_scene), level)
-    ]
+def _rows_of_seeds(chunk: tuple[int, int, str, int, int, str]) -> list[dict[str, Any]]:
+    start, end, level, size, phrases_per_scene, targets = chunk
+    scenes = (make_scene(seed, level, size, phrases_per_scene, targets) for seed in range(start, end))
+    return [row for scene in scenes for row in scene_rows(scene, level, targets)]
 
 
 def build_table(
@@ -135,13 +139,14 @@ def build_table(
     level: str = "easy",
     phrases_per_scene: int = 3,
     processes: int | None = None,
+    targets: str = "one",
 ) -> "datasets.Dataset":
     """A split of shape scenes as a table of :data:`rec.data.schema.FEATURES`, held in memory (about 8 KB per row).
 
     Args:
         split: ``train``, ``val`` or ``test``; their seeds are disjoint.
         count: number of scenes; None takes :data:`DEFAULT_COUNTS`.
-        size, level, phrases_per_scene: see :func:`generate_rows`.
+        size, level, phrases_per_scene, targets: see :func:`generate_rows`.
         processes: how many processes draw; None takes every core, or one for a few hundred scenes.
 
     Returns:
@@ -159,12 +164,13 @@ def build_table(
     seeds = split_seeds(split, count)
     if processes is None:
         processes = min(os.cpu_count() or 1, math.ceil(len(seeds) / (2 * _CHUNK)))
-    rows = generate_rows(seeds.start, len(seeds), size, level, phrases_per_scene, processes)
+    rows = generate_rows(seeds.start, len(seeds), size, level, phrases_per_scene, processes, targets)
     schema = FEATURES.arrow_schema
     batches = []
     while batch := list(islice(rows, 1000)):
         batches.append(pa.RecordBatch.from_pylist(batch, schema))
-    description = f"shape scenes, level {level}, split {split}, seeds {seeds.start} to {seeds.stop - 1}"
+    named = f"level {level}" if targets == "one" else f"level {level}, targets {targets}"
+    description = f"shape scenes, {named}, split {split}, seeds {seeds.start} to {seeds.stop - 1}"
     logger.info("%s", description)
     return Dataset(
         InMemoryTable(pa.Table.from_batches(batches, schema)),

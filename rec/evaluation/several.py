@@ -1,0 +1,150 @@
+"""Metrics of phrases that name none, one or several objects.
+
+GREC: He et al., "Generalized Referring Expression Comprehension", arXiv:2308.16182; GRES: Liu et al., CVPR 2023. Predicted
+boxes are matched with true ones greedily, the largest overlap first, each box once, as long as it is at least 0.5 (this family's
+rule; ``Acc@t`` stays strictly above). A phrase is right where its F1 is 1: every box has its match, or there are none.
+
+A record, a line of ``predictions.jsonl``, has ``targets`` (true boxes) and ``boxes`` with ``scores`` (the answer, best first),
+xyxy in pixels of the image; without a box head ``boxes`` is None. In memory it also has ``candidates``: every box, with its
+score, that another threshold might make an answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rec import boxes
+from rec.data import masks
+
+Record = Mapping[str, Any]
+
+AT_LEAST = 0.5
+MATCH_BY = {"iou": boxes.box_iou, "giou": boxes.box_giou}
+MASK_THRESHOLDS = (0.7, 0.8, 0.9)
+# The published code of GREC compares generalised IoUs and takes boxes of at least this score; that of GRES takes a mask of
+# fewer pixels for an empty one.
+PUBLISHED_SCORE, PUBLISHED_PIXELS = 0.7, 50
+# Thresholds that are tried: boxes of a lower score are never answers.
+THRESHOLDS = np.arange(5, 100) / 100
+NUMBERS = ("none", "one", "several")
+
+
+def matches(found: np.ndarray, targets: np.ndarray, match_by: str = "iou") -> int:
+    """How many of ``found`` ``(P, 4)`` match one of ``targets`` ``(G, 4)``, xyxy.
+
+    Greedy, as published, and so not always the most that are possible. Equal overlaps go to the earlier answer, which is the
+    one of higher score, then to the earlier target.
+    """
+    if not len(found) or not len(targets):
+        return 0
+    overlap = MATCH_BY[match_by](found[:, None], targets[None])
+    for count in range(min(overlap.shape)):
+        best = np.unravel_index(overlap.argmax(), overlap.shape)
+        if overlap[best] < AT_LEAST:
+            return count
+        overlap[best[0]], overlap[:, best[1]] = -np.inf, -np.inf
+    return min(overlap.shape)
+
+
+def f1(found: np.ndarray, targets: np.ndarray, match_by: str = "iou") -> float:
+    """``2 TP / (2 TP + FP + FN)`` of :func:`matches`; 1 where there is nothing to find and nothing was found."""
+    total = len(found) + len(targets)
+    return 2 * matches(found, targets, match_by) / total if total else 1.0
+
+
+def answered(record: Record, threshold: float) -> dict[str, Any]:
+    """The record as it is where the answer is its candidates of at least ``threshold``.
+
+    One answer decides whether there is something: where a model that gives boxes gives none, its mask is empty too.
+    """
+    if record["candidates"] is None:  # masks alone: there is nothing to choose
+        return dict(record)
+    kept = [(box, score) for box, score in record["candidates"] if score >= threshold]
+    result = dict(record) | {"boxes": [box for box, _ in kept], "scores": [score for _, score in kept]}
+    result |= {"box": kept[0][0] if kept else None, "score": kept[0][1] if kept else None}
+    result["iou"] = None
+    if len(record["targets"]) == 1:
+        result["iou"] = float(boxes.box_iou(_array(result["boxes"])[0], _array(record["targets"])[0])) if kept else 0.0
+    if not kept and record.get("mask") is not None:
+        result |= {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}
+        if "mask_union" in record:
+            target_area = record["mask_union"] - record["mask_area"] + record["mask_intersection"]
+            result |= {"mask_intersection": 0, "mask_union": target_area}
+    return result
+
+
+def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, float]:
+    """Metrics over records.
+
+    Returns:
+        ``Pr@F1`` (share of phrases whose F1 is 1) where there are boxes; ``N-acc`` and ``T-acc`` (share of phrases without
+        target that are answered with nothing, and of the others that are answered with something); where there are true masks
+        ``gIoU`` (mean of the phrases' mask IoUs, 1 where both are empty), ``cIoU`` (sum of intersections over sum of unions)
+        and ``Pr@t`` (share of phrases with a target whose mask IoU is at least t); ``count``. A share of no phrases is NaN.
+    """
+
+    def share(values: Sequence[float] | np.ndarray) -> float:
+        return float(np.mean(values)) if len(values) else float("nan")
+
+    result: dict[str, float] = {}
+    if all(record["boxes"] is not None for record in records):
+        scores = [f1(_array(record["boxes"]), _array(record["targets"]), match_by) for record in records]
+        result["Pr@F1"] = share([score == 1 for score in scores])
+    empty = [not record["boxes"] if record["boxes"] is not None else not record["mask_area"] for record in records]
+    result["N-acc"] = share([e for e, record in zip(empty, records, strict=True) if not record["targets"]])
+    result["T-acc"] = share([not e for e, record in zip(empty, records, strict=True) if record["targets"]])
+    if records and all(record.get("mask_union") is not None for record in records):
+        intersections = np.array([record["mask_intersection"] for record in records], np.float64)
+        unions = np.array([record["mask_union"] for record in records], np.float64)
+        ious = np.where(unions > 0, intersections / np.maximum(unions, 1), 1)
+        result |= {"gIoU": share(ious), "cIoU": float(intersections.sum() / max(unions.sum(), 1))}
+        named = ious[[bool(record["targets"]) for record in records]]
+        result |= {f"Pr@{t:g}": share(named >= t) for t in MASK_THRESHOLDS}
+    return result | {"count": len(records)}
+
+
+def nothing(record: Record) -> dict[str, Any]:
+    """The record of a model that always answers with nothing: what :func:`summarize` gives for these is to be beaten."""
+    empty: Record = dict(record) | {"candidates": []}
+    return answered(empty, 1.0)
+
+
+def rows(split: str, records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Further lines of a table of metrics, by name: each number of objects by itself, the published code's rule, and what
+    answering nothing scores."""
+    by_number: dict[str, list[Record]] = {name: [] for name in NUMBERS}
+    for record in records:
+        by_number[NUMBERS[min(len(record["targets"]), 2)]].append(record)
+    lines = {f"{split}/{name}": summarize(part) for name, part in by_number.items() if part}
+    if any(record["candidates"] is not None for record in records):
+        published = [answered(record, PUBLISHED_SCORE) for record in records]
+        lines[f"{split}/published rule (GIoU, score {PUBLISHED_SCORE:g})"] = summarize(published, "giou")
+    return lines | {f"{split}/answer nothing": summarize([nothing(record) for record in records])}
+
+
+def curve(records: Sequence[Record]) -> np.ndarray:
+    """``Pr@F1`` at each of :data:`THRESHOLDS`, from the records' candidates.
+
+    An answer of n boxes can only be right where there are n targets, so a phrase is right between two scores or nowhere.
+    """
+    right = np.zeros(len(THRESHOLDS))
+    for record in records:
+        found, count = record["candidates"], len(record["targets"])
+        if len(found) < count or matches(_array([box for box, _ in found[:count]]), _array(record["targets"])) < count:
+            continue
+        above = found[count][1] if len(found) > count else -np.inf
+        upto = found[count - 1][1] if count else np.inf
+        right += (above < THRESHOLDS) & (upto >= THRESHOLDS)
+    return right / max(len(records), 1)
+
+
+def best_threshold(records: Sequence[Record]) -> float:
+    """The threshold of the highest ``Pr@F1``; of several, the middle one. For a validation split, never for a test split."""
+    shares = curve(records)
+    best = np.flatnonzero(shares == shares.max())
+    return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def _array(values: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.array(values, np.float64).reshape(-1, 4)

@@ -1,0 +1,152 @@
+"""Metrics of none, one or several objects: the greedy rule, thresholds, masks, the baseline."""
+
+import numpy as np
+import pytest
+
+from rec.data.masks import encode
+from rec.evaluation import several
+from rec.evaluation.several import THRESHOLDS, answered, best_threshold, curve, f1, matches, nothing, rows, summarize
+
+
+def naive_iou(a, b, generalised=False):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return overlap / union - ((hull - union) / hull if generalised else 0)
+
+
+def naive_right(found, targets, generalised=False):
+    """Whether F1 is 1, by the rule as it is written: all pairs in order, each box once."""
+    pairs = [(-naive_iou(p, g, generalised), i, j) for i, p in enumerate(found) for j, g in enumerate(targets)]
+    taken, given = set(), set()
+    for overlap, i, j in sorted(pairs):
+        if -overlap >= 0.5 and i not in taken and j not in given:
+            taken.add(i)
+            given.add(j)
+    hits, total = len(taken), len(found) + len(targets)
+    return (2 * hits / (2 * hits + (len(found) - hits) + (len(targets) - hits)) if total else 1.0) == 1
+
+
+def cases(number, seed=0):
+    """Records of up to four objects on a coarse grid, so that equal overlaps, duplicates and empty ones are frequent."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for _ in range(number):
+        corners = generator.integers(0, 4, (int(generator.integers(0, 5)), 2)) * 10.0
+        targets = np.concatenate([corners, corners + generator.integers(1, 3, corners.shape) * 10], 1)
+        near = targets[generator.random(len(targets)) < 0.9]
+        near = near + generator.choice([0, 0, 0, 1, 2.5], near.shape)
+        extra = generator.integers(0, 3, (int(generator.random() < 0.2), 2)) * 10.0
+        found = np.concatenate([near, np.concatenate([extra, extra + 20], 1)])
+        scores = generator.choice([0.1, 0.3, 0.5, 0.55, 0.7, 0.9, 0.95], len(found))
+        order = np.argsort(-scores, kind="stable")
+        candidates = [(found[i].tolist(), float(scores[i])) for i in order]
+        made.append({"targets": targets.tolist(), "candidates": candidates, "mask": None})
+    return made
+
+
+@pytest.mark.parametrize(("match_by", "threshold"), [("iou", 0.5), ("giou", several.PUBLISHED_SCORE)])
+def test_ten_thousand_random_cases_agree_with_the_rule_as_written(match_by: str, threshold: float) -> None:
+    records = [answered(record, threshold) for record in cases(10_000)]
+    right = [naive_right(r["boxes"], r["targets"], match_by == "giou") for r in records]
+    found = summarize(records, match_by)
+    assert 0.1 < found["Pr@F1"] == np.mean(right) < 0.9
+    none = [r for r in records if not r["targets"]]
+    assert found["N-acc"] == np.mean([not r["boxes"] for r in none]) and 0 < found["N-acc"] < 1
+    assert found["T-acc"] == np.mean([bool(r["boxes"]) for r in records if r["targets"]]) and found["count"] == 10_000
+    assert any(len(r["boxes"]) == len(r["targets"]) > 1 and not ok for r, ok in zip(records, right, strict=True))
+
+
+def test_greedy_takes_the_largest_overlap_though_another_choice_would_match_more(monkeypatch) -> None:
+    overlaps = np.array([[0.9, 0.6], [0.55, 0.1]])
+    monkeypatch.setitem(several.MATCH_BY, "iou", lambda found, targets: overlaps.copy())
+    two = np.zeros((2, 4))
+    assert matches(two, two) == 1 and f1(two, two) == 0.5
+
+
+A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [60, 60, 70, 70]
+
+
+@pytest.mark.parametrize(
+    ("found", "targets", "want"),
+    [
+        ([], [], 1),
+        ([A], [], 0),
+        ([], [A], 0),
+        ([A, A], [A], 2 / 3),  # two answers about one object: one is too many
+        ([A], [A, A], 2 / 3),
+        ([A, A], [A, A], 1),  # two objects at one place
+        ([B, A], [A, B], 1),
+        ([A, FAR], [A, B], 0.5),
+        ([[0, 0, 10, 5]], [A], 1),  # IoU exactly one half is a match
+        ([[0, 0, 10, 4.9]], [A], 0),
+    ],
+)
+def test_f1_of_hand_made_answers(found, targets, want) -> None:
+    assert f1(np.array(found, float).reshape(-1, 4), np.array(targets, float).reshape(-1, 4)) == pytest.approx(want)
+
+
+def test_of_equal_overlaps_the_better_score_wins_then_the_first_target(monkeypatch) -> None:
+    """Both answers overlap the first target by 0.8; the second answer alone overlaps the second target too."""
+    monkeypatch.setitem(several.MATCH_BY, "iou", lambda *_: np.array([[0.8, 0.0], [0.8, 0.8]]))
+    two = np.zeros((2, 4))
+    assert matches(two, two) == 2
+    monkeypatch.setitem(several.MATCH_BY, "iou", lambda *_: np.array([[0.8, 0.8], [0.8, 0.0]]))
+    assert matches(two, two) == 1  # the better answer takes the first target, and the other one has none left
+
+
+def test_the_curve_is_the_metric_at_every_threshold_and_its_best_is_chosen() -> None:
+    records = cases(200, seed=1)
+    shares = curve(records)
+    want = [summarize([answered(record, t) for record in records])["Pr@F1"] for t in THRESHOLDS[::5]]
+    np.testing.assert_allclose(shares[::5], want, atol=1e-12)
+    assert shares[best_threshold(records) == THRESHOLDS] == shares.max() > shares.min()
+
+
+def test_masks_count_with_the_answer_that_decides_whether_there_is_something() -> None:
+    def record(targets, candidates, intersection, area, target_area):
+        mask = np.zeros((10, 10), bool)
+        mask.flat[:area] = True
+        union = area + target_area - intersection
+        counts = {"mask_intersection": intersection, "mask_union": union, "mask_area": area}
+        return {"targets": targets, "candidates": candidates, "mask": encode(mask)} | counts
+
+    records = [
+        record([A], [(A, 0.9)], 40, 45, 50),  # IoU 40 / 55
+        record([A, B], [(A, 0.2)], 40, 45, 50),  # no box, so no mask: 0 of 50
+        record([], [(A, 0.1)], 0, 30, 0),  # nothing, rightly, though there is a mask: 1, adds nothing
+        record([], [(A, 0.8)], 0, 20, 0),  # 0, adds 20 pixels to the unions
+        record([B], [(A, 0.9), (B, 0.8)], 45, 50, 45),  # IoU 0.9
+    ]
+    found = summarize([answered(r, 0.5) for r in records])
+    assert found["gIoU"] == pytest.approx((40 / 55 + 0 + 1 + 0 + 0.9) / 5)
+    assert found["cIoU"] == pytest.approx((40 + 45) / (55 + 50 + 0 + 20 + 50))
+    assert [found[f"Pr@{t}"] for t in (0.7, 0.8, 0.9)] == pytest.approx([2 / 3, 1 / 3, 1 / 3])  # at least, of 3 phrases
+    assert (found["Pr@F1"], found["N-acc"], found["T-acc"]) == pytest.approx((2 / 5, 1 / 2, 2 / 3))
+    baseline = summarize([nothing(r) for r in records])
+    want = {"Pr@F1": 2 / 5, "N-acc": 1, "T-acc": 0, "gIoU": 2 / 5, "cIoU": 0, "Pr@0.7": 0, "Pr@0.8": 0, "Pr@0.9": 0}
+    assert baseline == pytest.approx(want | {"count": 5})
+
+
+def test_a_model_of_masks_alone_is_empty_where_its_mask_is() -> None:
+    made = [
+        {"targets": t, "candidates": None, "boxes": None, "mask_area": area, "mask_intersection": 0, "mask_union": 9}
+        for t, area in (([], 0), ([], 3), ([A], 5), ([A], 0), ([A], 2))
+    ]
+    found = summarize([answered(record, 0.5) for record in made])
+    assert "Pr@F1" not in found and found["N-acc"] == 0.5 and found["T-acc"] == pytest.approx(2 / 3)
+
+
+def test_the_table_has_each_number_of_objects_the_published_rule_and_the_baseline() -> None:
+    records = [answered(record, 0.5) for record in cases(300, seed=2)]
+    lines = rows("val", records)
+    assert list(lines) == [
+        *("val/none", "val/one", "val/several", "val/published rule (GIoU, score 0.7)", "val/answer nothing"),
+    ]
+    share = np.mean([not record["targets"] for record in records])
+    assert lines["val/answer nothing"]["Pr@F1"] == pytest.approx(share) and lines["val/answer nothing"]["N-acc"] == 1
+    assert lines["val/none"]["count"] + lines["val/one"]["count"] + lines["val/several"]["count"] == 300
+    published = [answered(record, 0.7) for record in records]
+    assert lines["val/published rule (GIoU, score 0.7)"] == summarize(published, "giou")
