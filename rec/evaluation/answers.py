@@ -18,7 +18,7 @@ from rec import boxes
 from rec.contracts import DataSet
 from rec.data import masks
 from rec.errors import InputError
-from rec.evaluation.conventions import Convention, boxes_in_text, four_numbers, suspicion
+from rec.evaluation.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
@@ -243,7 +243,15 @@ def _box_of(answer: Mapping[str, Any]) -> tuple[str, list[float] | None, float |
     )
     if answer.get("text") is not None:
         found = boxes_in_text(answer["text"]) if isinstance(answer["text"], str) else []
-        kind = "one" if len(found) == 1 else "several" if found else "unparsable"
+        kind = (
+            "one"
+            if len(found) == 1
+            else "several"
+            if found
+            else "none"
+            if says_none(str(answer["text"]))
+            else "unparsable"
+        )
         return kind, found[0] if found else None, score
     many = answer.get("boxes")
     if many is None:

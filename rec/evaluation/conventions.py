@@ -105,12 +105,26 @@ def boxes_in_text(text: str) -> list[list[float]]:
     text = " ".join(text[:MAX_TEXT].split())
     if bins := _BINS.findall(text):
         return [[float(value) for value in found] for found in bins]
+    return _boxes_of(_json_in(text)) or [
+        box for match in _FOUR.findall(text) if (box := four_numbers([float(v) for v in match]))
+    ]
+
+
+def says_none(text: str) -> bool:
+    """Whether a chat model says in JSON that it is not there: ``null``, an empty list, or nothing but these inside."""
+    value = _json_in(" ".join(text[:MAX_TEXT].split()), unreadable="")
+    while isinstance(value, dict | list) and len(value) == 1:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value is None or value == [] or value == {}
+
+
+def _json_in(text: str, unreadable: Any = None) -> Any:
+    """The JSON of a text, or of the fenced block in it."""
     fenced = re.search(r"```(?:json)? ?(.+?)```", text)
     try:
-        found = _boxes_of(json.loads(fenced[1] if fenced else text))
+        return json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
-        found = []
-    return found or [box for match in _FOUR.findall(text) if (box := four_numbers([float(v) for v in match]))]
+        return unreadable
 
 
 def _boxes_of(value: object) -> list[list[float]]:

@@ -17,6 +17,7 @@ from rec.boxes import suppress
 from rec.contracts import Preprocess, Words, abilities
 from rec.data.batch import Returning
 from rec.data.images import letterbox
+from rec.errors import InputError
 from rec.evaluation.masks import to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import ImageLike, to_pixels
@@ -40,10 +41,12 @@ def from_pretrained(
     trust_config: bool = False,
     allow_urls: bool = False,
     compile: bool = False,
+    **foreign: Any,
 ) -> "Grounder":
     """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
 
-    Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
+    ``transformers:<id or folder>`` and ``openai:<model>@<address>`` are other people's models, see
+    :mod:`rec.inference.foreign`. Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
 
     Args:
         source: Folder, or hub id with an optional ``@revision``.
@@ -53,11 +56,21 @@ def from_pretrained(
         allow_urls: Fetch images given as http(s) addresses.
         compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
             image and several, one phrase and several, become programs of their own), later ones are faster.
+        foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.
 
     Raises:
+        InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours.
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
         rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
+    from rec.inference import foreign as others
+
+    if others.is_foreign(source):
+        return others.open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
+    if foreign := {name: value for name, value in foreign.items() if value}:
+        raise InputError(
+            f"{', '.join(foreign)}: for models named transformers:… or openai:… only, and {source} is none"
+        )
     folder = resolve(source)
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:

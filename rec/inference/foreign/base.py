@@ -1,0 +1,99 @@
+"""What every foreign model shares: the Grounder's calls, with an answer from elsewhere."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from rec.inference.grounder import Grounder, Grounding, Phrases, _Loaded, _phrases
+from rec.inference.grounding import Picture
+from rec.inference.inputs import ImageLike, to_pixels
+
+_NO_GEOMETRY = np.zeros(6, np.float32)  # the picture is not letterboxed here
+
+
+class Found(NamedTuple):
+    """What a foreign model answers to one phrase.
+
+    Attributes:
+        boxes: float64 ``(N, 4)`` xyxy in pixels of the image it was asked about; N may be 0.
+        scores: float64 ``(N,)``, best first, 0-1; 1 where the model gives none.
+        remark: what to mind, such as an answer that cannot be read.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    remark: str | None = None
+
+
+NOTHING = Found(np.empty((0, 4)), np.empty(0))
+
+
+class ForeignGrounder(Grounder):
+    """A :class:`~rec.inference.Grounder` whose model is somebody else's; ``ask`` is all a family has to write.
+
+    Attributes:
+        origin: one line: the model, where it runs, and whose licence holds.
+    """
+
+    def __init__(self, name: str, origin: str, *, device: torch.device | str = "cpu", allow_urls: bool = False) -> None:
+        self.device, self.allow_urls = torch.device(device), allow_urls
+        self.weights, self.origin, self.knows_shapes_only = name, origin, False
+        self.config: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.weights}, {self.device}, {self.origin})"
+
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        """The answers to pairs.
+
+        Args:
+            images: uint8 ``(H, W, 3)`` RGB each; one image may be there several times.
+            phrases: as many.
+        """
+        raise NotImplementedError
+
+    def _load(self, image: ImageLike, phrase: Phrases, keep: bool) -> _Loaded:
+        phrases = _phrases(phrase)
+        pixels, warning = to_pixels(image, self.allow_urls)
+        return _Loaded(Picture(image, pixels, keep, self.allow_urls), pixels, _NO_GEOMETRY, warning, phrases)
+
+    def _answer(self, loaded: Sequence[_Loaded], top_k: int = 1, *_: Any, **__: Any) -> list[list[Grounding]]:
+        asked = [(item, phrase) for item in loaded for phrase in item.phrases]
+        found = self.ask([item.square for item, _ in asked], [phrase for _, phrase in asked]) if asked else []
+        answers = iter(_grounding(item, phrase, one, top_k) for (item, phrase), one in zip(asked, found, strict=True))
+        return [[next(answers) for _ in item.phrases] for item in loaded]
+
+
+def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int) -> Grounding:
+    height, width = item.picture.height, item.picture.width
+    inside = np.clip(found.boxes, 0, [width, height, width, height])
+    marked = [
+        ((box[0], box[1], box[2], box[3]), float(score))
+        for box, score in zip(inside.tolist(), found.scores, strict=True)
+    ]
+    return Grounding(
+        phrase=phrase,
+        box=marked[0][0] if marked else None,
+        score=marked[0][1] if marked else 0.0,
+        mask=None,
+        warning="; ".join(filter(None, [item.warning, found.remark])) or None,
+        picture=item.picture,
+        candidates=tuple(marked[:top_k]) if top_k > 1 else (),
+    )
+
+
+def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Found:
+    """A chat model's answer about ``sent`` as boxes in ``image``, both uint8 ``(H, W, 3)``."""
+    from rec.evaluation.conventions import boxes_in_text, says_none
+
+    numbers = boxes_in_text(text)
+    if not numbers:
+        told = " ".join(text.split())[:80]
+        return NOTHING if says_none(text) else NOTHING._replace(remark=f"the answer cannot be read: {told!r}")
+    size = np.array(image.shape[:2], np.float64)
+    boxes = family.convention(*sent.shape[:2]).to_pixels(np.array(numbers), size[1:2], size[0:1])
+    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+    remark = f"{len(boxes)} boxes, the first counts" if len(boxes) > 1 else None
+    return Found(boxes, np.ones(len(boxes)), remark)

@@ -1,0 +1,208 @@
+"""Models of ``transformers`` on this machine: zero-shot detectors, Florence-2, and chat models that see."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rec.errors import InputError, RecError
+from rec.inference.foreign.base import NOTHING, ForeignGrounder, Found, read_text
+from rec.inference.foreign.families import family_of
+from rec.inference.grounder import _AUTOCAST, _pick_device
+
+# transformers' model_type of the detectors that read a phrase.
+DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit")
+FLORENCE_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
+MAX_NEW_TOKENS = 256
+AT_ONCE = 8  # pairs in one forward pass of a detector
+
+
+class ForeignModelError(RecError):
+    """A model of ``transformers`` cannot be opened; the text says why and what to do."""
+
+
+def open_local(
+    name: str,
+    *,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | str | None = None,
+    coordinates: str | None = None,
+    prompt: str | None = None,
+    allow_urls: bool = False,
+    send_images: bool = False,
+) -> ForeignGrounder:
+    """A Grounder on a model of ``transformers``, by hub id or folder.
+
+    Only classes that are in the installed ``transformers`` are built, and weights are read from safetensors alone.
+
+    Args:
+        name: hub id or folder.
+        device, dtype, allow_urls: as of :func:`rec.from_pretrained`.
+        coordinates, prompt: of chat models, see :func:`rec.inference.foreign.families.family_of`.
+        send_images: of no concern here.
+
+    Raises:
+        ForeignModelError: ``transformers`` is absent, there is no such model, it needs code of its own, or it cannot ground.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ForeignModelError(
+            f"transformers:{name} needs the package transformers: pip install transformers"
+        ) from None
+    with _told(name):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    kind = str(config.model_type)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ForeignModelError(
+            f"{name} is quantised, which may load code of other packages; take the model it was made from"
+        )
+    family: type[_Local]
+    auto: Any
+    if kind in DETECTORS:
+        family, auto = Detector, transformers.AutoModelForZeroShotObjectDetection
+    elif kind == "florence2":
+        family, auto = Florence, transformers.AutoModelForImageTextToText
+    elif type(config) in transformers.AutoModelForImageTextToText._model_mapping:
+        family, auto = Chat, transformers.AutoModelForImageTextToText
+    else:
+        raise ForeignModelError(
+            f"{name} is a {kind}, which does not answer phrases about images; expected a zero-shot detector "
+            f"({', '.join(DETECTORS)}), florence2, or a chat model that sees"
+        )
+    kept = _AUTOCAST.get(str(dtype or "float32").removeprefix("torch."), torch.float32)
+    with _told(name):
+        processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        model = auto.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, dtype=kept, attn_implementation=None
+        )
+    place = _pick_device() if device == "auto" else torch.device(device)
+    return family(name, model.to(place).eval(), processor, place, coordinates, prompt, allow_urls)
+
+
+class _told:
+    """In the block, what transformers raises about a model becomes a :class:`ForeignModelError`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if isinstance(error, OSError | ValueError | KeyError | ImportError | AttributeError | TypeError | RuntimeError):
+            told = " ".join(str(error).split())[:300]
+            raise ForeignModelError(
+                f"transformers:{self.name} cannot be opened: {told}. It has to be a hub id or a folder with config.json, the "
+                "processor's files and safetensors; models that bring code of their own are not run"
+            ) from error
+
+
+class _Local(ForeignGrounder):
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        processor: Any,
+        device: torch.device,
+        coordinates: str | None,
+        prompt: str | None,
+        allow_urls: bool,
+    ) -> None:
+        self.network, self.processor = model, processor
+        licence = "somebody else's model, under its own licence"
+        super().__init__(
+            f"transformers:{name}",
+            f"{name} ({model.config.model_type}), {licence}",
+            device=device,
+            allow_urls=allow_urls,
+        )
+        self.family = self._family(name, coordinates, prompt)
+
+    def _family(self, name: str, coordinates: str | None, prompt: str | None) -> Any:
+        if coordinates or prompt:
+            raise InputError(f"{name} is no chat model: coordinates and prompt are its own affair, leave them out")
+        return None
+
+    def _inputs(self, **how: Any) -> Any:
+        inputs = self.processor(return_tensors="pt", **how)
+        return inputs.to(self.device, self.network.dtype)
+
+
+class Detector(_Local):
+    """Grounding DINO, MM-Grounding-DINO, OWL-ViT, OWLv2: the phrase is the class to detect. All boxes are answers, best first."""
+
+    @torch.inference_mode()
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        found: list[Found] = []
+        for start in range(0, len(images), AT_ONCE):
+            found += self._batch(images[start : start + AT_ONCE], phrases[start : start + AT_ONCE])
+        return found
+
+    def _batch(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        owl = self.network.config.model_type.startswith("owl")
+        # Grounding DINO was trained on small letters and a full stop.
+        text: Any = (
+            [[phrase] for phrase in phrases] if owl else [f"{phrase.lower().rstrip(' .')}." for phrase in phrases]
+        )
+        how: dict[str, Any] = {"padding": True} if not owl else {"padding": "max_length", "truncation": True}
+        inputs = self._inputs(images=list(images), text=text, **how)
+        outputs = self.network(**inputs)
+        sizes = [image.shape[:2] for image in images]
+        options: dict[str, Any] = {"threshold": 0.0, "target_sizes": sizes}
+        if not owl:
+            options |= {"input_ids": inputs["input_ids"], "text_threshold": 0.0}
+        answers = self.processor.post_process_grounded_object_detection(outputs, **options)
+        return [
+            _best(answer["boxes"].float().cpu().numpy(), answer["scores"].float().cpu().numpy()) for answer in answers
+        ]
+
+
+def _best(boxes: np.ndarray, scores: np.ndarray, most: int = 100) -> Found:
+    good = np.isfinite(boxes).all(-1) & np.isfinite(scores)
+    boxes, scores = boxes[good].astype(np.float64), scores[good].astype(np.float64)
+    order = np.argsort(-scores, kind="stable")[:most]
+    return Found(boxes[order].reshape(-1, 4), scores[order])
+
+
+class Florence(_Local):
+    """Florence-2, asked to ground a caption that is the phrase. It gives no scores: 1 for each box, in its order."""
+
+    @torch.inference_mode()
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        return [self._one(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
+
+    def _one(self, image: np.ndarray, phrase: str) -> Found:
+        inputs = self._inputs(text=f"{FLORENCE_TASK}{phrase}", images=image)
+        ids = self.network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1)
+        text = self.processor.batch_decode(ids, skip_special_tokens=False)[0]
+        found = read_text(text, family_of("florence"), image, image)  # its quantised places are <loc_0> to <loc_999>
+        return found if len(found.boxes) else NOTHING
+
+
+class Chat(_Local):
+    """A chat model that sees, by its own chat template."""
+
+    def _family(self, name: str, coordinates: str | None, prompt: str | None) -> Any:
+        return family_of(f"{name} {self.network.config.model_type}", coordinates, prompt)
+
+    @torch.inference_mode()
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        return [self._one(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
+
+    def _one(self, image: np.ndarray, phrase: str) -> Found:
+        from PIL import Image
+
+        sent = self.family.fitted(image)
+        content = [
+            {"type": "image", "image": Image.fromarray(sent)},
+            {"type": "text", "text": self.family.question(phrase)},
+        ]
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        ).to(self.device, self.network.dtype)  # fmt: skip
+        ids = self.network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1)
+        text = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+        return read_text(text, self.family, sent, image)

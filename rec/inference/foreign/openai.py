@@ -1,0 +1,171 @@
+"""Chat models behind a server with the OpenAI chat interface: vLLM, SGLang, llama.cpp, or a provider's."""
+
+import base64
+import http.client
+import ipaddress
+import json
+import os
+import random
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from rec.errors import InputError, RecError
+from rec.inference.foreign.base import ForeignGrounder, Found, read_text
+from rec.inference.foreign.families import family_of
+
+KEY = "OPENAI_API_KEY"  # the environment's; it is sent, never written
+MAX_ANSWER = 1 << 20  # bytes
+AT_ONCE, TRIES, SECONDS = 4, 5, 120.0
+_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+class ServerError(RecError):
+    """A server does not answer, or not as the interface says."""
+
+
+class Server(ForeignGrounder):
+    """A model at a server.
+
+    Args:
+        name: ``<model>@<address>``, the address with its ``/v1``.
+        coordinates, prompt: see :func:`rec.inference.foreign.families.family_of`.
+        send_images: photographs may go to another machine than this one.
+        at_once: requests that are open at a time.
+        allow_urls: as of :func:`rec.from_pretrained`.
+
+    Raises:
+        InputError: no address, an unknown family, or another machine without ``send_images``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        coordinates: str | None = None,
+        prompt: str | None = None,
+        send_images: bool = False,
+        at_once: int = AT_ONCE,
+        allow_urls: bool = False,
+    ) -> None:
+        model, _, address = name.rpartition("@")
+        parts = urlsplit(address)
+        if not model or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise InputError(f"openai:{name} names no server; expected openai:<model>@http://127.0.0.1:8000/v1")
+        self.is_here = _is_here(parts.hostname)
+        if not self.is_here and not send_images:
+            raise InputError(
+                f"{parts.hostname} is another machine, and every photograph would be sent there: add --send-images "
+                "(send_images=True) if that is what you want"
+            )
+        if not self.is_here and parts.scheme == "http" and os.environ.get(KEY):
+            raise InputError(f"{address}: the key of {KEY} would cross the network unencrypted; use https, or unset it")
+        self.model_name, self.address, self.host = model, address.rstrip("/"), parts.hostname
+        self.family, self.at_once = family_of(model, coordinates, prompt), at_once
+        self.sent, self._lock = 0, threading.Lock()
+        handlers: list[Any] = [_NoRedirects()]
+        if self.is_here:
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+        where = "on this machine" if self.is_here else f"at {self.host}, to which every image is sent"
+        super().__init__(
+            f"openai:{name}",
+            f"{model} {where}; coordinates {self.family.coordinates}; somebody else's model, under its own licence",
+            allow_urls=allow_urls,
+        )
+
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return list(pool.map(self._one, images, phrases))
+
+    def _one(self, image: np.ndarray, phrase: str) -> Found:
+        sent = self.family.fitted(image)
+        written, data = cv2.imencode(".jpg", cv2.cvtColor(sent, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        if not written:
+            raise ServerError("the image cannot be encoded as JPEG")
+        picture = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
+        content = [
+            {"type": "image_url", "image_url": {"url": picture}},
+            {"type": "text", "text": self.family.question(phrase)},
+        ]
+        body = {
+            "model": self.model_name,
+            "temperature": 0,
+            "max_tokens": 300,
+            "messages": [{"role": "user", "content": content}],
+        }
+        answer = self._post(json.dumps(body).encode())
+        try:
+            text = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if isinstance(text, list):  # some servers give parts
+            text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+        return read_text(text if isinstance(text, str) else "", self.family, sent, image)
+
+    def _post(self, body: bytes) -> Any:
+        """The server's answer, asked again where that may help.
+
+        Raises:
+            ServerError: it refuses, or does not answer in :data:`TRIES` tries.
+        """
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
+        )
+        trouble = ""
+        for attempt in range(TRIES):
+            wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)
+            request = urllib.request.Request(f"{self.address}/chat/completions", body, headers)
+            try:
+                with self._lock:
+                    self.sent += 1
+                with self._opener.open(request, timeout=SECONDS) as response:
+                    data = response.read(MAX_ANSWER + 1)
+                if len(data) > MAX_ANSWER:
+                    raise ServerError(f"{self.address} answers with more than {MAX_ANSWER:,} bytes")
+                return json.loads(data)
+            except urllib.error.HTTPError as error:
+                with error:
+                    told = " ".join(error.read(500).decode("utf-8", "replace").split())[:200]
+                trouble = f"{error.code} {error.reason}: {told}"
+                if error.code not in _AGAIN:
+                    break
+                wait = max(wait, _seconds(error.headers.get("Retry-After")))
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+                trouble = str(getattr(error, "reason", error)) or type(error).__name__
+            if attempt + 1 < TRIES:
+                time.sleep(wait)
+        raise ServerError(
+            f"{self.address} does not answer for {self.model_name} ({trouble}); is it running, and does it serve that model? "
+            "What was answered so far is kept where answers go to a file"
+        )
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """An image goes to the server that was named, and to no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _is_here(host: str) -> bool:
+    """Whether every address of ``host`` is of this machine."""
+    try:
+        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise InputError(f"{host} cannot be found: {error}") from None
+    return all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+def _seconds(text: str | None) -> float:
+    """A ``Retry-After`` header in seconds, at most a minute; dates count as none."""
+    return min(60.0, float(text)) if text and text.isdecimal() else 0.0
