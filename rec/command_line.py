@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rec import console
 from rec.errors import InputError, out_of_memory
@@ -30,6 +30,23 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a .yaml config call anything and a vocabulary load any tokenizer: for files of your own only",
     )
+
+
+def add_foreign_options(parser: argparse.ArgumentParser) -> None:
+    """``--coordinates``, ``--prompt`` and ``--send-images``, for models named ``transformers:…`` and ``openai:…``."""
+    parser.add_argument(
+        "--coordinates",
+        help="how somebody else's chat model (or --answers) writes boxes: pixel, 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT",
+    )
+    parser.add_argument("--prompt", help="what somebody else's chat model is asked, with {phrase} in it")
+    parser.add_argument(
+        "--send-images", action="store_true", help="let photographs go to the other machine that is named"
+    )
+
+
+def foreign_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rec.from_pretrained` out of :func:`add_foreign_options`."""
+    return {"coordinates": args.coordinates, "prompt": args.prompt, "send_images": args.send_images}
 
 
 def whole(low: int = 0, high: int | None = None) -> Callable[[str], int]:

@@ -108,6 +108,9 @@ class DataSet(Protocol):
     def target_boxes(self, index: int) -> "tuple[np.ndarray, int, int]":
         """The true boxes of evaluation's sample ``index``, float32 ``(N, 4)`` xyxy in pixels, and the image's height and width."""
 
+    def picture(self, index: int) -> "np.ndarray":
+        """The image of evaluation's sample ``index``, uint8 ``(H, W, 3)`` RGB, as large as the data set has it."""
+
     def target_mask(self, index: int) -> "np.ndarray | None":
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original size."""
 

@@ -13,10 +13,10 @@ import os
 
 
 def main() -> int:
-    from rec.command_line import InputError, add_trust_option, device, whole
+    from rec.command_line import InputError, add_foreign_options, add_trust_option, device, foreign_options, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="model folder or hub id")
+    parser.add_argument("model", help="model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
     parser.add_argument(
         "--allow-host",
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--port", type=whole(1, 65535), help="default: the first free one from 7860 on")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add_trust_option(parser)
+    add_foreign_options(parser)
     args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the web page is made with gradio, which is not installed: pip install gradio")
@@ -35,7 +36,9 @@ def main() -> int:
     import rec
     from rec.inference.demo import launch
 
-    grounder = rec.from_pretrained(args.model, device=args.device, trust_config=args.trust_config)
+    grounder = rec.from_pretrained(
+        args.model, device=args.device, trust_config=args.trust_config, **foreign_options(args)
+    )
     print(f"model: {grounder.origin}", flush=True)
     launch(grounder, args.host, args.port, args.allow_host)
     return 0

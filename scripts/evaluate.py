@@ -36,13 +36,14 @@ def main() -> int:
 
     from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
+    from rec.inference.foreign import is_foreign
     from rec.training.process import end_together, keep_freed_memory
 
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
-    if args.answers:
+    if args.answers or is_foreign(args.model):
         title, datasets, rows, lines = score_answers(args, accelerator, say)
     else:
         title, datasets, rows, lines = evaluate_model(args, accelerator, say)
@@ -128,18 +129,20 @@ def evaluate_model(
 def score_answers(
     args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any], Rows, Lines]:
-    """Scores a file of answers on each split; returns what :func:`evaluate_model` returns."""
+    """Scores a file of answers, or asks a foreign model for them, on each split; returns what :func:`evaluate_model` does."""
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
     from rec.evaluation.conventions import Convention
     from rec.evaluation.metrics import summarize_records
 
-    convention = Convention(args.coordinates, args.box_format)
+    convention = Convention(args.coordinates or "pixel", args.box_format) if args.answers else Convention()
     if args.config is None:
-        raise InputError("--answers are scored on the data of a config: add --config configs/x.py and --splits")
+        raise InputError("answers are scored on the data of a config: add --config configs/x.py and --splits")
     cfg = read_data_config(args, ("dataset", "train", "train.evaluation"))
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
-    prepare_outputs(args, [args.answers], datasets, accelerator.is_main_process)
+    prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
+    if args.answers is None:
+        args.answers = ask_model(args, accelerator, datasets)
     answers = read_answers(args.answers, datasets, convention)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
@@ -150,18 +153,42 @@ def score_answers(
     return f"{args.answers}, {convention}", datasets, rows, answers.records
 
 
+def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Mapping[str, Any]) -> Path:
+    """Asks somebody else's model what it has not answered yet; the file of its answers."""
+    import rec
+    from rec.command_line import foreign_options
+    from rec.errors import InputError
+    from rec.inference.foreign.asking import answered, ask, waiting
+
+    if accelerator.num_processes > 1:
+        raise InputError(f"{args.model} is asked by one process: start the script without a launcher")
+    path = args.out / "answers.jsonl"
+    left = waiting(datasets, answered(path, datasets))
+    grounder: Any = rec.from_pretrained(args.model, **foreign_options(args))
+    print(f"model: {grounder.origin}", flush=True)
+    phrases = sum(len(indices) for _, indices in left)
+    total = sum(len(dataset) for dataset in datasets.values())
+    sent = f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
+    print(f"{phrases} of {total} phrases are still to ask{sent}", flush=True)
+    ask(grounder, datasets, left, path)
+    return path
+
+
 def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapping[str, Any], make: bool) -> None:
     """What has to be right before the work, not after it: outputs that are not read, their folder, the answers to compare with."""
     from rec.evaluation.answers import read_answers
     from rec.evaluation.conventions import Convention
     from rec.files import refuse_inputs
 
-    outputs = [args.out / name for name in ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl")]
+    outputs = [
+        args.out / name
+        for name in ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl", "answers.jsonl")
+    ]
     outputs += filter(None, (args.pictures, args.report))
     refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
-    convention = Convention(args.coordinates, args.box_format)
+    convention = Convention((args.coordinates if args.answers else None) or "pixel", args.box_format)
     args.others = read_answers(args.compare, datasets, convention) if args.compare else None
 
 
@@ -194,22 +221,20 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import PICTURES, add_trust_option, ending
+    from rec.command_line import PICTURES, add_foreign_options, add_trust_option, ending
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", help="run folder, checkpoint, or model folder")
+    parser.add_argument(
+        "model", nargs="?", help="run folder, checkpoint, model folder, transformers:ID or openai:MODEL@ADDRESS"
+    )
     parser.add_argument(
         "--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL"
     )
     parser.add_argument(
         "--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh"), help="of the answers; default xyxy"
     )
-    parser.add_argument(
-        "--coordinates",
-        default="pixel",
-        help="of the answers: pixel (default), 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT, or letterboxed:SIDE",
-    )
+    add_foreign_options(parser)
     parser.add_argument(
         "--compare",
         type=user_path,

@@ -37,6 +37,7 @@ def main() -> int:
     from tqdm import tqdm
 
     import rec
+    from rec.command_line import foreign_options
     from rec.evaluation.pictures import save
     from rec.files import growing_file, refuse_inputs, user_path
     from rec.inference.grounder import draw
@@ -49,9 +50,12 @@ def main() -> int:
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     grounder = rec.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, trust_config=args.trust_config, allow_urls=args.allow_urls
-    )
+        args.model, device=args.device, dtype=args.dtype, trust_config=args.trust_config, allow_urls=args.allow_urls,
+        **foreign_options(args),
+    )  # fmt: skip
     print(f"model: {grounder.origin}", flush=True)
+    if args.send_images:
+        print(f"{len(pairs)} images are sent", flush=True)
     failed = []
     progress = tqdm(total=len(pairs), disable=None if len(pairs) > 1 else True, leave=False)
     stream = grounder.stream(pairs, args.batch_size, top_k=args.top_k, keep_images=args.out is not None)
@@ -75,11 +79,11 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import add_trust_option, device, whole
+    from rec.command_line import add_foreign_options, add_trust_option, device, whole
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="model folder or hub id user/name")
+    parser.add_argument("model", help="model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
     parser.add_argument(
         "inputs", nargs="*", metavar="IMAGE|PHRASE", help="images (files, folders, patterns) and phrases"
     )
@@ -98,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
     parser.add_argument("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
     add_trust_option(parser)
+    add_foreign_options(parser)
     args = parser.parse_args()
     if (args.pairs is None) == (not args.inputs):
         parser.error("name images and phrases, or --pairs a file of them")

@@ -89,6 +89,15 @@ class ForeignDataSet(_Known, Dataset):
         height, width = (int(value) for value in sample["geometry"][:2])
         return np.asarray(sample["box_pixels"], np.float32).reshape(-1, 4), height, width
 
+    def picture(self, index: int) -> np.ndarray:
+        own = getattr(self.inner, "picture", None)
+        if own is not None:
+            return own(index)
+        sample = self[index]
+        nh, nw, dx, dy = (int(value) for value in sample["geometry"][2:])
+        square = np.asarray(sample["image"])[:, dy : dy + nh, dx : dx + nw]
+        return np.ascontiguousarray(square.transpose(1, 2, 0))
+
     def target_mask(self, index: int) -> np.ndarray | None:
         own = getattr(self.inner, "target_mask", None)
         return own(index) if own is not None else None

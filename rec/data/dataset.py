@@ -16,6 +16,7 @@ from rec import boxes
 from rec.data import masks
 from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
 from rec.data.saved import check_single
+from rec.data.schema import boxes_of
 from rec.data.sources import SourceError
 from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
@@ -350,8 +351,13 @@ class RefCOCODataSet(Dataset):
         the image is not read."""
         part, number, _ = self._locate(0, index)
         row = part.reader[number]
-        found = boxes.xywh_to_xyxy(np.array(row["bbox"], np.float64).reshape(-1, 4))
+        found = boxes.xywh_to_xyxy(np.array(boxes_of(row), np.float64).reshape(-1, 4))
         return found.astype(np.float32), row["height"], row["width"]
+
+    def picture(self, index: int) -> np.ndarray:
+        """The image of evaluation's sample ``index``, uint8 ``(H, W, 3)`` RGB, as large as it is stored."""
+        part, number, _ = self._locate(0, index)
+        return self._make.pixels(part.table, part.reader[number])
 
     def target_mask(self, index: int) -> np.ndarray | None:
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the

@@ -126,7 +126,7 @@ class SampleMaker:
         else:
             pixels = decoded.get(key)
             if pixels is None:
-                pixels = decoded[key] = self._pixels(table, row)
+                pixels = decoded[key] = self.pixels(table, row)
             box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
             pixels, box, mask, sentence = self._augment(pixels, box, mask, sentence, rng)
             height, width = pixels.shape[:2]
@@ -163,9 +163,9 @@ class SampleMaker:
         """uint8 ``(3, S, S)``."""
         if table.stored_size == self.size and is_raw(row["image"]["path"]):
             return read_raw(os.path.join(table.image_root, row["image"]["path"]), self.size)
-        return letterbox(self._pixels(table, row), geometry, self.size)
+        return letterbox(self.pixels(table, row), geometry, self.size)
 
-    def _pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
+    def pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
         """uint8 ``(H, W, 3)``, RGB, as stored."""
         path = row["image"]["path"]
         if table.stored_size is not None and is_raw(path):

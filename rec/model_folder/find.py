@@ -99,6 +99,11 @@ def _existing(path: Path) -> Path | None:
 
 def resolve(source: str | Path) -> Path:
     """The folder of a model: ``source`` itself, or a download of the hub id it is."""
+    if str(source).startswith(("transformers:", "openai:")):
+        raise ModelFolderError(
+            f"{source} is somebody else's model: it can be asked (predict, evaluate, demo, rec.from_pretrained), and is no model "
+            "folder that could be exported, pushed or trained on"
+        )
     folder = user_path(source)
     if folder.is_dir():
         return folder

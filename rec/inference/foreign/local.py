@@ -1,6 +1,7 @@
 """Models of ``transformers`` on this machine: zero-shot detectors, Florence-2, and chat models that see."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -135,10 +136,16 @@ class Detector(_Local):
 
     @torch.inference_mode()
     def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
-        found: list[Found] = []
-        for start in range(0, len(images), AT_ONCE):
-            found += self._batch(images[start : start + AT_ONCE], phrases[start : start + AT_ONCE])
-        return found
+        # Images of one size together: padding beside an image would move its boxes.
+        order = sorted(range(len(images)), key=lambda number: images[number].shape)
+        found: dict[int, Found] = {}
+        for _, same in groupby(order, key=lambda number: images[number].shape):
+            numbers = list(same)
+            for start in range(0, len(numbers), AT_ONCE):
+                chunk = numbers[start : start + AT_ONCE]
+                answers = self._batch([images[number] for number in chunk], [phrases[number] for number in chunk])
+                found |= dict(zip(chunk, answers, strict=True))
+        return [found[number] for number in range(len(images))]
 
     def _batch(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
         owl = self.network.config.model_type.startswith("owl")

@@ -1,0 +1,95 @@
+"""Asking a model every phrase of a split, into a file of answers that a later run continues."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rec.contracts import DataSet
+from rec.errors import InputError
+from rec.inference.grounder import Grounder
+from rec.trust import MAX_ANNOTATIONS, read_bytes
+
+KEYS = ("image", "ref_id", "sentence")
+
+
+def answered(path: Path, datasets: Mapping[str, DataSet]) -> set[tuple[str, int]]:
+    """The (split, index) that a file of answers already has; a line that was cut off is taken out of it.
+
+    Raises:
+        InputError: its answers are of other data.
+    """
+    if not path.exists():
+        return set()
+    content = read_bytes(path, "answers", MAX_ANNOTATIONS)
+    whole = content[: content.rfind(b"\n") + 1]
+    done = set()
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            answer = json.loads(line)
+            split, index, fingerprint = answer["split"], int(answer["index"]), answer["fingerprint"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InputError(f"{path}, line {number} is no answer of an evaluation: name another --out") from None
+        if split in datasets and fingerprint != datasets[split].fingerprint:
+            raise InputError(
+                f"{path}, line {number} was asked about other data than split {split} is now: name another --out"
+            )
+        done.add((split, index))
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return done
+
+
+def waiting(datasets: Mapping[str, DataSet], done: set[tuple[str, int]]) -> list[tuple[str, list[int]]]:
+    """What is still to ask: (split, indices about one image), neighbours together."""
+    left: list[tuple[str, list[int]]] = []
+    for split, dataset in datasets.items():
+        before: Any = None
+        for index in range(len(dataset)):
+            if (split, index) in done:
+                continue
+            described = dataset.describe(index)
+            image = described.get("image_id"), described.get("image")
+            if left and left[-1][0] == split and image == before and image != (None, None):
+                left[-1][1].append(index)
+            else:
+                left.append((split, [index]))
+            before = image
+    return left
+
+
+def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[str, list[int]]], path: Path) -> None:
+    """Asks what is left and adds the answers to ``path``, in lines that :func:`rec.evaluation.answers.read_answers` takes.
+
+    Boxes are xyxy in pixels of the original image.
+    """
+
+    def pairs() -> Iterator[tuple[Any, list[str]]]:
+        for split, indices in left:
+            dataset = datasets[split]
+            yield dataset.picture(indices[0]), [str(dataset.describe(index)["sentence"]) for index in indices]
+
+    shown = tqdm(total=sum(len(indices) for _, indices in left), disable=None, leave=False)
+    with path.open("a", encoding="utf-8") as file:
+        for (split, indices), answers in zip(left, grounder.stream(pairs()), strict=True):
+            if isinstance(answers, ValueError):
+                raise answers
+            dataset = datasets[split]
+            for index, answer in zip(indices, answers, strict=True):
+                _, height, width = dataset.target_boxes(index)
+                line: dict[str, Any] = {"split": split, "index": index, "fingerprint": dataset.fingerprint}
+                line |= {key: dataset.describe(index).get(key) for key in KEYS}
+                scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
+                box = None if answer.box is None else [v * scale[k % 2] for k, v in enumerate(answer.box)]
+                line |= {"box": box, "score": answer.score} if not _unread(answer) else {"text": answer.warning}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            shown.update(len(indices))
+    shown.close()
+
+
+def _unread(answer: Any) -> bool:
+    return answer.box is None and "cannot be read" in (answer.warning or "")

@@ -1,0 +1,242 @@
+"""Other people's models behind the same door: real code of transformers on tiny random models, a server that misbehaves."""
+
+import base64
+import json
+import os
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import foreign_toys
+import numpy as np
+import pytest
+
+import rec
+from rec.errors import InputError
+from rec.inference.foreign import openai
+from rec.inference.foreign.families import family_of
+from rec.inference.foreign.openai import ServerError
+from rec.model_folder.format import ModelFolderError
+
+ROOT = Path(__file__).parents[2]
+IMAGE = np.random.default_rng(0).integers(0, 255, (90, 140, 3), np.uint8)
+needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setattr(openai.time, "sleep", lambda _: None)
+    servers = []
+
+    def start(*answers, **how):
+        servers.append(foreign_toys.ChatServer(list(answers)))
+        how = {"coordinates": "0-1000"} | how
+        return servers[-1], rec.from_pretrained(f"openai:toy@{servers[-1].address}", **how)
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def sent_image(body):
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_a_server_is_a_grounder(serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    server, grounder = serve(
+        '{"bbox_2d": [100, 200, 500, 1000]}', '{"bbox_2d": null}', "I cannot see [well.", "[[1, 2, 3, 4], [5, 6, 7, 8]]"
+    )
+    grounder.at_once = 1
+    found, none, unread, several = grounder(IMAGE, ["the dog", "a cat", "a bird", "two"], top_k=2)
+    assert found.box == pytest.approx((14, 18, 70, 90)) and found.score == 1 and found.warning is None
+    assert none.box is None and none.warning is None
+    assert unread.box is None and "cannot be read: 'I cannot see [well.'" in unread.warning
+    assert len(several.candidates) == 2 and "2 boxes" in several.warning
+    assert sent_image(server.asked[0]).shape == IMAGE.shape and server.headers[0]["Authorization"] == "Bearer secret"
+    assert '"the dog"' in server.asked[0]["messages"][0]["content"][1]["text"] and server.asked[0]["temperature"] == 0
+    assert "secret" not in repr(grounder) and "on this machine" in grounder.origin
+
+
+def test_a_lying_answer_stays_inside_the_image(serve):
+    _, grounder = serve('{"bbox_2d": [900, 5000, -100, 100]}')
+    left, top, right, bottom = grounder(IMAGE, "x").box
+    assert 0 <= left <= right <= 140 and 0 <= top <= bottom <= 90
+
+
+def test_requests_at_once_are_bounded_and_answers_keep_their_order(serve):
+    def answer(body):
+        number = int(body["messages"][0]["content"][1]["text"].split('"')[1])
+        openai.threading.Event().wait(0.02 * (3 - number % 3))
+        return f"[0, 0, {number}, {number}]"
+
+    server, grounder = serve(answer)
+    found = grounder(IMAGE, [str(number) for number in range(1, 21)])
+    assert [round(one.box[2] / 140 * 1000) for one in found] == list(range(1, 21)) and 1 < server.most_at_once <= 4
+
+
+def test_a_busy_or_broken_server_is_asked_again_and_a_refusal_is_not(serve):
+    server, grounder = serve(503, b"{broken", 429, b"[]", "[0, 0, 10, 10]")
+    assert grounder(IMAGE, "x").box is None, "a list is no chat answer"
+    assert len(server.asked) == 4
+    assert grounder(IMAGE, "x").box is not None
+    server, grounder = serve(404)
+    with pytest.raises(ServerError, match="404"):
+        grounder(IMAGE, "x")
+    assert len(server.asked) == 1
+    server, grounder = serve(500)
+    with pytest.raises(ServerError, match="does not answer for toy"):
+        grounder(IMAGE, "x")
+    assert len(server.asked) == openai.TRIES
+    server, grounder = serve(302)
+    with pytest.raises(ServerError, match="302"):
+        grounder(IMAGE, "x")
+    _, grounder = serve(b"x" * (openai.MAX_ANSWER + 2))
+    with pytest.raises(ServerError, match="more than"):
+        grounder(IMAGE, "x")
+    server, grounder = serve("[0, 0, 1, 1]")
+    server.close()
+    with pytest.raises(ServerError, match="is it running"):
+        grounder(IMAGE, "x")
+
+
+def test_nothing_goes_to_another_machine_unasked(monkeypatch):
+    monkeypatch.setattr(openai.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", ("192.0.2.7", 0))])
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match=r"example\.org is another machine.*--send-images"):
+        rec.from_pretrained("openai:qwen3-vl@https://example.org/v1")
+    grounder = rec.from_pretrained("openai:qwen3-vl@https://example.org/v1", send_images=True)
+    assert "to which every image is sent" in grounder.origin and not grounder.is_here
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with pytest.raises(InputError, match="unencrypted"):
+        rec.from_pretrained("openai:qwen3-vl@http://example.org/v1", send_images=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("openai:", "names no model"),
+        ("openai:model", "names no server"),
+        ("openai:@http://127.0.0.1:1/v1", "names no server"),
+        ("openai:model@ftp://127.0.0.1/v1", "names no server"),
+        ("openai:model@http://user:word@127.0.0.1/v1", "names no server"),
+        ("openai:unheard-of@http://127.0.0.1:1/v1", "is not known"),
+    ],
+)
+def test_names_that_cannot_be_asked(name, said):
+    with pytest.raises(InputError, match=said):
+        rec.from_pretrained(name)
+
+
+def test_options_of_foreign_models_are_refused_for_ours(tmp_path):
+    with pytest.raises(InputError, match="coordinates: for models named"):
+        rec.from_pretrained(tmp_path, coordinates="0-1")
+    from rec.model_folder.find import resolve
+
+    with pytest.raises(ModelFolderError, match="no model folder that could be exported"):
+        resolve("openai:model@http://127.0.0.1:1/v1")
+
+
+def test_families_see_the_size_their_processor_would_make():
+    family = family_of("Qwen/Qwen2.5-VL-3B-Instruct")
+    for height, width in ((90, 140), (3000, 4000), (20, 5000), (1, 1)):
+        sent = family.fitted(np.zeros((height, width, 3), np.uint8))
+        assert (
+            sent.shape[0] % 28 == 0 and sent.shape[1] % 28 == 0 and sent.shape[0] * sent.shape[1] <= family.max_pixels
+        )
+    assert str(family.convention(84, 140).coordinates) == "140x84"
+    assert family_of("Qwen3-VL-8B").coordinates == family_of("OpenGVLab/InternVL3-2B").coordinates == "0-1000"
+    assert family_of("other", "0-1").coordinates == "0-1"
+    with pytest.raises(InputError, match="phrase"):
+        family_of("qwen3-vl", prompt="where?")
+
+
+@needs_transformers
+@pytest.mark.parametrize("toy", ["grounding_dino", "owlv2"])
+def test_detectors_of_transformers_answer_in_pixels(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    getattr(foreign_toys, toy)(tmp_path)
+    grounder = rec.from_pretrained(f"transformers:{tmp_path}", device="cpu")
+    answers = grounder([IMAGE, IMAGE[:50]], ["the red circle", ["a dog", "the dog"]], top_k=5)
+    for answer, height in ((answers[0], 90), (answers[1][0], 50), (answers[1][1], 50)):
+        assert len(answer.candidates) == 5 and answer.candidates[0] == (answer.box, answer.score)
+        for (left, top, right, bottom), score in answer.candidates:
+            assert 0 <= left <= right <= 140 and 0 <= top <= bottom <= height and 0 <= score <= 1
+    alone = grounder(IMAGE[:50], "the dog")
+    assert alone.box == pytest.approx(answers[1][1].box, abs=0.1), "a batch answers what one image is answered"
+    assert toy.partition("2")[0].replace("_", "-") in grounder.origin and "own licence" in grounder.origin
+
+
+@needs_transformers
+@pytest.mark.parametrize("toy", ["florence2", "qwen25_vl"])
+def test_models_of_transformers_that_write_are_read(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    getattr(foreign_toys, toy)(tmp_path)
+    how = {} if toy == "florence2" else {"coordinates": "pixel"}
+    grounder = rec.from_pretrained(f"transformers:{tmp_path}", device="cpu", **how)
+    answer = grounder(IMAGE, "the dog")
+    assert answer.box is None or 0 <= answer.box[0] <= answer.box[2] <= 140
+    words = {"florence2": "dog<loc_100><loc_200><loc_500><loc_900>", "qwen25_vl": '{"bbox_2d": [14, 28, 70, 84]}'}[toy]
+    monkeypatch.setattr(
+        type(grounder.processor), "batch_decode", lambda *_, **__: [f"</s><s>{words}</s>" if how == {} else words]
+    )
+    expected = (14.07, 18.045, 70.07, 81.045) if toy == "florence2" else (14, 30, 70, 90)  # 90 rows are seen as 84
+    assert grounder(IMAGE, "the dog").box == pytest.approx(expected)
+
+
+@needs_transformers
+def test_strangers_code_and_pickles_are_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    foreign_toys.owlv2(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch canary'\ntR.")
+    (tmp_path / "model.safetensors").rename(tmp_path / "away")
+    with pytest.raises(rec.errors.RecError, match="cannot be opened"):
+        rec.from_pretrained(f"transformers:{tmp_path}")
+    (tmp_path / "evil.py").write_text("import os; os.mkdir('canary')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in (
+        {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}},
+        {"quantization_config": {"quant_method": "x"}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(rec.errors.RecError, match=r"not run|quantised"):
+            rec.from_pretrained(f"transformers:{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(rec.errors.RecError, match="is a bert"):
+        rec.from_pretrained(f"transformers:{tmp_path}")
+    with pytest.raises(rec.errors.RecError, match="cannot be opened"):
+        rec.from_pretrained("transformers:nobody/nothing")
+    assert not os.path.exists("canary")
+
+
+def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatch, capsys):
+    from test_evaluate_script import CONFIG
+
+    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    server, _ = serve("[0, 0, 500, 500]")
+
+    def evaluate(*more):
+        model = f"openai:toy@{server.address}"
+        arguments = ["evaluate.py", model, "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", *more]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
+        return ended.value.code or 0, *capsys.readouterr()
+
+    status, said, error = evaluate("--splits", "val")
+    assert status == 0 and "15 of 15 phrases are still to ask" in said and "15 answers matched" in said, error
+    metrics = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"]
+    answers = Path("out/answers.jsonl").read_text(encoding="utf-8")
+    assert metrics["count"] == len(answers.splitlines()) == 15 == len(server.asked)
+    Path("out/answers.jsonl").write_text(answers[: answers.rfind('"index"') - 5], encoding="utf-8")
+    status, said, _ = evaluate("--splits", "val")
+    assert status == 0 and "1 of 15 phrases are still to ask" in said and len(server.asked) == 16
+    assert Path("out/answers.jsonl").read_text(encoding="utf-8") == answers
+    assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
+    status, _, error = evaluate("--splits", "val", "dataset.ann_path.scenes.count.val=4")
+    assert status == 2 and "other data" in error
