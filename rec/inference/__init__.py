@@ -3,14 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rec.inference.grounder import Grounder, Grounding, from_pretrained
+    from rec.inference.grounder import Grounder, Grounding
+    from rec.inference.opening import from_pretrained
 
 __all__ = ["Grounder", "Grounding", "from_pretrained"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from rec.inference import grounder
+        from rec.inference import grounder, opening
 
-        return getattr(grounder, name)
+        return getattr(opening if name == "from_pretrained" else grounder, name)
     raise AttributeError(f"module 'rec.inference' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``from_pretrained`` and the Grounder: images and phrases in; boxes, scores and masks in the image's pixels out."""
+"""The Grounder: images and phrases in; boxes, scores and masks in the image's pixels out."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,69 +16,17 @@ from rec.boxes import suppress
 from rec.contracts import Preprocess, Words, abilities
 from rec.data.batch import Returning
 from rec.data.images import letterbox
-from rec.errors import InputError
 from rec.evaluation.masks import to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import ImageLike, to_pixels
-from rec.model_folder.find import resolve
-from rec.model_folder.format import WEIGHTS, ModelFolderError, describe_origin, knows_shapes_only
-from rec.model_folder.reader import read
+from rec.model_folder.format import describe_origin, knows_shapes_only
 from rec.models.soundness import PredictionError, not_finite
 
-__all__ = ["Grounder", "Grounding", "draw", "from_pretrained", "suppress"]
+__all__ = ["Grounder", "Grounding", "draw", "suppress"]
 
 PHRASES_AT_ONCE = 32
 Phrases = str | Sequence[str]  # about one image
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def from_pretrained(
-    source: str | Path,
-    *,
-    device: torch.device | str = "auto",
-    dtype: torch.dtype | str | None = None,
-    trust_config: bool = False,
-    allow_urls: bool = False,
-    compile: bool = False,
-    **foreign: Any,
-) -> "Grounder":
-    """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
-
-    ``transformers:<id or folder>`` and ``openai:<model>@<address>`` are other people's models, see
-    :mod:`rec.inference.foreign`. Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
-
-    Args:
-        source: Folder, or hub id with an optional ``@revision``.
-        device: ``"auto"`` takes CUDA, then MPS, then the CPU.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
-        trust_config: Build any target the config names. It can then run any code: for folders of your own only.
-        allow_urls: Fetch images given as http(s) addresses.
-        compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
-            image and several, one phrase and several, become programs of their own), later ones are faster.
-        foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.
-
-    Raises:
-        InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours.
-        ModelFolderError: no such folder, or it is damaged or not to be trusted.
-        rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
-    """
-    from rec.inference import foreign as others
-
-    if others.is_foreign(source):
-        return others.open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
-    if foreign := {name: value for name, value in foreign.items() if value}:
-        raise InputError(
-            f"{', '.join(foreign)}: for models named transformers:… or openai:… only, and {source} is none"
-        )
-    folder = resolve(source)
-    model, config, vocabulary = read(folder, trust_config)
-    if vocabulary is None:
-        raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
-    if config["preprocess"].get("max_token_length") is None:
-        raise ModelFolderError(f"{folder} has no preprocess.max_token_length in its config, so phrases cannot be read")
-    grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
-    grounder.weights = str(folder / WEIGHTS)
-    return grounder
 
 
 class Grounder:
@@ -89,7 +36,7 @@ class Grounder:
         model: Keeps the model contract of ``docs/architecture.md``.
         config: Of its model folder: ``preprocess`` and ``about``.
         vocabulary: Of its model folder.
-        device, dtype, allow_urls, compile: See :func:`from_pretrained`.
+        device, dtype, allow_urls, compile: See :func:`rec.from_pretrained`.
 
     Attributes:
         origin: One line on what the model was trained on.

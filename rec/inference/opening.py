@@ -1,0 +1,60 @@
+"""``from_pretrained``: a model, ours or somebody else's, by name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rec.errors import InputError
+from rec.inference.foreign import is_foreign, open_foreign
+from rec.inference.grounder import Grounder
+from rec.model_folder.find import resolve
+from rec.model_folder.format import WEIGHTS, ModelFolderError
+from rec.model_folder.reader import read
+
+
+def from_pretrained(
+    source: str | Path,
+    *,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | str | None = None,
+    trust_config: bool = False,
+    allow_urls: bool = False,
+    compile: bool = False,
+    **foreign: Any,
+) -> Grounder:
+    """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
+
+    ``transformers:<id or folder>`` and ``openai:<model>@<address>`` are other people's models, see
+    :mod:`rec.inference.foreign`. Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
+
+    Args:
+        source: Folder, or hub id with an optional ``@revision``.
+        device: ``"auto"`` takes CUDA, then MPS, then the CPU.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
+        trust_config: Build any target the config names. It can then run any code: for folders of your own only.
+        allow_urls: Fetch images given as http(s) addresses.
+        compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
+            image and several, one phrase and several, become programs of their own), later ones are faster.
+        foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.
+
+    Raises:
+        InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours.
+        ModelFolderError: no such folder, or it is damaged or not to be trusted.
+        rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
+    """
+    if is_foreign(source):
+        return open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
+    if foreign := {name: value for name, value in foreign.items() if value}:
+        raise InputError(
+            f"{', '.join(foreign)}: for models named transformers:… or openai:… only, and {source} is none"
+        )
+    folder = resolve(source)
+    model, config, vocabulary = read(folder, trust_config)
+    if vocabulary is None:
+        raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
+    if config["preprocess"].get("max_token_length") is None:
+        raise ModelFolderError(f"{folder} has no preprocess.max_token_length in its config, so phrases cannot be read")
+    grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
+    grounder.weights = str(folder / WEIGHTS)
+    return grounder
