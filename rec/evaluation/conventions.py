@@ -118,7 +118,7 @@ def says_none(text: str) -> bool:
     return value is None or value == [] or value == {}
 
 
-def _json_in(text: str, unreadable: Any = None) -> Any:
+def _json_in(text: str, unreadable: object = None) -> object:
     """The JSON of a text, or of the fenced block in it."""
     fenced = re.search(r"```(?:json)? ?(.+?)```", text)
     try:
