@@ -2,7 +2,7 @@
 
     accelerate launch scripts/train.py configs/x.py [key=value ...]
     rec train configs/x.py [key=value ...]
-    rec train --check configs/x.py [key=value ...]      checks every key and argument, builds nothing
+    rec train --check configs/x.py [key=value ...]      checks names and values, builds nothing
 
 Started again with the same command it continues from the newest checkpoint in train.output_dir.
 Exit status: 0 finished, 1 training failed, 2 bad config or input, or training that cannot go on; stopped with a checkpoint saved:
@@ -280,7 +280,7 @@ def main() -> int:
     from rec.config import parse_config_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="check every key and every argument name, build nothing")
+    parser.add_argument("--check", action="store_true", help="check names and values, build nothing")
     add_trust_option(parser)
     args = parse_config_arguments(parser)
     from rec.training.build import read_config
@@ -288,7 +288,7 @@ def main() -> int:
 
     cfg = read_config(args.config, args.overrides, args.trust_config)
     if args.check:
-        print(f"{args.config}: every key and argument is known")
+        print(f"{args.config}: names of keys and arguments are known, values fit; nothing was built")
         return 0
     with explained_memory(cfg):
         return train(cfg)

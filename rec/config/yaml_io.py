@@ -13,7 +13,7 @@ from rec.config.call import Builder, object_name
 from rec.config.errors import ConfigError, error_like
 from rec.config.nodes import CONTAINERS, SCALARS, children, is_tuple, join
 from rec.errors import UntrustedError
-from rec.files import write_text
+from rec.files import user_path, write_text
 from rec.trust import MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES, read_text
 
 _LIMIT = f"a config has at most {MAX_CONFIG_DEPTH} levels, {MAX_CONFIG_NODES:,} keys and values, and no aliases (write ${{key}})"
@@ -94,7 +94,7 @@ def save_yaml(cfg: Any, path: str | Path) -> None:
         allow_unicode=True,
         width=120,
     )
-    write_text(path, text)
+    write_text(user_path(path), text)
     if lost:
         warnings.warn(f"{path} is readable but cannot rebuild {', '.join(lost)}: no importable name", stacklevel=2)
 

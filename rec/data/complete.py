@@ -9,7 +9,7 @@ import numpy as np
 
 from rec import trust
 from rec.data import masks
-from rec.data.images import image_size, read_bytes
+from rec.data.images import decode_image, image_size, read_bytes
 from rec.data.schema import BadRecord, attempt, faults_as, ids_of, image_of
 
 
@@ -20,6 +20,7 @@ def complete_rows(
     embed: bool,
     image_folders: Sequence[str] | None = None,
     mask_folders: Sequence[str] | None = None,
+    decode: bool = True,
 ) -> Iterator[dict[str, Any] | BadRecord]:
     """Fills in image size, mask and bytes; makes image paths relative to ``root``, so that images can move.
 
@@ -33,6 +34,7 @@ def complete_rows(
         with_masks: encode masks; without, they become None.
         embed: put the encoded image files into the rows.
         image_folders, mask_folders: files must lie below one of these, links followed; None: anywhere.
+        decode: decode every image, which alone tells that it can be trained on; where that is done later, headers will do.
 
     Yields:
         Rows of the schema's columns, not checked yet, or a :class:`~rec.data.schema.BadRecord` where the image is
@@ -43,7 +45,7 @@ def complete_rows(
     def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
         key = image["path"], len(image["bytes"] or b"")
         if image["bytes"] or last[0] != key:
-            last[:] = key, _look(image, embed, image_folders)
+            last[:] = key, _look(image, embed, image_folders, decode)
         return last[1]
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def complete_rows(
         yield row if isinstance(row, BadRecord) else attempt(complete, row, where=ids_of(row))
 
 
-def _look(image: dict[str, Any], embed: bool, folders: Sequence[str] | None) -> tuple[tuple[int, int], bytes | None]:
+def _look(
+    image: dict[str, Any], embed: bool, folders: Sequence[str] | None, decode: bool
+) -> tuple[tuple[int, int], bytes | None]:
     path, data = image["path"], image["bytes"]
     if not (path or data):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
@@ -78,7 +82,10 @@ def _look(image: dict[str, Any], embed: bool, folders: Sequence[str] | None) -> 
         if data is None:
             _check_place(path, folders, "image")
             data = read_bytes(path) if embed else None
-        return image_size(data or path, path), data
+        if not decode:
+            return image_size(data or path, path), data
+        height, width = decode_image(data or path, path).shape[:2]
+        return (width, height), data
 
 
 def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:

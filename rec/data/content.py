@@ -11,8 +11,9 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,11 +24,13 @@ import xxhash
 from tqdm import tqdm
 
 from rec.data.schema import FEATURES, as_single
+from rec.data.sources import SourceError
 from rec.data.store import is_raw
 from rec.files import digest, whole_file, write_json
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -187,19 +190,17 @@ class ImageFiles:
         """Image files that are not as they were at preparation, with a warning: (name, digest now; "" if it is gone).
 
         Sizes and times are looked at, of every file (2 µs each on a local disk); a file where they differ is read.
-        """
-        import pyarrow as pa
 
+        Raises:
+            SourceError: what was noted at preparation is damaged.
+        """
         manifest = _manifest(self.folder, self.split)
         if not manifest.is_file():
             logger.warning("%s was prepared by an earlier version: edited images are not noticed", self.folder)
             return []
         subject = json.dumps([os.path.abspath(manifest), digest(manifest), os.path.abspath(self.root)])
         kept, changed = _kept(f"images-{digest(subject.encode())}.npy"), list[tuple[str, str]]()
-        with pa.memory_map(str(manifest)) as source, ThreadPoolExecutor(_THREADS) as pool:
-            table = pa.ipc.open_file(source).read_all()
-            names, digests = table["name"], table["digest"]
-            prepared = np.stack([table["bytes"].to_numpy(), table["mtime_ns"].to_numpy()], 1)
+        with _read_manifest(manifest) as (names, prepared, digests), ThreadPoolExecutor(_THREADS) as pool:
             last = _last_look(kept, prepared)
             for first in range(0, len(names), _AT_ONCE):
                 here = slice(first, first + _AT_ONCE)
@@ -299,6 +300,32 @@ def _write_manifest(path: Path, looks: Mapping[str, Look]) -> None:
         pa.ipc.new_file(sink, table.schema) as to,
     ):
         to.write_table(table, max_chunksize=_AT_ONCE)
+
+
+@contextmanager
+def _read_manifest(path: Path) -> Iterator[tuple["pa.ChunkedArray", np.ndarray, "pa.ChunkedArray"]]:
+    """Names of image files, their sizes and times as int64 ``(N, 2)``, and their digests; the file stays mapped meanwhile.
+
+    Raises:
+        SourceError: it is damaged.
+    """
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    schema = pa.schema({"name": text, "bytes": number, "mtime_ns": number, "digest": text})
+    try:
+        source = pa.memory_map(str(path))
+        table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)
+        table = table.select(schema.names).cast(schema)
+        prepared = np.stack([table[name].to_numpy() for name in ("bytes", "mtime_ns")], 1)
+        if any(column.null_count for column in table.columns):
+            raise ValueError("an entry is null")
+    except Exception as error:  # Arrow raises a dozen kinds
+        cause = " ".join(str(error).split())[:300]
+        raise SourceError(f"{path} is damaged ({cause}): prepare the data again") from error
+    with source:
+        yield table["name"], prepared, table["digest"]
 
 
 def _kept(name: str) -> Path:

@@ -334,6 +334,7 @@ class RefCOCODataSet(Dataset):
         import pyarrow.compute as pc
 
         specs = [spec["path"] if isinstance(spec, Mapping) else spec for _, spec, *_ in self._sources.values()]
+        specs = [os.path.expanduser(spec) for spec in specs]
         if is_below(file, [spec for spec in specs if os.path.exists(spec)]):
             return True
         for part in self._parts:

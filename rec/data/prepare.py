@@ -22,7 +22,7 @@ from rec.data.content import describe, fingerprint
 from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import link_or_copy, whole_file, write_json
+from rec.files import link_or_copy, user_path, whole_file, write_json
 from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def prepare(
         SourceError: unknown split, or a folder that holds other data.
         BadRecord: with ``on_bad_record="raise"``.
     """
-    folder, wanted = Path(folder).absolute(), list(splits or source.splits)
+    folder, wanted = user_path(folder).absolute(), list(splits or source.splits)
     if "::" in str(folder):
         raise SourceError(
             f"{folder}: the datasets library takes '::' in a path for a chain of addresses; choose another"
@@ -149,16 +149,17 @@ def read_info(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         SourceError: it cannot be read, or is not what :func:`prepare` writes.
     """
-    info = load_json(Path(folder) / INFO_FILE)
+    folder = user_path(folder)
+    info = load_json(folder / INFO_FILE)
     kinds = {"name": str, "image_root": str, "format": str, "identity": str, "options": dict, "splits": dict}
     fits = isinstance(info, dict) and all(isinstance(info.get(key), kind) for key, kind in kinds.items())
     if not fits or not _is_store(info.get("store")):
-        raise SourceError(f"{Path(folder) / INFO_FILE} is not of this project, or broken: prepare the data again")
-    check_split_names(info["splits"], Path(folder) / INFO_FILE)
+        raise SourceError(f"{folder / INFO_FILE} is not of this project, or broken: prepare the data again")
+    check_split_names(info["splits"], folder / INFO_FILE)
     for split, entry in info["splits"].items():
         if not _is_split(entry):
             raise SourceError(
-                f"{Path(folder) / INFO_FILE} was edited: split {split} has no fingerprint or counts; prepare the data again"
+                f"{folder / INFO_FILE} was edited: split {split} has no fingerprint or counts; prepare the data again"
             )
     return info
 
@@ -243,7 +244,8 @@ def _write_split(
     # What is copied, or comes from a stranger, comes from the folders that were named.
     mask_folders = None if job.get("allow_paths") else source.folders
     image_folders = mask_folders if job["embed"] or job["store"] or source.is_foreign else None
-    complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"], image_folders, mask_folders)
+    folders, decode = (image_folders, mask_folders), not job["store"]  # storing decodes, and on several threads
+    complete = complete_rows(kept, source.image_root, job["with_masks"], job["embed"], *folders, decode)
     rows = clean_rows(complete, job["on_bad_record"], report, f"{source.name}, split {split}", split, seen)
     title, hidden = f"{source.name} {split}", None if progress else True  # None: shown on a terminal only
     bar = iter(tqdm(rows, title, unit=" refs", initial=report.rows, disable=hidden))

@@ -372,10 +372,10 @@ class Report:
 
 
 class Seen:
-    """Ref ids with their splits, and image ids with their files, over all splits of a source."""
+    """Ref ids with their splits and images, and image ids with their files, over all splits of a source."""
 
     def __init__(self) -> None:
-        self._refs: dict[str, str] = {}
+        self._refs: dict[str, tuple[str, str]] = {}
         self._images: dict[tuple[str, str], str] = {}
 
     def add(self, row: dict[str, Any], split: str) -> None:
@@ -385,16 +385,16 @@ class Seen:
             BadRecord: its ref was met in this split, or in another one unless both are test splits (RefClef's testA,
                 testB and testC overlap); or its image id belongs to another image file.
         """
-        earlier = self._refs.get(row["ref_id"])
+        earlier, image = self._refs.get(row["ref_id"], (None, ""))
         if earlier == split:
-            raise BadRecord("duplicate id", "an earlier record has the same ref_id")
+            raise BadRecord("duplicate id", f"an earlier record, of image_id {image}, has the same ref_id")
         if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
-            raise BadRecord("ref in two splits", f"the ref is in split {earlier} too")
+            raise BadRecord("ref in two splits", f"a record of image_id {image} in split {earlier} has the same ref_id")
         picture = picture_key(row["image"])
         other = self._images.setdefault((row["source"], row["image_id"]), picture)
         if other != picture:  # leaks are found by id, and results are told by it
             raise BadRecord("two images of one id", f"image_id {row['image_id']} is {picture} here and {other} before")
-        self._refs[row["ref_id"]] = split
+        self._refs[row["ref_id"]] = split, row["image_id"]
 
 
 def clean_rows(

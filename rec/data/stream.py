@@ -73,6 +73,7 @@ class RefCOCOStream(IterableDataset):
 
         from rec.data.tables import check_finished, parquet_files
 
+        path = os.path.expanduser(path)
         self._count: int | None = None
         self._is_foreign = not os.path.isdir(path)
         identity: list[Any] = [os.fspath(path), split, seed, buffer_size]

@@ -122,7 +122,7 @@ def open_table(
         SourceError: no such source or split; lists what there is.
         BadRecord: a record that cannot be used (``on_bad_record: skip`` counts and leaves out).
     """
-    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    choices, image_path, mask_path = _as_user_means(spec, image_path, mask_path)
     unknown = sorted(set(choices) - set(SPEC_KEYS))
     if unknown or "path" not in choices:
         raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
@@ -162,7 +162,7 @@ def open_source(
     Raises:
         SourceError: nothing there, or a layout that is not known; says what was looked for.
     """
-    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    choices, image_path, mask_path = _as_user_means(spec, image_path, mask_path)
     if image_path is not None and not os.path.isdir(image_path):
         logger.warning("image_path of %r, %s, is not there; looking where the annotation files say", name, image_path)
         image_path = None
@@ -191,6 +191,14 @@ def open_source(
         + "; expected a prepared folder (`rec prepare`), a folder with refs(…).p or grefs(…).json and instances.json, "
         "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
+
+
+def _as_user_means(spec: Any, *folders: str | None) -> tuple[Any, ...]:
+    """A source as a mapping, and folders, with ``~`` for the home folder."""
+    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
+    if isinstance(choices.get("path"), str | os.PathLike):
+        choices["path"] = os.path.expanduser(choices["path"])
+    return choices, *(folder and os.path.expanduser(folder) for folder in folders)
 
 
 def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> UnknownSplit:

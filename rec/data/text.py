@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from rec.data.phrase_words import ENGLISH, OTHER_SIDES, SIDE_SIGNS
 from rec.errors import UntrustedError
-from rec.files import write_json
+from rec.files import user_path, write_json
 from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
@@ -105,7 +105,7 @@ class Vocabulary:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes ``vocab.json``: ``{"tokenizer": …, "words": […]}``."""
-        write_json(path, {"tokenizer": self.tokenizer, "words": list(self.words)}, indent=0)
+        write_json(user_path(path), {"tokenizer": self.tokenizer, "words": list(self.words)}, indent=0)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], tokenizer: str = "simrec") -> "Vocabulary":
@@ -139,7 +139,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> tuple[list[str], str]:
     Raises:
         ValueError, UntrustedError, FileNotFoundError: as :meth:`Vocabulary.load`.
     """
-    text = read_text(path, "vocabulary", MAX_VOCABULARY_BYTES)
+    text = read_text(user_path(path), "vocabulary", MAX_VOCABULARY_BYTES)
     try:
         content = json.loads(text)
         words, tokenizer = content["words"], content["tokenizer"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from rec import trust
 from rec.data.text import Vocabulary
+from rec.files import user_path
 
 logger = logging.getLogger(__name__)
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
@@ -38,7 +39,8 @@ def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | N
             "dataset.use_glove=false model.language_encoder.freeze_embedding=false"
         )
     is_text = os.fspath(source).endswith(TEXT_SUFFIXES)
-    found = dict(_from_text(vocabulary, Path(source)) if is_text else _from_spacy(vocabulary, os.fspath(source)))
+    path = user_path(source)
+    found = dict(_from_text(vocabulary, path) if is_text else _from_spacy(vocabulary, str(path)))
     if not found:
         raise ValueError(f"{source} has no vector for any of the {len(vocabulary)} words of the vocabulary")
     known = np.stack(list(found.values()))

@@ -23,7 +23,7 @@ from rec.data.batch import Returning, prepare
 from rec.data.masks import encode
 from rec.errors import RecError
 from rec.evaluation import masks, metrics, several
-from rec.files import write_json, write_json_lines
+from rec.files import user_path, write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], 
         split_metrics: ``{split: metrics}``, fractions 0-1.
         records: ``{split: records}``; with more than one split every line names its own.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     several_splits = len(records) > 1
     lines = (
         ({"split": split} if several_splits else {}) | {key: line[key] for key in line if key != "candidates"}

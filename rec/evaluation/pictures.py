@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rec.contracts import DataSet
 from rec.data.masks import decode
-from rec.files import whole_file
+from rec.files import user_path, whole_file
 
 TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
 _PALETTE = (PREDICTED, (9, 105, 218), (191, 135, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
@@ -81,7 +81,7 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as temporary:
+    with whole_file(user_path(path)) as temporary:
         picture.save(temporary)
 
 

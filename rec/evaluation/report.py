@@ -12,7 +12,7 @@ import numpy as np
 
 from rec.contracts import DataSet
 from rec.evaluation.metrics import mask_iou, summarize_records
-from rec.files import write_text
+from rec.files import user_path, write_text
 
 Record = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ def write_report(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
-    write_text(path, page)
+    write_text(user_path(path), page)
 
 
 def _split(dataset: DataSet, records: list[Record]) -> list[str]:

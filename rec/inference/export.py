@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rec.contracts import Words
 from rec.data.batch import prepare
 from rec.errors import RecError
+from rec.files import user_path
 from rec.model_folder.format import describe_origin
 from rec.models.soundness import not_finite
 
@@ -104,7 +105,7 @@ def export(
             warnings.simplefilter("ignore")  # of torch about itself, dozens of lines
             program = torch.export.export(deployed, (image, tokens), dynamic_shapes=shapes)
             if kind == "torch":
-                torch.export.save(program, Path(path), extra_files={"rec.json": json.dumps(about)})
+                torch.export.save(program, user_path(path), extra_files={"rec.json": json.dumps(about)})
                 return
             names = list(deployed(image, tokens))
             onnx = torch.onnx.export(
@@ -120,7 +121,7 @@ def export(
         raise ExportError(f"{type(model).__name__} cannot be exported to {kind}: {reason}") from error
     assert onnx is not None
     onnx.model.metadata_props["rec"] = json.dumps(about)
-    onnx.save(Path(path), external_data=sum(p.nbytes for p in model.parameters()) > MAX_ONE_FILE)
+    onnx.save(user_path(path), external_data=sum(p.nbytes for p in model.parameters()) > MAX_ONE_FILE)
 
 
 def example_inputs(size: int, length: int, words: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if str(path).endswith(".onnx"):
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(user_path(path)), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         about = json.loads(session.get_modelmeta().custom_metadata_map["rec"])
 
@@ -183,7 +184,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
     else:
         extra = {"rec.json": ""}
-        program = torch.export.load(Path(path), extra_files=extra).module()
+        program = torch.export.load(user_path(path), extra_files=extra).module()
         about = json.loads(extra["rec.json"])
 
         def run(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rec.errors import UntrustedError
+from rec.files import user_path
 from rec.model_folder.allowed import ALLOWED_TARGETS, harmless
 from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_config
 from rec.trust import weight_shapes
@@ -39,7 +40,7 @@ def read(
     Raises:
         ModelFolderError: a file is missing, a link, damaged, or does not fit the others; a target is not allowed.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
     config = read_config(checked_file(folder, CONFIG))

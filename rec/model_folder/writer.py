@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rec.contracts import Words
-from rec.files import default_mode, link_or_copy, swap, sync, whole_file, write_text
+from rec.files import default_mode, link_or_copy, swap, sync, user_path, whole_file, write_text
 from rec.model_folder.allowed import harmless
 from rec.model_folder.card import model_card
 from rec.model_folder.format import CARD, CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, describe_origin, read_config
@@ -41,7 +41,7 @@ def write(
     """
     from rec.config import LazyConfig, to_native
 
-    folder = Path(folder)
+    folder = user_path(folder)
     if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
         raise ModelFolderError(f"{folder} exists and is no model folder; choose another place, or remove it")
     if re.search("[\ud800-\udfff]", str(folder.absolute())):

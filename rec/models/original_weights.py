@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rec.errors import UntrustedError
+from rec.files import user_path
 from rec.models.backbones.base import Backbone
 from rec.models.darknet_weights import load_darknet
 from rec.models.pth import load_pth
@@ -274,7 +275,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, holds objects, or holds no tensors.
         UntrustedError: a ``.pth`` that is no regular file, or asks for more than it holds.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no such weight file (docs/weights.md says where to get them)", str(path))
     if path.suffix == ".safetensors":
@@ -323,7 +324,8 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
             f"{type(backbone).__name__}(pretrained=True) needs pretrained_weight_path; set it, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         )
-    if not Path(path).exists():
+    path = user_path(path)
+    if not path.exists():
         raise FileNotFoundError(
             errno.ENOENT,
             f"no such file of {type(backbone).__name__} weights (docs/weights.md says how to get one; for random weights,"
@@ -331,7 +333,7 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
             str(path),
         )
     if is_darknet_file(path):
-        load_darknet(backbone, Path(path))
+        load_darknet(backbone, path)
         left = []
     else:
         left = _load_state(backbone, path)

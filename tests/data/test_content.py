@@ -16,6 +16,7 @@ from rec.data.content import fingerprint
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import prepare
 from rec.data.schema import FEATURES
+from rec.data.sources import SourceError
 from rec.data.tables import open_source, open_table
 
 STORES = {
@@ -254,3 +255,11 @@ def test_the_fingerprint_is_what_version_0_1_recorded():
 @pytest.fixture(autouse=True)
 def quiet(caplog):
     caplog.set_level(logging.WARNING)
+
+
+def test_notes_of_images_that_are_damaged_are_said_to_be(tmp_path):
+    folder = prepared(tmp_path)
+    manifest = folder / "image_digests-train.arrow"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+    with pytest.raises(SourceError, match=r"image_digests-train\.arrow is damaged .*prepare the data again"):
+        _ = opened(folder).content

@@ -190,15 +190,45 @@ def test_an_image_is_stored_once_however_many_phrases_it_has(tmp_path):
     assert (tmp_path / "raw" / "images.u8").stat().st_size == 7 * 3 * 64 * 64
 
 
+def damage_inside(file):
+    data = bytearray(file.read_bytes())
+    place = data.index(b"\xff\xc4")  # the tables of its code: the header is whole, and so is the end
+    data[place + 5 : place + 20] = b"\xff" * 15
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("store", ["plain", "embedded"])
+def test_what_is_ready_can_be_decoded(tmp_path, store):
+    source = open_source(boxes_jsonl(tmp_path), name="mine")
+    damage_inside(tmp_path / "3.jpg")
+    with pytest.raises(
+        BadRecord, match=r"unreadable image: mine, split train, record 3: .*3\.jpg is truncated or broken"
+    ):
+        prepare(source, tmp_path / "raised", store=store, progress=False)
+    prepare(source, tmp_path / "out", store=store, on_bad_record="skip", progress=False)
+    dataset = RefCOCODataSet("mine", str(tmp_path / "out"), input_shape=[48, 48])
+    assert [dataset[number]["index"].item() for number in range(len(dataset))] == list(range(21))
+
+
+def test_a_tilde_is_the_home_folder_in_python_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    boxes_jsonl(tmp_path)
+    source = open_source({"path": "~/train.jsonl", "bbox_format": "xywh"}, name="mine", image_path="~")
+    prepare(source, "~/out", progress=False)
+    dataset = RefCOCODataSet("mine", {"mine": "~/out"}, {"mine": "~"}, input_shape=[48, 48])
+    assert len(dataset) == 25 and dataset.reads(tmp_path / "out" / "train")
+    dataset.vocabulary.save("~/vocab.json")
+    assert RefCOCODataSet("mine", "~/out", vocabulary="~/vocab.json").vocabulary == dataset.vocabulary
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("store", ["letterboxed", "raw"])
 def test_an_image_that_cannot_be_decoded_costs_its_records_alone(tmp_path, monkeypatch, store):
     from rec.data import store as storing
 
     spec = boxes_jsonl(tmp_path)
-    data = bytearray((tmp_path / "3.jpg").read_bytes())
-    place = data.index(b"\xff\xc4")  # the tables of its code: the header is whole, and so is the end
-    data[place + 5 : place + 20] = b"\xff" * 15
-    (tmp_path / "3.jpg").write_bytes(data)
+    damage_inside(tmp_path / "3.jpg")
     source = open_source(spec, name="mine")
     with pytest.raises(BadRecord, match=r"unreadable image: ref_id train-4, .*3\.jpg.*--on-bad-record skip"):
         prepare(source, tmp_path / "raised", store=store, size=48, progress=False)

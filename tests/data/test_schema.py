@@ -98,7 +98,7 @@ def test_skip_counts_by_reason_and_keeps_the_rest():
 
 
 def test_an_id_may_not_come_twice():
-    with pytest.raises(BadRecord, match="same ref_id"):
+    with pytest.raises(BadRecord, match="earlier record, of image_id 1, has the same ref_id"):
         list(clean_rows([row(), row()]))
 
 
@@ -107,7 +107,7 @@ def test_a_ref_in_training_and_evaluation_is_refused_and_in_two_tests_is_not():
     list(clean_rows([row(ref_id="1")], split="train", seen=seen))
     list(clean_rows([row(ref_id="2")], split="testA", seen=seen))
     assert len(list(clean_rows([row(ref_id="2")], split="testC", seen=seen))) == 1
-    with pytest.raises(BadRecord, match="in split train too"):
+    with pytest.raises(BadRecord, match="a record of image_id 1 in split train has the same ref_id"):
         list(clean_rows([row(ref_id="1")], split="val", seen=seen))
 
 
