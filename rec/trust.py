@@ -159,7 +159,7 @@ def split_name(name: object) -> str:
     return str(name)
 
 
-def strangers(config: Any, allowed: frozenset[str]) -> list[str]:
+def unlisted(config: Any, allowed: frozenset[str]) -> list[str]:
     """Names that a native config would call or import and that are not ``allowed``, in order.
 
     Args:
@@ -168,10 +168,10 @@ def strangers(config: Any, allowed: frozenset[str]) -> list[str]:
     """
     if isinstance(config, dict):
         named = [str(config[key]) for key in ("_target_", "_object_") if key in config]
-        inner = [name for value in config.values() for name in strangers(value, allowed)]
+        inner = [name for value in config.values() for name in unlisted(value, allowed)]
         return [name for name in named if name not in allowed] + inner
     if isinstance(config, list | tuple):
-        return [name for value in config for name in strangers(value, allowed)]
+        return [name for value in config for name in unlisted(value, allowed)]
     return []
 
 

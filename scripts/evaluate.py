@@ -77,14 +77,14 @@ def evaluate_model(
     from rec.data.loader import evaluation_loader
     from rec.errors import CheckpointError
     from rec.evaluation import evaluate
-    from rec.model_folder.find import locate
+    from rec.model_folder.find import find_trained
     from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
-    from rec.training.checkpoint_format import AVERAGED, WEIGHTS, problem
+    from rec.training.checkpoint_format import AVERAGED, WEIGHTS, damage
 
-    trained = locate(args.model)
+    trained = find_trained(args.model)
     read = AVERAGED if (trained.folder / AVERAGED).exists() else WEIGHTS
-    if trained.is_checkpoint and (trouble := problem(trained.folder, only=[read])):
+    if trained.is_checkpoint and (trouble := damage(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
@@ -275,7 +275,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, Any]:
     """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.model_folder.format import ModelFolderError, checked_file, read_config
+    from rec.model_folder.format import ModelFolderError, checked_file, read_folder_config
     from rec.model_folder.reader import load_vocabulary
 
     args.config = args.config or trained.run_config
@@ -285,7 +285,7 @@ def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, 
         )
 
     def take_preprocess(cfg: Any) -> None:
-        preprocess = read_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
+        preprocess = read_folder_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
         for key in ("input_shape", "max_token_length"):
             if key in cfg.dataset:
                 cfg.dataset[key] = preprocess[key]

@@ -39,14 +39,14 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
 
     from rec.inference.export import compare, export
-    from rec.model_folder.find import locate, resolve
+    from rec.model_folder.find import find_folder, find_trained
     from rec.model_folder.format import files_of
     from rec.model_folder.reader import read
 
-    trained = locate(args.model) if user_path(args.model).is_dir() else None
+    trained = find_trained(args.model) if user_path(args.model).is_dir() else None
     if trained is not None and trained.is_checkpoint:
         raise InputError(f"{trained.folder} is a checkpoint; export a model folder, such as best/ of the run")
-    folder = trained.folder if trained else resolve(args.model)
+    folder = trained.folder if trained else find_folder(args.model)
     refuse_inputs([out], files_of(folder))
     model, config, vocabulary = read(folder, args.trust_config)
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as place:

@@ -23,19 +23,19 @@ def main() -> int:
     add_trust_option(parser)
     args = parser.parse_args()
     from rec.errors import CheckpointError
-    from rec.model_folder.find import locate
+    from rec.model_folder.find import find_trained
     from rec.model_folder.format import ModelFolderError
     from rec.model_folder.hub import push
     from rec.model_folder.reader import read
-    from rec.training.checkpoint_format import problem
+    from rec.training.checkpoint_format import damage
     from rec.trust import weights_of_others
 
-    trained = locate(args.model)
+    trained = find_trained(args.model)
     if trained.is_checkpoint:
         raise ModelFolderError(f"{trained.folder} is a checkpoint; push a model folder, such as best/ of the run")
     read(trained.folder, args.trust_config)  # what cannot be loaded is not worth pushing
     if args.with_checkpoint and (
-        trouble := weights_of_others(args.with_checkpoint) or problem(Path(args.with_checkpoint))
+        trouble := weights_of_others(args.with_checkpoint) or damage(Path(args.with_checkpoint))
     ):
         raise CheckpointError(f"--with-checkpoint: {trouble}")
     address = push(

@@ -99,7 +99,7 @@ def train(cfg: Any) -> int:
     # What the run writes: the log, checkpoints, model folders, a profile. The first lines say what it is.
     state.due_evaluation &= bool(validation)
     log = RunLog(output_dir, accelerator, to_native(cfg), state.update, state.due_evaluation)
-    writer = checkpoint.Writer(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
+    writer = checkpoint.CheckpointWriter(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     publisher = Publisher(cfg, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
@@ -283,10 +283,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="check names and values, build nothing")
     add_trust_option(parser)
     args = parse_config_arguments(parser)
-    from rec.training.build import read_config
+    from rec.training.build import read_training_config
     from rec.training.memory import explained_memory
 
-    cfg = read_config(args.config, args.overrides, args.trust_config)
+    cfg = read_training_config(args.config, args.overrides, args.trust_config)
     if args.check:
         print(f"{args.config}: names of keys and arguments are known, values fit; nothing was built")
         return 0

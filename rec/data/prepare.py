@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rec.data.complete import complete_rows
 from rec.data.content import describe, fingerprint
-from rec.data.schema import FEATURES, BadRecord, Report, Seen, attempt, clean_rows, ids_of
+from rec.data.schema import FEATURES, BadRecord, Report, SeenIds, attempt, clean_rows, ids_of
 from rec.data.sources import Source, SourceError, check_split_names, load_json
 from rec.data.store import store_images, stored_rows
 from rec.files import link_or_copy, user_path, whole_file, write_json
@@ -96,7 +96,7 @@ def prepare(
             raise SourceError(f"{folder} already holds data prepared from other input: choose another output folder")
         return info
     state.open()
-    seen = Seen()
+    seen = SeenIds()
     reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
     tables = {split: state.table(split) for split in wanted}
     if job["store"]:
@@ -225,7 +225,7 @@ def _write_split(
     source: Source,
     split: str,
     state: _State,
-    seen: Seen,
+    seen: SeenIds,
     job: dict[str, Any],
     exclude: "ImageIndex | None",
     progress: bool,

@@ -371,7 +371,7 @@ class Report:
         return lines
 
 
-class Seen:
+class SeenIds:
     """Ref ids with their splits and images, and image ids with their files, over all splits of a source."""
 
     def __init__(self) -> None:
@@ -403,7 +403,7 @@ def clean_rows(
     report: Report | None = None,
     where: str = "table",
     split: str = "",
-    seen: Seen | None = None,
+    seen: SeenIds | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yields the valid rows in their order.
 
@@ -419,7 +419,7 @@ def clean_rows(
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}; expected 'raise' or 'skip'")
-    report, seen = report or Report(), seen or Seen()
+    report, seen = report or Report(), seen or SeenIds()
 
     def checked(row: dict[str, Any]) -> dict[str, Any]:
         report.see_boxes(row)

@@ -8,7 +8,7 @@ import torch
 from rec.errors import InputError
 from rec.inference.foreign import is_foreign, open_foreign
 from rec.inference.grounder import Grounder
-from rec.model_folder.find import resolve
+from rec.model_folder.find import find_folder
 from rec.model_folder.format import WEIGHTS, ModelFolderError
 from rec.model_folder.reader import read
 
@@ -49,7 +49,7 @@ def from_pretrained(
         raise InputError(
             f"{', '.join(foreign)}: for models named transformers:… or openai:… only, and {source} is none"
         )
-    folder = resolve(source)
+    folder = find_folder(source)
     model, config, vocabulary = read(folder, trust_config)
     if vocabulary is None:
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")

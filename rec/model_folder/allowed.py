@@ -2,7 +2,7 @@
 
 Exact names, never prefixes: ``torch.hub.os.system`` resolves through module attributes, so a rule "everything below
 ``torch``" would be no protection. Every name here builds something from numbers and texts; none runs what it is given.
-Arguments of a model that would fetch or read weights (``pretrained`` and its paths) are turned off by :func:`harmless`
+Arguments of a model that would fetch or read weights (``pretrained`` and its paths) are turned off by :func:`without_pretrained`
 before a model folder's model is built.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
-from rec.trust import MAX_SIDE, is_below, strangers
+from rec.trust import MAX_SIDE, is_below, unlisted
 
 _BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16", "YOLOX")
 _MODELS = {
@@ -61,21 +61,21 @@ _WORD_VECTORS = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_vecto
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
 
 
-def harmless(config: Any) -> Any:
+def without_pretrained(config: Any) -> Any:
     """A copy of a native config with every ``pretrained`` flag, path and vector argument off, at any depth."""
     if isinstance(config, dict):
-        return {key: _OFF[key] if key in _OFF else harmless(value) for key, value in config.items()}
+        return {key: _OFF[key] if key in _OFF else without_pretrained(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return type(config)(harmless(value) for value in config)
+        return type(config)(without_pretrained(value) for value in config)
     return config
 
 
-def strangers_of_run(config: Any) -> list[str]:
+def unlisted_in_run(config: Any) -> list[str]:
     """What a run's native config asks for and that nobody has listed: targets, spaCy pipelines, transforms of huge sizes."""
     data = config.get("dataset")
     transforms = data.get("candidate_transforms") if isinstance(data, dict) else None
     large = [f"a transform with the number {number}" for number in _numbers(transforms) if not abs(number) <= MAX_SIDE]
-    return strangers(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config)) + large
+    return unlisted(config, ALLOWED_RUN_TARGETS) + list(_pipelines(config)) + large
 
 
 def _numbers(value: object) -> Iterator[float]:
@@ -142,7 +142,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
         return cfg
     try:
         cfg = without_interpolations(cfg)
-        found = strangers_of_run(to_native(cfg))
+        found = unlisted_in_run(to_native(cfg))
         if found:
             raise UntrustedError(
                 f"it asks for {found[0][:100]!r}, which is not in the list of names that a YAML config may use"

@@ -61,7 +61,7 @@ class Trained:
         return model, describe_origin(about)
 
 
-def locate(path: str | Path) -> Trained:
+def find_trained(path: str | Path) -> Trained:
     """The model at ``path``: ``best/`` of a run folder (its newest checkpoint if there is none), a checkpoint, a model
     folder.
 
@@ -82,7 +82,7 @@ def locate(path: str | Path) -> Trained:
             raise ModelFolderError(
                 f"{last} holds {name[:80]!r}, expected the name of a checkpoint such as step_00001200"
             )
-        return locate(last.parent / name)
+        return find_trained(last.parent / name)
     if (folder / "trainer_state.json").is_file():
         return Trained(folder, True, _existing(folder.parent.parent / CONFIG))
     if (folder / WEIGHTS).is_file():
@@ -97,7 +97,7 @@ def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def resolve(source: str | Path) -> Path:
+def find_folder(source: str | Path) -> Path:
     """The folder of a model: ``source`` itself, or a download of the hub id it is."""
     if str(source).startswith(("transformers:", "openai:")):
         raise ModelFolderError(

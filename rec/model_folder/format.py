@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 
 from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError
-from rec.model_folder.allowed import harmless
+from rec.model_folder.allowed import without_pretrained
 from rec.trust import MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
@@ -90,7 +90,7 @@ def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, 
         "std": list(run["train"]["data"]["std"]),
         "max_token_length": length,
     }
-    return {"model": harmless(run["model"]), "preprocess": preprocess, "about": about}
+    return {"model": without_pretrained(run["model"]), "preprocess": preprocess, "about": about}
 
 
 def describe_origin(config: Mapping[str, Any]) -> str:
@@ -112,7 +112,7 @@ def knows_shapes_only(config: Mapping[str, Any]) -> bool:
     return bool(sources) and all(str(source).startswith("scenes") for source in sources)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_folder_config(path: Path) -> dict[str, Any]:
     """The ``config.yaml`` of a model folder: ``model`` with a target, ``preprocess`` and ``about`` within limits.
 
     Raises:

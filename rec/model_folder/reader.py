@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rec.errors import UntrustedError
 from rec.files import user_path
-from rec.model_folder.allowed import ALLOWED_TARGETS, harmless
-from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_config
+from rec.model_folder.allowed import ALLOWED_TARGETS, without_pretrained
+from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_folder_config
 from rec.trust import weight_shapes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read(
     folder = user_path(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
-    config = read_config(checked_file(folder, CONFIG))
+    config = read_folder_config(checked_file(folder, CONFIG))
     vocabulary = _read_vocabulary(folder, config, trust_config)
     model = load_model(config["model"], checked_file(folder, WEIGHTS), config["preprocess"], trust_config)
     return model.to(device), config, vocabulary
@@ -145,7 +145,7 @@ def _build(
 
     try:
         with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():
-            model = instantiate(harmless(node), None if trust_config else ALLOWED_TARGETS)
+            model = instantiate(without_pretrained(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
         hint = "" if trust_config else f"; {_OWN}"
         raise ModelFolderError(f"the model of {weights.parent} cannot be built: {str(error)[:500]}{hint}") from error

@@ -9,9 +9,17 @@ from typing import Any
 
 from rec.contracts import Words
 from rec.files import default_mode, link_or_copy, swap, sync, user_path, whole_file, write_text
-from rec.model_folder.allowed import harmless
+from rec.model_folder.allowed import without_pretrained
 from rec.model_folder.card import model_card
-from rec.model_folder.format import CARD, CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, describe_origin, read_config
+from rec.model_folder.format import (
+    CARD,
+    CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+    ModelFolderError,
+    describe_origin,
+    read_folder_config,
+)
 
 
 def write(
@@ -55,11 +63,11 @@ def write(
             link_or_copy(weights, temporary / WEIGHTS)
         else:
             write_weights(temporary / WEIGHTS, weights)
-        plain = dict(config) | {"model": harmless(to_native(config["model"]))}
+        plain = dict(config) | {"model": without_pretrained(to_native(config["model"]))}
         LazyConfig.save(plain, str(temporary / CONFIG))
         if vocabulary is not None:
             vocabulary.save(temporary / VOCABULARY)
-        saved = read_config(temporary / CONFIG)
+        saved = read_folder_config(temporary / CONFIG)
         write_text(temporary / CARD, model_card(saved, metrics or {}, describe_origin(saved), folder.name))
         # mkdtemp makes it private; a model folder is to be read by others.
         temporary.chmod(folder.stat().st_mode & 0o777 if folder.exists() else default_mode(folder=True))

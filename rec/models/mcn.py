@@ -120,7 +120,7 @@ class MCN(nn.Module):
         raw = self.forward_features(features, tokens, image_index)
         predictions = self.head.predict(raw["head"], raw["mask_head"])
         if self.suppression:
-            predictions["mask"] = suppress(predictions, hard=self.suppression == "hard")
+            predictions["mask"] = weigh_by_box(predictions, hard=self.suppression == "hard")
         return predictions
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ class MCN(nn.Module):
         )
 
 
-def suppress(predictions: Mapping[str, Tensor], hard: bool) -> Tensor:
+def weigh_by_box(predictions: Mapping[str, Tensor], hard: bool) -> Tensor:
     """Mask logits ``(B, 1, S, S)`` weighted by the box: the paper's non-located suppression, soft or hard."""
     logits, box, score = predictions["mask"], predictions["box"], predictions["score"][:, None, None]
     rows = torch.arange(logits.shape[2], device=logits.device) + 0.5

@@ -20,7 +20,7 @@ from rec.files import refuse_inputs
 from rec.training.keys import check_values
 
 
-def read_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
+def read_training_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
     """A training config with its overrides, checked: nothing is built.
 
     Args:
@@ -54,7 +54,7 @@ def read_config(path: str, overrides: Sequence[str], trust_config: bool = False)
     return cfg
 
 
-def with_known(node: ConfigNode, known: Mapping[str, Any]) -> Any:
+def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:
     """Instantiates a LazyCall with those of ``known`` that its target takes, so that targets from anywhere fit."""
     target = node["_target_"]
     parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
@@ -69,7 +69,7 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | N
         known |= {"rank": torch.distributed.get_rank(), "processes": torch.distributed.get_world_size()}
     if vocabulary is not None:
         known["vocabulary"] = vocabulary
-    return as_data_set(with_known(cfg.dataset, known))
+    return as_data_set(instantiate_with(cfg.dataset, known))
 
 
 def build_batches(

@@ -2,7 +2,7 @@
 
 A checkpoint is written to a temporary folder beside its final place, synced and renamed; only then are older ones pruned,
 so that at every instant the newest complete checkpoint is whole. On one process or DDP the training loop waits only for a
-copy of the state in memory (:class:`Writer`); a background thread does the writing.
+copy of the state in memory (:class:`CheckpointWriter`); a background thread does the writing.
 """
 
 import copy
@@ -29,20 +29,20 @@ from rec.training.checkpoint_format import (
     WEIGHTS,
     TrainerState,
     clean_temporary,
+    damage,
     described,
     folder_of,
     folders,
-    problem,
     read_state,
     state_text,
 )
-from rec.training.checkpoint_loading import SHARDED, lay_out_as_parameters, load, load_into
+from rec.training.checkpoint_loading import SHARDED, load, load_into, match_memory_format
 from rec.training.ema import EMA
 
-__all__ = ["Writer", "clean_temporary", "folder_of", "lay_out_as_parameters", "load", "load_into"]
+__all__ = ["CheckpointWriter", "clean_temporary", "folder_of", "load", "load_into", "match_memory_format"]
 
 
-class Writer:
+class CheckpointWriter:
     """Writes checkpoints of one run.
 
     Args:
@@ -86,7 +86,7 @@ class Writer:
         if accelerator.is_main_process:
             decision[1] = self._not_finite
             # Never twice at the same update, but where the evaluation was made up for.
-            wanted = problem(final) is not None or read_state(final).due_evaluation
+            wanted = damage(final) is not None or read_state(final).due_evaluation
             decision[0] = not self._not_finite and wanted and self._make(temporary)
         proceed, self.diverged = (value > 0 for value in accelerator.reduce(decision, "sum").tolist())
         if not proceed:

@@ -160,7 +160,7 @@ def _check_together(path: Path, state: TrainerState, version: int) -> None:
             raise CheckpointError(f"{path} is not complete: its list of files lacks {name}")
 
 
-def problem(folder: Path, only: Iterable[str] | None = None) -> str | None:
+def damage(folder: Path, only: Iterable[str] | None = None) -> str | None:
     """Why ``folder`` is not a complete, undamaged checkpoint; None if it is one.
 
     Args:
@@ -207,7 +207,7 @@ def newest(output_dir: Path, report: Callable[[str], None], passed_over: dict[Pa
     for folder in folders(output_dir):
         if folder in passed_over:
             continue
-        trouble = problem(folder)
+        trouble = damage(folder)
         if trouble is None:
             return folder
         passed_over[folder] = trouble

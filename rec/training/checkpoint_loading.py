@@ -21,7 +21,7 @@ from rec.training.checkpoint_format import (
     SCALER,
     WEIGHTS,
     TrainerState,
-    problem,
+    damage,
     random_states,
     read_state,
 )
@@ -59,16 +59,16 @@ def load(
         CheckpointError: the checkpoint is damaged or belongs to another model.
     """
     if state is None:
-        if (trouble := problem(folder)) is not None:
+        if (trouble := damage(folder)) is not None:
             raise CheckpointError(f"{folder} cannot be loaded: {trouble}")
         state = read_state(folder)
-    with _told(folder):
+    with _naming(folder):
         _load(folder, accelerator, model, ema, state, report)
     return state
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Whatever the content of a file makes its reader raise is a CheckpointError that names it; no memory is none."""
     try:
         yield
@@ -80,7 +80,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _read(reader: Callable[..., Any], path: Path, **options: Any) -> Any:
-    with _told(path):
+    with _naming(path):
         return reader(path, **options)
 
 
@@ -130,7 +130,7 @@ def _load(
         model.load_state_dict(weights)
         for optimizer, saved in zip(optimizers, moments, strict=True):
             optimizer.load_state_dict(saved)
-            lay_out_as_parameters(optimizer)
+            match_memory_format(optimizer)
         if scaler is not None:
             accelerator.scaler.load_state_dict(scaler)
     if averaged is not None and ema is not None:
@@ -182,7 +182,7 @@ def _check_optimizer(file: Path, optimizer: torch.optim.Optimizer, saved: Mappin
                 )
 
 
-def lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
     """Gives every state tensor its parameter's memory format: fused optimizers walk both by address, and would mix up the
     weights' entries where a checkpoint comes from a run with another format."""
     for parameter, values in optimizer.state.items():

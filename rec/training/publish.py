@@ -69,7 +69,7 @@ class Publisher:
             self.pusher = Pusher(repo_id, private=cfg.train.hub.private, report=report)
 
     def after_save(self, state: TrainerState, improved: bool) -> Callable[[Path], None]:
-        """The ``publish`` of :meth:`rec.training.checkpoint.Writer.save` for the state as it is now.
+        """The ``publish`` of :meth:`rec.training.checkpoint.CheckpointWriter.save` for the state as it is now.
 
         Args:
             state: :class:`rec.training.resume.TrainerState`; its ``best_metrics`` are these weights' where they improved.

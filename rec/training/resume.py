@@ -25,9 +25,9 @@ from rec.training.checkpoint_format import (
     STATE,
     TrainerState,
     clean_temporary,
+    damage,
     folders,
     newest,
-    problem,
     read_state,
     sizes_only,
 )
@@ -35,7 +35,7 @@ from rec.training.ema import EMA
 from rec.training.run_log import AFTER_DIVERGING, RunLog, flatten
 from rec.trust import weights_of_others
 
-__all__ = ["CheckpointError", "TrainerState", "TrainingError", "newest", "problem", "read_state"]
+__all__ = ["CheckpointError", "TrainerState", "TrainingError", "damage", "newest", "read_state"]
 
 # A change of these would make the samples or the weights of the continued run mean something else.
 REFUSED_CHANGES = ("model.", "dataset.", "train.seed", "train.multi_scale_training.")
@@ -160,7 +160,7 @@ def starting_point(cfg: Any, passed_over: dict[Path, str]) -> Path | None:
             f"train.resume_path={str(path)!r} is not a checkpoint or run folder. To start from the weights of a model folder or a "
             "safetensors file, set train.load_weight"
         )
-    if trouble := passed_over.get(path) or problem(path):
+    if trouble := passed_over.get(path) or damage(path):
         raise CheckpointError(f"train.resume_path={str(path)!r} cannot be continued: {trouble}")
     return path
 
@@ -264,7 +264,7 @@ def _set_aside(folder: Path, why: str, output_dir: Path) -> str:
     return f"{line}; it is kept as {aside.name}"
 
 
-def diverged(state: TrainerState, writer: checkpoint.Writer, log: RunLog) -> TrainingError:
+def diverged(state: TrainerState, writer: checkpoint.CheckpointWriter, log: RunLog) -> TrainingError:
     """The error of a run whose updates or weights are no longer finite; notes it in ``metrics.jsonl`` for the next start.
 
     Every process calls it.

@@ -90,11 +90,11 @@ class RunLog:
         if dropped:
             more = f", and {len(dropped) - 1} more" if dropped[1:] else ""
             self.line(f"{self.metrics_file}: dropped a line that is not complete: {dropped[0][:80]!a}{more}")
-        with self._told(), whole_file(self.metrics_file) as temporary:
+        with self._naming_the_file(), whole_file(self.metrics_file) as temporary:
             temporary.write_bytes(b"".join(kept))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _naming_the_file(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -132,7 +132,7 @@ class RunLog:
         if not self.main:
             return
         record = {"kind": kind, "update": update, **more, **values}
-        with self._told(), self.metrics_file.open("a", encoding="utf-8") as file:
+        with self._naming_the_file(), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.accelerator.log({f"{kind}/{key}": value for key, value in values.items()}, step=update)
 

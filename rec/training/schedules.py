@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from rec.contracts import ConfigNode
-from rec.training.build import with_known
+from rec.training.build import instantiate_with
 
 Schedule = Callable[[int], float]
 
@@ -109,4 +109,4 @@ def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch:
     scheduler = train["scheduler"]
     if "_target_" not in scheduler:
         return build_schedule(**{str(key): value for key, value in scheduler.items()}, **known)
-    return with_known(scheduler, known)
+    return instantiate_with(scheduler, known)

@@ -12,7 +12,7 @@ from rec.errors import CheckpointError, RecError
 from rec.files import user_path
 from rec.model_folder.format import VOCABULARY, checked_file
 from rec.models.soundness import unsound
-from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, problem
+from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, damage
 from rec.trust import regular_file, weight_shapes, weights_of_others
 
 EMBEDDING = "language_encoder.embedding.weight"
@@ -77,16 +77,16 @@ def find_weights(source: str) -> Path:
 
     Raises:
         CheckpointError: weights of another format, or nothing there.
-        rec.errors.RecError: as :func:`rec.inference.grounder.resolve`.
+        rec.errors.RecError: as :func:`rec.model_folder.find.find_folder`.
     """
-    from rec.model_folder.find import resolve
+    from rec.model_folder.find import find_folder
 
     path = user_path(source)
     if hint := weights_of_others(path):
         raise CheckpointError(f"train.load_weight: {hint}")
     if path.suffix == ".safetensors" and not path.exists():
         raise CheckpointError(f"train.load_weight: there is no file {path}")
-    return path if path.exists() else resolve(source)
+    return path if path.exists() else find_folder(source)
 
 
 def _words_of(folder: Path) -> Sequence[str] | None:
@@ -105,6 +105,6 @@ def _weight_file(source: Path) -> tuple[Path, Path]:
         raise CheckpointError(
             f"{source} is neither a model folder, a checkpoint nor a safetensors file; of a run, name its best/"
         )
-    if (source / STATE).exists() and (trouble := problem(source, only=[name])):
+    if (source / STATE).exists() and (trouble := damage(source, only=[name])):
         raise CheckpointError(f"{trouble}; take another checkpoint")
     return source, checked_file(source, name)

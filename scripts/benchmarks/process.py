@@ -35,7 +35,7 @@ def checkpoint(options: Options) -> list[Row]:
     """Against saving in the loop, as the original does."""
     from accelerate import Accelerator
 
-    from rec.training.checkpoint import Writer
+    from rec.training.checkpoint import CheckpointWriter
     from rec.training.resume import TrainerState
 
     training = OurTraining(options)
@@ -45,7 +45,7 @@ def checkpoint(options: Options) -> list[Row]:
     accelerator = Accelerator(cpu=options.device == "cpu")
     folder = options.work / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
-    writer = Writer(folder / "ours", 2, lambda _: None)
+    writer = CheckpointWriter(folder / "ours", 2, lambda _: None)
     state, waits = TrainerState(), list[float]()
 
     def ours() -> None:

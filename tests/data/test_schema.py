@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rec.data import masks
-from rec.data.schema import BadRecord, Report, Seen, clean_rows, validate_row
+from rec.data.schema import BadRecord, Report, SeenIds, clean_rows, validate_row
 
 
 def rle(height=90, width=120, box=(10, 20, 30, 40)):
@@ -103,7 +103,7 @@ def test_an_id_may_not_come_twice():
 
 
 def test_a_ref_in_training_and_evaluation_is_refused_and_in_two_tests_is_not():
-    seen = Seen()
+    seen = SeenIds()
     list(clean_rows([row(ref_id="1")], split="train", seen=seen))
     list(clean_rows([row(ref_id="2")], split="testA", seen=seen))
     assert len(list(clean_rows([row(ref_id="2")], split="testC", seen=seen))) == 1

@@ -134,10 +134,10 @@ def test_names_that_cannot_be_asked(name, said):
 def test_options_of_foreign_models_are_refused_for_ours(tmp_path):
     with pytest.raises(InputError, match="coordinates: for models named"):
         rec.from_pretrained(tmp_path, coordinates="0-1")
-    from rec.model_folder.find import resolve
+    from rec.model_folder.find import find_folder
 
     with pytest.raises(ModelFolderError, match="no model folder that could be exported"):
-        resolve("openai:model@http://127.0.0.1:1/v1")
+        find_folder("openai:model@http://127.0.0.1:1/v1")
 
 
 def test_families_see_the_size_their_processor_would_make():

@@ -29,7 +29,7 @@ from rec.model_folder.allowed import ALLOWED_TARGETS
 from rec.model_folder.format import ModelFolderError
 from rec.models.backbones import Backbone, SmallResNet
 from rec.models.language_encoders import LanguageEncoder
-from rec.trust import strangers
+from rec.trust import unlisted
 
 ROOT = Path(__file__).parents[2]
 
@@ -406,7 +406,7 @@ def test_every_allowed_name_is_a_module_class():
 def test_every_model_the_project_can_build_is_allowed():
     for path in sorted((ROOT / "configs").glob("*.py")):
         cfg = LazyConfig.load(str(path))
-        assert not strangers(to_native(cfg.get("model", {})), ALLOWED_TARGETS), path.name
+        assert not unlisted(to_native(cfg.get("model", {})), ALLOWED_TARGETS), path.name
     for info in pkgutil.walk_packages(rec.models.__path__, "rec.models."):
         for found in vars(importlib.import_module(info.name)).values():
             concrete = inspect.isclass(found) and found not in (Backbone, LanguageEncoder) and found.__name__[0] != "_"

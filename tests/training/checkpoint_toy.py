@@ -13,7 +13,7 @@ from torch import nn
 
 from rec import model_folder
 from rec.training import resume
-from rec.training.checkpoint import Writer, folder_of
+from rec.training.checkpoint import CheckpointWriter, folder_of
 from rec.training.checkpoint_format import STATE, TrainerState
 from rec.training.ema import EMA
 
@@ -35,7 +35,7 @@ class Run:
         # Accelerate restores what it has prepared.
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.model.parameters()))
         self.ema = EMA(self.model, 0.9)
-        self.writer = Writer(output_dir, 2, self.lines.append)
+        self.writer = CheckpointWriter(output_dir, 2, self.lines.append)
         self.update = 0
 
     def step(self) -> None:

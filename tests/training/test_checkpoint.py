@@ -15,7 +15,7 @@ from train_project import Project
 
 from rec.errors import CheckpointError
 from rec.training.checkpoint import load, load_into
-from rec.training.checkpoint_format import TrainerState, clean_temporary, folder_of, newest, problem
+from rec.training.checkpoint_format import TrainerState, clean_temporary, damage, folder_of, newest
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint_whole(small_
     junk = fill(small_disk, leave)
     run.save()
     assert run.writer.failure is not None and "not saved" in run.lines[-1] and "training goes on" in run.lines[-1]
-    assert newest(run.folder, run.lines.append) == first and problem(first) is None
+    assert newest(run.folder, run.lines.append) == first and damage(first) is None
     assert (small_disk / "run/best/model.safetensors").read_bytes() == best
     assert not [path for path in run.folder.rglob(".*") if path.is_dir()], "the part that was written is removed"
     other = Run(small_disk / "run", seed=1)
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint_whole(small_
     assert state.update == 1 and same(other.values()[:-1], before[:-1])
     junk.unlink()
     run.step()
-    assert problem(run.save()) is None and run.writer.failure is None
+    assert damage(run.save()) is None and run.writer.failure is None
 
 
 def test_a_run_on_a_full_disk_stops_with_the_reason_and_continues_once_there_is_space(project, small_disk):
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_the_version_before_is_continued_with_one_line(saved):
         f"{folder} was saved by an earlier version: its files were checked by their sizes alone",
     ]
     edit(files={"model.safetensors": (folder / "model.safetensors").stat().st_size})(folder / "trainer_state.json")
-    assert "its list of files lacks random_states_0.pkl" in str(problem(folder))
+    assert "its list of files lacks random_states_0.pkl" in str(damage(folder))
 
 
 def test_what_is_damaged_and_newer_counts_for_nothing_when_old_ones_are_removed(saved):
@@ -293,7 +293,7 @@ def test_weights_that_are_not_finite_are_not_saved_and_push_nothing_out(saved, w
     run.model.state_dict()[where].view(-1)[3] = float("nan")
     best = (run.folder / "best" / "model.safetensors").read_bytes()
     path = run.save()
-    assert not path.exists() and all(problem(kept) is None for kept in healthy)
+    assert not path.exists() and all(damage(kept) is None for kept in healthy)
     assert (run.folder / "best" / "model.safetensors").read_bytes() == best
     assert f"{where} holds values that are not finite" in run.lines[-1] and not run.writer.diverged
     run.step()
@@ -306,7 +306,7 @@ def test_buffers_may_hold_infinity(tmp_path):
     run.model.register_buffer("causal_mask", torch.full((4,), float("-inf")))
     run.ema.shadow["causal_mask"] = run.model.causal_mask.clone()
     run.step()
-    assert problem(run.save()) is None
+    assert damage(run.save()) is None
 
 
 def test_weights_of_another_shape_are_refused_with_the_first_that_differs():
@@ -323,7 +323,7 @@ def test_what_a_killed_save_left_behind_is_removed(saved):
         left_over.mkdir()
         (left_over / "model.safetensors").write_bytes(b"half")
     clean_temporary(run.folder)
-    assert not list(run.folder.glob("**/.*.tmp")) and problem(folder) is None
+    assert not list(run.folder.glob("**/.*.tmp")) and damage(folder) is None
 
 
 BACKWARDS = """

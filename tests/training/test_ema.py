@@ -1,4 +1,4 @@
-"""EMA: equal to the original's numbers, exact to save and restore, harmless to the model."""
+"""EMA: equal to the original's numbers, exact to save and restore, without_pretrained to the model."""
 
 import copy
 import json

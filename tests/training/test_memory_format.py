@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from rec.training.checkpoint import lay_out_as_parameters
+from rec.training.checkpoint import match_memory_format
 
 
 def step(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, seed: int) -> None:
@@ -27,6 +27,6 @@ def test_a_contiguous_state_continues_on_channels_last_weights() -> None:
     continued = torch.nn.Parameter(place.to(memory_format=torch.channels_last))
     other = adam(continued)
     other.load_state_dict(saved)
-    lay_out_as_parameters(other)
+    match_memory_format(other)
     step(continued, other, 1)
     assert torch.allclose(continued, weight)

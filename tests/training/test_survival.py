@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from train_project import Project, children, living, sessions_of, wait_until_dead
 
-from rec.training.resume import problem
+from rec.training.resume import damage
 
 # A checkpoint every three updates, in the middle of epochs of eight; EMA is on.
 COMMON = (
@@ -108,7 +108,7 @@ def survive(folder: Path, case: str, kills: int, epochs: int, seed: int) -> Coun
         if where is None:
             break
         counts.update([where, f"{way} killed", "kills"])
-        counts["damaged"] += sum(problem(found) is not None for found in (folder / "run/checkpoints").glob("step_*"))
+        counts["damaged"] += sum(damage(found) is not None for found in (folder / "run/checkpoints").glob("step_*"))
     project.run(*command, processes=processes, profile=profile)
     log = (folder / "run" / "train.log").read_text(encoding="utf-8")
     counts["damaged"] += log.count("is damaged and passed over")

@@ -12,7 +12,7 @@ import rec
 from rec.config import LazyConfig, instantiate
 from rec.data.text import Vocabulary
 from rec.errors import CheckpointError, InputError, RecError
-from rec.model_folder.find import locate
+from rec.model_folder.find import find_trained
 from rec.training import build
 from rec.training.weights import EMBEDDING, find_weights, load_matching
 
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_starts_no_run(tmp_path):
 @pytest.mark.parametrize(
     "name", ["simrec.pth", "x.pt", "last.ckpt", "pytorch_model.bin", "weights/yolov3.weights", "a.PTH"]
 )
-@pytest.mark.parametrize("read", [find_weights, locate, rec.from_pretrained])
+@pytest.mark.parametrize("read", [find_weights, find_trained, rec.from_pretrained])
 def test_weights_of_other_formats_name_the_script_that_converts_them(tmp_path, monkeypatch, read, name):
     monkeypatch.chdir(tmp_path)
     for there in (False, True):
@@ -109,6 +109,6 @@ def test_a_run_does_not_write_over_the_weights_it_starts_from(tmp_path, monkeypa
     for weights in (best, best / "model.safetensors", "~/link/best"):
         for key in ("load_weight", "vl_pretrain_weight"):
             with pytest.raises(InputError, match="which is read"):
-                build.read_config(config, [f"train.{key}={weights}", f"train.output_dir={tmp_path}/run"])
-    cfg = build.read_config(config, [f"train.load_weight={best}", "train.output_dir=~/new run"])
+                build.read_training_config(config, [f"train.{key}={weights}", f"train.output_dir={tmp_path}/run"])
+    cfg = build.read_training_config(config, [f"train.load_weight={best}", "train.output_dir=~/new run"])
     assert cfg.train.output_dir == str(tmp_path / "new run")
