@@ -77,7 +77,7 @@ def main() -> None:
         run(*launch, *train, "train.trackers=[tensorboard]")
         evaluate = ["scripts/evaluate.py", folder / "run", "--out", folder / "test", "--splits", "test"]
         run(*evaluate, "--pictures", folder / "grid.png", "--report", folder / "report.html")
-        run("scripts/predict.py", folder / "run/best", "docs/scenes.jpg", "the circle", "--out", folder / "marked.png")
+        run("scripts/predict.py", folder / "run/best", "docs/scene.png", "the circle", "--out", folder / "marked.png")
         for name in ("test/metrics.json", "grid.png", "report.html", "marked.png"):
             assert (folder / name).stat().st_size > 0, name
     run("-m", "pytest", "-p", "no:cacheprovider", *TESTS)

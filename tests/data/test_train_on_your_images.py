@@ -26,9 +26,11 @@ def test_the_page_runs_from_a_folder_of_images_to_a_marked_picture(tmp_path):
         split = "train" if number % 4 else "val"
         lines.append({"image": f"{number}.jpg", "phrase": "the red box", "bbox": box, "split": split})
     (tmp_path / "boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for folder in ("scripts", "configs", "rec"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = tmp_path / "bin" / "rec"  # as an installation has it
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rec "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf")}
     for block in re.findall(r"```bash\n(.*?)```", page, re.S):
         done = subprocess.run(
