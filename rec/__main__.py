@@ -21,6 +21,7 @@ COMMANDS = {
     "browse": "browse_data",
     "plot": "plot_metrics",
     "convert": "convert_weights",
+    "migrate": "migrate_config",
 }
 
 

@@ -304,12 +304,12 @@ def read_data_config(
 ) -> Any:
     """The config of ``--config``, which has these groups, with ``change`` and then the overrides applied."""
     from rec.config import ConfigError, LazyConfig, try_get_key
-    from rec.model_folder.allowed import checked_config, load_config
+    from rec.model_folder.allowed import checked_config, fill_in, load_config
     from rec.model_folder.format import ModelFolderError
     from rec.training.keys import check_values
 
     load_config(args.config, trust_config=args.trust_config)  # before anything in it is looked at
-    cfg = LazyConfig.load(args.config)
+    cfg = fill_in(LazyConfig.load(args.config))
     for group in groups:
         if not isinstance(try_get_key(cfg, group), Mapping):
             raise ModelFolderError(f"{args.config} has no group `{group}`, which an evaluation needs")

@@ -104,15 +104,14 @@ def train(cfg: Any) -> int:
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
-    for note in [*notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
+    for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     log.describe(bare, dataset, total_updates, cfg.train.batch_size, per_process, accumulation)
     log.progress(total_updates, state.update)
     window = Window()
     window.load(state.window, accelerator, state.update)
     run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window)
-    status, scales = 0, cfg.train.multi_scale_training
-    due_save, stopping, finite = False, False, True
+    scales, status, due_save, stopping, finite = cfg.train.multi_scale_training, 0, False, False, True
     model.train()
 
     def save(improved: bool) -> None:
@@ -276,6 +275,7 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
 
 
 def main() -> int:
+    import rec.other_names  # noqa: F401 - tells rec.config which options are refused
     from rec.command_line import add_trust_option
     from rec.config import parse_config_arguments
 
@@ -283,12 +283,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="check names and values, build nothing")
     add_trust_option(parser)
     args = parse_config_arguments(parser)
-    from rec.training.build import read_training_config
+    from rec.training.build import read_training_config, warnings
     from rec.training.memory import explained_memory
 
     cfg = read_training_config(args.config, args.overrides, args.trust_config)
     if args.check:
-        print(f"{args.config}: names of keys and arguments are known, values fit; nothing was built")
+        print(f"{args.config}: every key and argument is known, the values fit", *warnings(cfg), sep="\n")
         return 0
     with explained_memory(cfg):
         return train(cfg)

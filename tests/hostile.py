@@ -591,6 +591,7 @@ SWEEPS: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
         ["hostile.yaml"], ["hostile.yaml", "--keys"], ["hostile.yaml", "--diff", "../good.yaml"],
         ["../good.yaml", "--diff", "hostile.yaml"], allowed=(0, 2),
     ),
+    "migrate_config": by_config(["hostile.yaml", "--out", "out"], allowed=(0, 2)),  # it writes, and calls nothing
     "benchmark": by_config(["model", "--config", "hostile.yaml", "--out", "out", "--work", "out"]),
     "predict": by_arguments,
     "export": by_folder("outer/best", "--out", "out.onnx", every=12),

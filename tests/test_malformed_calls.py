@@ -101,6 +101,17 @@ def calls() -> list[tuple[str, list[str]]]:
         ["model", "photo.png", "a dog", "--nope"])  # fmt: skip
     add("evaluate", [], ["model"], ["model", "--config", "nowhere.py"], ["model", "--config", "broken.py"],
         ["model", "--config", "scenes.py", "--splits", "nope"], ["model", "--config", "scenes.py", "--nope"])  # fmt: skip
+    add(
+        "migrate_config",
+        [],
+        ["nowhere.py"],
+        ["photo.png"],
+        ["empty"],
+        ["broken.py"],
+        ["scenes.py", "--out"],
+        ["nowhere.yaml"],
+    )
+    add("train", [QUICKSTART, "--eval-only"], [QUICKSTART, "--num-gpus", "2"], [QUICKSTART, "--resume"])
     add("plot_metrics", [], ["nowhere"], ["empty"], ["photo.png"])
     add(
         "print_config",

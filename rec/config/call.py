@@ -6,7 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -14,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rec.config import nodes
 from rec.config.errors import ConfigError, did_you_mean, error_like
 from rec.config.nodes import is_call, join
-from rec.config.refused import refused_names
+from rec.config.refused import SPECIAL, TEMPLATE, is_template, module_hint, refused_names
 
 
 class LazyCall:
@@ -40,9 +41,8 @@ def locate(name: str) -> Any:
             missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
             if not missing or split == 1:  # else the last part may be a class in the module before it
                 hint = did_you_mean(error.name, dir(error.obj)) if isinstance(error, AttributeError) else ""
-                raise error_like(
-                    error, f"`{name}` cannot be imported: {type(error).__name__}: {error}{hint}"
-                ) from error
+                text = f"`{name}` cannot be imported: {type(error).__name__}: {error}{hint or module_hint(name)}"
+                raise error_like(error, text) from error
     raise error_like(ImportError, f"`{name}` is not a dotted name such as package.module.Class")
 
 
@@ -81,6 +81,15 @@ def unexpected(target: Any, names: list[str]) -> Iterator[tuple[str, str]]:
             yield name, f"unexpected argument '{name}'; {known}{did_you_mean(name, takes)}"
 
 
+def takes_group(annotation: Any) -> bool:
+    """False where a parameter's annotation tells that it is no mapping: a class, or several, such as ``Module | None``."""
+    for kind in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
+        origin = get_origin(kind) or kind
+        if not isinstance(origin, type) or origin in (Any, object, inspect.Parameter.empty) or issubclass(dict, origin):
+            return True
+    return False
+
+
 def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: Any) -> Any:
     """Build what ``cfg`` describes, from the inside out.
 
@@ -100,14 +109,21 @@ def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: A
     return builder.call(cfg, builder.root, extra) if extra else builder.build(cfg, builder.root)
 
 
-def check(cfg: Any) -> list[str]:
+def check(cfg: Any, later: Container[str] | None = None) -> list[str]:
     """What would go wrong when building ``cfg``, one line each, found without building anything.
 
     In all nested places, targets must import and take their arguments, interpolations must resolve, and ``???`` must be
     filled in; names must be canonical. Imports the targets' modules.
+
+    Args:
+        cfg: a config node.
+        later: paths such as ``cfg.optim.params`` of arguments that are added when it is built; where it is given, other
+            arguments that a target must have are missed.
     """
-    problems = refused_names(cfg) if isinstance(cfg, Mapping) else []
-    builder = Builder(cfg, None, problems)
+    problems: list[str] = []
+    builder = Builder(cfg, None, problems, later)
+    if isinstance(cfg, Mapping) and builder.root == "cfg":  # of a part, other names would be meant
+        problems += refused_names(cfg)
     builder.build(cfg, builder.root)
     return problems
 
@@ -115,8 +131,15 @@ def check(cfg: Any) -> list[str]:
 class Builder:
     """The walk of :func:`instantiate`, and with a list of ``problems`` that of :func:`check`, which builds nothing."""
 
-    def __init__(self, cfg: Any, allowed: Container[str] | None, problems: list[str] | None = None):
-        self.allowed, self.problems, self.root, self.sources = allowed, problems, "cfg", {}
+    def __init__(
+        self,
+        cfg: Any,
+        allowed: Container[str] | None,
+        problems: list[str] | None = None,
+        later: Container[str] | None = None,
+    ):
+        self.allowed, self.problems, self.later = allowed, problems, later
+        self.root, self.sources = "cfg", {}
         if isinstance(cfg, nodes.CONFIGS):
             self.root, self.sources = f"cfg.{cfg._get_full_key(None)}".strip("."), nodes.sources(cfg._get_root())
 
@@ -142,6 +165,8 @@ class Builder:
             return self.call(value, path, {}) if recursive or self.problems is not None else value
         if isinstance(value, str) and value == MISSING:
             self.fail(MissingMandatoryValue, path, ": mandatory value (???) is not set")
+        if is_template(value):
+            self.fail(ValueError, path, f": {value} {TEMPLATE}")
         if not isinstance(value, nodes.CONTAINERS):
             return value
         built = {k: self.build(v, join(path, k), recursive) for k, v in self.values(value, path)}
@@ -156,6 +181,9 @@ class Builder:
         target = given.pop("_object_" if "_object_" in node else "_target_", None)
         partial, recursive = given.pop("_partial_", False), given.pop("_recursive_", True)
         name = target if isinstance(target, str) else object_name(target) or repr(target)
+        for key in SPECIAL.keys() & given.keys():
+            self.fail(TypeError, path, f" → {name}: {SPECIAL[key]}", key)
+            del given[key]
         # Before anything is imported or any argument built: a config from elsewhere must not get that far.
         if self.allowed is not None and name not in self.allowed:
             self.fail(PermissionError, path, f" → {name} is not on the list for configs from elsewhere", "_target_")
@@ -166,10 +194,19 @@ class Builder:
             target = None
         if "_object_" in node:
             return target
+        later, self.later = self.later, self.later if recursive and not partial else None
         arguments = {k: v if k in extra else self.build(v, join(path, k), recursive) for k, v in given.items()}
+        later, self.later = self.later, later
         for key, text in unexpected(target, list(arguments)):
             self.fail(TypeError, path, f" → {name}: {text}", key)
         if self.problems is not None:
+            takes = parameters(target) if later is not None and callable(target) else None
+            for key, parameter in (takes or {}).items():
+                value, missed = given.get(key), parameter.default is parameter.empty and key not in arguments
+                if missed and join(path, key) not in (later or ()):
+                    self.fail(TypeError, path, f" → {name}: missing argument '{key}'")
+                if isinstance(value, Mapping) and not is_call(value) and not takes_group(parameter.annotation):
+                    self.fail(TypeError, path, f" → {name}: '{key}' is a group without a target; write a LazyCall", key)
             return None
         try:
             return functools.partial(target, **arguments) if partial else target(**arguments)

@@ -14,13 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.nodes import CONFIGS, SCALARS, join, set_strict, sources, to_node
+from rec.config.nodes import CONFIGS, SCALARS, join, merge, reads, set_strict, sources, to_node
 from rec.config.overrides import apply_overrides
 from rec.config.printing import to_py
+from rec.config.refused import TEMPLATE, module_hint
 from rec.config.yaml_io import safe_load_yaml, save_yaml
 from rec.files import shipped, user_path
+from rec.trust import weights_of_others
 
 _MARK = "__config_file__"  # the global that tells a config file's frame from other code
+_READS = "__read_names__"  # among what a config file leaves: the names that its code reads
 _loading: ContextVar[tuple[Path, ...]] = ContextVar("files being loaded, outermost first", default=())
 
 
@@ -43,8 +46,12 @@ class LazyConfig:
         """
         path, places = _find(user_path(path)), dict[str, str]()
         if path.suffix not in (".py", ".yaml", ".yml"):
-            raise error_like(ValueError, f"{path}: a config is a .py, .yaml or .yml file")
-        names = _run(path.resolve(), places) if path.suffix == ".py" else safe_load_yaml(path, places)
+            raise error_like(ValueError, weights_of_others(path) or f"{path}: a config is a .py, .yaml or .yml file")
+        names = found = _run(path.resolve(), places) if path.suffix == ".py" else safe_load_yaml(path, places)
+        if path.suffix != ".py" and "_base_" in names:
+            raise error_like(
+                KeyError, f"{path}: `_base_` is mmengine's, and a .yaml config reads no other file: write a .py config"
+            )
         for key in (keys,) if isinstance(keys, str) else keys or ():
             if key not in names:
                 raise error_like(KeyError, f"{path} has no `{key}`{did_you_mean(key, names)}")
@@ -62,16 +69,21 @@ class LazyConfig:
             if isinstance(value, CONFIGS):
                 places.update((key + inner, place) for inner, place in sources(value).items())
         sources(cfg).update(places)
+        reads(cfg).update(found.get(_READS, ()))
         return cfg
 
     @staticmethod
     def load_rel(path: str | Path, keys: str | tuple[str, ...] | None = None) -> Any:
         """:meth:`load`, ``path`` being relative to the calling file; in a config file the same as a relative import."""
         frame = sys._getframe(1)
-        loaded = LazyConfig.load(Path(frame.f_code.co_filename).parent / path, keys)
-        if _MARK in frame.f_globals:
-            set_strict(loaded, True)
-        return loaded
+        return _for(frame, LazyConfig.load(Path(frame.f_code.co_filename).parent / path, keys))
+
+
+def _for(frame: types.FrameType, loaded: Any) -> Any:
+    """``loaded`` as the code of ``frame`` gets it: strict in a config file."""
+    if _MARK in frame.f_globals:
+        set_strict(loaded, True)
+    return loaded
 
 
 def _shipped() -> dict[str, Path]:
@@ -99,33 +111,78 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
 
     def import_hook(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         if level == 0:
-            return builtins.__import__(name, globals, locals, fromlist, level)
+            try:
+                return builtins.__import__(name, globals, locals, fromlist, level)
+            except (
+                ModuleNotFoundError
+            ) as error:  # as when the file is run in its folder: one beside it, or in a folder above
+                files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in path.parents[:3]]
+                file = next((file for file in files if file.is_file()), None)
+                if file is not None and fromlist and f"{name}.".startswith(f"{error.name}."):
+                    return _import(file, fromlist)
+                if hint := module_hint(error.name):
+                    raise error_like(error, f"{error}{hint}") from error
+                raise
         return _import(path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py"), fromlist or ())
 
     # The file gets builtins of its own: relative imports work in it alone, and nothing has to be put back if it raises.
     space: dict[str, Any] = {"__name__": f"config_file_{path.stem}", "__file__": str(path), _MARK: True}
     space["__builtins__"] = {**vars(builtins), "__import__": import_hook}
-    token = _loading.set((*_loading.get(), path))
+    token, source = _loading.set((*_loading.get(), path)), ""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = ast.parse(source := path.read_text(encoding="utf-8"), str(path))
         exec(compile(tree, str(path), "exec"), space)
         del space["__builtins__"]
-        names = {k: to_node(v) if type(v) is dict and k[0] != "_" else v for k, v in space.items()}
+        names = _inherited(path, space["_base_"], places) if "_base_" in space else {}
+        for key, value in space.items():
+            if type(value) is dict and isinstance(names.get(key), DictConfig) and not value.get("_delete_"):
+                merge(names[key], value)
+            else:
+                names[key] = to_node(value) if type(value) is dict and key[0] != "_" else value
     except Exception as error:
         if isinstance(error, ConfigError) and error.located:
             raise
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [1])[-1]
         text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, NameError | AttributeError) and "{{" in "".join(
+            source.splitlines()[(line or 1) - 1 : line]
+        ):
+            text += f"; {{{{...}}}} {TEMPLATE}"
         raise error_like(error, f"{path}:{line}: {text}", located=True) from error
     finally:
         _loading.reset(token)
+    names[_READS] = {*_names_read(tree), *names.get(_READS, ())}
     for key, place in _places(tree, str(path)):
         places[key] = place
         top = key.partition(".")[0].partition("[")[0]
         if isinstance(names.get(top), CONFIGS):
             sources(names[top])[key[len(top) :]] = place
     return names
+
+
+def _inherited(path: Path, bases: Any, places: dict[str, str]) -> dict[str, Any]:
+    """mmengine's ``_base_``: the groups, scalars and lists of one or several files, which the file's own are merged into."""
+    names: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        inner: dict[str, str] = {}
+        for key, value in _run((path.parent / base).resolve(), inner).items():
+            if key == _READS:
+                names[key] = value | names.get(key, set())
+            elif key[0] != "_" and isinstance(value, (*CONFIGS, *((*SCALARS, list, tuple) if key in inner else ()))):
+                if key in names:
+                    raise error_like(KeyError, f"duplicate key `{key}`: more than one file of _base_ has it")
+                names[key] = _strict(key, value)
+        places.update(inner)
+    return names
+
+
+def _strict(key: str, value: Any) -> Any:
+    """What another config file's ``key`` is in one that imports it: a group is strict and tells its whole path in messages."""
+    if isinstance(value, CONFIGS):
+        set_strict(value, True)
+        value._set_key(key)
+    return value
 
 
 def _import(file: Path, fromlist: tuple[str, ...]) -> types.ModuleType:
@@ -136,10 +193,7 @@ def _import(file: Path, fromlist: tuple[str, ...]) -> types.ModuleType:
     for key in public if "*" in fromlist else fromlist:
         if key not in names:
             raise error_like(ImportError, f"cannot import `{key}`: {file} has no such name{did_you_mean(key, public)}")
-        if isinstance(names[key], CONFIGS):
-            set_strict(names[key], True)
-            names[key]._set_key(key)  # for messages: a strict group tells its whole path
-        setattr(module, key, names[key])
+        setattr(module, key, _strict(key, names[key]))
     return module
 
 
@@ -163,6 +217,20 @@ def _places(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
                 yield from inside(ast.unparse(one), node.value or one)
 
 
+def _names_read(tree: ast.AST) -> Iterator[str]:
+    """Names whose value the code uses: in ``trian.epochs = 3``, ``trian`` is not read."""
+    written = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Subscript) and node in written:
+            written.add(node.value)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node not in written:
+            yield node.id
+
+
 def get_config(name: str) -> DictConfig:
     """A shipped config such as ``"common/train.py"``, from the installed package or the checkout."""
     known = _shipped()
@@ -170,7 +238,7 @@ def get_config(name: str) -> DictConfig:
         raise error_like(
             FileNotFoundError, f"no shipped config `{name}` in {shipped('configs')}{did_you_mean(name, known)}"
         )
-    return LazyConfig.load(known[name])
+    return _for(sys._getframe(1), LazyConfig.load(known[name]))
 
 
 def try_get_key(cfg: Any, *keys: str, default: Any = None) -> Any:

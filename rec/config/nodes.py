@@ -11,7 +11,7 @@ import omegaconf
 from omegaconf import AnyNode, DictConfig, ListConfig
 
 from rec.config.errors import ConfigError, did_you_mean, error_like
-from rec.config.refused import canonical_name
+from rec.config.refused import KNOWN, canonical_name
 
 LISTS: tuple[Any, ...] = (ListConfig, getattr(omegaconf, "TupleConfig", ListConfig))
 CONFIGS: tuple[Any, ...] = (DictConfig, *LISTS)
@@ -109,18 +109,52 @@ def unknown_key(path: str, known: list[str], how: str) -> ConfigError:
     return error_like(KeyError, f"`{path}`: {text}")
 
 
+def reads(cfg: Any) -> set[str]:
+    """The names that a config file reads in its own code, such as variables for other values; in its metadata too."""
+    return cfg._metadata.__dict__.setdefault("rec_reads", set())
+
+
+def added(group: Any) -> set[Any]:
+    """The keys that a config file added to a group on purpose; in its metadata, as :func:`sources`."""
+    return group._metadata.__dict__.setdefault("rec_added", set())
+
+
+def merge(group: DictConfig, values: Mapping[Any, Any]) -> None:
+    """Puts ``values`` into ``group``: mappings key by key into the group of that name, but a LazyCall and what has
+    ``_delete_=True`` in its place."""
+    for key, value in children(values):
+        old = group._get_node(key) if key in list(group) else None
+        merges = isinstance(value, Mapping) and not is_call(value) and not value.get("_delete_")
+        if merges and isinstance(old, DictConfig):
+            merge(old, value)
+        elif merges and isinstance(old, AnyNode) and old._value() is not None:
+            path = join(group._get_full_key(None), key)
+            how = "to put a group in its place, write _delete_=True into it"
+            raise error_like(TypeError, f"`{path}` is {old._value()!r}, no group; {how}")
+        else:
+            group[key] = to_node(value, key)
+
+
 class StrictConfig(DictConfig):
-    """A plain group as a config file that imported it sees it: existing keys only, until the load ends."""
+    """A group as a config file that imported it sees it: a plain one takes existing keys only, until the load ends."""
 
     def __setattr__(self, key: str, value: Any) -> None:
         self[key] = value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if key not in list(self) and self._get_flag("struct") is not False:
+        if key not in list(self) and not is_call(
+            self
+        ):  # a LazyCall's arguments are for its target's signature to check
             group = self._get_full_key(None)
-            how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
-            raise unknown_key(join(group, key), [join(group, k) for k in self], how)
-        super().__setitem__(key, value)
+            if join(group, key) not in KNOWN and self._get_flag("struct") is not False:
+                how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"
+                raise unknown_key(join(group, key), [join(group, k) for k in self], how)
+            added(self).add(key)
+        super().__setitem__(key, to_node(value) if isinstance(value, dict) else value)
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """As mmengine's: groups are merged, see :func:`merge`."""
+        merge(self, {**dict(other), **more})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = super().__deepcopy__(memo)
@@ -129,9 +163,9 @@ class StrictConfig(DictConfig):
 
 
 def set_strict(root: Any, strict: bool) -> None:
-    """Make every plain group in ``root`` strict or open, in place. LazyCalls stay open: signatures check them."""
+    """Make every group in ``root`` strict or open, in place."""
     for _, node in walk(root):
-        if isinstance(node, DictConfig) and not (strict and is_call(node)):
+        if isinstance(node, DictConfig):
             object.__setattr__(node, "__class__", StrictConfig if strict else DictConfig)
         elif isinstance(node, LISTS) and is_tuple(node):  # 2.4's own tuples take no item and no other value
             object.__setattr__(node, "__class__", ListConfig)

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rec.config.call import object_name, unexpected
 from rec.config.errors import ConfigError, error_like
-from rec.config.nodes import CONFIGS, children, join, set_strict, sources, to_node, unknown_key, walk
+from rec.config.nodes import CONFIGS, LISTS, children, is_tuple, join, set_strict, sources, to_node, unknown_key, walk
+from rec.config.refused import REFUSED
 
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 _OPENING = ("[", "(", "{", "'", '"')
@@ -69,11 +70,12 @@ def _written(value: Any, inside: bool = False) -> str:
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Change ``cfg`` in place by ``key=value`` (existing key), ``+key=value`` (add) and ``~key`` (delete); returns it.
 
-    A dict value is merged into an existing group; with ``_delete_: true`` in it, it replaces the group. A new argument
-    of a LazyCall needs no ``+`` if the target takes it. Raises ConfigError, for an unknown key also a ``KeyError``.
+    A dict value is merged into an existing group; with ``_delete_: true`` in it, it replaces the group. ``a,b`` onto a list
+    is ``[a, b]``; ``++`` is hydra's ``+``. A new argument of a LazyCall needs no ``+`` if the target takes it. Raises
+    ConfigError, for an unknown key also a ``KeyError``.
     """
     set_strict(cfg, False)
-    for override in overrides:
+    for override in (f"+{word[2:]}" if word[:2] == "++" else word for word in overrides):
         sign = override[:1] if override[:1] in ("+", "~") else ""
         key, equals, text = override[len(sign) :].partition("=")
         if bool(equals) == (sign == "~") or not re.fullmatch(f"({_STEP.pattern})+", key) or override[0] in "-.":
@@ -110,11 +112,21 @@ def _put(node: Any, steps: list[Any], value: Any, sign: str, path: str = "") -> 
     elif sign == "~":
         del node[key]
     else:
+        if isinstance(value, str) and "," in value and isinstance(listed := node._get_node(key), LISTS):
+            value = (tuple if is_tuple(listed) else list)(parse_value(item) for item in value.split(","))
         node[key] = to_node(value, key, node)
 
 
 def parse_config_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a script's options in any place, then ``config`` and ``overrides``, with or without ``--cfg-options``."""
+    """Parse a script's options in any place, then ``config`` and ``overrides``. Options of other tools that mean nothing here
+    (``--cfg-options``, ``--config-file``) are passed over, those that are refused are answered with what to do."""
     parser.add_argument("config", help="a .py or .yaml config")
     parser.add_argument("overrides", nargs="*", help="key=value, +new.key=value, ~key; see docs/config.md")
-    return parser.parse_intermixed_args([w for w in (sys.argv[1:] if argv is None else argv) if w != "--cfg-options"])
+    words = []
+    for word in sys.argv[1:] if argv is None else argv:
+        option, equals, rest = word.partition("=")
+        if option[:2] == "--" and option in REFUSED:
+            parser.error(REFUSED[option])
+        skipped = option in ("--cfg-options", "--config", "--config-file")
+        words += ([rest] if equals else []) if skipped else [word]
+    return parser.parse_intermixed_args(words)

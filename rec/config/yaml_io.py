@@ -24,6 +24,11 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.[\d_]*|\.[\d_]+|\d[\d_]*(?=[eE]))([eE][-+]
 _Dumper: Any = type("_Dumper", (yaml.SafeDumper,), {"ignore_aliases": lambda self, data: True})
 _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_data({"_tuple_": list(value)}))
 _Loader: Any = type("_Loader", (_BASE,), {})
+# What other tools' YAML files (yaml.dump's) call plain values; a tuple is a sequence until it is built.
+_PLAIN = {"none": "null", "unicode": "str", "long": "int", "list": "seq", "tuple": "seq", "dict": "map"}
+_PLAIN |= {kind: kind for kind in ("bool", "str", "int", "float")}
+_TAG = "tag:yaml.org,2002:"
+_PYTHON = {f"{_TAG}python/{theirs}": f"{_TAG}{ours}" for theirs, ours in _PLAIN.items()}
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 for _rules in _Loader.yaml_implicit_resolvers.values():  # 2020-01-01 is a string, as omegaconf has it
@@ -33,8 +38,9 @@ for _rules in _Loader.yaml_implicit_resolvers.values():  # 2020-01-01 is a strin
 def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> dict[str, Any]:
     """The mapping in a YAML file that may be hostile, as native containers and scalars; nothing is run or imported.
 
-    Refuses, with file and line, tags beyond YAML's own, aliases, duplicate keys, and what is larger than the limits of
-    :mod:`rec.trust`. ``{_tuple_: [...]}`` is a tuple. ``sources`` receives the ``file:line`` of each path.
+    Refuses, with file and line, tags beyond YAML's own and ``!!python/tuple`` and its like for plain values, aliases, duplicate
+    keys, and what is larger than the limits of :mod:`rec.trust`. ``{_tuple_: [...]}`` is a tuple. ``sources`` receives the
+    ``file:line`` of each path.
     """
     depth = nodes = 0
     places = {} if sources is None else sources
@@ -63,7 +69,8 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
 
 
 def _build(loader: Any, node: Any, path: str, file: str | Path, places: dict[str, str]) -> Any:
-    mapping = isinstance(node, yaml.MappingNode)
+    mapping, in_tuple = isinstance(node, yaml.MappingNode), node.tag == f"{_TAG}python/tuple"
+    node.tag = _PYTHON.get(node.tag, node.tag)
     if isinstance(node, yaml.ScalarNode) or node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
         if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > MAX_NUMBER:
             raise ValueError(f"a number of {len(node.value)} characters; at most {MAX_NUMBER} are read")
@@ -77,7 +84,7 @@ def _build(loader: Any, node: Any, path: str, file: str | Path, places: dict[str
         built[key] = _build(loader, child, inner, file, places)
     if built.keys() == {"_tuple_"} and isinstance(built["_tuple_"], list):
         return tuple(built["_tuple_"])
-    return built if mapping else list(built.values())
+    return built if mapping else (tuple if in_tuple else list)(built.values())
 
 
 def save_yaml(cfg: Any, path: str | Path) -> None:

@@ -130,6 +130,9 @@ def open_table(
     if path.suffix == ".json" and not path.exists() and (path.with_suffix("") / INFO_FILE).is_file():
         # SimREC's configs name anns/refcoco.json, `rec prepare` makes anns/refcoco.
         path = path.with_suffix("")
+    if path.suffix == ".json" and not path.exists() and (nested := path.parent / path.stem / path.name).is_file():
+        path = nested  # and its manual draws anns/refcoco/refcoco.json
+        choices["path"] = os.fspath(path)
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
     check_finished(path)

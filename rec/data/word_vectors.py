@@ -97,9 +97,14 @@ def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.nda
     try:
         nlp = spacy.load(name, exclude=["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"])
     except (ImportError, OSError, ValueError) as error:
+        advice = f"get it with `python -m spacy download {name}`"
+        if name == "en_vectors_web_lg":
+            advice = (
+                "it is for spaCy 2 only: take en_core_web_lg, or the GloVe file it was made of, glove.840B.300d.txt"
+            )
         raise ValueError(
             f"dataset.word_vectors={name} is neither a GloVe file ({', '.join(TEXT_SUFFIXES)}) nor a spaCy pipeline that "
-            f"is installed: get it with `python -m spacy download {name}`, or go without it, dataset.use_glove=false "
+            f"is installed: {advice}, or go without it, dataset.use_glove=false "
             f"model.language_encoder.freeze_embedding=false ({error})"
         ) from None
     for number, word in enumerate(vocabulary.words):

@@ -6,12 +6,13 @@ Arguments of a model that would fetch or read weights (``pretrained`` and its pa
 before a model folder's model is built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
+from rec.contracts import ConfigNode
 from rec.trust import MAX_SIDE, is_below, unlisted
 
 _BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16", "YOLOX")
@@ -113,8 +114,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: b
     """
     from rec.config import LazyConfig
 
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), overrides)
+    cfg = LazyConfig.apply_overrides(fill_in(LazyConfig.load(path)), overrides)
     return checked_config(cfg, path, trust_config)
+
+
+def fill_in(cfg: Any) -> Any:
+    """Puts the defaults of ``configs/common/train.py`` where ``cfg.train`` and its groups lack a key; returns ``cfg``."""
+    from rec.config import get_config
+    from rec.config.nodes import children, is_call
+
+    def fill(group: ConfigNode, defaults: ConfigNode) -> None:
+        own = dict(children(group))
+        for key, value in children(defaults):
+            if key not in own:
+                group[key] = value
+            elif all(isinstance(side, Mapping) and not is_call(side) for side in (own[key], value)):
+                fill(own[key], value)
+
+    if isinstance(try_get_key(cfg, "train"), Mapping):
+        fill(cfg.train, get_config("common/train.py").train)
+    return cfg
 
 
 def outward(cfg: Any, path: str | Path, overrides: Sequence[str]) -> str | None:

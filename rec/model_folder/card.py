@@ -58,6 +58,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
         "datasets": [dataset],
         "model-index": [{"name": name, "results": results}],
     }
+    frozen = "".join(f"\nFrozen and random, never trained: {part}.\n" for part in about.get("frozen_and_random") or ())
     measured = _metrics_table(metrics) if metrics else "Not measured.\n"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
@@ -67,7 +68,7 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
 Referring expression comprehension: an image and a phrase in, the box of the object the phrase names out.
 
 This model was {origin}.
-
+{frozen}
 ## Measured
 
 {measured}

@@ -84,6 +84,8 @@ def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, 
         "updates": update,
         "rec_version": rec.__version__,
     }
+    if parts := frozen_and_random(run):
+        about["frozen_and_random"] = parts
     preprocess = {
         "input_shape": list(data.get("input_shape", [416, 416])),
         "mean": list(run["train"]["data"]["mean"]),
@@ -91,6 +93,26 @@ def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, 
         "max_token_length": length,
     }
     return {"model": without_pretrained(run["model"]), "preprocess": preprocess, "about": about}
+
+
+def frozen_and_random(run: Mapping[str, Any]) -> list[str]:
+    """The parts of a run's model that are never trained and start from random numbers, one line each with their keys.
+
+    Args:
+        run: the config, native containers.
+    """
+    model, train = run["model"], run["train"]
+    if train.get("load_weight") or train.get("vl_pretrain_weight"):
+        return []  # what of it was found there is told where it is loaded
+    parts = []
+    found = (model.get(name) for name in ("visual_backbone", "language_encoder"))
+    backbone, encoder = (part if isinstance(part, Mapping) else {} for part in found)
+    if backbone.get("freeze_backbone") and not backbone.get("pretrained"):
+        parts.append("model.visual_backbone (freeze_backbone=true, pretrained=false)")
+    ours = str(encoder.get("_target_")).startswith("rec.models.language_encoders.")
+    if ours and encoder.get("freeze_embedding", True) and not run["dataset"].get("use_glove"):
+        parts.append("word vectors of model.language_encoder (freeze_embedding=true, dataset.use_glove=false)")
+    return parts
 
 
 def describe_origin(config: Mapping[str, Any]) -> str:

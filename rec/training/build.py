@@ -11,13 +11,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from rec.config import ConfigError, check, instantiate, locate
+from rec.config import ConfigError, instantiate, locate, to_native, try_get_key
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
 from rec.data.adapter import as_data_set
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
-from rec.training.keys import check_values
+from rec.model_folder.format import frozen_and_random
+from rec.training.schema import check_config, drop_helpers
 
 
 def read_training_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
@@ -46,12 +47,21 @@ def read_training_config(path: str, overrides: Sequence[str], trust_config: bool
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
         raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
-    if problems := check(cfg) + check_values(cfg):
+    if not isinstance(try_get_key(cfg, "train"), Mapping):
+        raise ConfigError(f"{path}: cfg.train is {cfg.train!r}; expected a group, as in configs/common/train.py")
+    if problems := check_config(cfg):
         raise ConfigError("; ".join(problems))
+    drop_helpers(cfg)
     given = [Path(path) for path in (cfg.train.load_weight, cfg.train.vl_pretrain_weight) if path]
     weights = [path / WEIGHTS if path.is_dir() else path for path in given]
     refuse_inputs([Path(cfg.train.output_dir, "best")], weights)  # it is replaced by each better model
     return cfg
+
+
+def warnings(cfg: Any) -> list[str]:
+    """What a run begins by saying because it is seldom meant."""
+    how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
+    return [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
 
 
 def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rec.config import to_native
 from rec.config.call import Builder
+from rec.config.refused import KNOWN
 from rec.trust import MAX_SIDE
 
 # key | what it may be: alternatives with " or " between them | meaning
@@ -38,7 +39,7 @@ train.evaluation.enabled | true/false | evaluate while training
 train.evaluation.splits | list of texts | best/ is decided on the first
 train.evaluation.eval_batch_size | whole number 1..4096 | phrases per process
 train.evaluation.eval_period | whole number >= 1 | epochs
-train.evaluation.eval_iter | whole number >= 1 or null | at most this many batches per process
+train.evaluation.eval_iter | number >= 1 or null | at most this many batches per process
 train.evaluation.eval_metric | text | decides best/: Acc@0.5, mIoU, mask_mIoU, … or one of the evaluator's
 train.evaluation.eval_mode | max or min | which way eval_metric is better
 train.evaluation.sequential | true/false | SimREC's key, without effect
@@ -125,6 +126,7 @@ class Key:
 
 
 KEYS = {row[0]: Key(*row) for row in (line.split(" | ") for line in _TABLE.strip().splitlines())}
+KNOWN.update(name[:end] for name in KEYS for end in (*(dot.start() for dot in re.finditer(r"\.", name)), len(name)))
 # Rules of data sets from elsewhere are their own affair.
 _OUR_DATA = ("rec.data.dataset.RefCOCODataSet", "rec.data.RefCOCODataSet", "rec.data.stream.streamed_split")
 _OUR_SCHEDULE = "rec.training.schedules.build_schedule"

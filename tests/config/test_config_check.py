@@ -1,6 +1,5 @@
 """``check`` finds what would go wrong without building anything; batch-size arithmetic; other tools' names."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from omegaconf import DictConfig
 
 from rec.config import ConfigError, LazyCall, LazyConfig, check, solve_batch_size
 from rec.config.refused import canonical_name, refused_names
-from rec.other_names import NAMES
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.name != "__init__.py")
@@ -104,14 +102,6 @@ def test_shipped_configs_survive_saving_and_stay_without_problems(path, tmp_path
     again = LazyConfig.load(tmp_path / "x.yaml")
     assert not [w for w in recwarn if "cannot rebuild" in str(w.message)]
     assert LazyConfig.to_py(cfg) == LazyConfig.to_py(again) and check(again) == []
-
-
-def test_the_tables_in_the_docs_are_the_tables_in_the_code():
-    text = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
-    documented = {name: (tool, instead) for tool, names, instead in rows for name in re.findall(r"`([\w.]+)`", names)}
-    for name, (tool, instead) in NAMES.items():
-        assert documented.get(name) == (tool, instead), name
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def hostile(tmp_path):
         "!!python/object:config_targets.Part {{}}",
         "!!python/name:os.system ''",
         "!!python/module:os ''",
-        "!!python/tuple [1]",
+        "!!python/complex 1j",
+        "!!python/tuple x",
         "!!python/object/apply:eval [\"open('{}', 'w')\"]",
         "!!map x",
         "!!seq x",
@@ -212,6 +213,13 @@ def test_yaml_numbers_are_what_they_look_like(hostile):
     text += "i: {_tuple_: [1, {_tuple_: []}]}\n"
     numbers = {"a": 1e-4, "b": 1.5, "e": float("inf"), "f": 1000, "i": (1, ())}
     assert safe_load_yaml(hostile(text)) == numbers | {"c": "1e-4", "d": "2020-01-01", "g": "1.2.3", "h": "1e"}
+
+
+def test_what_other_tools_call_plain_values_is_read(hostile):
+    text = "a: !!python/tuple [1, !!python/tuple [x]]\nb: !!python/unicode 'y'\nc: !!python/long 3\nd: !!python/none null\n"
+    text += "e: !!python/list [!!python/bool true, !!python/float 1.5]\nf: !!python/dict {g: !!python/str '1'}\n"
+    read = {"a": (1, ("x",)), "b": "y", "c": 3, "d": None, "e": [True, 1.5], "f": {"g": "1"}}
+    assert safe_load_yaml(hostile(text)) == read
 
 
 def test_an_empty_yaml_is_an_empty_config(hostile):
