@@ -30,7 +30,8 @@ class Batch(TypedDict, total=False):
     of another side S'); ``tokens`` int64 ``(B, L)``, 0 is padding; ``box`` float32 ``(B, 4)`` cxcywh as fractions of the square;
     ``mask`` uint8 ``(B, 1, S, S)`` 0-255, where masks are asked for; ``geometry`` float32 ``(B, 6)``, see :mod:`rec.boxes`;
     ``box_pixels`` float32 ``(B, 4)`` xyxy in the original image; ``index`` int64 ``(B,)``; where phrases share their images
-    ``image`` is ``(U, 3, S, S)`` and ``image_index`` int64 ``(B,)`` tells each phrase's.
+    ``image`` is ``(U, 3, S, S)`` and ``image_index`` int64 ``(B,)`` tells each phrase's; ``image_key`` int64 ``(B,)`` is equal
+    for phrases about one image.
 
     Where phrases name none, one or several objects (``targets="any"``) there are also ``boxes`` float32 ``(B, T, 4)`` cxcywh
     as fractions of the square, ``boxes_pixels`` float32 ``(B, T, 4)`` xyxy in the original image, and ``box_count`` int64
@@ -49,6 +50,7 @@ class Batch(TypedDict, total=False):
     box_count: "torch.Tensor"
     index: "torch.Tensor"
     image_index: "torch.Tensor"
+    image_key: "torch.Tensor"
 
 
 class Words(Protocol):

@@ -49,6 +49,8 @@ def main() -> int:
     folder = trained.folder if trained else find_folder(args.model)
     refuse_inputs([out], files_of(folder))
     model, config, vocabulary = read(folder, args.trust_config)
+
+    # Made and compared with PyTorch beside its place: what differs never gets there.
     with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as place:
         made = Path(place, out.name)
         export(model, config, vocabulary, made, kind=kind, size=args.size, dynamic_size=args.dynamic_size)

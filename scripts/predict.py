@@ -44,6 +44,7 @@ def main() -> int:
     from rec.model_folder.format import files_of
     from rec.training.process import keep_freed_memory
 
+    # Before the model is loaded: no output is an input.
     outputs = [place for place in [*pictures, args.jsonl] if place is not None]
     read = [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *files_of(user_path(args.model))]
     refuse_inputs(outputs, read)
@@ -56,6 +57,8 @@ def main() -> int:
     print(f"model: {grounder.origin}", flush=True)
     if args.send_images:
         print(f"{len(pairs)} images are sent", flush=True)
+
+    # Answers as they come; an image that cannot be used is told and left out.
     failed = []
     progress = tqdm(total=len(pairs), disable=None if len(pairs) > 1 else True, leave=False)
     stream = grounder.stream(pairs, args.batch_size, top_k=args.top_k, keep_images=args.out is not None)

@@ -4,9 +4,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,35 +13,19 @@ from torch.utils.data import Dataset, default_collate
 
 from rec import boxes
 from rec.data import masks
+from rec.data.parts import Part, image_numbers, sentence_offsets
 from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
 from rec.data.saved import check_single
 from rec.data.schema import boxes_of
 from rec.data.sources import SourceError
-from rec.data.tables import SCENES, RowReader, Table, UnknownSplit, open_table
+from rec.data.spec import Paths, name_sources
+from rec.data.tables import RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary
 from rec.data.text_statistics import text_statistics
 from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
 
-if TYPE_CHECKING:
-    import datasets
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Part:
-    """One table of a data set, and where its samples begin."""
-
-    table: Table
-    name: str
-    split: str
-    repeat: float
-    sentence_offsets: np.ndarray  # int64 (rows + 1,)
-    reader: RowReader
-    units: int = 0  # objects or sentences of one pass
-    first: int = 0
-    length: int = 0  # units x repeat
 
 
 class RefCOCODataSet(Dataset):
@@ -54,8 +37,9 @@ class RefCOCODataSet(Dataset):
     A sample is a dict of tensors: ``image`` uint8 ``(3, S, S)`` RGB, letterboxed with 127; ``tokens`` int64 ``(L,)``, 0
     is padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
     :mod:`rec.boxes`; ``box_pixels`` float32 ``(4,)`` xyxy in the original image (in training: in the augmented one);
-    ``index`` int64 ``()``; with masks ``mask`` uint8 ``(1, S, S)``, 0-255. With ``targets="any"`` also ``boxes`` and
-    ``boxes_pixels`` ``(N, 4)``, which batches pad with zeros, and ``box_count`` int64 ``()``, N.
+    ``index`` int64 ``()``; ``image_key`` int64 ``()``, equal for samples of one ``image``; with masks ``mask`` uint8
+    ``(1, S, S)``, 0-255. With ``targets="any"`` also ``boxes`` and ``boxes_pixels`` ``(N, 4)``, which batches pad with
+    zeros, and ``box_count`` int64 ``()``, N.
 
     Args:
         dataset: name of the data set, a key of ``ann_path``; a list of names concatenates them; a mapping from names to
@@ -105,9 +89,9 @@ class RefCOCODataSet(Dataset):
     def __init__(
         self,
         dataset: str | Sequence[str] | Mapping[str, float] = "refcoco",
-        ann_path: Any = None,
-        image_path: Any = None,
-        mask_path: Any = None,
+        ann_path: Paths = None,
+        image_path: Paths = None,
+        mask_path: Paths = None,
         input_shape: Sequence[int] = (416, 416),
         flip_lr: bool = False,
         transforms: object = None,
@@ -129,6 +113,7 @@ class RefCOCODataSet(Dataset):
         seed: int = 0,
         targets: str = "one",
     ) -> None:
+        # What is asked for, checked before a file is touched.
         _choice("targets", targets, TARGETS)
         _choice("sentence_sampling", sentence_sampling, ("per_object", "per_sentence"))
         _choice("vocabulary_from", vocabulary_from, ("train", "all"))
@@ -137,13 +122,15 @@ class RefCOCODataSet(Dataset):
         self.split = split
         self.training = "train" in split.split("+") if training is None else training
         self.use_glove, self.word_vectors, self.seed = use_glove, word_vectors, seed
-        self._sources = _name_sources(dataset, ann_path, image_path, mask_path)
+        self._sources = name_sources(dataset, ann_path, image_path, mask_path)
         self._with_masks, self._allow_paths, self.targets = with_masks, allow_paths, targets
         self._expanded = not self.training or sentence_sampling == "per_sentence"
+        # The tables, memory-mapped, one behind another: a sample's number leads to its table and row.
         self._parts = self._open([split_name(part) for part in split.split("+")])
         self._firsts = np.array([part.first for part in self._parts])
         self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
+        # The words, and how many of them a phrase may have.
         if vocabulary is None:
             vocabulary = self._build_vocabulary(vocabulary_from, tokenizer)
         self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary, tokenizer)
@@ -179,11 +166,11 @@ class RefCOCODataSet(Dataset):
             targets=targets,
         )
 
-    def _open(self, splits: Sequence[str]) -> list[_Part]:
+    def _open(self, splits: Sequence[str]) -> list[Part]:
         """Opens the tables of all sources; in evaluation, a source of a mixture may lack a split that another one has."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         missing = None
-        for name, (repeat, *_) in self._sources.items():
+        for name, source in self._sources.items():
             for split in splits:
                 try:
                     table = self._open_table(name, split)
@@ -193,9 +180,9 @@ class RefCOCODataSet(Dataset):
                     missing = error
                     continue
                 reader = RowReader(table.rows, [*SAMPLE_COLUMNS, "mask"] if self._with_masks else SAMPLE_COLUMNS)
-                part = _Part(table, name, split, repeat, _sentence_offsets(table.rows), reader)
+                part = Part(table, name, split, source.repeat, sentence_offsets(table.rows), reader)
                 part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
-                part.length = round(part.units * (repeat if self.training else 1))
+                part.length = round(part.units * (source.repeat if self.training else 1))
                 part.first = parts[-1].first + parts[-1].length if parts else 0
                 parts.append(part)
         if missing is not None and len({part.split for part in parts}) < len(set(splits)):
@@ -203,10 +190,16 @@ class RefCOCODataSet(Dataset):
         return parts
 
     def _open_table(self, name: str, split: str) -> Table:
-        _, spec, image_path, mask_path = self._sources[name]
-        options: dict[str, Any] = {"image_path": image_path, "mask_path": mask_path}
-        options |= {"with_masks": self._with_masks, "allow_paths": self._allow_paths}
-        table = open_table(spec, split, name=name, **options)
+        source = self._sources[name]
+        table = open_table(
+            source.spec,
+            split,
+            name=name,
+            image_path=source.image_path,
+            mask_path=source.mask_path,
+            with_masks=self._with_masks,
+            allow_paths=self._allow_paths,
+        )
         if not len(table.rows):
             raise SourceError(
                 f"data set {name!r} has no object in split {split!r}: every record of it was left out, or there was none; "
@@ -256,7 +249,7 @@ class RefCOCODataSet(Dataset):
 
         return load_word_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
 
-    def _locate(self, epoch: int, index: int) -> tuple[_Part, int, int | None]:
+    def _locate(self, epoch: int, index: int) -> tuple[Part, int, int | None]:
         """Part, row and sentence number (None: to be drawn) of a sample."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a data set of {len(self)} samples")
@@ -299,12 +292,12 @@ class RefCOCODataSet(Dataset):
         Args:
             samples: of this data set.
             share_images: put each image once; ``image`` is then ``(U, 3, S, S)``, U <= B, and ``image_index`` int64
-                ``(B,)`` tells each row's image. Images are the same where their samples were read together.
+                ``(B,)`` tells each row's image. Images are the same where their ``image_key`` is.
         """
         if not share_images:
             return collate(samples)
         unique: dict[int, int] = {}
-        rows = [unique.setdefault(id(sample["image"]), len(unique)) for sample in samples]
+        rows = [unique.setdefault(int(sample["image_key"]), len(unique)) for sample in samples]
         first = {row: sample["image"] for row, sample in zip(reversed(rows), reversed(samples), strict=True)}
         batch = collate([{key: sample[key] for key in sample if key != "image"} for sample in samples])
         return batch | {
@@ -333,9 +326,8 @@ class RefCOCODataSet(Dataset):
         """
         import pyarrow.compute as pc
 
-        specs = [spec["path"] if isinstance(spec, Mapping) else spec for _, spec, *_ in self._sources.values()]
-        specs = [os.path.expanduser(spec) for spec in specs]
-        if is_below(file, [spec for spec in specs if os.path.exists(spec)]):
+        places = [source.spec.path for source in self._sources.values()]
+        if is_below(file, [place for place in places if os.path.exists(place)]):
             return True
         for part in self._parts:
             if is_below(file, {os.path.dirname(entry["filename"]) for entry in part.table.rows.cache_files}):
@@ -377,7 +369,7 @@ class RefCOCODataSet(Dataset):
         """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation."""
         groups, used = [], 0
         for part in self._parts:
-            numbers = _image_numbers(part.table.rows) + used
+            numbers = image_numbers(part.table.rows) + used
             used = int(numbers.max(initial=used - 1)) + 1
             groups.append(np.repeat(numbers, np.diff(part.sentence_offsets)) if self._expanded else numbers)
         return np.concatenate(groups)
@@ -386,57 +378,3 @@ class RefCOCODataSet(Dataset):
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"dataset.{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-
-
-def _name_sources(
-    dataset: Any, ann_path: Any, image_path: Any, mask_path: Any
-) -> dict[str, tuple[float, Any, Any, Any]]:
-    """Name to (repeat, source, image folder, mask folder)."""
-    repeats = (
-        dict(dataset)
-        if isinstance(dataset, Mapping)
-        else dict.fromkeys([dataset] if isinstance(dataset, str) else dataset, 1)
-    )
-    if not repeats or any(not isinstance(r, int | float) or r <= 0 for r in repeats.values()):
-        raise ValueError(
-            f"dataset.dataset is {dataset!r}; expected a name, a list of names, or names with numbers above 0"
-        )
-    named = isinstance(ann_path, Mapping) and "path" not in ann_path
-    sources = {}
-    for name, repeat in repeats.items():
-        if ann_path is None or (named and name not in ann_path):
-            if name not in SCENES:
-                known = sorted({*(ann_path or ()), *SCENES})
-                raise ValueError(
-                    f"dataset.dataset is {name!r}, which dataset.ann_path does not have; it has {', '.join(known)}"
-                )
-            spec: Any = name
-        else:
-            spec = ann_path[name] if named else ann_path
-        folders = (paths.get(name) if isinstance(paths, Mapping) else paths for paths in (image_path, mask_path))
-        sources[name] = (float(repeat), spec, *folders)
-    return sources
-
-
-def _sentence_offsets(rows: "datasets.Dataset") -> np.ndarray:
-    """int64 ``(rows + 1,)``: the number of the first sentence of each row; a row of the table costs 8 bytes here."""
-    import pyarrow.compute as pc
-
-    counts = [
-        pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
-        for chunk in rows.data.column("sentences").chunks
-    ]
-    return np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
-
-
-def _image_numbers(rows: "datasets.Dataset") -> np.ndarray:
-    """int64 ``(rows,)``: equal numbers for equal paths; for embedded pictures, whose content is not read here, for equal
-    ids and lengths. A mistake costs time only: samples share a picture by :func:`rec.data.images.picture_key`.
-    """
-    import pyarrow.compute as pc
-
-    image, source, image_id = (rows.data.column(name) for name in ("image", "source", "image_id"))
-    data = pc.struct_field(image, "bytes")
-    ids = pc.binary_join_element_wise(source, image_id, pc.cast(pc.binary_length(data), "string"), "/")
-    names = pc.if_else(pc.is_null(data), pc.struct_field(image, "path"), ids)
-    return names.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)

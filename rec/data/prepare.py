@@ -74,6 +74,7 @@ def prepare(
         SourceError: unknown split, or a folder that holds other data.
         BadRecord: with ``on_bad_record="raise"``.
     """
+    # What is asked for, checked before anything is written.
     folder, wanted = user_path(folder).absolute(), list(splits or source.splits)
     if "::" in str(folder):
         raise SourceError(
@@ -84,6 +85,7 @@ def prepare(
         raise SourceError(f"{source.name} has no split {unknown[0]!r}; it has {', '.join(source.splits)}")
     if store not in STORES:
         raise ValueError(f"store is {store!r}; expected one of {', '.join(STORES)}")
+    # The job and its identity: a finished folder of the same one is taken as it is, an interrupted one is continued.
     job = {"with_masks": with_masks, "on_bad_record": on_bad_record, "embed": store == "embedded", "parquet": parquet}
     job["store"] = {"kind": store, "size": size} if store in ("letterboxed", "raw") else None
     if allow_paths:
@@ -96,6 +98,8 @@ def prepare(
             raise SourceError(f"{folder} already holds data prepared from other input: choose another output folder")
         return info
     state.open()
+
+    # Rows, split by split, in shards; then their images, where these are stored anew.
     seen = SeenIds()
     reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
     tables = {split: state.table(split) for split in wanted}
@@ -107,6 +111,7 @@ def prepare(
     if not any(report.rows for report in reports.values()):
         shutil.rmtree(state.folder)  # the same command may find more when what was missing is there
         raise SourceError(_nothing_left(source, reports))
+    # What the folder holds, with digests; prepared.json comes last and makes it a finished one.
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
     info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+import xxhash
 from torch.utils.data import default_collate
 
 from rec import boxes
@@ -107,6 +108,7 @@ class SampleMaker:
         """
         _check(row)
         rng = np.random.default_rng(random_key) if self.training else None
+        # The phrase, and what it names in the image as it was annotated.
         sentences = row["sentences"]
         if sentence_number is None:
             sentence_number = int(rng.integers(len(sentences))) if rng is not None else 0
@@ -117,7 +119,8 @@ class SampleMaker:
         box = boxes.xywh_to_xyxy(np.array(several, np.float64).reshape(-1, 4))
         mask = self._mask(row) if self.with_masks else None
         height, width = row["height"], row["width"]
-        key = id(table), picture_key(row["image"])
+        # The image on the model's square. Phrases of one picture share its decoding, and without augmentation the square itself.
+        key: tuple[str, ...] = (table.fingerprint, table.image_root, picture_key(row["image"]))
         if self.augmentation is None and not self.flip_lr:
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = decoded.get(key)
@@ -132,8 +135,10 @@ class SampleMaker:
             height, width = pixels.shape[:2]
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = torch.from_numpy(letterbox(pixels, geometry, self.size))
+            key = *key, *map(str, random_key)
         if self.hide == "image":
             image = torch.full_like(image, PAD_VALUE)
+        # Labels and words as the model takes them.
         label = boxes.xyxy_to_cxcywh(boxes.to_letterbox(box, geometry.astype(np.float64))) / self.size
         if self.label_clip is not None:
             label = label.clip(0, self.label_clip)
@@ -145,6 +150,7 @@ class SampleMaker:
             tokens = torch.from_numpy(np.array(self.vocabulary.encode(sentence, self.max_token_length), np.int64))
         sample = {
             "image": image,
+            "image_key": torch.from_numpy(np.array(xxhash.xxh3_64_intdigest(repr(key).encode()) >> 1, np.int64)),
             "tokens": tokens,
             "box": _first(label),
             "geometry": torch.from_numpy(geometry),

@@ -26,18 +26,13 @@ from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
 from rec.data.sources.tabular import SUFFIXES, open_tabular
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
+from rec.data.spec import SCENES, SourceSpec, expand
 from rec.files import default_mode
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
-
-SCENES = ("scenes", "scenes_hard")
-SPEC_KEYS = (
-    *("path", "split_by", "bbox_format", "boxes", "columns", "count", "size", "phrases_per_scene", "targets"),
-    "on_bad_record",
-)
 
 
 class UnknownSplit(SourceError):
@@ -95,7 +90,7 @@ class Table:
 
 
 def open_table(
-    spec: str | os.PathLike[str] | Mapping[str, Any],
+    spec: SourceSpec | str | os.PathLike[str] | Mapping[str, Any],
     split: str,
     *,
     name: str,
@@ -122,11 +117,9 @@ def open_table(
         SourceError: no such source or split; lists what there is.
         BadRecord: a record that cannot be used (``on_bad_record: skip`` counts and leaves out).
     """
-    choices, image_path, mask_path = _as_user_means(spec, image_path, mask_path)
-    unknown = sorted(set(choices) - set(SPEC_KEYS))
-    if unknown or "path" not in choices:
-        raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(SPEC_KEYS[1:])}")
-    path = Path(choices["path"])
+    chosen = SourceSpec.of(spec, name)
+    image_path, mask_path = (folder and expand(folder) for folder in (image_path, mask_path))
+    path = Path(chosen.path)
     if path.suffix == ".json" and not path.exists() and (path.with_suffix("") / INFO_FILE).is_file():
         # SimREC's configs name anns/refcoco.json, `rec prepare` makes anns/refcoco.
         path = path.with_suffix("")
@@ -139,16 +132,16 @@ def open_table(
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
         tables = _load_tables(path)
         if _has_schema(tables):
-            return _of_saved(tables, split, path, image_path, choices.get("on_bad_record", "raise"))
-    source = open_source(choices, name=name, image_path=image_path, mask_path=mask_path)
+            return _of_saved(tables, split, path, image_path, chosen.on_bad_record)
+    source = open_source(chosen, name=name, image_path=image_path, mask_path=mask_path)
     if split not in source.splits:
         raise _unknown_split(name, split, source.splits)
-    on_bad_record = choices.get("on_bad_record", "raise")
-    return _open_prepared(_prepared_in_cache(source, split, with_masks, on_bad_record, allow_paths), split, None)
+    folder = _prepared_in_cache(source, split, with_masks, chosen.on_bad_record, allow_paths)
+    return _open_prepared(folder, split, None)
 
 
 def open_source(
-    spec: str | os.PathLike[str] | Mapping[str, Any],
+    spec: SourceSpec | str | os.PathLike[str] | Mapping[str, Any],
     *,
     name: str,
     image_path: str | None = None,
@@ -165,43 +158,36 @@ def open_source(
     Raises:
         SourceError: nothing there, or a layout that is not known; says what was looked for.
     """
-    choices, image_path, mask_path = _as_user_means(spec, image_path, mask_path)
+    chosen = SourceSpec.of(spec, name)
+    image_path, mask_path = (folder and expand(folder) for folder in (image_path, mask_path))
     if image_path is not None and not os.path.isdir(image_path):
         logger.warning("image_path of %r, %s, is not there; looking where the annotation files say", name, image_path)
         image_path = None
-    text = str(choices["path"])
+    text = chosen.path
     path = Path(text)
     if text in SCENES and not path.exists():
-        return _open_scenes(choices)
+        return _open_scenes(chosen)
     if path.is_dir() and is_refer(path):
-        return open_refer(path, name, image_path, choices.get("split_by"))
+        return open_refer(path, name, image_path, chosen.split_by)
     if path.name == REGIONS_FILE or (path / REGIONS_FILE).is_file():
         return open_visual_genome(path, name, image_path)
     if is_flickr30k(path):
-        return open_flickr30k(path, name, image_path, choices.get("boxes", "merged"))
+        return open_flickr30k(path, name, image_path, chosen.boxes or "merged")
     if path.suffix == ".json" and path.is_file() and is_simrec_json(path):
         return open_simrec_json(path, name, image_path, mask_path)
     if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
-        return open_tabular(path, name, image_path, choices.get("bbox_format"))
+        return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     tables = _load_tables(path) if path.exists() else _load_from_hub(text) if on_hub else None
     if tables:
         folder = str(path if path.is_dir() else path.parent) if path.exists() else None
-        return open_foreign(tables, name, image_path, choices.get("columns"), choices.get("bbox_format"), folder)
+        return open_foreign(tables, name, image_path, chosen.columns, chosen.bbox_format, folder)
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
         + "; expected a prepared folder (`rec prepare`), a folder with refs(…).p or grefs(…).json and instances.json, "
         "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
     )
-
-
-def _as_user_means(spec: Any, *folders: str | None) -> tuple[Any, ...]:
-    """A source as a mapping, and folders, with ``~`` for the home folder."""
-    choices: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"path": os.fspath(spec)}
-    if isinstance(choices.get("path"), str | os.PathLike):
-        choices["path"] = os.path.expanduser(choices["path"])
-    return choices, *(folder and os.path.expanduser(folder) for folder in folders)
 
 
 def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> UnknownSplit:
@@ -356,15 +342,15 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     return folder
 
 
-def _open_scenes(choices: Mapping[str, Any]) -> Source:
+def _open_scenes(chosen: SourceSpec) -> Source:
     from rec.data import scenes
 
-    level = "hard" if choices["path"] == "scenes_hard" else "easy"
-    counts = {} if choices.get("count") is None else choices["count"]
-    options = {key: choices[key] for key in ("size", "phrases_per_scene", "targets") if key in choices}
+    level = "hard" if chosen.path == "scenes_hard" else "easy"
+    counts = {} if chosen.count is None else chosen.count
+    options = chosen.chosen("size", "phrases_per_scene", "targets")
     listed = counts.values() if isinstance(counts, Mapping) else [counts]
     if any(type(count) is not int and count is not None for count in listed):
-        raise SourceError(f"count of {choices['path']} is {str(counts)[:80]!r}; expected a number, or split to number")
+        raise SourceError(f"count of {chosen.path} is {str(counts)[:80]!r}; expected a number, or split to number")
     try:
         of_split = {
             s: scenes.split_seeds(s, counts if isinstance(counts, int) else counts.get(s)) for s in scenes.SPLITS
@@ -377,4 +363,4 @@ def _open_scenes(choices: Mapping[str, Any]) -> Source:
         processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
         return scenes.generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
 
-    return Source(str(choices["path"]), tuple(scenes.SPLITS), read, options={"level": level, "count": counts} | options)
+    return Source(chosen.path, tuple(scenes.SPLITS), read, options={"level": level, "count": counts} | options)

@@ -200,6 +200,7 @@ def evaluate(
     """
     from accelerate.utils import gather_object, send_to_device
 
+    # Who runs where, on one model: BatchNorm statistics differ between processes after an update.
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
     runner = model if _is_sharded(accelerator) else bare
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
@@ -214,6 +215,8 @@ def evaluate(
         disable=None if progress and is_main else True,  # None: off where stderr is no terminal
         leave=False,
     )
+
+    # Every process judges its own batches; one whose prediction is not finite is remembered, and judged by nobody.
     was_training = bare.training
     refused: list[int] = []  # samples whose prediction is not finite
     stopped, returning = False, None
@@ -250,6 +253,8 @@ def evaluate(
     finally:
         bare.train(was_training)
     shown.close()
+
+    # All processes end alike: with the metrics of everyone's samples, or with the same error.
     everyone = gather_object([(stopped, refused)])
     if any(one for one, _ in everyone):
         raise EvaluationStopped("the evaluation was given up on request")

@@ -86,12 +86,14 @@ def export(
     size = size or int(config["preprocess"]["input_shape"][0])
     length = int(config["preprocess"]["max_token_length"])
     deployed = Deployed(model.cpu(), config)
+    # An example to trace, and which of its sizes stay free.
     # Traced sizes that happen to be equal are taken for the same one: the example's batch is unlike any map's side.
     count = next(n for n in (3, 5, 7, 11, 13) if n not in (size // 32, size // 16, size // 8, length))
     image, tokens = example_inputs(size, length, len(vocabulary), count)
     batch = torch.export.Dim("batch", min=1, max=4096)
     side = 32 * torch.export.Dim("cells", min=2, max=128) if dynamic_size else None
     shapes = {"image": {0: batch} | ({2: side, 3: side} if dynamic_size else {}), "tokens": {0: batch}}
+    # What a user of the file needs besides it.
     about = {
         "input_size": None if dynamic_size else size,
         "max_token_length": length,

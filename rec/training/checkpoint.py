@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ from rec.training.checkpoint_loading import SHARDED, load, load_into, match_memo
 from rec.training.ema import EMA
 
 __all__ = ["CheckpointWriter", "clean_temporary", "folder_of", "load", "load_into", "match_memory_format"]
+
+
+@dataclass
+class _Copy:
+    """What is to be written: the state and the content of files as they were when training went on."""
+
+    temporary: Path
+    final: Path
+    files: dict[str, Any]
+    parameters: set[str]
+    state: TrainerState
+    publish: Callable[[Path], None] | None
+    blocked: float
 
 
 class CheckpointWriter:
@@ -81,6 +94,7 @@ class CheckpointWriter:
         final = folder_of(self.output_dir, state.update)
         temporary = final.with_name(f".{final.name}.tmp")
         self.wait()
+
         # Every process decides alike: only the main one knows what is on the disk, and what its thread has found.
         decision = torch.zeros(2, device=accelerator.device)
         if accelerator.is_main_process:
@@ -91,6 +105,8 @@ class CheckpointWriter:
         proceed, self.diverged = (value > 0 for value in accelerator.reduce(decision, "sum").tolist())
         if not proceed:
             return
+
+        # What every process writes of its own: random states; where parameters are sharded, its part of everything.
         sharded = accelerator.distributed_type in SHARDED
         self.failure = None
         try:
@@ -112,6 +128,8 @@ class CheckpointWriter:
         if failures:
             self._fail(self.failure or OSError("another process could not write its random states"), temporary)
             return
+
+        # The rest is the main process's: a copy in memory now, files while training goes on.
         files: dict[str, Any] = {WEIGHTS: _snapshot(dict(weights))}
         if ema is not None:
             trained = {name: value for name, value in ema.shadow.items() if name not in ema.never_trained}
@@ -119,12 +137,9 @@ class CheckpointWriter:
             files[AVERAGED] = _snapshot(trained) | {name: raw[name] for name in ema.never_trained}
         if not sharded:
             files[OPTIMIZER] = _snapshot(optimizer.state_dict())
-        must_be_finite = {name for name, _ in accelerator.unwrap_model(model).named_parameters()}
-        saved = copy.deepcopy(state)
-        blocked = time.perf_counter() - started
-        self._thread = threading.Thread(
-            target=self._write, args=(temporary, final, files, must_be_finite, saved, publish, blocked)
-        )
+        names = {name for name, _ in accelerator.unwrap_model(model).named_parameters()}
+        copied = _Copy(temporary, final, files, names, copy.deepcopy(state), publish, time.perf_counter() - started)
+        self._thread = threading.Thread(target=self._write, args=(copied,))
         self._thread.start()
 
     def wait(self) -> None:
@@ -149,19 +164,10 @@ class CheckpointWriter:
             f"checkpoint not saved ({type(error).__name__}: {error}); the one before it is intact and training goes on"
         )
 
-    def _write(
-        self,
-        temporary: Path,
-        final: Path,
-        files: dict[str, Any],
-        must_be_finite: set[str],
-        state: TrainerState,
-        publish: Callable[[Path], None] | None,
-        blocked: float,
-    ) -> None:
-        started = time.perf_counter()
+    def _write(self, copied: "_Copy") -> None:
+        started, temporary, final, files = time.perf_counter(), copied.temporary, copied.final, copied.files
         # Weights that have diverged must not push out those that have not.
-        if (name := _not_finite(files[WEIGHTS], must_be_finite)) is not None:
+        if (name := _not_finite(files[WEIGHTS], copied.parameters)) is not None:
             self._not_finite = True
             self.failure = CheckpointError(f"{name} holds values that are not finite")
             shutil.rmtree(temporary, ignore_errors=True)
@@ -177,12 +183,15 @@ class CheckpointWriter:
                     torch.save(content, temporary / name)
             # Digests are taken of what the files hold, those of other processes too; it is still in the page cache.
             written = sorted(path for path in temporary.rglob("*") if path.is_file())
-            state = replace(state, files={str(path.relative_to(temporary)): described(path) for path in written})
+            state = replace(copied.state, files={str(path.relative_to(temporary)): described(path) for path in written})
             write_text(temporary / STATE, state_text(state))
             for path in (*written, temporary):
                 sync(path)
-            if publish is not None:
-                publish(temporary / (AVERAGED if AVERAGED in files else WEIGHTS))
+
+            # Published while still under its temporary name: a checkpoint that counts has a best/ that belongs to it.
+            if copied.publish is not None:
+                copied.publish(temporary / (AVERAGED if AVERAGED in files else WEIGHTS))
+            # The move that makes it the newest; older ones go only after it.
             swap(temporary, final)
             shutil.rmtree(temporary, ignore_errors=True)  # what was there: a damaged one, or one not evaluated
             sync(final.parent)
@@ -198,7 +207,9 @@ class CheckpointWriter:
             return
         megabytes = sum(entry["bytes"] for entry in state.files.values()) / 1e6
         seconds = time.perf_counter() - started
-        self.report(f"saved {final.name}: {megabytes:.1f} MB in {seconds:.2f} s, training waited {blocked:.2f} s")
+        self.report(
+            f"saved {final.name}: {megabytes:.1f} MB in {seconds:.2f} s, training waited {copied.blocked:.2f} s"
+        )
 
 
 @torch.no_grad()
