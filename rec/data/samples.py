@@ -131,11 +131,13 @@ class SampleMaker:
             if pixels is None:
                 pixels = decoded[key] = self.pixels(table, row)
             box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
+            as_stored = pixels
             pixels, box, mask, sentence = self._augment(pixels, box, mask, sentence, rng)
             height, width = pixels.shape[:2]
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = torch.from_numpy(letterbox(pixels, geometry, self.size))
-            key = *key, *map(str, random_key)
+            if pixels is not as_stored:
+                key = *key, *map(str, random_key)
         if self.hide == "image":
             image = torch.full_like(image, PAD_VALUE)
         # Labels and words as the model takes them.

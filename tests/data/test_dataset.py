@@ -46,6 +46,7 @@ def test_a_sample_is_as_documented(root):
         "geometry": ((6,), torch.float32),
         "box_pixels": ((4,), torch.float32),
         "index": ((), torch.int64),
+        "image_key": ((), torch.int64),
         "mask": ((1, 64, 64), torch.uint8),
     }
     assert sample["geometry"].tolist() == [100, 80, 64, 51, 6, 0]
@@ -53,6 +54,16 @@ def test_a_sample_is_as_documented(root):
     assert (sample["image"][:, :, :6] == 127).all()
     corners = boxes.cxcywh_to_xyxy(sample["box"]) * 64
     assert torch.allclose(boxes.to_letterbox(sample["box_pixels"], sample["geometry"]), corners, atol=1e-4)
+
+
+@pytest.mark.parametrize("flip_lr", [False, True])
+def test_samples_of_one_image_have_one_key_and_no_others(root, flip_lr):
+    dataset = open_dataset(root, sentence_sampling="per_sentence", flip_lr=flip_lr)
+    samples = [dataset[(0, index)] for index in range(len(dataset))]
+    for one in samples:
+        for other in samples:
+            same, one_key = torch.equal(one["image"], other["image"]), one["image_key"] == other["image_key"]
+            assert same if one_key else flip_lr or not same
 
 
 def test_image_mask_and_box_show_the_same_place(root):
