@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def open_table(
         path = path.with_suffix("")
     if path.suffix == ".json" and not path.exists() and (nested := path.parent / path.stem / path.name).is_file():
         path = nested  # and its manual draws anns/refcoco/refcoco.json
-        choices["path"] = os.fspath(path)
+        chosen = replace(chosen, path=os.fspath(path))
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
     check_finished(path)
