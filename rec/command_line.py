@@ -20,6 +20,11 @@ from rec.files import NO_SPACE, user_path
 __all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
 
 MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
+# Help of --threshold.
+THRESHOLD = (
+    "answer with every object of at least this score, and with nothing where there is none; default: the model folder's, and "
+    "one object where it has none"
+)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -59,6 +64,17 @@ def whole(low: int = 0, high: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def share(text: str) -> float:
+    """An argparse ``type``: a number from 0 to 1."""
+    if (
+        not re.fullmatch(r"[0-9]{0,15}\.?[0-9]{0,15}", text)
+        or not re.search("[0-9]", text)
+        or not 0 <= float(text) <= 1
+    ):
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return float(text)
 
 
 def device(text: str) -> str:

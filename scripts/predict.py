@@ -52,7 +52,7 @@ def main() -> int:
         keep_freed_memory()
     grounder = rec.from_pretrained(
         args.model, device=args.device, dtype=args.dtype, trust_config=args.trust_config, allow_urls=args.allow_urls,
-        **foreign_options(args),
+        threshold=args.threshold, **foreign_options(args),
     )  # fmt: skip
     print(f"model: {grounder.origin}", flush=True)
     if args.send_images:
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import add_foreign_options, add_trust_option, device, whole
+    from rec.command_line import THRESHOLD, add_foreign_options, add_trust_option, device, share, whole
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,11 +95,12 @@ def parse_arguments() -> argparse.Namespace:
         "--out", type=user_path, metavar="PNG|FOLDER", help="marked picture; a folder where there are several images"
     )
     parser.add_argument(
-        "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: box, score, mask, warning"
+        "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: boxes, scores, mask, warning"
     )
     parser.add_argument(
         "--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap"
     )
+    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
     parser.add_argument("--batch-size", type=whole(1), default=8, help="images per forward pass")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
@@ -228,9 +229,13 @@ def picture_names(images: list[str]) -> list[str]:
 
 
 def one_line(image: str, answer: "Grounding") -> str:
-    where = "no box" if answer.box is None else " ".join(f"{value:.1f}" for value in answer.box)
+    if answer.boxes:
+        pairs = zip(answer.boxes, answer.scores, strict=True)
+        where = "; ".join(f"box {' '.join(f'{v:.1f}' for v in box)}  score {score:.3f}" for box, score in pairs)
+    else:
+        where = f"no box  score {answer.score:.3f}" if answer.found else "nothing found"
     warning = f"  ({answer.warning})" if answer.warning else ""
-    return f"{image}  {answer.phrase!r}  box {where}  score {answer.score:.3f}{warning}"
+    return f"{image}  {answer.phrase!r}  {where}{warning}"
 
 
 if __name__ == "__main__":

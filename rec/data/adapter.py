@@ -87,7 +87,8 @@ class ForeignDataSet(_Known, Dataset):
             return own(index)
         sample = self[index]
         height, width = (int(value) for value in sample["geometry"][:2])
-        return np.asarray(sample["box_pixels"], np.float32).reshape(-1, 4), height, width
+        found = sample["boxes_pixels" if "boxes_pixels" in sample else "box_pixels"]
+        return np.asarray(found, np.float32).reshape(-1, 4), height, width
 
     def picture(self, index: int) -> np.ndarray:
         own = getattr(self.inner, "picture", None)

@@ -64,10 +64,19 @@ def answer(grounder: Grounder, path: str | None, text: str) -> tuple[Any, str]:
 
 
 def _item(number: int, grounding: Grounding) -> str:
-    box = "no box" if grounding.box is None else "box " + ", ".join(f"{value:.1f}" for value in grounding.box)
+    told = [
+        f"score {score:.3f}, box {', '.join(f'{value:.1f}' for value in box)}"
+        for box, score in zip(grounding.boxes, grounding.scores, strict=True)
+    ]
+    if not grounding.found:
+        told = ["<strong>nothing found</strong>: no object in this picture fits the phrase"]
+    elif not told:
+        told = [f"score {grounding.score:.3f}, no box"]
+    elif len(told) > 1:
+        told = [f"{len(told)} objects", *told]
     remark = f"<br><em>{html.escape(grounding.warning)}</em>" if grounding.warning else ""
     mark = f'<span style="color:rgb{colour(number)}">&#9632;</span>'
-    return f"<li>{mark} <b>{html.escape(grounding.phrase)}</b><br>score {grounding.score:.3f}, {box}{remark}</li>"
+    return f"<li>{mark} <b>{html.escape(grounding.phrase)}</b><br>{'<br>'.join(told)}{remark}</li>"
 
 
 def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import torch
 
 from rec import boxes
 from rec.boxes import suppress
-from rec.contracts import Preprocess, Words, abilities
+from rec.contracts import Answer, Preprocess, Words, abilities
 from rec.data.batch import Returning
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
@@ -36,11 +36,12 @@ class Grounder:
         model: Keeps the model contract of ``docs/architecture.md``.
         config: Of its model folder: ``preprocess`` and ``about``.
         vocabulary: Of its model folder.
-        device, dtype, allow_urls, compile: See :func:`rec.from_pretrained`.
+        device, dtype, allow_urls, compile, threshold: See :func:`rec.from_pretrained`.
 
     Attributes:
         origin: One line on what the model was trained on.
         knows_shapes_only: Whether that was nothing but drawn shapes.
+        answer: When what is an answer (:class:`rec.contracts.Answer`); None: always one object.
         weights: What messages call the model's weights: their file, where there is one.
         model, config, vocabulary, device: As given, the device resolved.
     """
@@ -55,6 +56,7 @@ class Grounder:
         dtype: torch.dtype | str | None = None,
         allow_urls: bool = False,
         compile: bool = False,
+        threshold: float | None = None,
     ):
         self.device = _pick_device() if device == "auto" else torch.device(device)
         name = str(dtype or "float32").removeprefix("torch.")
@@ -67,6 +69,13 @@ class Grounder:
             compile_network(self.model)
         self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls
         self._can, self._preprocess = abilities(self.model), Preprocess.of_folder(config["preprocess"])
+        # Whether several of its boxes may be an answer; else its one box is, or none.
+        self._several = not self._can.one_only and self._can.candidates is not None
+        self.answer = Answer.of_folder(config)
+        if threshold is not None:
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"threshold is {threshold!r}; expected a score, 0 to 1")
+            self.answer = replace(self.answer or Answer(), threshold=threshold)
         self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
         self.weights = f"this {type(model).__name__}"
 
@@ -176,7 +185,8 @@ class Grounder:
         # Without a repetition nothing needs to be copied, so no index is given.
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
-            parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, top_k > 1)
+            cells = top_k > 1 or (self.answer is not None and self._several)
+            parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, cells)
             joined = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
             # One wait for the device, whatever the model answers.
             host = Returning(joined | {"refused": torch.cat([not_finite(part) for part in parts])}).wait()
@@ -230,17 +240,31 @@ class Grounder:
             probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
             mask = to_image(probability, item.geometry, self._can.mask_threshold, self._can.mask_any_overlap)
         candidates: tuple[tuple[Box, float], ...] = ()
-        if "candidate_boxes" in output:
-            found, scores = output["candidate_boxes"], output["candidate_scores"]
-            candidates = tuple((in_image(found[i]), float(scores[i])) for i in suppress(found, scores, top_k, nms_iou))
+        if "candidate_boxes" in output and top_k > 1:
+            cells, scores = output["candidate_boxes"], output["candidate_scores"]
+            candidates = tuple((in_image(cells[i]), float(scores[i])) for i in suppress(cells, scores, top_k, nms_iou))
+
+        # The boxes decide whether there is an answer, where the model gives any; else its mask does.
+        named: list[tuple[Box, float]] = []
+        alone = float(output["score"]) if "score" in output else 0.0
+        if self.answer is not None and self._several:
+            cells, scores = output["candidate_boxes"], output["candidate_scores"]
+            named = [(in_image(cells[i]), float(scores[i])) for i in self.answer.choose(cells, scores)]
+        elif "box" in output and (self.answer is None or alone >= self.answer.threshold):
+            named = [(in_image(output["box"]), alone)]
+        found = bool(named) if "box" in output else self.answer is None or mask is None or self.answer.sees(mask)
+        box, score = named[0] if named else (None, alone if found else None)
         return Grounding(
             phrase=phrase,
-            box=in_image(output["box"]) if "box" in output else None,
-            score=float(output["score"]) if "score" in output else 0.0,
-            mask=mask,
+            box=box,
+            score=score,
+            mask=mask if found or mask is None else np.zeros_like(mask),
             warning="; ".join(filter(None, [item.warning, self._doubts(phrase)])) or None,
             picture=item.picture,
             candidates=candidates,
+            boxes=tuple(box for box, _ in named),
+            scores=tuple(score for _, score in named),
+            found=found,
         )
 
     def _not_finite(self, phrase: str) -> PredictionError:

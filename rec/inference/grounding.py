@@ -70,21 +70,29 @@ class Grounding:
 
     Attributes:
         phrase: As given.
-        box: left, top, right, bottom in pixels of the given image, inside it; None for a segmentation-only model.
-        score: Confidence, 0-1.
-        mask: bool ``(H, W)`` of the given image; None for a model without masks.
+        box: left, top, right, bottom in pixels of the given image, inside it; the best one of several. None where nothing
+            was found, and for a segmentation-only model.
+        score: Confidence of ``box``, 0-1; None where nothing was found.
+        mask: bool ``(H, W)`` of the given image, of all objects together; None for a model without masks.
         warning: What to mind about this answer, such as words the model does not know; None if nothing.
         picture: Where :attr:`image` comes from.
-        candidates: With ``top_k``: ``(box, score)`` of that many boxes, best first, overlapping ones suppressed.
+        candidates: With ``top_k``: ``(box, score)`` of that many boxes, best first, overlapping ones suppressed. They are what
+            the model also considered, whether or not it is the answer.
+        boxes, scores: Every object that the phrase names, best first; empty where nothing was found, and for a
+            segmentation-only model. One for a model that always answers with one.
+        found: Whether there is an answer: False where the phrase names nothing in the image.
     """
 
     phrase: str
     box: Box | None
-    score: float
+    score: float | None
     mask: np.ndarray | None
     warning: str | None
     picture: Picture = field(repr=False, compare=False)
     candidates: tuple[tuple[Box, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    scores: tuple[float, ...] = ()
+    found: bool = True
 
     @property
     def image(self) -> np.ndarray:
@@ -96,7 +104,7 @@ class Grounding:
         return self.picture.pixels()
 
     def draw(self, with_label: bool = True) -> Any:
-        """A PIL image with box, mask, phrase and score drawn; further candidates in other colours.
+        """A PIL image with boxes, mask, phrase and scores drawn; further candidates in other colours.
 
         Raises:
             ImageError: the picture is not there any more; ``keep_images=True`` keeps it.
@@ -104,11 +112,15 @@ class Grounding:
         return draw([self], with_label)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: phrase, box, score, mask (COCO RLE), warning, width, height; candidates where asked for."""
+        """Plain JSON types: phrase, found, box, score, boxes, scores, mask (COCO RLE), warning, width, height; candidates where
+        asked for."""
         plain = {
             "phrase": self.phrase,
+            "found": self.found,
             "box": None if self.box is None else list(self.box),
             "score": self.score,
+            "boxes": [list(box) for box in self.boxes],
+            "scores": list(self.scores),
             "mask": None if self.mask is None else encode(self.mask),
             "warning": self.warning,
             "width": self.picture.width,
@@ -120,7 +132,8 @@ class Grounding:
 
 
 def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
-    """A PIL image with all answers on one image drawn, each in its own colour.
+    """A PIL image with all answers on one image drawn, each in its own colour; a strip below names the phrases for which
+    nothing was found.
 
     Raises:
         ImageError: the picture is not there any more.
@@ -132,8 +145,11 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
     for number, grounding in enumerate(groundings):
         for extra, (box, score) in reversed(list(enumerate(grounding.candidates[1:], 1))):
             marks.append((box, colour(number + extra), f"{score:.2f}" if with_label else ""))
-        label = f"{grounding.phrase} {grounding.score:.2f}" if with_label else ""
-        marks.append((grounding.box, colour(number), label))
+        for place, (box, score) in reversed(list(enumerate(zip(grounding.boxes, grounding.scores, strict=True)))):
+            label = f"{score:.2f}" if place else f"{grounding.phrase} {score:.2f}"
+            marks.append((box, colour(number), label if with_label else ""))
         if grounding.mask is not None:
             masks.append((grounding.mask, colour(number)))
-    return annotate(groundings[0].image, marks, masks)
+    missed = [grounding.phrase for grounding in groundings if not grounding.found]
+    caption = f"nothing found: {'; '.join(missed)}" if missed and with_label else ""
+    return annotate(groundings[0].image, marks, masks, caption)

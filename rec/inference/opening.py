@@ -21,6 +21,7 @@ def from_pretrained(
     trust_config: bool = False,
     allow_urls: bool = False,
     compile: bool = False,
+    threshold: float | None = None,
     **foreign: Any,
 ) -> Grounder:
     """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
@@ -36,6 +37,8 @@ def from_pretrained(
         allow_urls: Fetch images given as http(s) addresses.
         compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
             image and several, one phrase and several, become programs of their own), later ones are faster.
+        threshold: Answer with every object of at least this score, and with nothing where there is none. By default that of
+            the folder; a model whose folder has none always answers with one object. Of models of ours.
         foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.
 
     Raises:
@@ -44,6 +47,8 @@ def from_pretrained(
         rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
     if is_foreign(source):
+        if threshold is not None:
+            raise InputError(f"threshold: for models of ours only, and {source} is none")
         return open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
     if foreign := {name: value for name, value in foreign.items() if value}:
         raise InputError(
@@ -55,6 +60,7 @@ def from_pretrained(
         raise ModelFolderError(f"{folder} has no vocab.json, so phrases cannot be read")
     if config["preprocess"].get("max_token_length") is None:
         raise ModelFolderError(f"{folder} has no preprocess.max_token_length in its config, so phrases cannot be read")
-    grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, allow_urls=allow_urls, compile=compile)
+    options: dict[str, Any] = {"allow_urls": allow_urls, "compile": compile, "threshold": threshold}
+    grounder = Grounder(model, config, vocabulary, device=device, dtype=dtype, **options)
     grounder.weights = str(folder / WEIGHTS)
     return grounder

@@ -4,7 +4,8 @@
 
     best/
       model.safetensors   weights, names of the plain torch module
-      config.yaml         model: LazyCall tree; preprocess: input_shape, mean, std, max_token_length; about: origin
+      config.yaml         model: LazyCall tree; preprocess: input_shape, mean, std, max_token_length; about: origin;
+                          answer: threshold, suppress_iou, min_pixels, of a model that answers with none, one or several
       vocab.json          tokenizer and words by id
       README.md           model card, generated
 
@@ -17,10 +18,11 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rec.contracts import Answer
 from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError
 from rec.model_folder.allowed import without_pretrained
-from rec.trust import MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
+from rec.trust import MAX_PIXELS, MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
 
@@ -56,13 +58,14 @@ def checked_file(folder: Path, name: str) -> Path:
         raise ModelFolderError(str(error)) from None
 
 
-def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, Any]:
+def from_run(cfg: Any, dataset: object, update: int | None = None, threshold: float | None = None) -> dict[str, Any]:
     """The config of a model folder, from a run's config and its training data set.
 
     Args:
         cfg: with ``model``, ``dataset`` and ``train`` as ``scripts/train.py`` reads them.
         dataset: its training split; ``sources`` and ``max_token_length`` are taken where it has them.
         update: optimizer updates done so far.
+        threshold: chosen on a validation split, of a model trained on phrases of none, one or several objects.
 
     Returns:
         Native containers; interpolations resolved, ``pretrained`` off, no path of this machine.
@@ -92,7 +95,10 @@ def from_run(cfg: Any, dataset: object, update: int | None = None) -> dict[str, 
         "std": list(run["train"]["data"]["std"]),
         "max_token_length": length,
     }
-    return {"model": without_pretrained(run["model"]), "preprocess": preprocess, "about": about}
+    config = {"model": without_pretrained(run["model"]), "preprocess": preprocess, "about": about}
+    if known.targets == "any":
+        config["answer"] = (Answer() if threshold is None else Answer(threshold)).to_folder()
+    return config
 
 
 def frozen_and_random(run: Mapping[str, Any]) -> list[str]:
@@ -148,8 +154,13 @@ def read_folder_config(path: Path) -> dict[str, Any]:
         raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
     if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
         raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
-    if trouble := preprocess_trouble(config.get("preprocess")) or _about_trouble(config.get("about", {})):
-        raise ModelFolderError(f"{path}: {trouble}")
+    for trouble in (
+        preprocess_trouble(config.get("preprocess")),
+        _answer_trouble(config.get("answer")),
+        _about_trouble(config.get("about", {})),
+    ):
+        if trouble:
+            raise ModelFolderError(f"{path}: {trouble}")
     return config
 
 
@@ -165,6 +176,23 @@ def preprocess_trouble(preprocess: object) -> str | None:
         return f"preprocess.mean and std are {_short(mean)} and {_short(std)}, expected 3 numbers each, std > 0"
     if length is not None and (type(length) is not int or not 1 <= length <= MAX_TOKEN_LENGTH):
         return f"preprocess.max_token_length is {_short(length)}, expected 1 to {MAX_TOKEN_LENGTH}"
+    return None
+
+
+def _answer_trouble(answer: Any) -> str | None:
+    """What is wrong with ``answer``, see :class:`rec.contracts.Answer`; it may be absent."""
+    if answer is None:
+        return None
+    known = Answer().to_folder()
+    if not isinstance(answer, dict) or not set(answer) <= set(known) or "threshold" not in answer:
+        return f"answer is {_short(answer)}, expected a threshold and, as wanted, {', '.join(list(known)[1:])}"
+    for key in ("threshold", "suppress_iou"):
+        value = answer.get(key, known[key])
+        if not _numbers([value], 1) or not 0 <= value <= 1:
+            return f"answer.{key} is {_short(value)}, expected a number from 0 to 1"
+    pixels = answer.get("min_pixels", 0)
+    if type(pixels) is not int or not 0 <= pixels <= MAX_PIXELS:
+        return f"answer.min_pixels is {_short(pixels)}, expected a number of pixels, 0 to {MAX_PIXELS:,}"
     return None
 
 

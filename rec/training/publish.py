@@ -51,6 +51,7 @@ class Publisher:
         self.cfg, self.vocabulary, self.dataset = cfg, vocabulary, dataset
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
+        self.threshold: float | None = None  # of the best evaluation, where phrases name none, one or several objects
         if self.when not in PUSH:
             raise ConfigError(f"train.hub.push is {self.when!r}; expected one of {', '.join(PUSH)}")
         repo_id = cfg.train.hub.repo_id
@@ -76,6 +77,8 @@ class Publisher:
             improved: whether the weights are the best so far and replace ``best/``.
         """
         update, metrics = state.update, state.best_metrics if improved else {}
+        for measured in state.best_metrics.values():
+            self.threshold = measured.get("threshold", self.threshold)
 
         def publish(weights: Path) -> None:
             if improved:
@@ -105,7 +108,7 @@ class Publisher:
         self.pusher.close()
 
     def _write(self, folder: Path, weights: Path, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        config = model_folder.from_run(self.cfg, self.dataset, update=update)
+        config = model_folder.from_run(self.cfg, self.dataset, update=update, threshold=self.threshold)
         model_folder.write(folder, weights, config, self.vocabulary, metrics)
 
     def _push(

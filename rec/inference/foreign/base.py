@@ -81,6 +81,7 @@ def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int) -> Groundin
         warning="; ".join(filter(None, [item.warning, found.remark])) or None,
         picture=item.picture,
         candidates=tuple(marked[:top_k]) if top_k > 1 else (),
+        found=bool(marked) or found.remark is not None,  # what cannot be read is no "nothing"
     )
 
 
