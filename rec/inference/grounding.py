@@ -94,6 +94,11 @@ class Grounding:
     scores: tuple[float, ...] = ()
     found: bool = True
 
+    def __post_init__(self) -> None:
+        if self.box is not None and not self.boxes:  # made by somebody who knows of one box alone
+            object.__setattr__(self, "boxes", (self.box,))
+            object.__setattr__(self, "scores", (self.score or 0.0,))
+
     @property
     def image(self) -> np.ndarray:
         """uint8 ``(H, W, 3)`` RGB, as the model saw it (EXIF orientation applied); see :class:`Picture`.

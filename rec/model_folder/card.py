@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from rec.contracts import Answer
+
 _USE = """\
 ```python
 import rec
@@ -79,7 +81,7 @@ A box counts as right when its IoU with the true one, in pixels of the original 
 {_USE.format(python=json.dumps(name, ensure_ascii=False), shell=shlex.quote(name))}
 ## Config
 
-Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
+{_answer(config)}Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
 {config["preprocess"]["max_token_length"]} words.
 
 ```json
@@ -88,6 +90,17 @@ Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up t
 
 The model itself is described in `config.yaml`, its words in `vocab.json`.
 """
+
+
+def _answer(config: Mapping[str, Any]) -> str:
+    """What a model that answers with none, one or several objects calls an answer; "" for one that always gives one."""
+    answer = Answer.of_folder(config)
+    if answer is None:
+        return ""
+    return (
+        f"It answers with every object whose score is at least {answer.threshold:g} (chosen on a validation split), and with "
+        f"nothing where there is none; boxes that overlap a better one by more than {answer.suppress_iou:g} are left out.\n\n"
+    )
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
