@@ -47,7 +47,11 @@ def main() -> int:
     from rec.inference.demo import launch
 
     grounder = rec.from_pretrained(
-        args.model, device=args.device, trust_config=args.trust_config, threshold=args.threshold, **foreign_options(args)
+        args.model,
+        device=args.device,
+        trust_config=args.trust_config,
+        threshold=args.threshold,
+        **foreign_options(args),
     )
     print(f"model: {grounder.origin}", flush=True)
     launch(grounder, args.host, args.port, args.allow_host)
