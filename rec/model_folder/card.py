@@ -3,6 +3,7 @@
 Format: https://huggingface.co/docs/hub/model-cards (YAML front matter, Markdown body).
 """
 
+import functools
 import json
 import shlex
 from collections.abc import Mapping
@@ -35,35 +36,37 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
         origin: One line on what the model was trained on.
         name: Of the model folder.
     """
-    import yaml
+    from huggingface_hub import EvalResult, ModelCardData
 
     about = dict(config.get("about") or {})
     architecture = str(config["model"]["_target_"]).rsplit(".", 1)[-1]
     dataset = str(about.get("dataset") or "unknown")
-    results = [
-        {
-            "task": {"type": "object-detection", "name": "Referring expression comprehension"},
-            "dataset": {"type": dataset, "name": dataset, "split": split},
-            "metrics": [
-                {"type": key, "value": round(value, 6)}
-                for key, value in values.items()
-                if key != "count" and value == value
-            ],
-        }
-        for split, values in metrics.items()
-    ]
-    front = {
-        "license": about.get("licence", "apache-2.0"),
-        "library_name": "rec",
-        "pipeline_tag": "object-detection",
-        "tags": ["referring-expression-comprehension", "visual-grounding", architecture.lower()],
-        "datasets": [dataset],
-        "model-index": [{"name": name, "results": results}],
-    }
+    result = functools.partial(
+        EvalResult,
+        task_type="object-detection",
+        task_name="Referring expression comprehension",
+        dataset_type=dataset,
+        dataset_name=dataset,
+    )
+    front = ModelCardData(
+        license=about.get("licence", "apache-2.0"),
+        library_name="rec",
+        pipeline_tag="object-detection",
+        tags=["referring-expression-comprehension", "visual-grounding", architecture.lower()],
+        datasets=[dataset],
+        model_name=name,
+        eval_results=[
+            result(dataset_split=split, metric_type=key, metric_value=round(value, 6))
+            for split, values in metrics.items()
+            for key, value in values.items()
+            if key != "count" and value == value
+        ],
+    )
     frozen = "".join(f"\nFrozen and random, never trained: {part}.\n" for part in about.get("frozen_and_random") or ())
     measured = _metrics_table(metrics) if metrics else "Not measured.\n"
     return f"""---
-{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
+{front.to_yaml()}
+---
 
 # {architecture}, {dataset}
 
