@@ -81,8 +81,8 @@ def train(cfg: Any) -> int:
     base_rates = [group["lr"] for group in optimizer.param_groups]
 
     # How long it is, in updates: everything periodic is counted in them.
-    batches, loader = build.build_batches(cfg, accelerator, dataset, per_process, accumulation, stop.fail)
-    updates_per_epoch, total_updates = schedules.length(cfg.train, batches.updates_per_epoch)
+    loader = build.build_loader(cfg, accelerator, dataset, per_process, accumulation, stop.fail)
+    updates_per_epoch, total_updates = schedules.length(cfg.train, loader.batches.updates_per_epoch)
     schedule = schedules.from_config(cfg.train, total_updates, updates_per_epoch)
 
     # From here on the output folder is this run's. The model goes under Accelerate, and state from a checkpoint into both.
@@ -127,7 +127,7 @@ def train(cfg: Any) -> int:
 
     # Epochs, each from where the state says: the first may begin in the middle.
     while state.update < total_updates and not stopping:
-        batches.set_position(state.epoch, state.update_in_epoch)
+        loader.batches.set_position(state.epoch, state.update_in_epoch)
         feed = Feed(iter(loader), accumulation, accelerator.device)
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
             # What this update is to be: image size, rates, trained modules, batches.

@@ -69,7 +69,8 @@ class Loader(DataLoader):
             generator=torch.Generator(),
             **how,
         )
-        self.batches, self.on_lost_worker = batches, on_lost_worker or logger.warning
+        self.batches: Any = batches
+        self.on_lost_worker = on_lost_worker or logger.warning
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.batches.passed = 0

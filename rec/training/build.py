@@ -15,6 +15,7 @@ from rec.config import ConfigError, instantiate, locate, to_native, try_get_key
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
 from rec.data.adapter import as_data_set
 from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.data.workers import Loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
 from rec.model_folder.format import frozen_and_random
@@ -82,15 +83,15 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | N
     return as_data_set(instantiate_with(cfg.dataset, known))
 
 
-def build_batches(
+def build_loader(
     cfg: Any,
     accelerator: Accelerator,
     dataset: DataSet,
     per_process: int,
     accumulation: int,
     on_lost_worker: OnLostWorker = None,
-) -> tuple[Any, Any]:
-    """Which samples meet in which update, and the loader that reads them: of a map-style data set or of a stream.
+) -> Loader:
+    """What reads the batches of each update: of a map-style data set or of a stream.
 
     Args:
         cfg, accelerator, dataset: of the run.
@@ -99,8 +100,8 @@ def build_batches(
         on_lost_worker: as of :class:`rec.data.workers.Loader`.
 
     Returns:
-        (batches, loader): ``batches.set_position(epoch, update)`` decides where the next ``iter(loader)`` begins;
-        ``batches.updates_per_epoch``.
+        The loader; its ``batches`` say which samples meet: ``set_position(epoch, update)`` decides where the next iteration
+        begins, ``updates_per_epoch`` how long it is.
 
     Raises:
         ValueError: the data set cannot be divided as ``cfg.train`` asks.
@@ -117,7 +118,7 @@ def build_batches(
             updates=cfg.train.train_iter,
             num_workers=data.num_workers,
         )
-        return stream, stream.loader(data.pin_memory, on_lost_worker)
+        return stream.loader(data.pin_memory, on_lost_worker)
     batches = TrainingBatches(
         len(dataset),
         per_process,
@@ -128,7 +129,7 @@ def build_batches(
         groups=sharing_groups(dataset) if data.share_images else None,
     )
     how = {"num_workers": data.num_workers, "pin_memory": data.pin_memory, "on_lost_worker": on_lost_worker}
-    return batches, training_loader(dataset, batches, **how)
+    return training_loader(dataset, batches, **how)
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
