@@ -1,5 +1,7 @@
 """Boxes, masks and phrases drawn on images; grids of predictions."""
 
+import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +21,13 @@ _PALETTE = (PREDICTED, (9, 105, 218), (191, 135, 0), (130, 80, 223), (27, 124, 1
 def colour(number: int) -> tuple[int, int, int]:
     """The colour of the n-th of several answers on one image."""
     return _PALETTE[number % len(_PALETTE)]
+
+
+def data_address(picture: Image.Image) -> str:
+    """A picture as a ``data:`` address, JPEG."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def annotate(

@@ -1,8 +1,6 @@
 """One self-contained HTML report of predictions: where the model is good, where it fails, and what that looks like."""
 
-import base64
 import html
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -169,14 +167,12 @@ def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _figure(dataset: DataSet, record: Record) -> str:
-    from rec.evaluation.pictures import picture_of
+    from rec.evaluation.pictures import data_address, picture_of
 
-    buffer = io.BytesIO()
-    picture_of(dataset, record, side=240).save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    address = data_address(picture_of(dataset, record, side=240))
     label = _text(f"{record.get('ref_id')} {record.get('sentence')}")
     score = "" if record.get("score") is None else f"score {record['score']:.2f}"
-    image = f'<img loading="lazy" alt="{label}" src="data:image/jpeg;base64,{data}">'
+    image = f'<img loading="lazy" alt="{label}" src="{address}">'
     return f"<figure>{image}<figcaption>{score}</figcaption></figure>"
 
 
