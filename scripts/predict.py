@@ -23,14 +23,15 @@ from urllib.parse import urlsplit
 from rec.console import require_output
 
 if TYPE_CHECKING:
-    from rec.inference import Grounding
+    from rec.inference import Grounder, Grounding
 
+MAX_PHRASES = 16 << 20  # bytes of --phrases
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 def main() -> int:
     args = parse_arguments()
-    if not (args.out or args.jsonl):
+    if not (args.out or args.jsonl or args.labels):
         require_output()
     pairs = find_pairs(args)
     pictures = picture_places(args.out, pairs)
@@ -45,7 +46,7 @@ def main() -> int:
     from rec.training.process import keep_freed_memory
 
     # Before the model is loaded: no output is an input.
-    outputs = [place for place in [*pictures, args.jsonl] if place is not None]
+    outputs = [place for place in [*pictures, args.jsonl, args.labels, args.review] if place is not None]
     read = [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *files_of(user_path(args.model))]
     refuse_inputs(outputs, read)
     if args.device in ("auto", "cpu"):
@@ -57,6 +58,8 @@ def main() -> int:
     print(f"model: {grounder.origin}", flush=True)
     if args.send_images:
         print(f"{len(pairs)} images are sent", flush=True)
+    if args.labels:
+        return write_labels(args, grounder, pairs)
 
     # Answers as they come; an image that cannot be used is told and left out.
     failed = []
@@ -82,7 +85,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import THRESHOLD, add_foreign_options, add_trust_option, device, share, whole
+    from rec.command_line import THRESHOLD, add_foreign_options, add_trust_option, device, ending, share, whole
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,7 +110,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
     add_trust_option(parser)
     add_foreign_options(parser)
+    labels = parser.add_argument_group("labels for a training of one's own, by this model as the teacher")
+    labels.add_argument("--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data")
+    labels.add_argument("--phrases", type=user_path, metavar="FILE", help="phrases to ask, one a line")
+    labels.add_argument("--min-score", type=share, default=0.0, help="of the teacher's answer")
+    labels.add_argument("--second", metavar="MODEL", help="another model that has to agree")
+    labels.add_argument("--mirror", action="store_true", help="the mirrored photograph has to agree")
+    labels.add_argument("--agree", type=share, default=0.7, metavar="IOU", help="of the boxes that have to agree; 0.7")
+    labels.add_argument("--review", type=ending(".html", ".htm"), metavar="HTML", help="a page to tick the labels off")
     args = parser.parse_args()
+    if not args.labels and (args.second or args.mirror or args.review or args.min_score):
+        parser.error("--second, --mirror, --review and --min-score are for --labels FILE")
+    if args.labels and (args.out or args.jsonl):
+        parser.error("--labels writes labels; --out and --jsonl are for answers")
     if (args.pairs is None) == (not args.inputs):
         parser.error("name images and phrases, or --pairs a file of them")
     return args
@@ -117,6 +132,7 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
     """Every image with its phrases."""
     from rec.errors import InputError
     from rec.inference.inputs import is_address
+    from rec.trust import read_text
 
     if args.pairs:
         return read_pairs(args.pairs)
@@ -139,6 +155,8 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
             images += matches
         else:
             phrases.append(word)
+    if args.phrases:
+        phrases += [line.strip() for line in read_text(args.phrases, "phrases", MAX_PHRASES).splitlines() if line.strip()]
     if not images:
         raise InputError(f"no image among the arguments; is the path right? Read as phrases: {', '.join(phrases)}")
     if not phrases:
@@ -226,6 +244,42 @@ def picture_names(images: list[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: list[tuple[str, list[str]]]) -> int:
+    """Writes the teacher's answers that stand the checks; the exit status is 1 where images could not be used."""
+    from collections.abc import Iterator
+
+    from tqdm import tqdm
+
+    import rec
+    from rec.command_line import foreign_options
+    from rec.inference.labels import Checks, Label, label, write
+
+    second = None
+    if args.second:
+        second = rec.from_pretrained(args.second, device=args.device, trust_config=args.trust_config, **foreign_options(args))
+        print(f"second: {second.origin}", flush=True)
+    checks = Checks(args.min_score, second, args.agree, args.mirror)
+    failed: list[str] = []
+
+    def good() -> Iterator[Label]:
+        total = sum(len(phrases) for _, phrases in pairs)
+        for found in tqdm(label(grounder, pairs, checks, args.batch_size), total=total, disable=None, leave=False):
+            if isinstance(found, ValueError):
+                failed.append(str(found))
+                tqdm.write(str(found), file=sys.stderr)
+            else:
+                yield found
+
+    counts = write(args.labels, good(), args.review)
+    print(f"labels       {args.labels}: " + ", ".join(f"{count} {reason}" for reason, count in counts.most_common()))
+    if args.review:
+        print(f"review       {args.review}: open it in a browser, untick what is wrong, save")
+    print(f"train on it  dataset.ann_path={{own: {{path: {args.labels}, bbox_format: xywh}}}}, see docs/train_on_your_images.md")
+    if failed:
+        print(f"{len(failed)} of {len(pairs)} images could not be used", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def one_line(image: str, answer: "Grounding") -> str:
