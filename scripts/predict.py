@@ -111,7 +111,9 @@ def parse_arguments() -> argparse.Namespace:
     add_trust_option(parser)
     add_foreign_options(parser)
     labels = parser.add_argument_group("labels for a training of one's own, by this model as the teacher")
-    labels.add_argument("--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data")
+    labels.add_argument(
+        "--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data"
+    )
     labels.add_argument("--phrases", type=user_path, metavar="FILE", help="phrases to ask, one a line")
     labels.add_argument("--min-score", type=share, default=0.0, help="of the teacher's answer")
     labels.add_argument("--second", metavar="MODEL", help="another model that has to agree")
@@ -156,7 +158,9 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
         else:
             phrases.append(word)
     if args.phrases:
-        phrases += [line.strip() for line in read_text(args.phrases, "phrases", MAX_PHRASES).splitlines() if line.strip()]
+        phrases += [
+            line.strip() for line in read_text(args.phrases, "phrases", MAX_PHRASES).splitlines() if line.strip()
+        ]
     if not images:
         raise InputError(f"no image among the arguments; is the path right? Read as phrases: {', '.join(phrases)}")
     if not phrases:
@@ -258,7 +262,9 @@ def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: list[tup
 
     second = None
     if args.second:
-        second = rec.from_pretrained(args.second, device=args.device, trust_config=args.trust_config, **foreign_options(args))
+        second = rec.from_pretrained(
+            args.second, device=args.device, trust_config=args.trust_config, **foreign_options(args)
+        )
         print(f"second: {second.origin}", flush=True)
     checks = Checks(args.min_score, second, args.agree, args.mirror)
     failed: list[str] = []
@@ -276,7 +282,9 @@ def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: list[tup
     print(f"labels       {args.labels}: " + ", ".join(f"{count} {reason}" for reason, count in counts.most_common()))
     if args.review:
         print(f"review       {args.review}: open it in a browser, untick what is wrong, save")
-    print(f"train on it  dataset.ann_path={{own: {{path: {args.labels}, bbox_format: xywh}}}}, see docs/train_on_your_images.md")
+    print(
+        f"train on it  dataset.ann_path={{own: {{path: {args.labels}, bbox_format: xywh}}}}, see docs/train_on_your_images.md"
+    )
     if failed:
         print(f"{len(failed)} of {len(pairs)} images could not be used", file=sys.stderr)
     return 1 if failed else 0

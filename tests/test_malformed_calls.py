@@ -72,6 +72,12 @@ def calls() -> list[tuple[str, list[str]]]:
         add("prepare_data", ["--dataset", "scenes", "--output_dir", "out", "--count", number])
         if number not in ("99999999999999999999",):
             add("benchmark", ["loss", "--rounds", number])
+    labels = ["model", "photo.png", "a dog", "--labels", "out.jsonl"]
+    add("predict", labels[:3] + ["--mirror"], [*labels, "--agree", "2"], [*labels, "--min-score", "-1"],
+        [*labels, "--second", "nowhere"], [*labels, "--review", "out.png"], [*labels, "--out", "out.png"],
+        [*labels[:2], *labels[3:], "--phrases", "nowhere"], ["openai:toy", *labels[1:]],
+        ["openai:toy@http://127.0.0.1:9/v1", "photo.png", "a dog"], ["transformers:", "photo.png", "a dog"],
+        [*labels[:3], "--coordinates", "0-1"])  # fmt: skip
     answers = ["--answers", "answers.jsonl", "--config", "scenes.py", "--out", "out"]
     add("evaluate", [], ["model", *answers], answers[:2], [*answers, "--coordinates", "0-100"], [*answers, "--box-format", "xxyy"],
         [*answers, "--coordinates", "0x5"], [*answers, "--coordinates", "letterboxed:0"], ["--answers", "empty", *answers[2:]],

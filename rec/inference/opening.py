@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from rec.contracts import Answer
 from rec.errors import InputError
 from rec.inference.foreign import is_foreign, open_foreign
 from rec.inference.grounder import Grounder
@@ -38,7 +39,7 @@ def from_pretrained(
         compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
             image and several, one phrase and several, become programs of their own), later ones are faster.
         threshold: Answer with every object of at least this score, and with nothing where there is none. By default that of
-            the folder; a model whose folder has none always answers with one object. Of models of ours.
+            the folder; a model whose folder has none always answers with one object.
         foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.
 
     Raises:
@@ -47,9 +48,9 @@ def from_pretrained(
         rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
     if is_foreign(source):
-        if threshold is not None:
-            raise InputError(f"threshold: for models of ours only, and {source} is none")
-        return open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
+        grounder = open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
+        grounder.answer = None if threshold is None else Answer(threshold)
+        return grounder
     if foreign := {name: value for name, value in foreign.items() if value}:
         raise InputError(
             f"{', '.join(foreign)}: for models named transformers:… or openai:… only, and {source} is none"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import rec
+from rec.contracts import Answer
 from rec.errors import InputError
 from rec.inference.foreign import openai
 from rec.inference.foreign.families import family_of
@@ -55,7 +56,10 @@ def test_a_server_is_a_grounder(serve, monkeypatch):
     assert found.box == pytest.approx((14, 18, 70, 90)) and found.score == 1 and found.warning is None
     assert none.box is None and none.warning is None
     assert unread.box is None and "cannot be read: 'I cannot see [well.'" in unread.warning
-    assert len(several.candidates) == 2 and "2 boxes" in several.warning
+    assert len(several.candidates) == 2 and "2 boxes" in several.warning and len(several.boxes) == 1
+    assert (found.found, none.found, none.score) == (True, False, None)
+    grounder.answer = Answer(0.5)
+    assert len(grounder(IMAGE, "two").boxes) == 2, "with a threshold all of them are the answer"
     assert sent_image(server.asked[0]).shape == IMAGE.shape and server.headers[0]["Authorization"] == "Bearer secret"
     assert '"the dog"' in server.asked[0]["messages"][0]["content"][1]["text"] and server.asked[0]["temperature"] == 0
     assert "secret" not in repr(grounder) and "on this machine" in grounder.origin

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from rec.contracts import Answer
 from rec.inference.grounder import Grounder, Grounding, Phrases, _Loaded, _phrases
-from rec.inference.grounding import Picture
+from rec.inference.grounding import Box, Picture
 from rec.inference.inputs import ImageLike, to_pixels
 
 _NO_GEOMETRY = np.zeros(6, np.float32)  # the picture is not letterboxed here
@@ -41,6 +42,7 @@ class ForeignGrounder(Grounder):
         self.device, self.allow_urls = torch.device(device), allow_urls
         self.weights, self.origin, self.knows_shapes_only = name, origin, False
         self.config: dict[str, Any] = {}
+        self.answer: Answer | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.weights}, {self.device}, {self.origin})"
@@ -62,26 +64,32 @@ class ForeignGrounder(Grounder):
     def _answer(self, loaded: Sequence[_Loaded], top_k: int = 1, *_: Any, **__: Any) -> list[list[Grounding]]:
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
         found = self.ask([item.square for item, _ in asked], [phrase for _, phrase in asked]) if asked else []
-        answers = iter(_grounding(item, phrase, one, top_k) for (item, phrase), one in zip(asked, found, strict=True))
+        answers = iter(
+            _grounding(item, phrase, one, top_k, self.answer) for (item, phrase), one in zip(asked, found, strict=True)
+        )
         return [[next(answers) for _ in item.phrases] for item in loaded]
 
 
-def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int) -> Grounding:
+def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int, rule: Answer | None) -> Grounding:
+    """The best box is the answer, or with a rule those that it chooses."""
     height, width = item.picture.height, item.picture.width
     inside = np.clip(found.boxes, 0, [width, height, width, height])
-    marked = [
+    marked: list[tuple[Box, float]] = [
         ((box[0], box[1], box[2], box[3]), float(score))
         for box, score in zip(inside.tolist(), found.scores, strict=True)
     ]
+    named = marked[:1] if rule is None else [marked[number] for number in rule.choose(inside, found.scores)]
     return Grounding(
         phrase=phrase,
-        box=marked[0][0] if marked else None,
-        score=marked[0][1] if marked else 0.0,
+        box=named[0][0] if named else None,
+        score=named[0][1] if named else None,
         mask=None,
         warning="; ".join(filter(None, [item.warning, found.remark])) or None,
         picture=item.picture,
         candidates=tuple(marked[:top_k]) if top_k > 1 else (),
-        found=bool(marked) or found.remark is not None,  # what cannot be read is no "nothing"
+        boxes=tuple(box for box, _ in named),
+        scores=tuple(score for _, score in named),
+        found=bool(named),
     )
 
 
