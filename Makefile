@@ -50,7 +50,7 @@ smoke: $(READY)
 lock: $(READY)
 	printf '%s\n' $(TORCH) | $(COMPILE) --universal --all-extras --output-file requirements.lock pyproject.toml -
 	printf '%s\n' $(TORCH) | $(COMPILE) --python-platform x86_64-manylinux_2_28 --resolution lowest-direct \
-	    --extra test --extra demo --extra export --extra plots --output-file requirements-lowest.lock pyproject.toml -
+	    --extra test --extra demo --extra export --extra plots --extra text --output-file requirements-lowest.lock pyproject.toml -
 
 # The lowest versions that pyproject.toml admits, in an environment of their own. What both lock files have at the same
 # version, torch above all, is linked from the first environment.
@@ -70,5 +70,5 @@ lowest: lowest-setup
 # The same with the newest version of everything there is today. Gates nothing.
 newest:
 	$(PYTHON) -m venv --clear $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --editable ".[test,demo,export,plots]"
+	$(NEWEST)/bin/python -m pip install --quiet --editable ".[test,demo,export,plots,text]"
 	$(NEWEST)/bin/python tests/run_versions.py

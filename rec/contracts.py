@@ -54,21 +54,44 @@ class Batch(TypedDict, total=False):
 
 
 class Words(Protocol):
-    """A vocabulary: phrases to ids. :class:`rec.data.text.Vocabulary` is one."""
+    """Phrases to ids: :class:`rec.data.text.Vocabulary`, words of the training phrases, or
+    :class:`rec.data.subwords.Subwords`, the tokenizer of a published language model.
+
+    In a batch 0 is padding and nothing else. The ids of a published model are those of its tokenizer plus one, because
+    0 means something to many of them; its encoder (:class:`rec.models.pretrained_text.PretrainedText`) subtracts it again
+    and makes its own attention mask, and so does an exported graph.
+    """
 
     @property
-    def words(self) -> Sequence[str]: ...
+    def words(self) -> Sequence[str]:
+        """Words, or pieces of words, by id."""
+
     @property
-    def tokenizer(self) -> str: ...
-    def __len__(self) -> int: ...
+    def tokenizer(self) -> str:
+        """What ``vocab.json`` says of it."""
+
+    @property
+    def identity(self) -> str:
+        """Digest: a run is not continued with words of another one."""
+
+    @property
+    def reserved(self) -> int:
+        """Ids of every phrase that stand for no word of it."""
+
+    def __len__(self) -> int:
+        """All ids are below."""
+
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
         """``max_token_length`` ids, 0 is padding."""
 
     def tokens(self, sentence: str) -> list[str]:
         """The words the phrase is divided into."""
 
+    def unknown(self, sentence: str) -> list[str]:
+        """What of the phrase has no id of its own."""
+
     def save(self, path: str | Path) -> None:
-        """Writes ``vocab.json``."""
+        """Writes ``vocab.json``, and what it names beside it."""
 
 
 class DataSet(Protocol):

@@ -18,6 +18,7 @@ from rec.errors import UntrustedError
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, MAX_CONFIG_NODES = 1 << 20, 64, 20_000
 MAX_JSON_DEPTH = 200
 MAX_VOCABULARY_BYTES, MAX_WORDS, MAX_WORD = 16 << 20, 1_000_000, 1_000
+MAX_TOKENIZER_BYTES = 64 << 20  # a tokenizer.json; those of 250,000 subwords have 34 MB
 MAX_SPLIT_NAME, MAX_SPLITS = 100, 100
 MAX_SIDE = 4096  # pixels of a model's square input
 MAX_TOKEN_LENGTH = 512  # words of a phrase; attention's memory grows with its square

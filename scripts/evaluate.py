@@ -294,7 +294,7 @@ def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, 
     groups = ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else []))
     cfg = read_data_config(args, groups, None if trained.is_checkpoint else take_preprocess)
     places = (trained.folder, trained.folder.parent.parent / "best")
-    found = [checked_file(folder, "vocab.json") for folder in places if (folder / "vocab.json").exists()]
+    found = [folder for folder in places if (folder / "vocab.json").exists()]
     tokenizer = cfg.dataset.get("tokenizer", "simrec")
     return cfg, load_vocabulary(found[0], args.trust_config, tokenizer) if found else None
 

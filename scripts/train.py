@@ -29,7 +29,6 @@ import argparse
 import math
 import os
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,7 @@ def train(cfg: Any) -> int:
     state.due_evaluation &= bool(validation)
     log = RunLog(output_dir, accelerator, to_native(cfg), state.update, state.due_evaluation)
     writer = checkpoint.CheckpointWriter(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
-    publisher = Publisher(cfg, vocabulary, dataset, accelerator.is_main_process, log.line)
+    publisher = Publisher(cfg, bare, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
@@ -239,6 +238,7 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     from rec.config import instantiate
     from rec.data.loader import evaluation_loader
     from rec.evaluation import EvaluationStopped, evaluate
+    from rec.training.ema import as_published
     from rec.training.publish import is_best
 
     train, accelerator, bare, state, log = run.cfg.train, run.accelerator, run.model, run.state, run.log
@@ -247,7 +247,7 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     first: dict[str, float] = {}
     bare.eval()
     try:
-        with run.ema.applied(bare) if run.ema is not None else nullcontext():
+        with as_published(bare, run.ema):
             for split, dataset in validation:
                 started = time.perf_counter()
                 loader = evaluation_loader(

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from rec import boxes
+from rec.contracts import Words
 from rec.data import masks
 from rec.data.parts import Part, image_numbers, sentence_offsets
 from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
@@ -19,8 +20,9 @@ from rec.data.saved import check_single
 from rec.data.schema import boxes_of
 from rec.data.sources import SourceError
 from rec.data.spec import Paths, name_sources
+from rec.data.subwords import PREFIX, Subwords, load_words
 from rec.data.tables import RowReader, Table, UnknownSplit, open_table
-from rec.data.text import Vocabulary
+from rec.data.text import Vocabulary, get_tokenizer
 from rec.data.text_statistics import text_statistics
 from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
@@ -57,10 +59,11 @@ class RefCOCODataSet(Dataset):
         use_glove: whether :attr:`pretrained_emb` holds word vectors, from ``word_vectors``.
         split: the data set's own name; ``"train+val"`` joins several.
         training: whether to sample as in training; by default for splits with ``train`` in them.
-        vocabulary: a :class:`~rec.data.text.Vocabulary` or the path of its file; by default built.
+        vocabulary: :class:`~rec.contracts.Words` or the path of their file; by default built.
         vocabulary_from: ``"train"``, or ``"all"`` to build it from all splits as the original does.
         tokenizer: of a vocabulary that is built, and the spaCy pipeline that a vocabulary file may name; see
-            :func:`rec.data.text.get_tokenizer`.
+            :func:`rec.data.text.get_tokenizer`. ``"transformers:<folder or Hub id>"`` takes the tokenizer of a published
+            language model (:class:`rec.data.subwords.Subwords`): nothing is built.
         word_vectors: spaCy pipeline, its folder, or a GloVe text file; see :mod:`rec.data.word_vectors`.
         sentence_sampling: ``"per_object"``, or ``"per_sentence"`` to see every sentence once per epoch in training.
         with_masks: whether samples hold a mask.
@@ -72,11 +75,11 @@ class RefCOCODataSet(Dataset):
         targets: ``"one"`` for phrases that name one object each; ``"any"`` for those that name none, one or several.
 
     Attributes:
-        vocabulary: the :class:`~rec.data.text.Vocabulary`.
+        vocabulary: the :class:`~rec.contracts.Words`.
         fingerprint: digest of the data and of how it is sampled; equal for copies on other machines.
         content: the same to the last byte, with masks and images; "" where a table does not tell. Looks at every image file.
         available_splits: all splits of the sources.
-        truncated: how many sentences of the split have more than ``max_token_length`` words.
+        truncated: how many sentences of the split have more than ``max_token_length`` words or subwords.
 
     Raises:
         rec.data.sources.SourceError: unknown data set or split, broken files, or rows of none or several objects with
@@ -101,7 +104,7 @@ class RefCOCODataSet(Dataset):
         split: str = "train",
         *,
         training: bool | None = None,
-        vocabulary: Vocabulary | str | os.PathLike[str] | None = None,
+        vocabulary: Words | str | os.PathLike[str] | None = None,
         vocabulary_from: str = "train",
         tokenizer: str = "simrec",
         word_vectors: str | None = None,
@@ -132,17 +135,22 @@ class RefCOCODataSet(Dataset):
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
         # The words, and how many of them a phrase may have.
         if vocabulary is None:
-            vocabulary = self._build_vocabulary(vocabulary_from, tokenizer)
-        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary, tokenizer)
-        statistics = [text_statistics(part.table, self.vocabulary.tokenizer) for part in self._parts]
-        longest = max(len(s["lengths"]) - 1 for s in statistics)
+            is_published = tokenizer.startswith(PREFIX)
+            vocabulary = tokenizer if is_published else self._build_vocabulary(vocabulary_from, tokenizer)
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = load_words(vocabulary, tokenizer)
+        self.vocabulary: Words = vocabulary
+        splitter = self.vocabulary.identity if isinstance(self.vocabulary, Subwords) else self.vocabulary.tokenizer
+        statistics = [text_statistics(part.table, splitter, self.vocabulary.tokens) for part in self._parts]
+        reserved = self.vocabulary.reserved
+        longest = max(len(s["lengths"]) - 1 for s in statistics) + reserved
         self.max_token_length = longest if max_token_length == -1 else max_token_length
         if not 1 <= self.max_token_length <= MAX_TOKEN_LENGTH:
             found = f", the longest sentence has {longest} words" if max_token_length == -1 else ""
             raise ValueError(
                 f"dataset.max_token_length is {max_token_length}{found}; expected 1 to {MAX_TOKEN_LENGTH}, or -1 for the longest"
             )
-        self.truncated = sum(sum(s["lengths"][self.max_token_length + 1 :]) for s in statistics)
+        self.truncated = sum(sum(s["lengths"][max(0, self.max_token_length + 1 - reserved) :]) for s in statistics)
         if self.truncated:
             total = sum(sum(s["lengths"]) for s in statistics)
             logger.info(
@@ -221,7 +229,7 @@ class RefCOCODataSet(Dataset):
             splits = next(iter(opened.values())).splits
             for split in splits if vocabulary_from == "all" else ["train"] if "train" in splits else splits[:1]:
                 table = opened.get(split) or self._open_table(name, split)
-                words.update(dict.fromkeys(text_statistics(table, tokenizer)["words"]))
+                words.update(dict.fromkeys(text_statistics(table, tokenizer, get_tokenizer(tokenizer))["words"]))
         return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
 
     def __len__(self) -> int:

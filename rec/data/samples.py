@@ -12,12 +12,13 @@ import xxhash
 from torch.utils.data import default_collate
 
 from rec import boxes
+from rec.contracts import Words
 from rec.data import masks
 from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
 from rec.data.schema import ONE_ONLY, BadRecord, boxes_of
 from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
-from rec.data.text import Vocabulary, mirror_phrase
+from rec.data.text import mirror_phrase
 
 # What a sample is made of; masks come on top where they are wanted.
 SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "boxes", "sentences", "source")
@@ -56,7 +57,7 @@ class SampleMaker:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: Words,
         *,
         size: int,
         max_token_length: int,

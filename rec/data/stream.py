@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from rec.contracts import Words
 from rec.data.arrow_files import as_patterns, check_parquet
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker, collate
 from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, ids_of, validate_row
 from rec.data.sources import SourceError, load_json
+from rec.data.subwords import load_words
 from rec.data.tables import Table
-from rec.data.text import Vocabulary
 
 _PASSES_APART = 1 << 20  # more than any run has epochs, so that no pass repeats the order of another epoch
 
@@ -33,8 +34,8 @@ class RefCOCOStream(IterableDataset):
         path: folder of parquet shards in the schema, as ``rec prepare --format parquet --store embedded``
             makes them, or the id of a Hub data set.
         split: its name.
-        vocabulary: a :class:`~rec.data.text.Vocabulary` or the path of its file; there is no pass over the data to
-            build one.
+        vocabulary: :class:`~rec.contracts.Words`, the path of their file, or ``transformers:<folder or Hub id>``; there is no
+            pass over the data to build one.
         rank, processes: which of how many processes this is; use at least as many shards as processes times workers.
         buffer_size: rows held to shuffle among; 0 keeps the order of the shards.
         seed: of everything random.
@@ -56,7 +57,7 @@ class RefCOCOStream(IterableDataset):
         path: str | os.PathLike[str],
         split: str = "train",
         *,
-        vocabulary: Vocabulary | str | os.PathLike[str],
+        vocabulary: Words | str | os.PathLike[str],
         rank: int = 0,
         processes: int = 1,
         buffer_size: int = 1000,
@@ -102,7 +103,7 @@ class RefCOCOStream(IterableDataset):
         self.sources = (str(load_json(info).get("name")),) if info.is_file() else ()
         self.fingerprint = f"{zlib.crc32(repr(identity).encode()):08x}"
         self.max_token_length, self.targets = max_token_length, targets
-        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
+        self.vocabulary: Words = load_words(vocabulary) if isinstance(vocabulary, str | os.PathLike) else vocabulary
         self._table = Table(None, os.fspath(path), "", (split,))  # shards are self-contained: only the folder is used
         self._make = SampleMaker(
             self.vocabulary,
@@ -187,7 +188,7 @@ def streamed_split(
     split: str = "train",
     *,
     training: bool = True,
-    vocabulary: Vocabulary | str,
+    vocabulary: Words | str,
     rank: int = 0,
     processes: int = 1,
     buffer_size: int = 1000,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from rec.data.phrase_words import ENGLISH, OTHER_SIDES, SIDE_SIGNS
 from rec.errors import UntrustedError
-from rec.files import user_path, write_json
+from rec.files import digest, user_path, write_json
 from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
@@ -62,7 +62,10 @@ class Vocabulary:
     Attributes:
         words: tuple of words.
         tokenizer: name of the tokenizer.
+        reserved: ids of a phrase that are no word of it; none here.
     """
+
+    reserved = 0
 
     def __init__(self, words: Iterable[str], tokenizer: str = "simrec") -> None:
         self.words, self.tokenizer = tuple(words), tokenizer
@@ -94,6 +97,15 @@ class Vocabulary:
     def tokens(self, sentence: str) -> list[str]:
         """The words of a sentence, known or not, untruncated."""
         return self._split(sentence)
+
+    def unknown(self, sentence: str) -> list[str]:
+        """Those of the words that have no id."""
+        return [word for word in self._split(sentence) if word not in self._ids]
+
+    @property
+    def identity(self) -> str:
+        """Digest of the words: with others, ids mean something else."""
+        return digest(json.dumps(list(self.words)).encode())
 
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
         """``max_token_length`` ids: unknown words are ``UNK`` (1), longer sentences are cut, shorter ones padded with

@@ -4,18 +4,23 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rec.data.tables import Table
-from rec.data.text import get_tokenizer
 from rec.files import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def text_statistics(table: Table, tokenizer: str) -> dict[str, Any]:
+def text_statistics(table: Table, tokenizer: str, split: Callable[[str], list[str]]) -> dict[str, Any]:
     """Counts the words of a table's sentences.
+
+    Args:
+        table: the rows.
+        tokenizer: what tells it from every other, for the cache.
+        split: sentence to words.
 
     Returns:
         ``words``: every word, in order of first appearance; ``lengths``: how many sentences have 0, 1, 2, … words.
@@ -28,7 +33,6 @@ def text_statistics(table: Table, tokenizer: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass
-    split = get_tokenizer(tokenizer)
     words: dict[str, None] = {}
     lengths: Counter[int] = Counter()
     for chunk in table.rows.data.column("sentences").chunks:

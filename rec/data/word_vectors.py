@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from rec import trust
-from rec.data.text import Vocabulary
+from rec.contracts import Words
 from rec.files import user_path
 
 logger = logging.getLogger(__name__)
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
 
 
-def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
+def load_word_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
     """Looks up the vectors of all words; logs how many were found.
 
     Args:
@@ -52,7 +52,7 @@ def load_word_vectors(vocabulary: Vocabulary, source: str | os.PathLike[str] | N
     return vectors.astype(np.float32)
 
 
-def _from_text(vocabulary: Vocabulary, path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Id and vector of the words of a GloVe file; only lines of known words are parsed."""
     ids = {word: number for number, word in enumerate(vocabulary.words)}
     dimension = None
@@ -91,7 +91,7 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-def _from_spacy(vocabulary: Vocabulary, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _from_spacy(vocabulary: Words, name: str) -> Iterator[tuple[int, np.ndarray]]:
     import spacy
 
     try:

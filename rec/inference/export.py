@@ -1,10 +1,10 @@
 """A model as one file for other runtimes: ONNX or ``torch.export``, decoding included.
 
 Inputs of the exported graph: ``image`` uint8 ``(B, 3, S, S)``, RGB, letterboxed (:func:`rec.data.images.letterbox`: long
-side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary, 0 is padding. Outputs:
-``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; for mask models ``mask`` float32
-``(B, 1, S, S)``, probabilities. Scaling to 0-1 and normalisation are in the graph. B is free; S is fixed or a multiple of
-32; L is fixed.
+side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary (of a ``tokenizer.json``: plus
+one), 0 is padding. Outputs: ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; for mask models
+``mask`` float32 ``(B, 1, S, S)``, probabilities. Scaling to 0-1 and normalisation are in the graph. B is free; S is fixed or a
+multiple of 32; L is fixed.
 """
 
 import json
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rec.contracts import Words
 from rec.data.batch import prepare
+from rec.data.subwords import Subwords
 from rec.errors import RecError
 from rec.files import user_path
 from rec.model_folder.format import describe_origin
@@ -56,7 +57,7 @@ class Deployed(nn.Module):
 def export(
     model: nn.Module,
     config: dict[str, Any],
-    vocabulary: Words,
+    vocabulary: Words | None,
     path: str | Path,
     *,
     kind: str = "onnx",
@@ -66,8 +67,8 @@ def export(
     """Write the model to one file, with all that is needed to use it: vocabulary, sizes, thresholds, origin.
 
     ONNX keeps these as metadata properties, ``torch.export`` as the extra file ``rec.json``; their JSON has the keys
-    ``input_size`` (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``mask_threshold`` and
-    ``origin``.
+    ``input_size`` (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``tokenizer_file`` (the content
+    of ``tokenizer.json``, for the package ``tokenizers``; null for a vocabulary of words), ``mask_threshold`` and ``origin``.
 
     Args:
         model, config, vocabulary: As :func:`rec.model_folder.read` gives them.
@@ -99,6 +100,7 @@ def export(
         "max_token_length": length,
         "tokenizer": vocabulary.tokenizer,
         "words": list(vocabulary.words),
+        "tokenizer_file": vocabulary.text if isinstance(vocabulary, Subwords) else None,
         "mask_threshold": getattr(model, "mask_threshold", 0.5),
         "origin": describe_origin(config),
     }

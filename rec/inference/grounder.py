@@ -275,17 +275,16 @@ class Grounder:
         )
 
     def _doubts(self, phrase: str) -> str | None:
-        words = self.vocabulary.tokens(phrase)
-        unknown_id = 1
-        ids = self.vocabulary.encode(phrase, len(words))
-        unknown = [word for word, number in zip(words, ids, strict=True) if number == unknown_id]
+        words, unknown = self.vocabulary.tokens(phrase), self.vocabulary.unknown(phrase)
+        room = self._preprocess.words - self.vocabulary.reserved
         doubts = []
         if len(unknown) == len(words):
             doubts.append("none of the words is known to the model; the answer is a guess")
         elif unknown:
             doubts.append(f"unknown to the model: {', '.join(dict.fromkeys(unknown))}")
-        if len(words) > self._preprocess.words:
-            doubts.append(f"cut to the first {self._preprocess.words} of {len(words)} words")
+        if len(words) > room:
+            kind = "subwords" if self.vocabulary.reserved else "words"
+            doubts.append(f"cut to the first {room} of {len(words)} {kind}")
         return "; ".join(doubts) or None
 
 

@@ -31,6 +31,7 @@ _MODELS = {
     "rec.models.mask_head": ("MaskHead",),
     "rec.models.anchor_head": ("MCNhead",),
     "rec.models.language_encoders": ("LSTM", "LSTM_SA", "Transformer"),
+    "rec.models.pretrained_text": ("PretrainedText",),
     "torch.nn": ("ModuleList", "Sequential", "Identity"),
     "torch.nn.modules.container": ("ModuleList", "Sequential"),
     "torch.nn.modules.linear": ("Identity",),
@@ -87,12 +88,13 @@ def _numbers(value: object) -> Iterator[float]:
 
 
 def _pipelines(config: Any) -> Iterator[str]:
+    from rec.data.subwords import PREFIX
     from rec.data.text import is_rule_based
     from rec.data.word_vectors import TEXT_SUFFIXES
 
     if isinstance(config, dict):
         name, vectors = config.get("tokenizer"), config.get("word_vectors")
-        if name is not None and not is_rule_based(str(name)):
+        if name is not None and not is_rule_based(str(name)) and not str(name).startswith(PREFIX):
             yield f"tokenizer {name}"
         if vectors is not None and not str(vectors).endswith(TEXT_SUFFIXES) and vectors not in _WORD_VECTORS:
             yield f"word_vectors {vectors}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rec.contracts import Answer
+from rec.model_folder.text_encoder import encoder_of
 
 _USE = """\
 ```python
@@ -91,7 +92,7 @@ A box counts as right when its IoU with the true one, in pixels of the original 
 {json.dumps(about, indent=2, ensure_ascii=False)}
 ```
 
-The model itself is described in `config.yaml`, its words in `vocab.json`.
+The model itself is described in `config.yaml`, its words in `vocab.json`{_encoder_line(config)}.
 """
 
 
@@ -104,6 +105,17 @@ def _answer(config: Mapping[str, Any]) -> str:
         f"It answers with every object whose score is at least {answer.threshold:g} (chosen on a validation split), and with "
         f"nothing where there is none; boxes that overlap a better one by more than {answer.suppress_iou:g} are left out.\n\n"
     )
+
+
+def _encoder_line(config: Mapping[str, Any]) -> str:
+    node = encoder_of(config["model"])
+    if node is None:
+        return ""
+    kind, name = (
+        node["config"]["model_type"],
+        " ".join(str(node.get("name") or "unknown").split()).replace("`", "")[:200],
+    )
+    return f" and `tokenizer.json`; its text encoder, of the kind `{kind}`, comes from `{name}` and is described in `encoder.json`"
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rec.contracts import DataSet
+from rec.errors import InputError, UntrustedError
 from rec.files import user_path
 from rec.model_folder.format import (
     CONFIG,
@@ -17,6 +18,7 @@ from rec.model_folder.format import (
     preprocess_trouble,
 )
 from rec.model_folder.reader import load_model, read
+from rec.model_folder.text_encoder import whole
 from rec.trust import is_below, read_text, weights_of_others
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -57,7 +59,11 @@ class Trained:
         if trouble := preprocess_trouble(about["preprocess"]):
             raise ModelFolderError(f"{self.run_config or 'the config'}: {trouble}")
         weights = checked_file(self.folder, EMA if (self.folder / EMA).exists() else WEIGHTS)
-        model = load_model(to_native(cfg.model), weights, about["preprocess"], trust_config)
+        try:
+            with whole(to_native(cfg.model), weights) as (node, complete):
+                model = load_model(node, complete, about["preprocess"], trust_config)
+        except (InputError, UntrustedError) as error:
+            raise ModelFolderError(str(error)) from error
         return model, describe_origin(about)
 
 

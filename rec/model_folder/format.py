@@ -9,6 +9,11 @@
       vocab.json          tokenizer and words by id
       README.md           model card, generated
 
+and, where it has a published text encoder (format 2; without them it is format 1)::
+
+      encoder.json        the encoder's config: a model_type and keys of a fixed list
+      tokenizer.json      its tokenizer; vocab.json then says file:tokenizer.json
+
 Here: its files' names, and what its ``config.yaml`` may say.
 """
 
@@ -25,6 +30,9 @@ from rec.model_folder.allowed import without_pretrained
 from rec.trust import MAX_PIXELS, MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
+ENCODER, TOKENIZER = "encoder.json", "tokenizer.json"
+FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD, ENCODER, TOKENIZER)
+FORMAT = 2  # the newest that is read
 
 
 class ModelFolderError(RecError):
@@ -35,7 +43,7 @@ def files_of(folder: Path) -> list[Path]:
     """What nothing may be written over: the files of a model folder, or everything in a checkpoint."""
     if (folder / "trainer_state.json").exists():
         return list(folder.iterdir())
-    return [folder / name for name in (WEIGHTS, CONFIG, VOCABULARY, CARD) if (folder / name).exists()]
+    return [folder / name for name in FILES if (folder / name).exists()]
 
 
 def checked_file(folder: Path, name: str) -> Path:
@@ -154,6 +162,10 @@ def read_folder_config(path: Path) -> dict[str, Any]:
         raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
     if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
         raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
+    if config.get("format", 1) not in range(1, FORMAT + 1):
+        raise ModelFolderError(
+            f"{path} is of format {_short(config['format'])}, this version of rec reads up to {FORMAT}: update rec"
+        )
     for trouble in (
         preprocess_trouble(config.get("preprocess")),
         _answer_trouble(config.get("answer")),

@@ -1,6 +1,6 @@
 """Model folders to and from a Hugging Face Hub.
 
-Pushed are the four files of a model folder, never optimizer state unless a checkpoint is named. Server and login are
+Pushed are the files of a model folder, never optimizer state unless a checkpoint is named. Server and login are
 the Hub client's own: ``HF_ENDPOINT``, ``HF_TOKEN`` or ``hf auth login``.
 """
 
@@ -15,9 +15,8 @@ from typing import Any
 
 from rec.errors import RecError
 from rec.files import link_or_copy, user_path
-from rec.model_folder.format import CARD, CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file
+from rec.model_folder.format import CONFIG, FILES, WEIGHTS, ModelFolderError, checked_file
 
-FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 _WORTH_RETRYING = (408, 425, 429)
 

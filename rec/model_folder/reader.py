@@ -10,10 +10,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rec.errors import UntrustedError
+from rec.contracts import Words
+from rec.errors import InputError, UntrustedError
 from rec.files import user_path
 from rec.model_folder.allowed import ALLOWED_TARGETS, without_pretrained
-from rec.model_folder.format import CONFIG, VOCABULARY, WEIGHTS, ModelFolderError, checked_file, read_folder_config
+from rec.model_folder.format import (
+    CONFIG,
+    ENCODER,
+    TOKENIZER,
+    VOCABULARY,
+    WEIGHTS,
+    ModelFolderError,
+    checked_file,
+    read_folder_config,
+)
+from rec.model_folder.text_encoder import encoder_of, joined
 from rec.trust import weight_shapes
 
 if TYPE_CHECKING:
@@ -44,6 +55,11 @@ def read(
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
     config = read_folder_config(checked_file(folder, CONFIG))
+    if encoder_of(config["model"]) is not None:
+        try:
+            config = joined(config, checked_file(folder, ENCODER))
+        except (UntrustedError, OSError) as error:
+            raise ModelFolderError(str(error)) from error
     vocabulary = _read_vocabulary(folder, config, trust_config)
     model = load_model(config["model"], checked_file(folder, WEIGHTS), config["preprocess"], trust_config)
     return model.to(device), config, vocabulary
@@ -111,7 +127,7 @@ def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -
     if not (folder / VOCABULARY).exists() and encoder is None:
         return None
     path = checked_file(folder, VOCABULARY)
-    vocabulary = load_vocabulary(path, trust_config)
+    vocabulary = load_vocabulary(folder, trust_config)
     rows = encoder.get("token_size") if isinstance(encoder, dict) else None
     if rows is not None and rows != len(vocabulary):
         raise ModelFolderError(
@@ -121,17 +137,21 @@ def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -
     return vocabulary
 
 
-def load_vocabulary(path: Path, trust_config: bool = False, tokenizer: str = "simrec") -> Any:
-    """The vocabulary of a file; unless ``trust_config`` one whose tokenizer cannot run code, or is the caller's own.
+def load_vocabulary(folder: Path, trust_config: bool = False, tokenizer: str = "simrec") -> Words:
+    """The words of a model folder; unless ``trust_config`` with a tokenizer that cannot run code, or is the caller's own.
 
     Raises:
-        ModelFolderError: it is no vocabulary, is too large, or names a spaCy pipeline, which would be imported.
+        ModelFolderError: they are none, too large, or name a spaCy pipeline, which would be imported.
     """
+    from rec.data.subwords import IN_FILE, Subwords
     from rec.data.text import Vocabulary, read_vocabulary
 
+    path = checked_file(folder, VOCABULARY)
     try:
+        if read_vocabulary(path)[1] == IN_FILE:
+            return Subwords.load(checked_file(folder, TOKENIZER))
         return Vocabulary(*read_vocabulary(path)) if trust_config else Vocabulary.load(path, tokenizer)
-    except (ValueError, OSError, UntrustedError) as error:
+    except (ValueError, OSError, UntrustedError, InputError) as error:
         raise ModelFolderError(str(error)) from error
 
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from rec.data.batch import prepare
 from rec.models.language_encoders import SelfAttention
+from rec.models.pretrained_text import text_encoders
 from rec.models.soundness import not_finite
+from rec.models.text_transformer import attention_numbers
 
 # For one image and phrase: numbers in any one map (2 GB / 4 as float32), and multiplications (SimREC at 416 px: 2e10).
 MAX_MAP, MAX_MULTIPLICATIONS = 1 << 27, 3 * 10**12
@@ -31,9 +33,10 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     if type(threshold) not in (int, float) or not math.isfinite(threshold):
         return f"mask_threshold is {threshold!r}, expected a number"
     size, length = preprocess["input_shape"][0], preprocess["max_token_length"] or 1
-    heads = max((m.num_heads for m in model.modules() if isinstance(m, SelfAttention)), default=1)
-    if heads * length**2 > MAX_MAP // 8:
-        return f"{heads} attention heads over {length} words take too much memory"
+    attention = [m.num_heads * length**2 for m in model.modules() if isinstance(m, SelfAttention)]
+    attention += [attention_numbers(encoder.text, length) for encoder in text_encoders(model).values()]
+    if max(attention, default=0) > MAX_MAP // 8:
+        return f"attention over {length} words takes too much memory ({max(attention):,} numbers)"
     stride = max(model.visual_backbone.strides)
     # Two cells a side where that divides the input as the input itself does; else what does not fit is found out.
     side = next((side for side in (2 * stride, stride) if size % side == 0), size)

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from rec.contracts import Words
-from rec.files import default_mode, link_or_copy, swap, sync, user_path, whole_file, write_text
+from rec.files import default_mode, link_or_copy, swap, sync, user_path, whole_file, write_json, write_text
 from rec.model_folder.allowed import without_pretrained
 from rec.model_folder.card import model_card
 from rec.model_folder.format import (
     CARD,
     CONFIG,
+    ENCODER,
+    FORMAT,
+    TOKENIZER,
     VOCABULARY,
     WEIGHTS,
     ModelFolderError,
     describe_origin,
     read_folder_config,
 )
+from rec.model_folder.text_encoder import divided, joined
 
 
 def write(
@@ -38,7 +42,7 @@ def write(
         folder: Final place; an older model folder there is replaced.
         weights: State dict, or an existing safetensors file, which is hard-linked where the file system allows.
         config: ``model``, ``preprocess`` and ``about``; see :func:`rec.model_folder.from_run`.
-        vocabulary: :class:`rec.data.text.Vocabulary`, or None for a model without one.
+        vocabulary: :class:`rec.contracts.Words`, or None for a model without one.
         metrics: ``{split: metrics}`` for the model card.
 
     Returns:
@@ -63,11 +67,16 @@ def write(
             link_or_copy(weights, temporary / WEIGHTS)
         else:
             write_weights(temporary / WEIGHTS, weights)
-        plain = dict(config) | {"model": without_pretrained(to_native(config["model"]))}
-        LazyConfig.save(plain, str(temporary / CONFIG))
+        plain, encoder = divided(dict(config) | {"model": without_pretrained(to_native(config["model"]))})
+        if encoder is not None:
+            write_json(temporary / ENCODER, encoder)
         if vocabulary is not None:
             vocabulary.save(temporary / VOCABULARY)
+        newer = (temporary / ENCODER).exists() or (temporary / TOKENIZER).exists()
+        LazyConfig.save(plain | ({"format": FORMAT} if newer else {}), str(temporary / CONFIG))
         saved = read_folder_config(temporary / CONFIG)
+        if encoder is not None:
+            saved = joined(saved, temporary / ENCODER)
         write_text(temporary / CARD, model_card(saved, metrics or {}, describe_origin(saved), folder.name))
         # mkdtemp makes it private; a model folder is to be read by others.
         temporary.chmod(folder.stat().st_mode & 0o777 if folder.exists() else default_mode(folder=True))

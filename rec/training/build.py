@@ -19,6 +19,8 @@ from rec.data.workers import Loader
 from rec.errors import UntrustedError
 from rec.files import refuse_inputs
 from rec.model_folder.format import frozen_and_random
+from rec.model_folder.text_encoder import load_published, settle
+from rec.models.pretrained_text import text_encoders
 from rec.training.schema import check_config, drop_helpers
 
 
@@ -190,13 +192,16 @@ def _check_pixels(cfg: Any, model: nn.Module) -> None:
 
 
 def build_model(cfg: Any, dataset: object) -> nn.Module:
-    """``cfg.model`` with the word vectors of the data set, where it has any.
+    """``cfg.model`` with the weights of a published text encoder, or the word vectors of the data set, where it has any.
 
     Raises:
         ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; or pixels
             are normalised otherwise than the backbone's pretrained weights know them.
     """
+    settle(cfg.model)
     model, known = instantiate(cfg.model), as_data_set(dataset)
+    for encoder in text_encoders(model).values():
+        load_published(encoder, cfg.model.language_encoder, "this run")
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):
         raise ConfigError(

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from rec.errors import CheckpointError
 from rec.files import default_mode, swap, sync, write_text
+from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import (
     AVERAGED,
     OPTIMIZER,
@@ -130,14 +131,16 @@ class CheckpointWriter:
             return
 
         # The rest is the main process's: a copy in memory now, files while training goes on.
-        files: dict[str, Any] = {WEIGHTS: _snapshot(dict(weights))}
+        bare = accelerator.unwrap_model(model)
+        left_out = borrowed_names(bare)
+        files: dict[str, Any] = {WEIGHTS: _snapshot({n: v for n, v in weights.items() if n not in left_out})}
         if ema is not None:
             trained = {name: value for name, value in ema.shadow.items() if name not in ema.never_trained}
             raw = files[WEIGHTS]
-            files[AVERAGED] = _snapshot(trained) | {name: raw[name] for name in ema.never_trained}
+            files[AVERAGED] = _snapshot(trained) | {name: raw[name] for name in ema.never_trained - left_out}
         if not sharded:
             files[OPTIMIZER] = _snapshot(optimizer.state_dict())
-        names = {name for name, _ in accelerator.unwrap_model(model).named_parameters()}
+        names = {name for name, _ in bare.named_parameters()}
         copied = _Copy(temporary, final, files, names, copy.deepcopy(state), publish, time.perf_counter() - started)
         self._thread = threading.Thread(target=self._write, args=(copied,))
         self._thread.start()

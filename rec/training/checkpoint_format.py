@@ -4,8 +4,9 @@
 
     output_dir/checkpoints/
       step_00001200/
-        model.safetensors          raw weights, complete, names of the unwrapped model
-        ema.safetensors            EMA weights, complete, where EMA is on
+        model.safetensors          raw weights, names of the unwrapped model; complete but for what stands still of a published
+                                   text encoder, whose digest is in the config
+        ema.safetensors            EMA weights, likewise, where EMA is on
         optimizer.bin, scaler.pt   optimizer and gradient scaler, as torch saves them, read with weights_only
         random_states_<rank>.pkl   random number generators of each process (likewise)
         trainer_state.json         where training stands, what it was started with, and the digest of every file above

@@ -14,6 +14,7 @@ from accelerate.utils import load as load_unchecked
 from safetensors.torch import load_file
 
 from rec.errors import CheckpointError
+from rec.models.pretrained_text import borrowed_names
 from rec.models.pth import check_pickles
 from rec.training.checkpoint_format import (
     AVERAGED,
@@ -105,16 +106,20 @@ def _load(
     if has_generators:
         generators = _read(load_pickled, folder / random_states(rank))
         _check_generators(folder / random_states(rank), generators, report)
+    # What stands still of a published text encoder is in the model already, from where the run has it.
+    own, left_out = model.state_dict(), {}
+    if not sharded:
+        left_out = {name: own[name].detach() for name in borrowed_names(model)}
     averaged = None
     if ema is not None:
         if AVERAGED not in state.files:
             raise CheckpointError(f"{folder} was saved without EMA: continue with train.ema.enabled=false")
-        averaged = _read(load_file, folder / AVERAGED)
+        averaged = left_out | _read(load_file, folder / AVERAGED)
         compare(ema.shadow, averaged, str(folder / AVERAGED))
     if sharded:
         accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
     else:
-        weights = _read(load_file, folder / WEIGHTS)
+        weights = left_out | _read(load_file, folder / WEIGHTS)
         compare(model.state_dict(), weights, str(folder))
         optimizers = accelerator._optimizers
         moments = [_read(load_pickled, folder / OPTIMIZER, map_location="cpu") for _ in optimizers]

@@ -1,11 +1,13 @@
 """Exponential moving average of a model's weights, as SimREC keeps it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rec.models.lora import merged
 
 
 class EMA:
@@ -88,3 +90,10 @@ class EMA:
     @torch.no_grad()
     def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
         torch._foreach_copy_(list(target.values()), [source[name] for name in target])
+
+
+@contextmanager
+def as_published(model: nn.Module, ema: EMA | None) -> Iterator[None]:
+    """Inside the block ``model`` has the weights that ``best/`` would: averaged where they are, adapters merged."""
+    with ema.applied(model) if ema is not None else nullcontext(), merged(model):
+        yield

@@ -16,6 +16,7 @@ from torch import nn
 
 from rec.config import solve_batch_size
 from rec.errors import TrainingError
+from rec.models.pretrained_text import borrowed_names
 from rec.training.process import fork_safely, use_all_cores
 
 
@@ -79,6 +80,11 @@ def prepare_model(
         raise TrainingError(
             f"EMA keeps whole weights on every process, which {accelerator.distributed_type.value} avoids: "
             "use train.ema.enabled=false"
+        )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and borrowed_names(model):
+        raise TrainingError(
+            f"checkpoints leave out what stands still of a published text encoder, which {accelerator.distributed_type.value} "
+            "divides: use model.language_encoder.freeze=none, or processes without it"
         )
     if train.activation_checkpoint.enabled:
         if not hasattr(model, "enable_activation_checkpointing"):

@@ -6,10 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import nn
+
 from rec import model_folder
 from rec.config import ConfigError
 from rec.contracts import ConfigNode, DataSet, Words
 from rec.errors import TrainingError
+from rec.models.lora import AdaptedLinear, merge
+from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
 
 PUSH = ("best", "every_save", "end")
@@ -36,6 +41,7 @@ class Publisher:
     Args:
         cfg: with ``train.hub.{repo_id,push,private}``: ``push`` is ``best`` (each time ``best/`` improves), ``every_save``
             (the weights of each checkpoint) or ``end`` (once, ``best/``, or the last checkpoint where nothing was evaluated).
+        model: the bare model; what checkpoints leave out of a published text encoder is taken from it.
         vocabulary: of the model folders, or None.
         dataset: the training split.
         is_main: whether this is the main process.
@@ -46,9 +52,18 @@ class Publisher:
     """
 
     def __init__(
-        self, cfg: Any, vocabulary: Words | None, dataset: DataSet, is_main: bool, report: Callable[[str], None]
+        self,
+        cfg: Any,
+        model: nn.Module,
+        vocabulary: Words | None,
+        dataset: DataSet,
+        is_main: bool,
+        report: Callable[[str], None],
     ) -> None:
         self.cfg, self.vocabulary, self.dataset = cfg, vocabulary, dataset
+        own = model.state_dict()
+        self.borrowed = {name: own[name].detach() for name in borrowed_names(model)}
+        self.is_adapted = any(isinstance(module, AdaptedLinear) for module in model.modules())
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
         self.threshold: float | None = None  # of the best evaluation, where phrases name none, one or several objects
@@ -109,7 +124,13 @@ class Publisher:
 
     def _write(self, folder: Path, weights: Path, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         config = model_folder.from_run(self.cfg, self.dataset, update=update, threshold=self.threshold)
-        model_folder.write(folder, weights, config, self.vocabulary, metrics)
+        model_folder.write(folder, self._whole(weights), config, self.vocabulary, metrics)
+
+    def _whole(self, weights: Path) -> Path | dict[str, Any]:
+        """Saved weights with what a checkpoint leaves out, adapters merged; a file that is whole as it is stays a file."""
+        if not self.borrowed and not self.is_adapted:
+            return weights
+        return merge({name: value.cpu() for name, value in self.borrowed.items()} | load_file(weights))
 
     def _push(
         self, weights: Path, update: int, metrics: Mapping[str, Mapping[str, float]], folder: Path | None

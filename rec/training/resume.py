@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from rec.data.adapter import as_data_set
 from rec.errors import CheckpointError, TrainingError
-from rec.files import digest
+from rec.model_folder.text_encoder import WHERE
 from rec.training import checkpoint
 from rec.training.checkpoint_format import (
     STATE,
@@ -66,13 +66,17 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
         if getattr(saved, name) != getattr(current, name):
             warned.append(f"{name}: {getattr(saved, name)} -> {getattr(current, name)}")
     old, new = flatten(saved.config), flatten(current.config)
+    encoder = WHERE.replace(".name", ".digest")
+    same_encoder = old.get(encoder) == new.get(encoder) is not None
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or key == "train.batch_size":
             continue
         line = f"{key}: {old.get(key)} -> {new.get(key)}"
         if (same_data and key.startswith(tuple(f"{place}." for place in PLACES))) or (same_data and key in PLACES):
             warned.append(f"{line} (the same data)")
-        elif key == "dataset.vocabulary" and same_words and saved.vocabulary:
+        elif key == WHERE and same_encoder:
+            warned.append(f"{line} (the same weights)")
+        elif key in ("dataset.vocabulary", "dataset.tokenizer") and same_words and saved.vocabulary:
             warned.append(f"{line} (the same words)")
         elif key.endswith(".pretrained_weight_path") or key == "dataset.word_vectors":
             warned.append(f"{line} (the checkpoint's weights are taken)")
@@ -117,8 +121,7 @@ def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulat
     )
     if accelerator.is_main_process:
         known = as_data_set(dataset)
-        words = None if known.vocabulary is None else list(known.vocabulary.words)
-        state.vocabulary = "" if words is None else digest(json.dumps(words).encode())
+        state.vocabulary = "" if known.vocabulary is None else known.vocabulary.identity
         state.data_fingerprint, state.data_content = known.fingerprint, known.content
     return state
 

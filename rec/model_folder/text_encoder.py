@@ -1,0 +1,152 @@
+"""Published text encoders on disk: taken over when a run starts, left out of checkpoints, whole in a model folder.
+
+A run reads ``config.json`` and ``model.safetensors`` of ``model.language_encoder.name`` once, notes the config and the weights'
+digest in its own config (:func:`settle`), and gives the model the weights (:func:`load_published`). A checkpoint holds what is
+trained; what it builds on comes from the same place again (:func:`whole`). A model folder needs no other place.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rec.data.pretrained import pretrained_file
+from rec.errors import InputError, UntrustedError
+from rec.files import digest, user_path
+from rec.trust import MAX_CONFIG_BYTES, read_text, weight_shapes
+
+WHERE = "model.language_encoder.name"
+
+
+def encoder_of(model: Any) -> Any:
+    """The ``language_encoder`` of a model's config, live or native, where it is a published one; else None."""
+    node = model.get("language_encoder") if isinstance(model, Mapping) else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return node if str(target).rpartition(".")[2] == "PretrainedText" else None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """JSON of a stranger's.
+
+    Raises:
+        UntrustedError: it is none, or too large.
+    """
+    text = read_text(path, what, MAX_CONFIG_BYTES)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UntrustedError(f"{path} is not JSON ({str(error)[:100]}); expected the {what}") from None
+
+
+def settle(model: Any) -> None:
+    """Sets ``config`` and ``digest`` of a model config's published encoder from its ``name``, so that they are saved with the run.
+
+    Raises:
+        InputError: no name, or nothing there.
+        UntrustedError: an encoder that is not in the list (:func:`rec.models.text_transformer.checked`).
+    """
+    from rec.models.text_transformer import from_published_config
+
+    node = encoder_of(model)
+    if node is None:
+        return
+    if not node.get("name"):
+        raise InputError(f"{WHERE} is not set: expected the folder or the Hub id of a text model, such as user/model")
+    path = pretrained_file(node["name"], "config.json", WHERE)
+    node["config"] = from_published_config(read_json(path, "config of a text model"), str(path))
+    node["digest"] = digest(_weights_file(node["name"]))
+
+
+def load_published(encoder: Any, node: Mapping[str, Any], into: str) -> None:
+    """Gives an encoder the weights of ``node``'s ``name``.
+
+    Args:
+        encoder: a :class:`rec.models.pretrained_text.PretrainedText`.
+        node: its config, after :func:`settle`.
+        into: what builds on it, for messages.
+
+    Raises:
+        InputError: they are not there, or no longer those of ``digest``.
+        UntrustedError: they do not fit.
+    """
+    from safetensors import safe_open
+
+    path = _weights_file(node["name"])
+    if (found := digest(path)) != node.get("digest"):
+        raise InputError(
+            f"{into} builds on {WHERE}={node['name']!r} with the digest {node.get('digest')}; {path} has {found}: bring the same "
+            "file back, or name the folder that has it"
+        )
+    weight_shapes(path)
+    with safe_open(path, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith("vision_model.")}  # noqa: SIM118
+    encoder.load_published(tensors, str(path))
+
+
+def _weights_file(name: str) -> Path:
+    return pretrained_file(name, "model.safetensors", WHERE)
+
+
+@contextmanager
+def whole(model: dict[str, Any], weights: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """A model's native config and the weights file of a checkpoint, as a model folder has them: complete, adapters merged.
+
+    Raises:
+        InputError, UntrustedError: as :func:`settle` and :func:`load_published`.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from rec.config import instantiate
+    from rec.model_folder.allowed import ALLOWED_TARGETS
+    from rec.models.lora import merge
+
+    node = encoder_of(model)
+    if node is None:
+        yield model, weights
+        return
+    if node.get("config") is None:
+        settle(model)
+    state = load_file(weights)
+    encoder = instantiate(node, ALLOWED_TARGETS)
+    if encoder.borrowed:
+        load_published(encoder, node, str(weights.parent))
+        own = encoder.state_dict()
+        state = {f"language_encoder.{name}": own[name] for name in encoder.borrowed} | state
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, weights.name)
+        save_file(merge(state), path)
+        yield model | {"language_encoder": dict(node) | {"lora": None}}, path
+
+
+def divided(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A model folder's config without its encoder's, and that, the content of ``encoder.json``; None without a published encoder.
+
+    Adapters are merged in a model folder, and no path of this machine is in it.
+    """
+    model = dict(config["model"])
+    node = encoder_of(model)
+    if node is None:
+        return dict(config), None
+    name = str(node.get("name") or "")
+    is_place = user_path(name).is_dir() or Path(name).is_absolute()
+    model["language_encoder"] = {key: value for key, value in node.items() if key != "config"} | {
+        "name": (Path(name).name if is_place else name) or None,
+        "lora": None,
+    }
+    return dict(config) | {"model": model}, dict(node.get("config") or {})
+
+
+def joined(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The inverse of :func:`divided`: a config with what ``encoder.json`` says.
+
+    Raises:
+        UntrustedError: it is not the config of an encoder in the list.
+    """
+    from rec.models.text_transformer import checked
+
+    node = dict(config["model"]["language_encoder"]) | {
+        "config": checked(read_json(path, "encoder's config"), str(path))
+    }
+    return config | {"model": config["model"] | {"language_encoder": node}}
