@@ -10,21 +10,26 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rec.contracts import ConfigNode
 from rec.data.pretrained import pretrained_file
 from rec.errors import InputError, UntrustedError
 from rec.files import digest, user_path
 from rec.trust import MAX_CONFIG_BYTES, read_text, weight_shapes
 
+if TYPE_CHECKING:
+    from rec.models.pretrained_text import PretrainedText
+
 WHERE = "model.language_encoder.name"
 
 
-def encoder_of(model: Any) -> Any:
+def encoder_of(model: object) -> Any:
     """The ``language_encoder`` of a model's config, live or native, where it is a published one; else None."""
     node = model.get("language_encoder") if isinstance(model, Mapping) else None
     target = node.get("_target_") if isinstance(node, Mapping) else None
-    return node if str(target).rpartition(".")[2] == "PretrainedText" else None
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return node if name.rpartition(".")[2] == "PretrainedText" else None
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -40,7 +45,7 @@ def read_json(path: Path, what: str) -> Any:
         raise UntrustedError(f"{path} is not JSON ({str(error)[:100]}); expected the {what}") from None
 
 
-def settle(model: Any) -> None:
+def settle(model: ConfigNode) -> None:
     """Sets ``config`` and ``digest`` of a model config's published encoder from its ``name``, so that they are saved with the run.
 
     Raises:
@@ -59,11 +64,11 @@ def settle(model: Any) -> None:
     node["digest"] = digest(_weights_file(node["name"]))
 
 
-def load_published(encoder: Any, node: Mapping[str, Any], into: str) -> None:
+def load_published(encoder: "PretrainedText", node: Mapping[str, Any], into: str) -> None:
     """Gives an encoder the weights of ``node``'s ``name``.
 
     Args:
-        encoder: a :class:`rec.models.pretrained_text.PretrainedText`.
+        encoder: of the model.
         node: its config, after :func:`settle`.
         into: what builds on it, for messages.
 

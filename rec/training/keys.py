@@ -91,12 +91,12 @@ dataset.mask_path | text or mapping or null | one folder, or name to folder
 dataset.input_shape | square | pixels
 dataset.flip_lr | true/false | mirror half of the training samples, left and right swapped in the phrase
 dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each training sample
-dataset.max_token_length | whole number 1..512 or -1 | words per phrase; -1 takes the longest of the split
+dataset.max_token_length | whole number 1..512 or -1 | words (or subwords) per phrase; -1 takes the longest of the split
 dataset.use_glove | true/false | word vectors from word_vectors
 dataset.split | text | for training; train+val joins several
 dataset.vocabulary | text or null or object | vocab.json to use instead of building one
 dataset.vocabulary_from | train or all | splits whose words are taken
-dataset.tokenizer | text | simrec, or spacy:<language or pipeline>
+dataset.tokenizer | text | simrec, spacy:<language or pipeline>, or transformers:<folder or Hub id>
 dataset.word_vectors | text or null | spaCy pipeline, its folder, or a GloVe text file
 dataset.sentence_sampling | per_object or per_sentence | a random phrase of each object in an epoch, or each phrase
 dataset.with_masks | true/false | samples with masks

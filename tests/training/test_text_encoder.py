@@ -1,0 +1,174 @@
+"""A published text encoder in a run: taken over once, left out of checkpoints, whole and merged in ``best/``."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
+
+from inference_toy import folder_config, model_node
+from text_toy import published, word_tokenizer
+
+from rec import model_folder
+from rec.config import LazyCall, to_native
+from rec.data.subwords import Subwords
+from rec.errors import InputError
+from rec.model_folder.text_encoder import whole
+from rec.models import lora
+from rec.models.pretrained_text import PretrainedText, borrowed_names
+from rec.training import build
+from rec.training.checkpoint import Writer, load
+from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
+from rec.training.ema import EMA, as_published
+from rec.training.publish import Publisher
+from rec.training.resume import differences
+
+WORDS = Subwords(word_tokenizer())
+BATCH = {"image": torch.zeros(2, 3, 64, 64), "tokens": torch.tensor([WORDS.encode(p, 6) for p in ("the dog", "red")])}
+
+
+class Data:
+    """What a run asks of its data set."""
+
+    vocabulary, sources, max_token_length, targets = WORDS, ("toy",), 6, "one"
+
+    def __len__(self):
+        return 2
+
+
+def run_config(folder, **options):
+    """A run's config, and the published model it names."""
+    if not (folder / "base").exists():
+        published("bert", folder / "base")
+    node = model_node()
+    node.language_encoder = LazyCall(PretrainedText)(name=str(folder / "base"), hidden_size=16, **options)
+    pixels = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    train = {"output_dir": str(folder / "run"), "data": pixels, "hub": {"push": "end", "repo_id": ""}}
+    cfg = OmegaConf.create({"model": node, "dataset": {"dataset": "toy", "input_shape": [64, 64]}, "train": train})
+    build.set_vocabulary_size(cfg, WORDS)
+    return cfg
+
+
+class Run:
+    """The parts of ``scripts/train.py`` that deal with weights."""
+
+    def __init__(self, cfg):
+        torch.manual_seed(0)
+        self.cfg, self.accelerator = cfg, Accelerator(cpu=True)
+        self.model = build.build_model(cfg, Data())
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self.accelerator.prepare(torch.optim.SGD(trained, 0.1))
+        self.ema, self.folder = EMA(self.model, 0.5), Path(cfg.train.output_dir)
+        self.writer = Writer(self.folder, 2, print)
+        self.publisher = Publisher(cfg, self.model, WORDS, Data(), True, print)
+
+    def update(self):
+        """Every trained tensor moves, as it would by its gradient."""
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        self.ema.update(self.model)
+
+    def save(self):
+        state = TrainerState(update=1, ema_updates=self.ema.updates)
+        publish = self.publisher.after_save(state, improved=True)
+        self.writer.save(self.accelerator, self.model, self.optimizer, self.ema, state, publish)
+        self.writer.wait()
+        assert self.writer.failure is None
+        return folder_of(self.folder, 1)
+
+    def answers(self):
+        with torch.no_grad(), as_published(self.model.eval(), self.ema):
+            return self.model(BATCH)
+
+
+OPTIONS = ({"freeze": "all"}, {"freeze": 1}, {"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query", "expand"]}})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_checkpoint_leaves_out_what_stands_still_and_best_is_whole(options, tmp_path):
+    run = Run(run_config(tmp_path, **options))
+    run.update()
+    checkpoint = run.save()
+    left_out = borrowed_names(run.model)
+    own = run.model.state_dict()
+    assert {*load_file(checkpoint / WEIGHTS)} == {*load_file(checkpoint / AVERAGED)} == own.keys() - left_out
+    assert bool(left_out) == (options.get("freeze") != "none")
+
+    again = Run(run_config(tmp_path, **options))
+    load(checkpoint, again.accelerator, again.model, again.ema)
+    assert all(torch.equal(value, own[name]) for name, value in again.model.state_dict().items())
+    assert all(torch.equal(value, run.ema.shadow[name]) for name, value in again.ema.shadow.items())
+
+    shutil.rmtree(tmp_path / "base")
+    best, config, words = model_folder.read(tmp_path / "run" / "best")
+    assert words == WORDS and not any("lora" in name for name in best.state_dict())
+    assert config["model"]["language_encoder"]["lora"] is None
+    with torch.no_grad():
+        for name, value in best(BATCH).items():
+            assert torch.equal(value, run.answers()[name]), "what is evaluated is what is published"
+
+
+def test_a_checkpoint_is_evaluated_with_the_base_it_names(tmp_path):
+    run = Run(run_config(tmp_path, lora={"rank": 2}))
+    run.update()
+    checkpoint = run.save()
+    best = load_file(tmp_path / "run" / "best" / WEIGHTS)
+    with whole(to_native(run.cfg.model), checkpoint / AVERAGED) as (node, weights):
+        assert node["language_encoder"]["lora"] is None
+        found = load_file(weights)
+    assert found.keys() == best.keys() and all(torch.equal(found[name], best[name]) for name in best)
+
+    published("bert", tmp_path / "base", seed=1)
+    with (
+        pytest.raises(InputError, match=r"builds on model\.language_encoder\.name=.* with the digest"),
+        whole(to_native(run.cfg.model), checkpoint / AVERAGED),
+    ):
+        pass
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(InputError, match=r"model\.language_encoder\.name='.*base'"):
+        build.build_model(run.cfg, Data())
+
+
+def test_a_run_notes_what_it_builds_on_and_is_continued_on_nothing_else(tmp_path):
+    cfg = run_config(tmp_path)
+    build.build_model(cfg, Data())
+    assert cfg.model.language_encoder.config.hidden_size == 16 and len(cfg.model.language_encoder.digest) == 32
+    published("bert", tmp_path / "moved")
+    moved = run_config(tmp_path)
+    moved.model.language_encoder.name = str(tmp_path / "moved")
+    build.build_model(moved, Data())
+    saved, current = (TrainerState(config=to_native(one)) for one in (cfg, moved))
+    refused, warned = differences(saved, current)
+    assert not refused and any("language_encoder.name" in line and "(the same weights)" in line for line in warned)
+
+    published("bert", tmp_path / "moved", seed=1)
+    build.build_model(moved, Data())
+    refused, _ = differences(saved, TrainerState(config=to_native(moved)))
+    assert any("language_encoder.digest" in line for line in refused)
+
+
+def test_a_run_without_a_name_is_told_so(tmp_path):
+    cfg = run_config(tmp_path)
+    cfg.model.language_encoder.name = None
+    with pytest.raises(InputError, match=r"model\.language_encoder\.name is not set"):
+        build.build_model(cfg, Data())
+
+
+def test_evaluation_merges_for_its_time_only(tmp_path):
+    run = Run(run_config(tmp_path, lora={"rank": 2}))
+    run.update()
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.answers()
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert not any(module.is_merged for module in run.model.modules() if isinstance(module, lora.AdaptedLinear))
+    assert folder_config()["preprocess"]["max_token_length"] == Data.max_token_length
