@@ -25,7 +25,7 @@ from rec.model_folder.text_encoder import whole
 from rec.models import lora
 from rec.models.pretrained_text import PretrainedText, borrowed_names
 from rec.training import build
-from rec.training.checkpoint import Writer, load
+from rec.training.checkpoint import CheckpointWriter, load
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
 from rec.training.ema import EMA, as_published
 from rec.training.publish import Publisher
@@ -67,7 +67,7 @@ class Run:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = self.accelerator.prepare(torch.optim.SGD(trained, 0.1))
         self.ema, self.folder = EMA(self.model, 0.5), Path(cfg.train.output_dir)
-        self.writer = Writer(self.folder, 2, print)
+        self.writer = CheckpointWriter(self.folder, 2, print)
         self.publisher = Publisher(cfg, self.model, WORDS, Data(), True, print)
 
     def update(self):
