@@ -48,8 +48,11 @@ def drop_helpers(cfg: Any) -> None:
 def _referred(cfg: Any) -> set[str]:
     """The paths in all ``${path}`` of a config, and what these paths lie in."""
     texts = [value for _, value in walk(cfg) if isinstance(value, str) and "${" in value]
-    paths = {path for text in texts for path in re.findall(r"\$\{([\w.]+)", text)}
-    return paths | {path[: end.start()] for path in paths for end in re.finditer(r"\.", path)}
+    return _with_homes(path for text in texts for path in re.findall(r"\$\{([\w.]+)", text))
+
+
+def _with_homes(paths: Iterable[str]) -> set[str]:
+    return {path[:end] for path in paths for end in (*(dot.start() for dot in re.finditer(r"\.", path)), len(path))}
 
 
 def _unread(cfg: Any) -> Iterator[str]:
@@ -57,8 +60,8 @@ def _unread(cfg: Any) -> Iterator[str]:
 
     What another value refers to and what was added on purpose (``+key=value``, ``open_dict``) stays.
     """
-    plus = {name for name, source in sources(cfg).items() if source.startswith("command line: +")}
-    wanted = _referred(cfg) | {*plus, *REFUSED}
+    plus = _with_homes(name for name, source in sources(cfg).items() if source.startswith("command line: +"))
+    wanted = _referred(cfg) | plus | REFUSED.keys()
     lines: list[str] = []
     builder = Builder(cfg, None, lines)
 
