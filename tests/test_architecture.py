@@ -13,7 +13,7 @@ REC = REPOSITORY / "rec"
 # From the bottom up; rooms of one floor do not import one another, except where the last table says so.
 FLOORS = (
     ("errors",),
-    ("files", "trust", "boxes", "console", "command_line"),
+    ("files", "trust", "boxes", "console", "command_line", "metric_cells"),
     ("contracts",),
     ("config",),
     ("other_names",),

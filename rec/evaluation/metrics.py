@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rec.evaluation import several
+from rec.metric_cells import metric_cells
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # Everything that summarize may give, by name.
@@ -123,13 +124,7 @@ def breakdown(
 
 def format_table(rows: Mapping[Any, Mapping[str, float]]) -> str:
     """A text table: one line per row name (a split), one column per metric, fractions as per cent."""
-    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
-    lines = [["", *names]]
-    for row, metrics in rows.items():
-        cells = [metrics.get(name) for name in names]
-        lines.append(
-            [str(row), *("-" if v is None else str(v) if isinstance(v, int) else f"{100 * v:.2f}" for v in cells)]
-        )
+    lines = metric_cells(rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

@@ -11,6 +11,7 @@ import numpy as np
 from rec.contracts import DataSet
 from rec.evaluation.metrics import mask_iou, summarize_records
 from rec.files import user_path, write_text
+from rec.metric_cells import metric_cells
 
 Record = Mapping[str, Any]
 
@@ -156,14 +157,10 @@ def _text(value: object) -> str:
 
 
 def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
-    head = "".join(f"<th>{_text(name)}</th>" for name in ("", *names))
-    body = ""
-    for row, metrics in rows.items():
-        cells = [metrics.get(name) for name in names]
-        shown = ["-" if v is None else str(v) if isinstance(v, int) else f"{100 * v:.2f}" for v in cells]
-        body += f"<tr><td>{_text(row)}</td>{''.join(f'<td>{v}</td>' for v in shown)}</tr>"
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+    head, *lines = metric_cells(rows)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    names = "".join(f"<th>{_text(name)}</th>" for name in head)
+    return f'<div class="scroll"><table><tr>{names}</tr>{body}</table></div>'
 
 
 def _figure(dataset: DataSet, record: Record) -> str:

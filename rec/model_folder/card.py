@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rec.contracts import Answer
+from rec.metric_cells import metric_cells
 from rec.model_folder.text_encoder import encoder_of
 
 _USE = """\
@@ -119,9 +120,6 @@ def _encoder_line(config: Mapping[str, Any]) -> str:
 
 
 def _metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for split, values in metrics.items():
-        cells = [values.get(name, float("nan")) for name in names]
-        rows.append(f"| {split} | " + " | ".join(str(v) if isinstance(v, int) else f"{v:.4f}" for v in cells) + " |")
-    return "\n".join(rows) + "\n"
+    head, *lines = metric_cells(metrics, percent=False)
+    rows = [["split", *head[1:]], ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
