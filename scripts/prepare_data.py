@@ -82,6 +82,13 @@ def parse_arguments() -> argparse.Namespace:
         default="raise",
         help="stop at a bad record, or count and leave it out",
     )
+    add(
+        "--val-fraction",
+        type=share,
+        metavar="SHARE",
+        help="make a val split of this share of the training images, such as 0.1, where there is none",
+    )
+    add("--overwrite", action="store_true", help="replace a table prepared before, once the new one is complete")
     add("--allow-paths", action="store_true", help="copy images and masks from anywhere, where records say so")
     add("--store", choices=["plain", "embedded", "letterboxed", "raw"], default="plain")
     add("--size", type=whole(1, 4096), default=416, help="side in pixels of --store letterboxed and raw")
@@ -106,6 +113,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, such as 0.1, found {text!r}")
+    return value
+
+
 def column(text: str) -> tuple[str, str]:
     ours, equals, theirs = text.partition("=")
     if not equals:
@@ -124,7 +141,8 @@ def main() -> int:
 def prepare_table(arguments: argparse.Namespace) -> int:
     from rec.config import shell_override
     from rec.data.prepare import prepare, report_of
-    from rec.data.sources import SourceError
+    from rec.data.sources import SourceError, find_split
+    from rec.data.sources.divided import with_validation
     from rec.data.tables import SCENES, open_source
 
     default = Path(arguments.dataset if arguments.dataset in SCENES else f"{arguments.data_root}/{arguments.dataset}")
@@ -139,6 +157,8 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     choices["columns"] = dict(arguments.columns)
     choices = {key: value for key, value in choices.items() if value}
     source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
+    if arguments.val_fraction:
+        source = with_validation(source, arguments.val_fraction)
     info = prepare(
         source,
         output,
@@ -149,6 +169,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         parquet=arguments.format == "parquet",
         allow_paths=arguments.allow_paths,
+        overwrite=arguments.overwrite,
         exclude=evaluation_images(arguments.exclude_images_of) if arguments.exclude_images_of else None,
     )
     print_counts(info)
@@ -160,6 +181,11 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     reports = [report_of(info, split) for split in info["splits"]]
     general = any(report.none or report.several for report in reports)
     targets = f" {shell_override('+dataset.targets', 'any')}" if general else ""
+    if find_split("train", tuple(info["splits"])) and not find_split("val", tuple(info["splits"])):
+        print(
+            "WARNING: there is no split val, which training evaluates on and picks the best model by. Make one with --val-fraction "
+            "0.1 (and --overwrite), or train with train.evaluation.enabled=false"
+        )
     print(f"\n{output} is ready: {shell_override('dataset.dataset', name)} {path}{targets}")
     return 0
 

@@ -77,7 +77,7 @@ def _look(
     if not (path or data):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
     if data is None and not os.path.exists(path):
-        raise BadRecord("missing image", f"there is no file {path}")
+        raise BadRecord("missing image", f"there is no file {path}{_nearby(path)}")
     with faults_as("unreadable image"):
         if data is None:
             _check_place(path, folders, "image")
@@ -86,6 +86,22 @@ def _look(
             return image_size(data or path, path), data
         height, width = decode_image(data or path, path).shape[:2]
         return (width, height), data
+
+
+def _nearby(path: str) -> str:
+    """What to do about a file that is not there, where something like it is."""
+    parts = Path(path).parts
+    for number in range(len(parts) - 1):
+        once = Path(*parts[:number], *parts[number + 1 :])
+        if parts[number] == parts[number + 1] and once.exists():
+            return (
+                f", but there is {once}: the records' names begin with {parts[number]}/ already, so the image folder is the one "
+                "above it (--images, image_path)"
+            )
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f", nor a folder {folder}: name the folder that the records' names start from (--images, image_path)"
+    return ""
 
 
 def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,10 @@ from tqdm import tqdm
 
 from rec.data.complete import complete_rows
 from rec.data.content import describe, fingerprint
-from rec.data.schema import FEATURES, BadRecord, Report, SeenIds, attempt, clean_rows, ids_of
-from rec.data.sources import Source, SourceError, check_split_names, load_json
+from rec.data.schema import EXCLUDED, FEATURES, BadRecord, Report, SeenIds, attempt, clean_rows, ids_of
+from rec.data.sources import Source, SourceError, check_split_names, find_split, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import link_or_copy, user_path, whole_file, write_json
+from rec.files import link_or_copy, swap, user_path, whole_file, write_json
 from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from rec.data.leakage import ImageIndex
 
+logger = logging.getLogger(__name__)
 SHARD_ROWS = 10_000
 INFO_FILE, PARTIAL_FOLDER = "prepared.json", ".partial"
 STORES = ("plain", "embedded", "letterboxed", "raw")
@@ -48,6 +50,7 @@ def prepare(
     exclude: "ImageIndex | None" = None,
     allow_paths: bool = False,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes a source's splits as a prepared folder; continues where an interrupted run stopped.
 
@@ -66,16 +69,18 @@ def prepare(
         allow_paths: copy files from anywhere, where records say so. Without, images that are copied (every store but
             ``"plain"``) and masks must lie below ``source.folders``.
         progress: show bars on a terminal.
+        overwrite: prepare anew what the folder holds. The old table stays until the new one is complete.
 
     Returns:
         The content of ``prepared.json``.
 
     Raises:
         SourceError: unknown split, or a folder that holds other data.
-        BadRecord: with ``on_bad_record="raise"``.
+        BadRecord: with ``on_bad_record="raise"``; with ``"skip"``, where most records of a split fail alike.
     """
     # What is asked for, checked before anything is written.
-    folder, wanted = user_path(folder).absolute(), list(splits or source.splits)
+    folder = user_path(folder).absolute()
+    wanted = [find_split(split, source.splits) or split for split in splits or source.splits]
     if "::" in str(folder):
         raise SourceError(
             f"{folder}: the datasets library takes '::' in a path for a chain of addresses; choose another"
@@ -91,17 +96,36 @@ def prepare(
     if allow_paths:
         job["allow_paths"] = True
     print_of_exclude = exclude and exclude.fingerprint()
+    replaced = folder if overwrite and (folder / INFO_FILE).exists() else None
+    if replaced:  # stays as it is until the new table is complete
+        read_info(replaced)
+        folder = folder.with_name(f".{folder.name}.new")
+        if (folder / INFO_FILE).exists():  # complete, but the end of that attempt was not reached
+            shutil.rmtree(folder)
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
-    if (folder / INFO_FILE).exists():
+    if (folder / INFO_FILE).exists() and not replaced:
         info = read_info(folder)
         if info["identity"] != state.identity:
-            raise SourceError(f"{folder} already holds data prepared from other input: choose another output folder")
+            raise SourceError(
+                f"{folder} already holds data prepared from other input, such as labels before they were corrected, or with "
+                "other options: replace it with --overwrite, or choose another output folder"
+            )
         return info
     state.open()
 
     # Rows, split by split, in shards; then their images, where these are stored anew.
     seen = SeenIds()
-    reports = {split: _write_split(source, split, state, seen, job, exclude, progress) for split in wanted}
+    reports, failures = dict[str, Report](), list[BadRecord]()
+    for split in wanted:
+        try:
+            reports[split] = _write_split(source, split, state, seen, job, exclude, progress)
+            reports[split].refuse_alike(f"{source.name}, split {split}")
+        except BadRecord as error:  # the other splits are looked at too, so that all can be mended at once
+            failures.append(error)
+    for failure in failures[1:]:
+        logger.error("%s", failure)
+    if failures:
+        raise failures[0]
     tables = {split: state.table(split) for split in wanted}
     if job["store"]:
         names, broken = store_images(tables, source.image_root, folder, store, size, on_bad_record, progress)
@@ -126,6 +150,9 @@ def prepare(
         entry |= held[split]
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)
+    if replaced:
+        swap(folder, replaced)
+        shutil.rmtree(folder)
     return info
 
 
@@ -285,7 +312,7 @@ def _without(rows: Iterable[Any], exclude: "ImageIndex", report: Report) -> Iter
         if where is None or isinstance(where, BadRecord):
             yield where or row
         else:
-            report.skip(BadRecord("image of an evaluation split", f"the image is in {where}"), ids_of(row))
+            report.skip(BadRecord(EXCLUDED, f"the image is in {where}"), ids_of(row))
 
 
 def _write_shard(shard: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -47,6 +47,9 @@ BOX_TOLERANCE = 1.0
 FORMAT_SUSPICION, FORMAT_FITS = 0.2, 0.99
 # Four numbers of at most this are no box in pixels; cxcywh of rounded fractions ends a little above 1.
 _FRACTIONS = 1.01
+MANY, LISTED = 1000, 20  # bad records of one kind after which no more are looked for; numbers of them that are told
+ALIKE = 20  # so many records may fail alike, whatever their share
+EXCLUDED = "image of an evaluation split"  # records that are left out on purpose
 _LONGEST = 1000  # characters of a message: a record's own content is in it
 # What to do about rows that do not name one object each.
 ONE_ONLY = (
@@ -332,6 +335,23 @@ class Report:
         self.skipped[error.reason] = self.skipped.get(error.reason, 0) + 1
         self.examples.setdefault(error.reason, f"{where}: {error.detail}")
 
+    def refuse_alike(self, where: str) -> None:
+        """Makes sure that no single fault costs most of the records: then something else is wrong.
+
+        Raises:
+            BadRecord: it does; names the first.
+        """
+        faults = {reason: count for reason, count in self.skipped.items() if reason != EXCLUDED}
+        total = self.rows + sum(faults.values())
+        reason = max(faults, key=faults.__getitem__, default="")
+        if faults and faults[reason] >= ALIKE and faults[reason] > total / 2:
+            raise BadRecord(
+                reason,
+                f"{where}: {faults[reason]} of {total} records fail alike, which is no matter of single records, so they are "
+                f"not left out; the first is {self.examples[reason]}. Look for the cause: "
+                + (self._box_format() or "another --images, --bbox-format, --columns or --source?"),
+            )
+
     def drop(self, row: dict[str, Any], error: BadRecord) -> None:
         """Takes back a row that was counted as kept."""
         self.keep(row, -1)
@@ -360,15 +380,19 @@ class Report:
             for reason, count in sorted(self.skipped.items(), key=lambda item: -item[1])
         ]
         lines += [f"left out {count} {what}" for what, count in sorted(self.left_out.items())]
+        return [*lines, told] if (told := self._box_format()) else lines
+
+    def _box_format(self) -> str:
+        """What there is to say when boxes look like another format than they are read in; "" where they do not."""
         misfits = self.boxes - self.fits[self.box_format]
         others = [name for name in boxes.FORMATS if self.boxes and self.fits[name] >= FORMAT_FITS * self.boxes]
         if self.boxes and misfits >= FORMAT_SUSPICION * self.boxes and others:
-            lines.append(
+            return (
                 f"{misfits} of {self.boxes} boxes do not fit their image when read as {self.box_format}, and "
                 f"{self.fits[others[0]]} do when read as {others[0]}: the source probably holds {' or '.join(others)} "
                 f"(say so with --bbox-format {others[0]}, or convert them where the layout knows xywh only)"
             )
-        return lines
+        return ""
 
 
 class SeenIds:
@@ -387,7 +411,11 @@ class SeenIds:
         """
         earlier, image = self._refs.get(row["ref_id"], (None, ""))
         if earlier == split:
-            raise BadRecord("duplicate id", f"an earlier record, of image_id {image}, has the same ref_id")
+            raise BadRecord(
+                "duplicate id",
+                f"an earlier record, of image_id {image}, has the same ref_id: put all phrases of one object into one record, give "
+                "every object a ref_id of its own, or leave ref_id out",
+            )
         if earlier is not None and not (earlier.startswith("test") and split.startswith("test")):
             raise BadRecord("ref in two splits", f"a record of image_id {image} in split {earlier} has the same ref_id")
         picture = picture_key(row["image"])
@@ -409,17 +437,20 @@ def clean_rows(
 
     Args:
         rows: rows as readers make them; a reader puts a :class:`BadRecord` in place of a row it could not make.
-        on_bad_record: ``"raise"`` stops at the first bad record, ``"skip"`` counts it in ``report``.
+        on_bad_record: ``"raise"`` yields nothing after a bad record, ``"skip"`` counts it in ``report``.
         report: counts are added to it.
         where: what the rows are called in messages, for example a data set and its split.
         split, seen: name of this split, and the ids met so far in it and in others; added to.
 
     Raises:
-        BadRecord: with ``on_bad_record="raise"``; names ``where``, the record's number and its ids.
+        BadRecord: with ``on_bad_record="raise"``, after the rest was looked at too: names ``where``, the record's number
+            and its ids, and how many others there are.
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}; expected 'raise' or 'skip'")
     report, seen = report or Report(), seen or SeenIds()
+    first: BadRecord | None = None
+    numbers: dict[str, list[int]] = {}
 
     def checked(row: dict[str, Any]) -> dict[str, Any]:
         report.see_boxes(row)
@@ -430,16 +461,45 @@ def clean_rows(
     for number, row in enumerate(rows):
         result = row if isinstance(row, BadRecord) else attempt(checked, row)
         if not isinstance(result, BadRecord):
-            report.keep(result)
-            yield result
+            if first is None:  # afterwards the rest is only looked at, to tell all that is wrong at once
+                report.keep(result)
+                yield result
             continue
         ids = "" if isinstance(row, BadRecord) else f" ({ids_of(row)})"
         place = f"{where}, record {number}{ids}"
-        if on_bad_record == "raise":
-            raise BadRecord(
-                result.reason, f"{place}: {result.detail}. Mend it, or leave such records out (--on-bad-record skip)"
-            ) from result.__cause__
         report.skip(result, place)
+        numbers.setdefault(result.reason, []).append(number)
+        if on_bad_record == "raise":
+            first = first or _placed(result, place)
+            if report.skipped[result.reason] == MANY:
+                break
+    if first is not None:
+        raise _told(first, numbers, report, where) from first.__cause__
+
+
+def _placed(error: BadRecord, place: str) -> BadRecord:
+    placed = BadRecord(error.reason, f"{place}: {error.detail}")
+    placed.__cause__ = error.__cause__
+    return placed
+
+
+def _told(first: BadRecord, numbers: Mapping[str, list[int]], report: Report, where: str) -> BadRecord:
+    """The first bad record as the error that ends the work. Where there are more, a line of the log for each kind has
+    the first in full and the numbers of the others."""
+    bad = sum(map(len, numbers.values()))
+    if bad == 1:
+        return BadRecord(first.reason, f"{first.detail}. Mend it, or leave such records out (--on-bad-record skip)")
+    for reason, found in numbers.items():
+        listed = ", ".join(map(str, found[:LISTED])) + (", …" if len(found) > LISTED else "")
+        logger.error(
+            "%s: %d x %s, records %s; the first: %s", where, len(found), reason, listed, report.examples[reason]
+        )
+    kinds = ", ".join(f"{len(found)} x {reason}" for reason, found in numbers.items())
+    return BadRecord(
+        first.reason,
+        f"{first.detail}. In all {bad} records are bad: {kinds}. Mend them, or leave such records out "
+        "(--on-bad-record skip)",
+    )
 
 
 def ids_of(row: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from rec.data.arrow_files import load_parquet, load_saved, load_split
 from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
-from rec.data.sources import Source, SourceError
+from rec.data.sources import Source, SourceError, find_split
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
 from rec.data.sources.refer import is_refer, open_refer
@@ -134,8 +134,7 @@ def open_table(
         if _has_schema(tables):
             return _of_saved(tables, split, path, image_path, chosen.on_bad_record)
     source = open_source(chosen, name=name, image_path=image_path, mask_path=mask_path)
-    if split not in source.splits:
-        raise _unknown_split(name, split, source.splits)
+    split = _known_split(name, split, source.splits)
     folder = _prepared_in_cache(source, split, with_masks, chosen.on_bad_record, allow_paths)
     return _open_prepared(folder, split, None)
 
@@ -190,15 +189,22 @@ def open_source(
     )
 
 
-def _unknown_split(name: str, split: str, splits: tuple[str, ...]) -> UnknownSplit:
-    return UnknownSplit(f"data set {name!r} has no split {split!r}; it has {', '.join(splits) or 'none'}")
+def _known_split(name: str, split: str, splits: tuple[str, ...]) -> str:
+    """The data set's own name of a split.
+
+    Raises:
+        UnknownSplit: it has none; lists those it has.
+    """
+    if (found := find_split(split, splits)) is not None:
+        return found
+    hint = "" if split != "val" else "; rec prepare --val-fraction 0.1 makes one of the training images"
+    raise UnknownSplit(f"data set {name!r} has no split {split!r}; it has {', '.join(splits) or 'none'}{hint}")
 
 
 def _open_prepared(folder: Path, split: str, image_path: str | None) -> Table:
     info = read_info(folder)
     splits = tuple(info["splits"])
-    if split not in splits:
-        raise _unknown_split(info["name"], split, splits)
+    split = _known_split(info["name"], split, splits)
     if info["format"] == "parquet":
         shard = re.compile(rf"{re.escape(split)}-\d{{5}}-of-\d{{5}}\.parquet")
         files = sorted(file for file in folder.iterdir() if shard.fullmatch(file.name))
@@ -298,8 +304,7 @@ def _in_schema(rows: "datasets.Dataset", path: Path, split: str) -> "datasets.Da
 def _of_saved(
     tables: Mapping[str, "datasets.Dataset"], split: str, path: Path, image_path: str | None, on_bad_record: str
 ) -> Table:
-    if split not in tables:
-        raise _unknown_split(str(path), split, tuple(tables))
+    split = _known_split(str(path), split, tuple(tables))
     rows = _in_schema(tables[split], path, split)
     if rows._indices is not None:  # shuffled or filtered: row access here goes to the table itself
         rows = rows.flatten_indices()

@@ -321,7 +321,7 @@ def test_a_line_without_end_is_a_bad_record(tmp_path, monkeypatch, suffix):
         file.write_text("\n".join([lines[0], "a.jpg," + "x," * 300_000, lines[1]]), encoding="utf-8")
     source = open_source(spec | {"path": str(file)}, name="mine")
     info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
-    assert info["splits"]["train"]["rows"] == 1
+    assert info["splits"]["train"]["rows"] == 1 and sum(info["splits"]["train"]["skipped"].values()) == 1
 
 
 def test_a_long_array_of_small_elements_is_read_in_one_pass(tmp_path):

@@ -9,12 +9,13 @@ that a reader drops. :mod:`rec.data.prepare` completes and checks them. Whatever
 is a :class:`~rec.data.schema.BadRecord` in its place.
 """
 
+import codecs
 import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -88,6 +89,16 @@ def check_split_names(splits: Iterable[Any], where: str | os.PathLike[str]) -> N
         )
 
 
+# Split names that mean the same; a data set keeps its own.
+_ALIASES = (("train", "training"), ("val", "validation", "valid", "dev"))
+
+
+def find_split(split: str, splits: Sequence[str]) -> str | None:
+    """The name that a data set has for a split: ``"val"`` finds ``"validation"`` where there is no ``"val"``; None: no such."""
+    same = next((names for names in _ALIASES if split in names), (split,))
+    return next((name for name in (split, *same) if name in splits), None)
+
+
 def read_annotations(path: str | os.PathLike[str]) -> bytes:
     """The content of an annotation file that is read whole.
 
@@ -102,10 +113,16 @@ def open_annotations(path: str | os.PathLike[str], max_bytes: int | None = None)
     """Opens an annotation file.
 
     Raises:
-        SourceError: missing, no regular file, or too large.
+        SourceError: missing, no regular file, too large, or UTF-16.
     """
     try:
-        return trust.open_file(path, "annotations", max_bytes)
+        file = trust.open_file(path, "annotations", max_bytes)
+        begin = file.read(2)
+        file.seek(0)
+        if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            file.close()
+            raise ValueError('it is UTF-16, as Excel\'s "Unicode text" and PowerShell write it; save it as UTF-8')
+        return file
     except OSError as error:
         raise SourceError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
     except (UntrustedError, ValueError) as error:

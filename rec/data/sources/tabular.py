@@ -9,13 +9,14 @@ what its phrases name.
 
 import csv
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from rec import boxes
 from rec.data.schema import BadRecord, attempt, faults_as, is_missing, shown
-from rec.data.sources import Source, SourceError, as_text, given, open_annotations, parse_json
+from rec.data.sources import Source, SourceError, as_text, find_split, given, load_json, open_annotations, parse_json
 from rec.trust import MAX_LINE, split_name
 
 SUFFIXES = (".jsonl", ".csv")
@@ -85,7 +86,8 @@ def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
 def _own_split(row: Mapping[str, Any]) -> str:
     split = given(row.get("split"), "train")
     with faults_as("bad split"):
-        return split_name(str(split) if isinstance(split, int) else split)
+        name = split_name(str(split) if isinstance(split, int) else split)
+        return find_split(name, ("train", "val")) or name
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
@@ -96,6 +98,10 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
     """
     number = 0
     try:
+        if _is_array(file):  # one JSON array of all records, in place of lines
+            for number, row in enumerate(load_json(file), 1):
+                yield number, attempt(_mapping, row)
+            return
         with as_text(open_annotations(file)) as stream:
             lines = _bounded(stream)
             for number, row in _csv_rows(lines, file) if file.suffix == ".csv" else _json_rows(lines):
@@ -107,9 +113,11 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
 
 
 def _bounded(stream: TextIO) -> Iterator[str]:
-    """Its lines; a longer one than :data:`rec.trust.MAX_LINE` in pieces, none of which is a record."""
+    """Its lines; of a longer one than :data:`rec.trust.MAX_LINE` the beginning, which is no record."""
     while line := stream.readline(MAX_LINE):
         yield line
+        while len(line) == MAX_LINE and line[-1] != "\n":
+            line = stream.readline(MAX_LINE)
 
 
 def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
@@ -118,11 +126,23 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | Bad
             yield number, attempt(_object, line)
 
 
+def _is_array(file: Path) -> bool:
+    """Whether it is one JSON array: it begins with a bracket, and a line of a JSONL file with a brace."""
+    if file.suffix == ".csv":
+        return False
+    with open_annotations(file) as stream:
+        return stream.read(1000).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
+
+
 def _object(line: str) -> dict[str, Any]:
     try:
         row = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise BadRecord("broken line", str(error)) from None
+    return _mapping(row)
+
+
+def _mapping(row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BadRecord("broken line", f"{shown(row)} is no object {{…}}")
     return row

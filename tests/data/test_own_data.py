@@ -1,0 +1,170 @@
+"""What happens with files that people wrote by hand: corrected, divided, listed with all that is wrong, and remedies."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rec.data.prepare import prepare, read_info
+from rec.data.schema import ALIKE, BadRecord
+from rec.data.sources import SourceError
+from rec.data.sources.divided import with_validation
+from rec.data.tables import open_source, open_table
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+BOX = [5, 5, 20, 20]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Ten pictures in photos/, and what opens a list of records about them."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(10):
+        Image.fromarray(np.full((60, 80, 3), 20 * number, np.uint8)).save(f"photos/{number}.png")
+
+    def source(records, file="mine.jsonl", images="photos"):
+        Path(file).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return open_source({"path": file, "bbox_format": "xywh"}, name="mine", image_path=images)
+
+    return source
+
+
+def records(count=10, **more):
+    return [{"image": f"{n % 10}.png", "phrase": "the red box", "bbox": BOX, **more} for n in range(count)]
+
+
+def test_a_corrected_label_replaces_the_table_once_the_new_one_is_complete(own):
+    prepare(own(records()), "out", progress=False)
+    corrected = records()
+    corrected[0]["phrase"] = "the blue box, and longer"
+    with pytest.raises(SourceError, match="replace it with --overwrite"):
+        prepare(own(corrected), "out", progress=False)
+    broken = [*corrected[:5], corrected[5] | {"bbox": [0, 0, 0, 0]}]
+    with pytest.raises(BadRecord, match="empty box"):
+        prepare(own(broken), "out", progress=False, overwrite=True)
+    assert open_table("out", "train", name="mine").rows[0]["sentences"] == ["the red box"]  # the old one stayed
+    for store in ("raw", "plain"):
+        prepare(own(corrected), "out", progress=False, overwrite=True, store=store, size=32)
+        table = open_table("out", "train", name="mine")
+        assert table.rows[0]["sentences"] == ["the blue box, and longer"] and len(table.rows) == 10
+        assert all((Path(table.image_root) / row["image"]["path"]).is_file() for row in table.rows) or store == "raw"
+    assert sorted(path.name for path in Path().iterdir()) == ["mine.jsonl", "out", "photos"]
+    Path("other").mkdir()
+    Path("other/thesis.txt").write_text("mine")
+    with pytest.raises(SourceError, match="not empty"):  # what we did not prepare is never replaced
+        prepare(own(corrected), "other", progress=False, overwrite=True)
+
+
+def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
+    many = records(40)  # four about each image
+    info = prepare(with_validation(own(many), 0.2), "out", progress=False)
+    assert {split: (entry["rows"], entry["images"]) for split, entry in info["splits"].items()} == {
+        "train": (32, 8),
+        "val": (8, 2),
+    }
+    images = {split: set(open_table("out", split, name="mine").rows["image_id"]) for split in ("train", "val")}
+    assert not images["train"] & images["val"]
+    again = prepare(
+        with_validation(own(many[:39], images=str(Path("photos").absolute())), 0.2), "again", progress=False
+    )
+    assert set(open_table("again", "val", name="mine").rows["image_id"]) == images["val"] and again["images"] == 10
+    with pytest.raises(SourceError, match="where there is no val"):
+        with_validation(own([*records(4), *records(4, split="validation")]), 0.5)
+    with pytest.raises(SourceError, match="needs two"):
+        with_validation(own(records(1)), 0.5)
+
+
+def test_training_and_validation_are_train_and_val(own):
+    source = own([*records(6, split="training"), *records(4, split="validation")])
+    assert source.splits == ("train", "val")
+    prepare(source, "out", progress=False)
+    assert len(open_table("out", "validation", name="mine").rows) == 4
+    for name in ("training", "validation"):
+        own(records(3), file=f"{name}.jsonl")
+    Path("files").mkdir()
+    for name in ("training", "validation"):
+        Path(f"{name}.jsonl").rename(f"files/{name}.jsonl")
+    folder = open_source({"path": "files", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    prepare(folder, "of_files", splits=["train", "val"], progress=False)
+    assert sorted(read_info("of_files")["splits"]) == ["training", "validation"]
+    assert len(open_table("of_files", "val", name="mine").rows) == 3
+
+
+def test_all_bad_records_are_told_at_once(own, caplog):
+    bad = records(10)
+    for number in (2, 5, 6):
+        bad[number]["bbox"] = [0, 0, -1, 5]
+    bad[8]["image"], bad[9] = "nowhere.png", {"image": "9.png", "split": "val"}
+    with caplog.at_level(logging.ERROR), pytest.raises(BadRecord) as told:
+        prepare(own(bad), "out", progress=False)
+    assert str(told.value).startswith(
+        "empty box: mine, split train, record 2 (ref_id mine-3, image_id 2.png): bbox [0, 0, -1, 5]"
+    )
+    assert "In all 4 records are bad: 3 x empty box, 1 x missing image. Mend them" in str(told.value)
+    assert "3 x empty box, records 2, 5, 6; the first: mine, split train, record 2" in caplog.text
+    assert "1 x missing image, records 8; the first" in caplog.text and "it has no phrase, bbox" in caplog.text
+    with pytest.raises(BadRecord, match=r"record 1 \(.*Mend it, or leave such records out \(--on-bad-record skip\)$"):
+        prepare(own([*records(1), records(2)[1] | {"bbox": [0, 0, -1, 5]}]), "out", progress=False)
+
+
+def test_a_fault_of_most_records_is_no_matter_of_single_records(own):
+    wrong = [record | {"image": f"photos/{record['image']}"} for record in records(ALIKE)]
+    with pytest.raises(BadRecord, match=rf"{ALIKE} of {ALIKE + 3} records fail alike.*Look for the cause"):
+        prepare(own([*records(3), *wrong]), "out", on_bad_record="skip", progress=False)
+    info = prepare(own([*records(ALIKE), *wrong[1:]]), "half", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["skipped"] == {"missing image": ALIKE - 1}
+
+
+def test_remedies(own):
+    with pytest.raises(BadRecord, match=r"no file photos/photos/0\.png, but there is photos/0\.png.*--images"):
+        prepare(own([record | {"image": f"photos/{record['image']}"} for record in records(1)]), "out", progress=False)
+    with pytest.raises(BadRecord, match="nor a folder photos/red: name the folder"):
+        prepare(own([records(1)[0] | {"image": "red/0.png"}]), "out", progress=False)
+    with pytest.raises(BadRecord, match=r"image_id 0\.png, has the same ref_id: put all phrases of one object"):
+        prepare(own(records(2, ref_id="a")), "out", progress=False)
+    Path("utf16.csv").write_text("image,phrase,bbox\n0.png,the box,5 5 20 20\n", encoding="utf-16")
+    with pytest.raises(SourceError, match=r"cannot read 'utf16\.csv': it is UTF-16.*save it as UTF-8"):
+        open_source({"path": "utf16.csv", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    Path("array.jsonl").write_text(json.dumps([*records(2), 3]), encoding="utf-8")
+    source = open_source({"path": "array.jsonl", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    info = prepare(source, "array", on_bad_record="skip", progress=False)
+    assert info["splits"]["train"]["rows"] == 2 and info["splits"]["train"]["skipped"] == {"broken line": 1}
+
+
+@pytest.mark.parametrize("name", ["my.data", "1.0", "a b"])
+def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import prepare_data
+
+    own(records())
+    words = [
+        "--dataset",
+        name,
+        "--source",
+        "mine.jsonl",
+        "--images",
+        "photos",
+        "--bbox-format",
+        "xywh",
+        "--output_dir",
+        "data",
+    ]
+    monkeypatch.setattr(sys, "argv", ["prepare", *words])
+    assert prepare_data.main() == 0
+    assert "there is no split val" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["prepare", *words, "--overwrite", "--val-fraction", "0.1"])
+    assert prepare_data.main() == 0
+    assert "there is no split val" not in capsys.readouterr().out
+    assert {split: entry["rows"] for split, entry in read_info(f"data/anns/{name}")["splits"].items()} == {
+        "train": 9,
+        "val": 1,
+    }
+    for wrong in ("0", "1", "ten", "nan"):
+        monkeypatch.setattr(sys, "argv", ["prepare", *words, "--val-fraction", wrong])
+        with pytest.raises(SystemExit):
+            prepare_data.main()
