@@ -10,7 +10,7 @@ NEWEST := .venv-newest
 TORCH := torch==2.14.1 torchvision==0.29.1
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-annotate --custom-compile-command "make lock" --python-version 3.11
 
-.PHONY: setup quickstart test style smoke lock lowest-setup lowest newest
+.PHONY: setup quickstart test style smoke lock lowest-setup lowest newest gpu gpu-pack
 
 setup: $(READY)
 
@@ -72,3 +72,21 @@ newest:
 	$(PYTHON) -m venv --clear $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --editable ".[test,demo,export,plots,text]"
 	$(NEWEST)/bin/python tests/run_versions.py
+
+# A visit to a GPU (docs/gpu.md): every part, or one alone; what is done is not done again. DEVICE=cpu rehearses it, short.
+# No environment is made: a machine with a GPU brings its own PyTorch.
+OUT ?= outputs/gpu
+DEVICE ?= cuda
+GPU = $(or $(wildcard $(BIN)/python),$(PYTHON)) tests/gpu/visit.py --out $(OUT) --device $(DEVICE)
+GPU_PARTS := gpu-tests gpu-benchmark gpu-quickstart gpu-photographs gpu-archive
+.PHONY: $(GPU_PARTS)
+
+gpu:
+	$(GPU) all
+
+$(GPU_PARTS): gpu-%:
+	$(GPU) $*
+
+# Photographs for it: make gpu-pack SOURCE=folder with train.jsonl, val.jsonl and images/.
+gpu-pack:
+	$(GPU) pack --source $(SOURCE)

@@ -1,11 +1,12 @@
 """Measures this code against a plain implementation of the same mathematics, in one process, A/B/A/B.
 
     python scripts/benchmark.py model          training step and prediction latency
-    python scripts/benchmark.py all            every section
+    python scripts/benchmark.py all            every section of the CPU
+    python scripts/benchmark.py --device cuda  section gpu: what matters on a GPU, in under two minutes
     python scripts/benchmark.py page           writes docs/performance.md from the results, measures nothing
 
-Sections: model, loss, data, loop, eval, checkpoint, startup, growth, predict. Each prints ratios with their spread and the bounds
-they are to keep, writes docs/performance/SECTION.json and docs/performance.md. It starts itself anew with glibc's
+Sections: model, loss, data, loop, eval, checkpoint, startup, growth, predict, gpu. Each prints ratios with their spread and
+the bounds they are to keep, writes docs/performance/SECTION.json and docs/performance.md. It starts itself anew with glibc's
 allocator set as `scripts/train.py` sets it, so that both sides keep the memory of freed tensors.
 
 key=value words override the config, e.g. for a quick look at a smaller network:
@@ -24,28 +25,41 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
+DEFAULTS = {"rounds": (5, 3), "images": (200, 64)}  # of the sections, and of gpu
 SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict")
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import whole
+    from rec.command_line import device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", choices=[*SECTIONS, "all", "page"])
+    parser.add_argument("section", nargs="?", choices=[*SECTIONS, "gpu", "all", "page"])
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
     parser.add_argument("--size", type=whole(32, 4096), default=416, help="side of the images in pixels")
     parser.add_argument("--batches", type=whole(1), nargs="+", default=[8, 32], metavar="N")
-    parser.add_argument("--rounds", type=whole(1), default=5, help="how often each side is timed")
-    parser.add_argument("--images", type=whole(1), default=200, help="generated photographs of data and eval")
+    parser.add_argument("--rounds", type=whole(1), help="how often each side is timed; default 5, of gpu 3")
+    parser.add_argument(
+        "--images", type=whole(1), help="generated photographs of data and eval; default 200, of gpu 64"
+    )
     parser.add_argument("--refs", type=whole(1), default=50_000, help="objects of the generated REFER files of data")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: CPU time of this process, for machines that others use meanwhile")  # fmt: skip
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="cuda: section gpu; it runs on a CPU too"
+    )
     parser.add_argument("--work", default="outputs/benchmark", help="folder for generated data")
     parser.add_argument("--out", default=str(ROOT / "docs" / "performance"), help="folder for the JSON files")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    args.section = args.section or ("gpu" if args.device == "cuda" else None)
+    if args.section is None or (args.device == "cuda" and args.section not in ("gpu", "page")):
+        parser.error("name a section; on a GPU there is one, gpu")
+    if args.device == "cuda":
+        device("cuda")
+    for name, (usual, on_gpu) in DEFAULTS.items():
+        setattr(args, name, getattr(args, name) or (on_gpu if args.section == "gpu" else usual))
+    return args
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from test_benchmark_plain import OPTIONS, TINY
 
 REPOSITORY = Path(__file__).parents[1]
 
-from benchmarks import page, pipeline  # noqa: E402
+from benchmarks import gpu, page, pipeline  # noqa: E402
 from benchmarks.bounds import BOUNDS  # noqa: E402
 from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files  # noqa: E402
 from benchmarks.timing import Row, check, interleave, ratio  # noqa: E402
@@ -54,7 +54,7 @@ def test_bounds_are_judged_and_shown(tmp_path) -> None:
     (tmp_path / "performance" / "model.json").write_text(json.dumps(content), encoding="utf-8")
     on_gpu = replace(row, what="training step, batch 8, bf16", value=5.0, bound=">= 4")
     content = content | {"rows": [on_gpu.to_json()], "machine": values["machine"] | {"gpu": "a GPU"}}
-    (tmp_path / "performance" / "model_cuda.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "performance" / "gpu.json").write_text(json.dumps(content), encoding="utf-8")
     text = page.write_page(tmp_path / "performance").read_text(encoding="utf-8")
     on_cpu, on_gpu = text.split("### GPU")
     assert "| speed | >= 3.5 | 3 x [2 to 4] | **no** |" in on_cpu
@@ -108,3 +108,47 @@ def test_plain_samples_are_ours(tables) -> None:
 def test_both_evaluations_judge_the_same_sentences_alike(tmp_path) -> None:
     rows = pipeline.eval(replace(OPTIONS, images=16, work=tmp_path))
     assert rows[0].value > 0 and rows[-1].value == 0, rows[-1].line()
+
+
+def test_layers_are_counted_with_their_operations_values_and_passes() -> None:
+    from torch import nn
+
+    frozen, trained = nn.Conv2d(3, 4, 3, padding=1, bias=False).requires_grad_(False), nn.Conv2d(4, 8, 1)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.Sequential(frozen, nn.ReLU(), trained, nn.SiLU(), nn.Conv2d(8, 2, 1))
+
+        def forward(self, batch):
+            return self.parts(batch["image"])
+
+    found = gpu.layers(Network(), {"image": torch.zeros(2, 3, 5, 5)})
+    cells = 2 * 5 * 5
+    assert [layer.passes for layer in found] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]  # the first that is trained needs no gradient of its input
+    assert [layer.operations for layer in found] == [2 * 27 * 4 * cells, 0, 2 * 4 * 8 * cells, 0, 2 * 8 * 2 * cells]
+    assert [layer.values for layer in found] == [
+        7 * cells + 108,
+        8 * cells,
+        12 * cells + 32,
+        16 * cells,
+        10 * cells + 16,
+    ]
+    rates = gpu.Rates(operations=1000.0, bytes=1e9)
+    assert (
+        found[4].seconds(rates, 2) == 3 * found[4].operations / 1000
+        and found[3].seconds(rates, 2) == 2 * 32 * cells / 1e9
+    )
+
+
+def test_the_floor_of_a_training_step_is_measured_beside_it() -> None:
+    rows = gpu.against_floor(OPTIONS, gpu.measured_rates(torch.device("cpu")), "trained", 1, (gpu.TRAINED,))
+    share = rows[0]
+    assert share.seconds["floor"] / share.seconds["step"] == share.value > 0 and "convolutions" in share.note
+    assert rows[2].value == pytest.approx(gpu.REFCOCO / rows[1].value / 3600)

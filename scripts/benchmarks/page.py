@@ -21,6 +21,7 @@ TITLES = {
     "startup": "Startup",
     "growth": "How cost grows",
     "predict": "Prediction",
+    "gpu": "On a GPU",
 }
 
 DEVICES = {
@@ -36,10 +37,9 @@ def write_page(folder: Path) -> Path:
     """
     found: dict[str, dict[str, Any]] = {device: {} for device in DEVICES}
     for section in TITLES:
-        for device, ending in (("cpu", ""), ("cuda", "_cuda")):
-            file = folder / f"{section}{ending}.json"
-            if file.exists():
-                found[device][section] = json.loads(file.read_text(encoding="utf-8"))
+        file = folder / f"{section}.json"
+        if file.exists():
+            found["cuda" if section == "gpu" else "cpu"][section] = json.loads(file.read_text(encoding="utf-8"))
     bounds = [f"### {title}\n\n{against_bounds(device, found[device])}" for device, title in DEVICES.items()]
     parts = []
     for section, title in TITLES.items():

@@ -31,7 +31,10 @@ from benchmarks.timing import ROOT, Row, Sides, fastest, interleave, median, rat
 
 # Of section loop. On a CPU the loader's workers take their time from the cores that train, and a batch of eight decodes in a
 # hundredth of a step: without workers the loop is fastest. The last rows show what two of them cost.
-LOOP_SIDES = {"cpu": (("letterboxed", 0), ("plain", 0), ("plain", 2)), "cuda": (("letterboxed", 8), ("plain", 8))}
+LOOP_SIDES = {
+    "cpu": (("letterboxed", 0), ("plain", 0), ("plain", 2)),
+    "cuda": (("letterboxed", 8), ("plain", 8), ("raw", 16)),
+}
 QUICKSTART = "configs/simrec_small_scenes_quickstart.py"
 PHRASE = "the red circle on the left"
 

@@ -18,11 +18,12 @@ MODULES = {
     **dict.fromkeys(("model", "loss", "growth"), "network"),
     **dict.fromkeys(("data", "loop", "eval", "predict"), "pipeline"),
     **dict.fromkeys(("startup", "checkpoint"), "process"),
+    "gpu": "gpu",
 }
 
 
 def measure(section: str, args: argparse.Namespace) -> None:
-    """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``, on a GPU ``<section>_cuda.json``."""
+    """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``."""
     import torch
 
     choices = {field.name: getattr(args, field.name) for field in fields(Options)}
@@ -49,7 +50,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - started, 1),
         "rows": [row.to_json() for row in rows],
     }  # fmt: skip
-    file = user_path(args.out) / f"{section}{'' if device.type == 'cpu' else '_' + device.type}.json"
+    file = user_path(args.out) / f"{section}.json"
     write_json(file, content)
     print(f"written      {file}  ({content['seconds']} s)", flush=True)
 

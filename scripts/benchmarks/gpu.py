@@ -1,0 +1,148 @@
+"""Section ``gpu``: what matters on a GPU, in under two minutes, and beside it the floor that the network's layers set.
+
+The floor is the sum over layers of max(operations / matrix rate, bytes / bandwidth), both rates measured in the same run: each
+layer reads its input and weights once and writes its output once; each of its gradients (of input, of weights) costs the
+same again. Losses, attention, optimizer and averages are left out of it: what they take is part of the gap.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import network, pipeline
+from benchmarks.inputs import Options, batch_of, our_batch
+from benchmarks.timing import Row, interleave, median, single, spell
+
+TRAINED = "model.visual_backbone.freeze_backbone=false"
+# What is measured beside the floor: name, in times the largest batch, overrides.
+CASES = (
+    ("the published backbone frozen", 2, ()),
+    ("the published backbone trained", 2, (TRAINED,)),
+)
+REFCOCO = 25 * 42_404  # samples of the published recipe: 25 epochs of RefCOCO's training objects
+MATRIX = {
+    nn.Conv2d: "convolutions",
+    nn.Linear: "linear layers",
+    nn.GRU: "recurrent layers",
+    nn.LSTM: "recurrent layers",
+}
+
+
+def gpu(options: Options) -> list[Row]:
+    rates = measured_rates(torch.device(options.device))
+    rows = [
+        single("matrix products, bf16", rates.operations / 1e12, "TFLOP/s"),
+        single("memory bandwidth, bytes read and written", rates.bytes / 1e9, "GB/s"),
+    ]
+    rows += [row for count in options.batches for row in network.training_step(options, count)]
+    rows += [row for case in CASES for row in against_floor(options, rates, *case)]
+    sections = (network.latency, network.loss, pipeline.loop, pipeline.eval)
+    return rows + [row for section in sections for row in section(options)]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device can do in a second: operations of bf16 matrix products, bytes read and written."""
+
+    operations: float
+    bytes: float
+
+
+def measured_rates(device: torch.device) -> Rates:
+    """Of a large product of random matrices, and of a large copy."""
+    side, count = (8192, 2**28) if device.type == "cuda" else (768, 2**22)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(count, device=device)
+    target = torch.empty_like(source)
+    times = interleave({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, 10, device)
+    return Rates(2 * side**3 / min(times["product"]), 2 * source.nbytes / min(times["copy"]))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's work in one pass: operations, values moved; and how many passes like it a training step makes."""
+
+    kind: str
+    operations: int
+    values: int
+    passes: int
+
+    def seconds(self, rates: Rates, width: int) -> float:
+        """At ``width`` bytes to a value."""
+        return self.passes * max(self.operations / rates.operations, self.values * width / rates.bytes)
+
+
+def layers(model: nn.Module, batch: Any) -> list[Layer]:
+    """The layers that ``model(batch)`` goes through, without computing anything."""
+    twin, found = copy.deepcopy(model).to("meta"), list[Layer]()
+
+    def note(layer: nn.Module, inputs: Any, outputs: Any) -> None:
+        x, y = inputs[0], outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+            return
+        weights = sum(weight.numel() for weight in layer.parameters(recurse=False) if weight.dim() > 1)
+        kind = next((name for cls, name in MATRIX.items() if isinstance(layer, cls)), "norms, activations, pooling")
+        positions = y.numel() // (y.shape[1] if isinstance(layer, nn.Conv2d) else y.shape[-1])
+        gradients = [x.requires_grad, any(weight.requires_grad for weight in layer.parameters(recurse=False))]
+        passes = 1 + (sum(gradients) if kind in MATRIX.values() else any(gradients)) * y.requires_grad
+        operations = 2 * weights * positions if kind in MATRIX.values() else 0
+        found.append(Layer(kind, operations, x.numel() + y.numel() + weights, passes))
+
+    for layer in twin.modules():
+        if not list(layer.children()) and not isinstance(layer, nn.Identity | nn.Dropout | nn.Embedding):
+            layer.register_forward_hook(note)
+    twin({name: value.to("meta") for name, value in batch.items()})
+    return found
+
+
+def against_floor(options: Options, rates: Rates, name: str, times: int, overrides: tuple[str, ...]) -> list[Row]:
+    """A training step in bf16: its share of the floor and the gap's parts, images per second, memory, hours for RefCOCO."""
+    device, count = torch.device(options.device), times * max(options.batches)
+    options = replace(options, overrides=(*options.overrides, *overrides))
+    training, batch = network.OurTraining(options), batch_of(count, options)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    step = partial(training.step, batch, bf16=True)
+    took = median(interleave({"step": step}, options.rounds, device)["step"])
+    parts: dict[str, float] = defaultdict(float)
+    for layer in layers(training.model, our_batch(batch)):
+        parts[layer.kind] += layer.seconds(rates, width=2)
+    floor = sum(parts.values())
+    of_floor = ", ".join(f"{kind} {spell(part)}" for kind, part in parts.items())
+    where = f"training step, batch {count}, bf16, {name}"
+    share = Row(
+        f"{where}, share of the layer-wise floor", *[floor / took] * 3, unit="", seconds={"floor": floor, "step": took}
+    )
+    share.note = f"floor: {of_floor}; the step: {', '.join(shares_of_time(step, device))}"
+    rows = [
+        share,
+        single(f"{where}, images/s", count / took, "images/s"),
+        single(f"{where}, RefCOCO's 25 epochs", REFCOCO / count * took / 3600, "hours"),
+    ]
+    memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
+    return [*rows, single(f"{where}, memory", memory, "GiB")] if on_gpu else rows
+
+
+def shares_of_time(run: Callable[[], Any], device: torch.device, most: int = 6) -> list[str]:
+    """Where the device's time goes in one call, by operation, largest first; on a GPU also how long it stood idle."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
+        took = interleave({"step": run}, 1, device)["step"][0]
+    spent = [(e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.key) for e in recorded.key_averages()]
+    times = sorted(
+        ((each / 3e6, key) for each, key in spent if key.startswith("aten::")), reverse=True
+    )  # of three calls
+    named = [f"{key.removeprefix('aten::')} {spell(each)}" for each, key in times[:most]]
+    busy = sum(each for each, _ in times)
+    return [*named, f"others {spell(sum(each for each, _ in times[most:]))}"] + (
+        [f"no operation of torch's {spell(max(0.0, took - busy))}"] if on_gpu else []
+    )

@@ -1,0 +1,212 @@
+"""Training on a GPU: nothing waits, every precision learns, few graphs, less memory, exact resume, a clear end of memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import small
+import torch
+from gpu_checks import QUICKSTART, ROOT, graphs, loaded, no_waiting, on, overlaps, train_script, training
+from safetensors.torch import load_file
+
+from rec.config import LazyConfig
+from rec.data.batch import prepare
+from rec.errors import TrainingError
+from rec.training.ema import EMA
+from rec.training.memory import explained_memory
+from rec.training.run_log import Window
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks", "mcn"])
+def test_nothing_waits_for_the_device(device, kind):
+    """Normalising, losses with their assignment, backward pass, clipping, optimizer, averages, sums, prediction."""
+    torch.manual_seed(0)
+    model = (small.mcn() if kind == "mcn" else small.simrec(masks=kind == "masks")).to(device)
+    batch = small.batch(4, 64, masks=kind != "boxes")
+    batch = on(device, batch | {"image": (batch["image"] * 255).to(torch.uint8)})
+    optimizer, ema, window = torch.optim.Adam(model.parameters(), fused=True), EMA(model), Window()
+
+    def everything():
+        losses = model.train()(prepare(batch, [0.5] * 3, [0.2] * 3, size=96 if kind != "mcn" else None))
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.15)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model)
+        window.add(losses, 4)
+        with torch.inference_mode():
+            return model.eval()(prepare(batch, [0.5] * 3, [0.2] * 3))
+
+    everything()  # libraries, workspaces and constants of the first call
+    with no_waiting(device):
+        everything()
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0], device=x.device)]
+)
+def test_waiting_would_be_noticed(device, wait):
+    x = torch.ones(3, device=device)
+    with pytest.raises(RuntimeError), no_waiting(device):
+        wait(x)
+
+
+@pytest.mark.parametrize(
+    "switches", [(), ("train.num_accumulation_steps=2",), ("train.activation_checkpoint.enabled=true",)]
+)
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_every_precision_learns(device, precision, switches):
+    if device.type == "cpu" and (precision == "fp16" or switches):
+        pytest.skip("the scaler of float16 is a GPU's; the switches are tested on the CPU in tests/training")
+    losses = list(training(device, precision, *switches, updates=16 if precision == "fp16" else 8))
+    assert losses[-1] < 0.9 * losses[0] and losses[-1] == losses[-1]
+
+
+@pytest.mark.parametrize(("dynamic", "sizes"), [("false", (None,)), ("null", (64, 96, 128, 160))])
+def test_compiled_training_stops_compiling(rehearsed, dynamic, sizes):
+    """At a fixed size after the first update; of several sizes after each was seen, one graph for all but the first."""
+    backend = "aot_eager" if rehearsed.type == "cpu" else "inductor"
+    switches = "train.compile.enabled=true", f"train.compile.dynamic={dynamic}", f"train.compile.backend={backend}"
+    torch._dynamo.reset()
+    before = graphs()
+    losses = training(rehearsed, "bf16", *switches, updates=3 * len(sizes) + 2, sizes=sizes)
+    warm = [next(losses) for _ in range(len(sizes) + 1)]
+    made = graphs() - before
+    rest = list(losses)
+    assert graphs() - before == made, "a graph was made anew for work that was seen before"
+    assert made <= 2 * 3, "the recurrent layer divides the model into a few parts, each with at most two graphs"
+    assert all(value == value for value in warm + rest)
+
+
+def test_cuda_graphs_train_as_without(gpu):
+    switches = "train.compile.enabled=true", "train.compile.mode=reduce-overhead"
+    plain, replayed = list(training(gpu, "no")), list(training(gpu, "no", *switches))
+    assert replayed == pytest.approx(plain, rel=2e-2)
+
+
+def test_activation_checkpointing_takes_less_memory(gpu):
+    def most(*switches):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        trunk = small.backbone(width=0.5, depth=1.0)
+        list(training(gpu, "bf16", *switches, updates=2, batch=loaded(16, 256), model=small.simrec(trunk)))
+        return torch.cuda.max_memory_allocated()
+
+    plain, less = most(), most("train.activation_checkpoint.enabled=true")
+    print(f"memory {plain / 2**20:.0f} MiB, with activation checkpointing {less / 2**20:.0f} MiB")
+    assert less < 0.8 * plain
+
+
+def test_one_process_of_a_distributed_run_trains_as_alone(rehearsed, tmp_path):
+    """DDP over NCCL with SyncBatchNorm; over gloo, without, on a CPU."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    on_gpu = rehearsed.type == "cuda"
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        found = []
+        for together in (False, True):
+            torch.manual_seed(0)
+            model = small.simrec().to(rehearsed)
+            if together and on_gpu:
+                model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            network = DistributedDataParallel(model, gradient_as_bucket_view=True) if together else model
+            network(on(rehearsed, small.batch(4, 64)))["loss"].backward()
+            found.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]))
+        assert torch.allclose(*found, rtol=1e-3, atol=1e-4 * found[0].abs().max().item())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# Bit for bit where torch has deterministic kernels for everything; it warns where it has none.
+DETERMINISTIC = (
+    "import runpy, sys, torch; torch.use_deterministic_algorithms(True, warn_only=True); sys.argv = sys.argv[1:];"
+    " runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+KILLED_AT, UPDATES = 6, 12
+SAME_WITHIN = 0.02  # of the losses, where some kernel is not deterministic
+
+
+def test_a_killed_run_continues_as_if_it_had_not_been(rehearsed, tmp_path):
+    quick = (
+        "dataset.ann_path.scenes={path: scenes, count: 40}", "dataset.vocabulary_from=train", "train.batch_size=8",
+        f"train.train_iter={UPDATES}", "train.log_period=1", "train.checkpointer.period=2", "train.trackers=[]",
+        "train.evaluation.enabled=false", "train.data.share_images=false",
+    )  # fmt: skip
+    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)}
+
+    def start(run, *more):
+        words = [str(ROOT / "scripts/train.py"), str(QUICKSTART), *quick, f"train.output_dir={tmp_path / run}", *more]
+        return subprocess.Popen(
+            [sys.executable, "-c", DETERMINISTIC, *words], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    whole, killed = start("whole"), start("killed")
+    checkpoint = tmp_path / "killed" / "checkpoints" / f"step_{KILLED_AT:08d}"
+    while not checkpoint.exists():
+        assert killed.poll() is None, killed.communicate()[0]
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    for process in (whole, start("killed")):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    records = [
+        {record["update"]: record["loss"] for record in map(json.loads, (tmp_path / run / "metrics.jsonl").open())}
+        for run in ("whole", "killed")
+    ]
+    assert list(records[0]) == list(records[1]) == list(range(1, UPDATES + 1))
+    weights = [
+        load_file(tmp_path / run / f"checkpoints/step_{UPDATES:08d}/model.safetensors") for run in ("whole", "killed")
+    ]
+    same = all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    print(f"after a kill at update {KILLED_AT} the weights are {'' if same else 'not '}bit-identical on {rehearsed}")
+    if rehearsed.type == "cpu":
+        assert same
+    assert list(records[1].values()) == pytest.approx(list(records[0].values()), rel=0 if same else SAME_WITHIN)
+
+
+def test_batches_are_copied_while_the_device_computes(gpu, tmp_path):
+    losses = training(gpu, "bf16", updates=8, batch=loaded(32, 256, pinned=True))
+    for _ in range(3):
+        next(losses)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(4):
+            next(losses)
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    assert overlaps(json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))) >= 3
+
+
+def test_copies_beside_a_kernel_of_another_stream_are_counted():
+    def event(kind, name, begin, stream):
+        return {"ph": "X", "cat": kind, "name": name, "ts": begin, "dur": 10, "args": {"stream": stream}}
+
+    kernel = event("kernel", "conv", 100, 7)
+    copies = [event("gpu_memcpy", "Memcpy HtoD (Pinned -> Device)", begin, stream) for begin, stream in
+              ((95, 13), (105, 13), (105, 7), (120, 13))]  # fmt: skip
+    assert overlaps({"traceEvents": [kernel, *copies, event("gpu_memcpy", "Memcpy DtoH", 100, 13), {"ph": "M"}]}) == 2
+
+
+def test_a_full_gpu_is_one_paragraph_with_what_to_lower(gpu):
+    cfg = LazyConfig.load(str(QUICKSTART))
+    list(training(gpu, "no", updates=1))
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    try:
+        with pytest.raises(TrainingError) as caught, explained_memory(cfg):
+            list(training(gpu, "no", updates=1, batch=loaded(64, 608), model=small.simrec(small.backbone(width=1.0))))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    text = str(caught.value)
+    assert torch.cuda.get_device_name() in text and "GiB" in text and "lower train.batch_size=48" in text, text
+
+
+def test_the_step_is_the_scripts_own():
+    assert train_script().one_update.__module__ == "train_script"
