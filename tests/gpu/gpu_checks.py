@@ -100,16 +100,15 @@ def training(
     model = small.simrec() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), 3e-3, fused=True)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
-    feed, window, weights = (
-        Feed(itertools.repeat(batch), accumulation, accelerator.device),
-        Window(),
-        list(model.parameters()),
-    )
-    stop = SimpleNamespace(requested=False)
+    feed = Feed(itertools.repeat(batch), accumulation, accelerator.device)
+    run = SimpleNamespace(
+        cfg=cfg, accelerator=accelerator, window=Window(), weights=list(model.parameters()),
+        stop=SimpleNamespace(requested=False),
+    )  # fmt: skip
     for size, _ in zip(itertools.cycle(sizes), range(updates), strict=False):
         feed.take()
-        train_script().one_update(cfg, accelerator, model, optimizer, weights, feed, size, window, stop)
-        yield window.means(accelerator)["loss"]
+        train_script().one_update(run, model, optimizer, feed, size)
+        yield run.window.means(accelerator)["loss"]
 
 
 def graphs() -> int:
