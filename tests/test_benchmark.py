@@ -141,10 +141,8 @@ def test_layers_are_counted_with_their_operations_values_and_passes() -> None:
         10 * cells + 16,
     ]
     rates = gpu.Rates(operations=1000.0, bytes=1e9)
-    assert (
-        found[4].seconds(rates, 2) == 3 * found[4].operations / 1000
-        and found[3].seconds(rates, 2) == 2 * 32 * cells / 1e9
-    )
+    assert found[4].seconds(rates, 2) == pytest.approx(3 * found[4].operations / 1000)
+    assert found[3].seconds(rates, 2) == pytest.approx(2 * 32 * cells / 1e9)
 
 
 def test_the_floor_of_a_training_step_is_measured_beside_it() -> None:

@@ -1,4 +1,4 @@
-"""What the measured numbers are to reach: on two CPU cores, and on a GPU (H200 class, bf16).
+"""What the measured numbers are to reach: on two CPU cores, and on a GPU (H100 class, bf16).
 
 A row is bound by its name, :attr:`benchmarks.timing.Row.what`, where model and size are the benchmark's own; a name without
 a bound is information.

@@ -117,9 +117,8 @@ def against_floor(options: Options, rates: Rates, name: str, times: int, overrid
     floor = sum(parts.values())
     of_floor = ", ".join(f"{kind} {spell(part)}" for kind, part in parts.items())
     where = f"training step, batch {count}, bf16, {name}"
-    share = Row(
-        f"{where}, share of the layer-wise floor", *[floor / took] * 3, unit="", seconds={"floor": floor, "step": took}
-    )
+    share = single(f"{where}, share of the layer-wise floor", floor / took, "")
+    share.seconds = {"floor": floor, "step": took}
     share.note = f"floor: {of_floor}; the step: {', '.join(shares_of_time(step, device))}"
     rows = [
         share,

@@ -26,7 +26,7 @@ TITLES = {
 
 DEVICES = {
     "cpu": "2 CPU cores",
-    "cuda": "GPU (H200 class, `--device cuda`; plain in float32 with cuDNN off, as the original runs)",
+    "cuda": "GPU (H100 class, `--device cuda`; plain in float32 with cuDNN off, as the original runs)",
 }
 
 
