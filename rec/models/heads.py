@@ -168,6 +168,8 @@ class REChead(nn.Module):
             raise ValueError(f"REChead cannot learn from phrases of none or several objects: {self.several}")
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
+        # Taken from the same transposed map as the boxes: gradients of another memory format would change the weights' last bits.
+        logits = values[..., 4]
         boxes, facing = self._boxes(values, numbers), target[..., None, :]
         if box.dim() == 3:
             boxes, values = boxes[:, None], values[:, None]
@@ -177,7 +179,6 @@ class REChead(nn.Module):
         box_losses = BOX_LOSSES[self.box_loss](iou, boxes, facing)
         losses = {"loss_iou": self._total(box_losses.gather(-1, cells) * positive, count)}
 
-        logits = raw[:, 4].flatten(1)
         # An entry that is not positive repeats a cell; adding 0 to it changes nothing, and no cell is positive twice.
         is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), positive.flatten(1).to(logits.dtype))
         if self.label_smooth:
