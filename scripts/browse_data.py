@@ -4,7 +4,7 @@
     rec browse configs/x.py dataset.flip_lr=true --epoch 3 --count 48
     rec browse configs/x.py --split val --first 100
 
-The box is drawn in green, the mask (where samples hold one) as a green veil; below are the words the model reads, with
+The box (or boxes) is drawn in green, the mask (where samples hold one) as a green veil; below are the words the model reads, with
 the unknown ones as UNK, and the source and ref id.
 """
 
@@ -21,13 +21,16 @@ def picture_of(dataset: "DataSet", key: tuple[int, int]) -> Any:
     from rec.evaluation.pictures import TRUE, annotate
 
     sample = dataset[key]
-    box = boxes.cxcywh_to_xyxy(sample["box"].numpy()) * sample["image"].shape[-1]
+    named = sample["boxes"] if "boxes" in sample else sample["box"][None]
+    marks = boxes.cxcywh_to_xyxy(named.numpy()) * sample["image"].shape[-1]
     known = dataset.vocabulary.words if dataset.vocabulary is not None else ()
     words = " ".join(known[i] for i in sample["tokens"].tolist() if 0 < i < len(known))
     told = dataset.describe(key[1])
     masks = [(sample["mask"][0].numpy() > 127, TRUE)] if "mask" in sample else []
-    caption = f"{words}\n({told['source']} {told['ref_id']})"
-    return annotate(sample["image"].permute(1, 2, 0).numpy(), [(box.tolist(), TRUE, "")], masks, caption)
+    nothing = "" if len(named) else "names nothing here: "
+    caption = f"{nothing}{words}\n({told['source']} {told['ref_id']})"
+    drawn = [(box, TRUE, "") for box in marks.tolist()]
+    return annotate(sample["image"].permute(1, 2, 0).numpy(), drawn, masks, caption)
 
 
 def main() -> int:
