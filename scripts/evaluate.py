@@ -14,18 +14,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rec.contracts import Words
+    from rec.contracts import Answer, Words
     from rec.model_folder.find import Trained
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU")
+HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU", "Pr@F1", "gIoU")
 Rows = dict[str, dict[str, float]]
 Lines = dict[str, list[dict[str, Any]]]
 
@@ -76,7 +77,7 @@ def evaluate_model(
     """Runs the model over each split: a title, the data sets, metrics and records by split."""
     from rec.data.loader import evaluation_loader
     from rec.errors import CheckpointError
-    from rec.evaluation import evaluate
+    from rec.evaluation import evaluate, several
     from rec.model_folder.find import find_trained
     from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
@@ -87,6 +88,8 @@ def evaluate_model(
     if trained.is_checkpoint and (trouble := damage(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
+    if vocabulary is None and trained.is_checkpoint:  # that of the training, as long as there is no best/ that holds it
+        vocabulary = training_vocabulary(cfg)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
     prepare_outputs(args, files_of(trained.folder), datasets, accelerator.is_main_process)
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
@@ -94,11 +97,13 @@ def evaluate_model(
     model, origin = trained.load(cfg, next(iter(datasets.values())), trust)
     model = model.to(accelerator.device)
     say(f"{trained.folder}: {type(model).__name__}, {origin}")
+    answer = known_answer(args, trained, datasets)
 
     data, options = cfg.train.data, cfg.train.evaluation
     rows: Rows = {}
     lines: Lines = {}
-    for split, dataset in datasets.items():
+    # Without a known threshold the validation split comes first: it chooses the one that the others are judged with.
+    for split, dataset in sorted(datasets.items(), key=lambda item: answer is None and item[0] != "val"):
         loader = evaluation_loader(
             dataset,
             options.eval_batch_size,
@@ -111,7 +116,7 @@ def evaluate_model(
         try:
             rows[split], lines[split] = evaluate(
                 model, loader, dataset, accelerator, mean=data.mean, std=data.std,
-                limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True,
+                limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True, answer=answer,
             )  # fmt: skip
         except PredictionError as error:
             error.add_note(f"the weights are those of {trained.folder}, the split is {split}")
@@ -119,11 +124,41 @@ def evaluate_model(
         seconds = time.perf_counter() - started
         count = rows[split].get("count", len(dataset))
         say(f"{split}: {count} phrases in {seconds:.1f} s on {accelerator.num_processes} process(es)")
-        if any(line["mask"] is not None for line in lines[split]) and "mask_mIoU" not in rows[split]:
+        if answer is None and (answer := several.chosen(rows[split])):
+            say(f"{split}: threshold {answer.threshold:g}, chosen here for the best Pr@F1")
+        if any(line["mask"] is not None for line in lines[split]) and not {"mask_mIoU", "gIoU"} & set(rows[split]):
             say(
                 f"{split}: the model predicts masks, the split has none to compare with; is dataset.with_masks=true missing?"
             )
     return f"{trained.folder}: {origin}", datasets, rows, lines
+
+
+def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
+    """Which boxes are the answer where phrases name any number of objects; None leaves the threshold to the split ``val``."""
+    from rec.contracts import Answer
+    from rec.data.adapter import as_data_set
+    from rec.errors import InputError
+    from rec.model_folder.format import checked_file, read_folder_config
+
+    any_number = any(as_data_set(dataset).targets == "any" for dataset in datasets.values())
+    if args.threshold is not None and not any_number:
+        raise InputError(
+            "--threshold decides which boxes are an answer where phrases name none, one or several objects, but the config has "
+            "dataset.targets=one: leave it out, or add dataset.targets=any"
+        )
+    answer = (
+        None
+        if trained.is_checkpoint
+        else Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
+    )
+    if args.threshold is not None:
+        answer = replace(answer or Answer(), threshold=args.threshold)
+    if any_number and answer is None and "val" not in datasets:
+        raise InputError(
+            f"{trained.folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
+            "--splits, which then chooses it, or give --threshold"
+        )
+    return answer
 
 
 def score_answers(
@@ -221,7 +256,7 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import PICTURES, add_foreign_options, add_trust_option, ending
+    from rec.command_line import PICTURES, THRESHOLD, add_foreign_options, add_trust_option, ending, share
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,6 +292,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--report", type=ending(".html", ".htm"), metavar="HTML", help="write one self-contained report of all splits"
     )
+    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
     add_trust_option(parser)
     args, overrides = parser.parse_known_args([word for word in sys.argv[1:] if word != "--cfg-options"])
     # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
@@ -323,6 +359,13 @@ def read_data_config(
     return cfg
 
 
+def training_vocabulary(cfg: Any) -> "Words | None":
+    """The vocabulary a run of this config trains with: that of another split would number the words differently."""
+    from rec.training.build import build_dataset
+
+    return build_dataset(cfg, cfg.dataset.get("split", "train"), training=True).vocabulary
+
+
 def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> dict[str, Any]:
     from rec.training.build import build_dataset, set_vocabulary_size
 
@@ -342,8 +385,12 @@ def build_evaluator(cfg: Any) -> Any:
 
 
 def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
-    """Rows of parts of a split: by size of the object and, of shape scenes, by kind of phrase; and its mean accuracy."""
+    """Rows of parts of a split: by size of the object and, of shape scenes, by kind of phrase; and its mean accuracy.
+
+    Of phrases of none, one or several objects, by their number instead of size, and the baseline.
+    """
     from rec.data.scenes import phrase_kind
+    from rec.evaluation import several
     from rec.evaluation.bootstrap import mean_accuracy, size_class
     from rec.evaluation.metrics import breakdown
 
@@ -354,8 +401,10 @@ def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
     kinds = {}
     if any(str(record.get("source")).startswith("scenes") for record in records):
         kinds = breakdown(records, lambda record: phrase_kind(record["sentence"]))
-    sizes = breakdown(records, size_class)
-    return {f"{split}/{part}": row for part, row in {**kinds, **sizes}.items()}
+    any_number = "targets" in records[0]
+    parts = {**kinds, **({} if any_number else breakdown(records, size_class))}
+    named = {f"{split}/{part}": row for part, row in parts.items()}
+    return named | (several.rows(split, records) if any_number else {})
 
 
 if __name__ == "__main__":

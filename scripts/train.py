@@ -237,7 +237,7 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     """
     from rec.config import instantiate
     from rec.data.loader import evaluation_loader
-    from rec.evaluation import EvaluationStopped, evaluate
+    from rec.evaluation import EvaluationStopped, evaluate, several
     from rec.training.ema import as_published
     from rec.training.publish import is_best
 
@@ -257,7 +257,7 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
                 evaluator = None if options.evaluator is None else instantiate(options.evaluator)
                 metrics, records = evaluate(
                     bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator,
-                    stop=lambda: run.stop.requested,
+                    stop=lambda: run.stop.requested, answer=several.chosen(first),  # the first split chose, this one is judged
                 )  # fmt: skip
                 log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
                 shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())

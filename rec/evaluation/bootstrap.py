@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rec.evaluation import several
 from rec.evaluation.metrics import THRESHOLDS, mask_iou
 
 ROUNDS, LEVEL = 2000, 0.95
@@ -25,6 +26,8 @@ def columns(records: Sequence[Record]) -> dict[str, np.ndarray]:
         ious = np.array([record["iou"] for record in records], np.float64)
         found |= {f"Acc@{t:g}": (ious > t).astype(np.float64) for t in THRESHOLDS}
         found |= {"Acc@0.5:0.95": np.mean([ious > t for t in STEPS], axis=0), "mIoU": ious}
+    if "targets" in records[0]:
+        return found | several.columns(records)
     if all(record.get("mask_union") is not None for record in records):
         masks = mask_iou([r["mask_intersection"] for r in records], [r["mask_union"] for r in records])
         found |= {"mask_mIoU": masks} | {f"Pr@{t:g}": (masks > t).astype(np.float64) for t in THRESHOLDS}

@@ -147,7 +147,8 @@ class BoxAndMaskEvaluator:
 
 
 # What the built-in evaluator reads of a batch, and of a model's outputs.
-_KNOWN, _ANSWERS = ("index", "geometry", "box_pixels"), ("box", "score", "mask")
+_KNOWN = ("index", "geometry", "box_pixels", "boxes_pixels", "box_count")
+_ANSWERS = ("box", "score", "mask", "candidate_boxes", "candidate_scores")
 _NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "score": None, "mask": None}
 
 

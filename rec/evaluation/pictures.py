@@ -115,10 +115,10 @@ def picture_of(dataset: DataSet, record: Mapping[str, Any], side: int = 320) -> 
             if mask is not None:
                 tinted.append((cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0, tint))
     factors = np.array([size[0] / w, size[1] / h] * 2)
-    marks = [
-        (None if record.get(key) is None else np.array(record[key]) * factors, tint, "")
-        for key, tint in (("target", TRUE), ("box", PREDICTED))
-    ]
+    marks: list[Any] = []
+    for one, many, tint in (("target", "targets", TRUE), ("box", "boxes", PREDICTED)):
+        drawn = record.get(many) or [record.get(one)]
+        marks += [(None if box is None else np.array(box) * factors, tint, "") for box in drawn]
     iou = "" if record.get("iou") is None else f"  (IoU {record['iou']:.2f})"
     return annotate(image, marks, tinted, f"{record.get('sentence') or ''}{iou}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rec.contracts import DataSet
+from rec.evaluation import several
 from rec.evaluation.metrics import mask_iou, summarize_records
 from rec.files import user_path, write_text
 from rec.metric_cells import metric_cells
@@ -67,12 +68,22 @@ def write_report(
 
 def _split(dataset: DataSet, records: list[Record]) -> list[str]:
     quality = np.array([overlap(record) for record in records])
-    parts = ['<div class="charts">', _histogram(quality)]
-    scored = [
-        (record["score"], value > 0.5)
-        for record, value in zip(records, quality, strict=True)
-        if record["score"] is not None
+    any_number = "targets" in records[0]
+    parts = [
+        '<div class="charts">',
+        _histogram(quality, "F1 of the phrase" if any_number else "IoU with the true object"),
     ]
+    if any_number and records[0].get("candidates") is not None:
+        parts.append(_threshold_curve(records))
+    scored = (
+        []
+        if any_number
+        else [
+            (record["score"], value > 0.5)
+            for record, value in zip(records, quality, strict=True)
+            if record["score"] is not None
+        ]
+    )
     if scored:
         parts.append(_calibration(np.array(scored, np.float64)))
     parts.append("</div>")
@@ -84,6 +95,9 @@ def _split(dataset: DataSet, records: list[Record]) -> list[str]:
         if len(groups) > 1:
             rows = {group: summarize_records(groups[group]) for group in sorted(groups, key=_natural)}
             parts += [f"<h3>By {_text(name)}</h3>", _table(rows)]
+    if any_number:
+        rows = {name.partition("/")[2]: row for name, row in several.rows("", records).items()}
+        parts += ["<h3>By number of objects, and to compare with</h3>", _table(rows)]
     surest = np.array([-(record["score"] or 0) for record in records], np.float64)
     order = np.lexsort([surest, quality])
     middle = len(order) // 2
@@ -99,7 +113,11 @@ def _split(dataset: DataSet, records: list[Record]) -> list[str]:
 
 
 def overlap(record: Record) -> float:
-    """A record's box IoU, or its mask IoU where the model gives no box; 0 where it has neither."""
+    """A record's box IoU, or its mask IoU where the model gives no box; 0 where it has neither. Of a phrase of none, one or
+    several objects, its F1, or its mask's IoU.
+    """
+    if record.get("boxes") is not None:
+        return several.f1_of(record)
     if record.get("iou") is not None:
         return float(record["iou"])
     if record.get("mask_union") is not None:
@@ -197,14 +215,24 @@ def _point(x: float, y: float) -> tuple[float, float]:
     return _MARGIN + (_WIDTH - 2 * _MARGIN) * x, _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * y
 
 
-def _histogram(values: np.ndarray) -> str:
+def _threshold_curve(records: Sequence[Record]) -> str:
+    """``Pr@F1`` over the threshold of the score, with the one that was used."""
+    shares, used = several.curve(records), records[0]["threshold"]
+    path = " ".join("{:.1f},{:.1f}".format(*_point(x, y)) for x, y in zip(several.THRESHOLDS, shares, strict=True))
+    (x0, y0), (_, y1) = _point(used, 0), _point(used, 1)
+    marks = f'<line x1="{x0:.1f}" y1="{y0}" x2="{x0:.1f}" y2="{y1}" stroke="#57606a" stroke-dasharray="4"/>'
+    marks += f'<polyline points="{path}" fill="none" stroke="#0969da"/>'
+    return _chart(f"Pr@F1 over the threshold (used: {used:g})", "threshold", "Pr@F1", marks)
+
+
+def _histogram(values: np.ndarray, title: str) -> str:
     counts, edges = np.histogram(values.clip(0, 1), bins=20, range=(0, 1))
     bars = ""
     for count, left, right in zip(counts / len(values), edges[:-1], edges[1:], strict=True):
         (x0, y0), (x1, y1) = _point(left, 0), _point(right, count)
         tint = "#2ea043" if left >= 0.5 else "#da3633"
         bars += f'<rect x="{x0 + 1:.1f}" y="{y1:.1f}" width="{x1 - x0 - 2:.1f}" height="{y0 - y1:.1f}" fill="{tint}"/>'
-    return _chart("IoU with the true object", "IoU", "share of phrases", bars)
+    return _chart(title, title.split()[0], "share of phrases", bars)
 
 
 def _calibration(scored: np.ndarray) -> str:

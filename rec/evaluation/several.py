@@ -5,8 +5,8 @@ boxes are matched with true ones greedily, the largest overlap first, each box o
 rule; ``Acc@t`` stays strictly above). A phrase is right where its F1 is 1: every box has its match, or there are none.
 
 A record, a line of ``predictions.jsonl``, has ``targets`` (true boxes) and ``boxes`` with ``scores`` (the answer, best first),
-xyxy in pixels of the image; without a box head ``boxes`` is None. In memory it also has ``candidates``: every box, with its
-score, that another threshold might make an answer.
+xyxy in pixels of the image, and the ``threshold`` they passed; without a box head ``boxes`` is None. In memory it also has
+``candidates``: every box, with its score, that another threshold might make an answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rec import boxes
+from rec.contracts import Answer
 from rec.data import masks
 
 Record = Mapping[str, Any]
@@ -53,6 +54,11 @@ def f1(found: np.ndarray, targets: np.ndarray, match_by: str = "iou") -> float:
     return 2 * matches(found, targets, match_by) / total if total else 1.0
 
 
+def f1_of(record: Record, match_by: str = "iou") -> float:
+    """:func:`f1` of a record."""
+    return f1(_array(record["boxes"]), _array(record["targets"]), match_by)
+
+
 def answered(record: Record, threshold: float) -> dict[str, Any]:
     """The record as it is where the answer is its candidates of at least ``threshold``.
 
@@ -63,7 +69,7 @@ def answered(record: Record, threshold: float) -> dict[str, Any]:
     kept = [(box, score) for box, score in record["candidates"] if score >= threshold]
     result = dict(record) | {"boxes": [box for box, _ in kept], "scores": [score for _, score in kept]}
     result |= {"box": kept[0][0] if kept else None, "score": kept[0][1] if kept else None}
-    result["iou"] = None
+    result |= {"iou": None, "threshold": threshold}
     if len(record["targets"]) == 1:
         result["iou"] = float(boxes.box_iou(_array(result["boxes"])[0], _array(record["targets"])[0])) if kept else 0.0
     if not kept and record.get("mask") is not None:
@@ -72,6 +78,17 @@ def answered(record: Record, threshold: float) -> dict[str, Any]:
             target_area = record["mask_union"] - record["mask_area"] + record["mask_intersection"]
             result |= {"mask_intersection": 0, "mask_union": target_area}
     return result
+
+
+def columns(records: Sequence[Record], match_by: str = "iou") -> dict[str, np.ndarray]:
+    """Per-phrase values ``(N,)`` whose means are ``Pr@F1``, where there are boxes, and ``gIoU``, where there are true masks."""
+    found: dict[str, np.ndarray] = {}
+    if all(record["boxes"] is not None for record in records):
+        found["Pr@F1"] = np.array([f1_of(record, match_by) == 1 for record in records], np.float64)
+    if records and all(record.get("mask_union") is not None for record in records):
+        intersections, unions = _pixels(records)
+        found["gIoU"] = np.where(unions > 0, intersections / np.maximum(unions, 1), 1)
+    return found
 
 
 def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, float]:
@@ -87,19 +104,15 @@ def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, flo
     def share(values: Sequence[float] | np.ndarray) -> float:
         return float(np.mean(values)) if len(values) else float("nan")
 
-    result: dict[str, float] = {}
-    if all(record["boxes"] is not None for record in records):
-        scores = [f1(_array(record["boxes"]), _array(record["targets"]), match_by) for record in records]
-        result["Pr@F1"] = share([score == 1 for score in scores])
+    values = columns(records, match_by)
+    result = {"Pr@F1": share(values["Pr@F1"])} if "Pr@F1" in values else {}
     empty = [not record["boxes"] if record["boxes"] is not None else not record["mask_area"] for record in records]
     result["N-acc"] = share([e for e, record in zip(empty, records, strict=True) if not record["targets"]])
     result["T-acc"] = share([not e for e, record in zip(empty, records, strict=True) if record["targets"]])
-    if records and all(record.get("mask_union") is not None for record in records):
-        intersections = np.array([record["mask_intersection"] for record in records], np.float64)
-        unions = np.array([record["mask_union"] for record in records], np.float64)
-        ious = np.where(unions > 0, intersections / np.maximum(unions, 1), 1)
-        result |= {"gIoU": share(ious), "cIoU": float(intersections.sum() / max(unions.sum(), 1))}
-        named = ious[[bool(record["targets"]) for record in records]]
+    if "gIoU" in values:
+        intersections, unions = _pixels(records)
+        result |= {"gIoU": share(values["gIoU"]), "cIoU": float(intersections.sum() / max(unions.sum(), 1))}
+        named = values["gIoU"][[bool(record["targets"]) for record in records]]
         result |= {f"Pr@{t:g}": share(named >= t) for t in MASK_THRESHOLDS}
     return result | {"count": len(records)}
 
@@ -116,11 +129,15 @@ def rows(split: str, records: Sequence[Record]) -> dict[str, dict[str, float]]:
     by_number: dict[str, list[Record]] = {name: [] for name in NUMBERS}
     for record in records:
         by_number[NUMBERS[min(len(record["targets"]), 2)]].append(record)
-    lines = {f"{split}/{name}": summarize(part) for name, part in by_number.items() if part}
+    lines = {f"{split}/{name}": _defined(summarize(part)) for name, part in by_number.items() if part}
     if any(record["candidates"] is not None for record in records):
         published = [answered(record, PUBLISHED_SCORE) for record in records]
         lines[f"{split}/published rule (GIoU, score {PUBLISHED_SCORE:g})"] = summarize(published, "giou")
     return lines | {f"{split}/answer nothing": summarize([nothing(record) for record in records])}
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value == value}
 
 
 def curve(records: Sequence[Record]) -> np.ndarray:
@@ -144,6 +161,18 @@ def best_threshold(records: Sequence[Record]) -> float:
     shares = curve(records)
     best = np.flatnonzero(shares == shares.max())
     return float(THRESHOLDS[best[len(best) // 2]])
+
+
+def chosen(metrics: Mapping[str, float]) -> Answer | None:
+    """The answer of a model whose threshold an evaluation chose, from its metrics; None where it chose none."""
+    return Answer(threshold=metrics["threshold"]) if "threshold" in metrics else None
+
+
+def _pixels(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """``(N,)`` pixels of the masks' intersections and of their unions."""
+    return tuple(
+        np.array([record[key] for record in records], np.float64) for key in ("mask_intersection", "mask_union")
+    )  # type: ignore[return-value]
 
 
 def _array(values: Sequence[Sequence[float]]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rec import boxes
+from rec.data.samples import collate
 
 SIZE = 64
 
@@ -90,6 +91,67 @@ class ToyModel(torch.nn.Module):
         return outputs
 
 
+class AnySplit(ToySplit):
+    """Phrases of none to three objects: ``i % 4`` of them, side by side."""
+
+    targets = "any"
+
+    def objects(self, i):
+        _, box = self.truth(i)
+        width = (box[2] - box[0]) / 3
+        lefts = box[0] + width * np.arange(i % 4)
+        return np.stack([lefts, 0 * lefts + box[1], lefts + width, 0 * lefts + box[3]], 1).astype(np.float32)
+
+    def __getitem__(self, i):
+        geometry, _ = self.truth(i)
+        objects = self.objects(i)
+        square = boxes.xyxy_to_cxcywh(boxes.to_letterbox(objects, geometry[None])) / SIZE
+        first = np.concatenate([objects, np.zeros((1, 4), np.float32)])[0]
+        more = {"boxes": torch.tensor(square, dtype=torch.float32), "boxes_pixels": torch.tensor(objects)}
+        return super().__getitem__(i) | more | {"box_count": torch.tensor(i % 4), "box_pixels": torch.tensor(first)}
+
+    def collate(self, samples):
+        return collate(samples)
+
+    def target_mask(self, i):
+        geometry, _ = self.truth(i)
+        mask = np.zeros(geometry[:2].astype(int), bool)
+        for left, top, right, bottom in self.objects(i).round().astype(int):
+            mask[top:bottom, left:right] = True
+        return mask
+
+
+class AnyModel(ToyModel):
+    """Finds every object, with a score of 0.8, and beside it, or where nothing is, something of a score that varies to 0.6."""
+
+    several = True
+
+    def forward(self, batch):
+        count, most = batch["boxes"].shape[:2]
+        found = boxes.cxcywh_to_xyxy(batch["boxes"] * SIZE)
+        scores = torch.where(torch.arange(most) < batch["box_count"][:, None], 0.8, 0.0)
+        wrong = torch.tensor([1.0, 1, 9, 9]).expand(count, 1, 4)
+        doubt = (batch["index"] % 7).float()[:, None] / 10
+        candidates = {
+            "candidate_boxes": torch.cat([found, wrong], 1),
+            "candidate_scores": torch.cat([scores, doubt], 1),
+        }
+        return super().forward(batch) | candidates
+
+
+def run_any(accelerator, length: int, indices: list[int]) -> dict:
+    """Metrics and records of phrases of any number of objects."""
+    from rec.evaluation import evaluate
+
+    dataset = AnySplit(length)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=[indices] if indices else [], collate_fn=dataset.collate
+    )
+    model = AnyModel(with_masks=True)
+    metrics, records = evaluate(model, loader, dataset, accelerator, mean=[0, 0, 0], std=[1, 1, 1])
+    return {"metrics": {k: v for k, v in metrics.items() if v == v}, "records": json.loads(json.dumps(records))}
+
+
 def run(accelerator, length: int, batch_size: int) -> dict:
     """One evaluation, with samples dealt unevenly: the first process has the least, with few samples it has none."""
     from rec.evaluation import evaluate
@@ -105,7 +167,7 @@ def run(accelerator, length: int, batch_size: int) -> dict:
     wrapped = accelerator.prepare(model)
     metrics, records = evaluate(wrapped, loader, dataset, accelerator, mean=[0, 0, 0], std=[1, 1, 1])
     report = {"metrics": metrics, "records": records, "samples_here": len(mine), "processes": world}
-    return report | {"buffer": model.norm.running_mean.tolist()}
+    return report | {"buffer": model.norm.running_mean.tolist(), "any": run_any(accelerator, length, mine)}
 
 
 if __name__ == "__main__":

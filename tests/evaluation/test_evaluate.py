@@ -149,6 +149,8 @@ def test_one_two_and_three_processes_agree_to_the_last_digit(tmp_path):
             assert all(report["processes"] == processes for report in reports), "the processes really formed one group"
             assert sum(report["samples_here"] for report in reports) == int(length)
             assert all(report["metrics"] == expected["metrics"] for report in reports)
+            assert all(report["any"]["metrics"] == expected["any"]["metrics"] for report in reports)
+            assert reports[0]["any"]["records"] == expected["any"]["records"]
             assert all(report["buffer"] == [0.0, 0.0, 0.0] for report in reports), "all use process 0's statistics"
             assert reports[0]["records"] == expected["records"]
             assert all(report["records"] == [] for report in reports[1:]), "records are the main process's"

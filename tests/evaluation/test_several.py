@@ -1,10 +1,18 @@
 """Metrics of none, one or several objects: the greedy rule, thresholds, masks, the baseline."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from evaluation_toy import AnyModel, AnySplit
 
-from rec.data.masks import encode
-from rec.evaluation import several
+from rec.contracts import Answer
+from rec.data.masks import decode, encode
+from rec.evaluation import bootstrap, evaluate, several
+from rec.evaluation.evaluate import write
+from rec.evaluation.metrics import format_table, summarize_records
+from rec.evaluation.report import write_report
 from rec.evaluation.several import THRESHOLDS, answered, best_threshold, curve, f1, matches, nothing, rows, summarize
 
 
@@ -150,3 +158,76 @@ def test_the_table_has_each_number_of_objects_the_published_rule_and_the_baselin
     assert lines["val/none"]["count"] + lines["val/one"]["count"] + lines["val/several"]["count"] == 300
     published = [answered(record, 0.7) for record in records]
     assert lines["val/published rule (GIoU, score 0.7)"] == summarize(published, "giou")
+
+
+def evaluated(model, dataset, batch_size=5, **options):
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=dataset.collate)
+    return evaluate(model, loader, dataset, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0], **options)
+
+
+def test_an_evaluation_chooses_the_threshold_or_takes_the_one_it_is_given() -> None:
+    dataset, model = AnySplit(28), AnyModel()
+    found, records = evaluated(model, dataset)
+    assert found["Pr@F1"] == found["N-acc"] == found["T-acc"] == 1 and found["count"] == 28
+    assert 0.6 < found["threshold"] <= 0.8 and records[0]["threshold"] == found["threshold"]
+    assert evaluated(model, dataset, batch_size=28) == (found, records)
+    low, careless = evaluated(model, dataset, answer=Answer(threshold=0.3))
+    assert low["threshold"] == 0.3 and low["N-acc"] == 3 / 7  # doubts of 0.1 to 0.6, and 0
+    assert [line["box"] for line in records[:2]] == [None, records[1]["boxes"][0]] and len(careless[4]["boxes"]) == 1
+    first = records[3]
+    np.testing.assert_allclose(first["targets"], dataset.objects(3), rtol=1e-6)
+    np.testing.assert_allclose(sorted(first["boxes"]), dataset.objects(3), atol=1e-3)
+    assert first["scores"] == pytest.approx([0.8] * 3) and first["iou"] is None and records[1]["iou"] > 0.99
+
+
+def test_where_every_phrase_has_one_object_the_usual_accuracy_is_there_too() -> None:
+    _, records = evaluated(AnyModel(), AnySplit(40))
+    ones = [record for record in records if len(record["targets"]) == 1]
+    assert summarize_records(ones)["Acc@0.5"] == 1 == summarize_records(ones)["Pr@F1"]
+    assert "Acc@0.5" not in summarize_records(records)
+    assert set(bootstrap.columns(records)) == {"Pr@F1"}
+
+
+def test_a_model_of_one_answer_is_measured_by_whether_its_score_makes_it_one() -> None:
+    class One(AnyModel):
+        def forward(self, batch):
+            outputs = super().forward(batch)
+            return {"box": outputs["candidate_boxes"][:, 0], "score": outputs["candidate_scores"][:, 0]}
+
+    found, records = evaluated(One(), AnySplit(28))
+    assert (
+        found["Pr@F1"] == 0.5 and found["N-acc"] == found["T-acc"] == 1
+    )  # two and three objects take two and three boxes
+    assert max(len(record["boxes"]) for record in records) == 1
+
+
+def test_a_mask_is_empty_where_no_box_is_found_and_a_mask_alone_where_it_is_small() -> None:
+    class MasksAlone(AnyModel):
+        def forward(self, batch):
+            return {"mask": super().forward(batch)["mask"]}
+
+    dataset = AnySplit(12)
+    found, records = evaluated(AnyModel(with_masks=True), dataset)
+    for record in records:
+        assert (decode(record["mask"]).sum() == 0) == (not record["boxes"]) == (record["mask_area"] == 0)
+    assert found["gIoU"] > 0.2 and found["N-acc"] == 1
+    alone, records = evaluated(MasksAlone(with_masks=True), dataset)
+    assert alone["N-acc"] == 0 and alone["T-acc"] == 1 and "threshold" not in alone and records[0]["boxes"] is None
+    areas = sorted(record["mask_area"] for record in records)
+    half, _ = evaluated(MasksAlone(with_masks=True), dataset, answer=Answer(min_pixels=areas[6]))
+    assert half["count"] * (1 - half["T-acc"] * 0.75 - (1 - half["N-acc"]) * 0.25) == pytest.approx(6)
+
+
+def test_files_and_report_of_any_number_of_objects(tmp_path) -> None:
+    dataset = AnySplit(12)
+    found, records = evaluated(AnyModel(with_masks=True), dataset)
+    write(tmp_path, {"val": found}, {"val": records})
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert "candidates" not in lines[0] and lines[0]["boxes"] == [] and lines[0]["box"] is None
+    assert len(lines[3]["boxes"]) == len(lines[3]["scores"]) == len(lines[3]["targets"]) == 3
+    assert summarize_records(lines) == summarize_records(records), "the files tell the same"
+    assert json.loads((tmp_path / "metrics.json").read_text())["val"]["threshold"] == found["threshold"]
+    assert f" {found['threshold']:g} " in format_table({"val": found})
+    write_report(tmp_path / "report.html", {"val": dataset}, {"val": records}, title="any")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"Pr@F1 over the threshold (used: {found['threshold']:g})" in page and "answer nothing" in page

@@ -166,6 +166,36 @@ def test_a_run_folder_and_a_checkpoint_need_no_config(place, evaluate):
     assert not (place / "flipped").exists()
 
 
+def test_a_checkpoint_of_a_run_without_best_reads_phrases_with_the_vocabulary_of_its_training(place, monkeypatch):
+    """The words of another split come in another order: every phrase would be read as another one, and nothing would say so."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / "cache"))
+    script = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))
+    cfg = LazyConfig.load(str(place / "scenes.py"))
+    trained_with = script["training_vocabulary"](cfg)
+    own = script["build_datasets"](cfg, ["val"], None)["val"].vocabulary
+    assert own.words != trained_with.words
+    assert script["build_datasets"](cfg, ["val"], trained_with)["val"].vocabulary.words == trained_with.words
+
+
+def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_test(place, evaluate):
+    of_one = 'split="train",'
+    scenes = CONFIG.replace(of_one, f'{of_one} targets="any",').replace('"size"', '"targets": "any", "size"')
+    (place / "any.py").write_text(scenes, encoding="utf-8")
+    asked = ["run/best", "--config", "any.py", "--splits"]
+    status, _, error = evaluate(*asked, "test")
+    assert status == 2 and "never chosen on the split it is judged by: add val to --splits" in " ".join(error.split())
+    status, said, _ = evaluate(*asked, "test", "val", "--out", "any", "--report", "any/report.html")
+    metrics = json.loads((place / "any" / "metrics.json").read_text(encoding="utf-8"))
+    assert status == 0 and f"val: threshold {metrics['val']['threshold']:g}, chosen here" in said
+    assert metrics["val"]["threshold"] == metrics["test"]["threshold"] and "chosen" not in said.partition("test: ")[2]
+    assert metrics["test/answer nothing"]["N-acc"] == 1 and metrics["test"]["count"] == 12
+    assert metrics["test/none"]["count"] == metrics["test/one"]["count"] == metrics["test/several"]["count"] == 4
+    assert evaluate(*asked, "test", "--threshold", "0.31", "--out", "given")[0] == 0
+    assert json.loads((place / "given" / "metrics.json").read_text(encoding="utf-8"))["test"]["threshold"] == 0.31
+    status, _, error = evaluate("run/best", "--config", "scenes.py", "--threshold", "0.31")
+    assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
+
+
 def test_a_strangers_run_config_calls_nothing(evaluate, tmp_path):
     write_folder(tmp_path / "best")
     canary = tmp_path / "canary"
