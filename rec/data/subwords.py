@@ -56,7 +56,7 @@ class Subwords:
         try:
             import tokenizers
         except ImportError:
-            raise InputError(f"{origin} needs the package tokenizers: pip install 'rec[text]'") from None
+            raise InputError(f"{origin} needs the package tokenizers: pip install tokenizers") from None
         content = checked(text, origin)
         self.text = text
         try:

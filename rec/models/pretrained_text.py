@@ -1,6 +1,7 @@
 """A published text encoder as a model's ``language_encoder``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ class PretrainedText(nn.Module):
         digest: of the encoder's weights file; set from ``name`` when a run starts.
 
     Attributes:
+        cache: keeps the pooled features of phrases met before, for an encoder that stands still; a training run sets it
+            (:class:`rec.training.phrase_cache.PhraseCache`).
+        is_frozen: whether nothing before the linear layer is trained.
         borrowed: names of the tensors that stand still and are the published ones: checkpoints leave them out.
 
     Raises:
@@ -80,6 +84,7 @@ class PretrainedText(nn.Module):
         self._frozen = self._freeze(freeze, lora, depth)
         still = {id(parameter) for parameter in self.text.parameters() if not parameter.requires_grad}
         self.borrowed = frozenset(n for n, p in self.named_parameters() if id(p) in still)
+        self.cache: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
         self.is_frozen = all(not parameter.requires_grad for parameter in self.text.parameters())
 
     def _freeze(self, freeze: str | int, lora: Mapping[str, Any] | None, depth: int) -> list[nn.Module]:
@@ -163,10 +168,9 @@ class PretrainedText(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``."""
-        if self.is_frozen:
-            with torch.no_grad():
-                vector = self.tokens_and_vector(tokens)[1]
-        else:
+        if self.cache is not None:
+            return self.project(self.cache(tokens, lambda new: self.tokens_and_vector(new)[1]))
+        with torch.no_grad() if self.is_frozen else nullcontext():
             vector = self.tokens_and_vector(tokens)[1]
         return self.project(vector)
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from rec.contracts import ConfigNode, DataSet
 from rec.errors import TrainingError
 from rec.files import whole_file
+from rec.models.pretrained_text import text_encoders
 from rec.training.checkpoint_format import TrainerState
 from rec.training.process import end_together
 from rec.trust import read_bytes, split_name
@@ -51,6 +52,7 @@ class RunLog:
         self.main = accelerator.is_main_process
         self.metrics_file = folder / "metrics.jsonl"
         self.bar: tqdm | None = None
+        self.caches: list[object] = []
         self.logger = logging.getLogger("rec")
         if not self.main:
             return
@@ -126,6 +128,9 @@ class RunLog:
             f"{sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; "
             f"{accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
         )
+        self.caches = [encoder.cache for encoder in text_encoders(model).values() if encoder.cache is not None]
+        for cache in self.caches:
+            self.line(f"features of phrases that stand still: {cache}")
 
     def metrics(self, kind: str, update: int, values: Mapping[str, float], **more: Any) -> None:
         """One record to ``metrics.jsonl`` and its numbers to the trackers, under ``kind/name``."""
@@ -185,6 +190,8 @@ class RunLog:
             self.bar.update()
 
     def close(self) -> None:
+        for cache in self.caches:
+            self.line(f"features of phrases that stand still: {cache}")
         if self.bar is not None:
             self.bar.close()
         end_together(self.accelerator)

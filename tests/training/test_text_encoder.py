@@ -51,7 +51,12 @@ def run_config(folder, **options):
     node = model_node()
     node.language_encoder = LazyCall(PretrainedText)(name=str(folder / "base"), hidden_size=16, **options)
     pixels = {"mean": [0.0] * 3, "std": [1.0] * 3}
-    train = {"output_dir": str(folder / "run"), "data": pixels, "hub": {"push": "end", "repo_id": ""}}
+    train = {
+        "compile": {"enabled": False},
+        "output_dir": str(folder / "run"),
+        "data": pixels,
+        "hub": {"push": "end", "repo_id": ""},
+    }
     cfg = OmegaConf.create({"model": node, "dataset": {"dataset": "toy", "input_shape": [64, 64]}, "train": train})
     build.set_vocabulary_size(cfg, WORDS)
     return cfg
@@ -89,6 +94,12 @@ class Run:
     def answers(self):
         with torch.no_grad(), as_published(self.model.eval(), self.ema):
             return self.model(BATCH)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "rec"
 
 
 OPTIONS = ({"freeze": "all"}, {"freeze": 1}, {"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query", "expand"]}})
@@ -172,3 +183,46 @@ def test_evaluation_merges_for_its_time_only(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert not any(module.is_merged for module in run.model.modules() if isinstance(module, lora.AdaptedLinear))
     assert folder_config()["preprocess"]["max_token_length"] == Data.max_token_length
+
+
+def ids(*phrases, length=6):
+    return torch.tensor([WORDS.encode(phrase, length) for phrase in phrases])
+
+
+def test_features_of_phrases_are_computed_once_and_kept_for_the_next_run(tmp_path, own_cache):
+    encoder = Run(run_config(tmp_path)).model.language_encoder.train()
+    plain = build.build_model(run_config(tmp_path, freeze="none"), Data()).language_encoder.eval()
+    plain.load_state_dict(encoder.state_dict())
+    tokens = ids("the dog", "red", "the dog", "left man")
+    assert torch.allclose(encoder(tokens), plain(tokens), atol=1e-6) and encoder.cache.computed == 3
+    assert torch.allclose(encoder(ids("red", "blue", length=9)), plain(ids("red", "blue")), atol=1e-6)
+    assert encoder.cache.computed == 4, "padding makes no new phrase"
+    encoder(tokens).sum().backward()
+    assert encoder.project.weight.grad is not None and encoder.cache.computed == 4
+
+    (file,) = own_cache.glob("phrases-*-0.bin")
+    assert file.stat().st_size == 4 * (16 + 4 * 16) and "4 phrases, 0.0 MB" in str(encoder.cache)
+    first = encoder(tokens)
+    encoder.cache = None  # the run ends, and with it its lock
+    with file.open("ab") as cut:
+        cut.write(b"cut short")
+    again = Run(run_config(tmp_path)).model.language_encoder
+    again.load_state_dict(encoder.state_dict())
+    assert len(again.cache) == 4 and torch.equal(again(tokens), first) and again.cache.computed == 0
+    again(ids("big"))
+    assert file.stat().st_size == 5 * (16 + 4 * 16)
+
+
+def test_two_runs_at_once_and_two_encoders_do_not_meet(tmp_path, own_cache):
+    one, two = (Run(run_config(tmp_path)).model.language_encoder for _ in range(2))
+    one(ids("red")), two(ids("red", "blue"))
+    assert (one.cache.computed, two.cache.computed) == (1, 2)
+    assert sum(file.stat().st_size for file in own_cache.iterdir()) == 16 + 4 * 16, "the second kept its own to itself"
+    Run(run_config(tmp_path, pool="cls"))
+    Run(run_config(tmp_path, layers=1))
+    assert len(list(own_cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+def test_what_is_trained_is_computed_every_time(options, tmp_path, own_cache):
+    assert Run(run_config(tmp_path, **options)).model.language_encoder.cache is None and not own_cache.exists()
