@@ -288,7 +288,10 @@ def spoil_foreign(folder: Path, rng: Random) -> None:
     table = pa.table(list(columns.values()), schema=schema)
     if rng.random() < 0.5:
         kinds = {"compression": rng.choice(("snappy", "zstd", "gzip", "none")), "row_group_size": rng.choice((1, 10))}
-        parquet.write_table(table, folder / "t.parquet", **kinds)
+        try:
+            parquet.write_table(table, folder / "t.parquet", **kinds)
+        except pa.ArrowException:  # a group without fields
+            parquet.write_table(pa.table({"image": ["good.jpg"]}), folder / "t.parquet")
     else:
         try:
             Dataset(table).save_to_disk(str(folder / "t"))
@@ -363,7 +366,7 @@ def read_yaml_config(folder: Path) -> list[str]:
             plain = without_interpolations(loaded)
             LazyConfig.to_py(plain)
             diff(plain, LazyConfig.load(folder / "x.yaml"))
-            cfg = build.read_config(str(folder / "x.yaml"), overrides)
+            cfg = build.read_training_config(str(folder / "x.yaml"), overrides)
             LazyConfig.save(cfg, folder / "saved.yaml")
             if cfg != LazyConfig.load(folder / "saved.yaml"):
                 raise Nonsense("the saved config is another one")
