@@ -393,11 +393,11 @@ def spoil_model_folder(folder: Path, rng: Random) -> None:
 def read_model_folder(folder: Path) -> list[str]:
     import rec
     from rec.model_folder.card import model_card
-    from rec.model_folder.find import locate
-    from rec.model_folder.format import describe_origin, read_config
+    from rec.model_folder.find import find_trained
+    from rec.model_folder.format import describe_origin, read_folder_config
 
-    trained = locate(folder)
-    config = read_config(trained.folder / "config.yaml")
+    trained = find_trained(folder)
+    config = read_folder_config(trained.folder / "config.yaml")
     model_card(config, {}, describe_origin(config), "x")
     answer = rec.from_pretrained(trained.folder)(folder / "good.jpg", "the red circle")
     if not (all(map(math.isfinite, answer.box)) and math.isfinite(answer.score)):
@@ -441,14 +441,14 @@ def spoil_checkpoint(folder: Path, rng: Random) -> None:
 def read_checkpoint(folder: Path) -> list[str]:
     from checkpoint_toy import Run
 
-    from rec.model_folder.find import locate
+    from rec.model_folder.find import find_trained
     from rec.training.run_log import RunLog
 
     run = Run(folder / "run", width=4)
     state, notes = run.restore()
     RunLog(folder / "run", run.accelerator, {}, state.update).line("on")
     run.step()
-    locate(folder / "run")
+    find_trained(folder / "run")
     return notes
 
 
