@@ -155,6 +155,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
     :func:`load_config`."""
     from rec.config import to_native, without_interpolations
     from rec.config.nodes import expand_home
+    from rec.config.refused import module_hint
     from rec.errors import UntrustedError
 
     expand_home(cfg)
@@ -167,6 +168,7 @@ def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> An
         if found:
             raise UntrustedError(
                 f"it asks for {found[0][:100]!r}, which is not in the list of names that a YAML config may use"
+                f"{module_hint(found[0])}"
             )
     except UntrustedError as error:
         raise UntrustedError(

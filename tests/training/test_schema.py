@@ -3,6 +3,7 @@
 import pytest
 
 from rec.config import ConfigError, LazyConfig, to_native
+from rec.errors import UntrustedError
 from rec.model_folder.card import model_card
 from rec.training.build import read_training_config, warnings
 
@@ -91,6 +92,12 @@ def test_a_key_of_ours_may_be_set_in_a_train_block_that_lacks_it(tmp_path):
     leaf.write_text("from .theirs import train\ntrain.load_wieght = 'x'\n")
     with pytest.raises(KeyError, match="load_wieght"):
         LazyConfig.load(leaf)
+
+
+def test_a_saved_config_of_simrecs_says_which_command_writes_it_anew(tmp_path):
+    (tmp_path / "c.yaml").write_text("model: {_target_: simrec.models.simrec.SimREC, x: !!python/tuple [1]}\n")
+    with pytest.raises(UntrustedError, match=r"`simrec` is SimREC's module.*`rec migrate FILE`"):
+        read_training_config(str(tmp_path / "c.yaml"), [])
 
 
 def test_frozen_and_random_parts_are_told_by_name_and_stand_in_the_card(read):
