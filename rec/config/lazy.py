@@ -113,16 +113,8 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         if level == 0:
             try:
                 return builtins.__import__(name, globals, locals, fromlist, level)
-            except (
-                ModuleNotFoundError
-            ) as error:  # as when the file is run in its folder: one beside it, or in a folder above
-                files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in path.parents[:3]]
-                file = next((file for file in files if file.is_file()), None)
-                if file is not None and fromlist and f"{name}.".startswith(f"{error.name}."):
-                    return _import(file, fromlist)
-                if hint := module_hint(error.name):
-                    raise error_like(error, f"{error}{hint}") from error
-                raise
+            except ModuleNotFoundError as error:
+                return _beside(path, name, fromlist, error)
         return _import(path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py"), fromlist or ())
 
     # The file gets builtins of its own: relative imports work in it alone, and nothing has to be put back if it raises.
@@ -145,9 +137,8 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (lines or [1])[-1]
         text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, NameError | AttributeError) and "{{" in "".join(
-            source.splitlines()[(line or 1) - 1 : line]
-        ):
+        shown = "".join(source.splitlines()[(line or 1) - 1 : line])
+        if isinstance(error, NameError | AttributeError) and "{{" in shown:
             text += f"; {{{{...}}}} {TEMPLATE}"
         raise error_like(error, f"{path}:{line}: {text}", located=True) from error
     finally:
@@ -183,6 +174,18 @@ def _strict(key: str, value: Any) -> Any:
         set_strict(value, True)
         value._set_key(key)
     return value
+
+
+def _beside(path: Path, name: str, fromlist: tuple[str, ...], error: ModuleNotFoundError) -> types.ModuleType:
+    """What an absolute import that Python cannot satisfy gives a config file: the file of that name beside it or in a folder
+    above, as if it were run in that folder; else the error, with what to write where another tool's module is meant."""
+    files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in path.parents[:3]]
+    file = next((file for file in files if file.is_file()), None)
+    if file is not None and fromlist and f"{name}.".startswith(f"{error.name}."):
+        return _import(file, fromlist)
+    if hint := module_hint(error.name):
+        raise error_like(error, f"{error}{hint}") from error
+    raise error
 
 
 def _import(file: Path, fromlist: tuple[str, ...]) -> types.ModuleType:

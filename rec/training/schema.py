@@ -1,4 +1,4 @@
-"""What a whole training config may hold: its groups, the keys of ``train``, calls where calls are expected; and its defaults.
+"""What a whole training config may hold: its groups, the keys of ``train``, calls where calls are expected.
 
 The schema is what there is anyway: ``configs/common/train.py``, the table of :mod:`rec.training.keys` and the signatures of
 the targets.
@@ -65,9 +65,6 @@ def _unread(cfg: Any) -> Iterator[str]:
     lines: list[str] = []
     builder = Builder(cfg, None, lines)
 
-    def unknown(path: str, known: Iterable[str], otherwise: str = "") -> None:
-        builder.fail(KeyError, f"cfg.{path}", f": nothing reads this{did_you_mean(path, known) or otherwise}")
-
     def visit(group: object, path: str) -> None:
         known = {name[len(path) + 1 :].partition(".")[0] for name in KEYS if name.startswith(f"{path}.")}
         if known and path not in KEYS and not isinstance(group, Mapping):
@@ -77,13 +74,16 @@ def _unread(cfg: Any) -> Iterator[str]:
             if key in known:
                 visit(value, place)
             elif place not in wanted and key not in added(group):
-                unknown(place, [join(path, name) for name in known])
+                hint = did_you_mean(place, [join(path, name) for name in known])
+                builder.fail(KeyError, f"cfg.{place}", f": nothing reads this{hint}")
 
     visit(cfg.train, "train")
     for key in cfg:
         if key not in GROUPS and key not in wanted and key not in reads(cfg):
             homes = [name for name in KEYS if name.endswith(f".{key}")]
-            unknown(key, [*GROUPS, *homes], f"; did you mean `{homes[0]}`?" if homes else "")
+            hint = did_you_mean(key, [*GROUPS, *homes]) or (f"; did you mean `{homes[0]}`?" if homes else "")
+            if hint or reads(cfg):  # a YAML may hold what the Python config it was saved from has read
+                builder.fail(KeyError, f"cfg.{key}", f": nothing reads this{hint}")
     yield from lines
 
 
