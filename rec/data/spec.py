@@ -57,7 +57,7 @@ class SourceSpec:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def expand(path: Any) -> str:
+def expand(path: object) -> str:
     """``path`` with ``~`` for the home folder."""
     return os.path.expanduser(str(path))
 

@@ -208,7 +208,7 @@ def _steps_trouble(content: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _steps(step: Any, part: str) -> Iterator[Any]:
+def _steps(step: object, part: str) -> Iterator[Any]:
     """A step and those that it is a sequence of, as deep as :data:`MAX_STEPS`."""
     waiting, count = [] if step is None else [step], 0
     while waiting and count <= MAX_STEPS:
@@ -245,7 +245,7 @@ def _growth(step: Mapping[str, Any]) -> float:
     return 1 + len(step.get("content", "")) if step["type"] == "Replace" else 1 + len(step.get("prepend", "")) / 8
 
 
-def _vocabulary_trouble(model: Mapping[str, Any], added: Any) -> str | None:
+def _vocabulary_trouble(model: Mapping[str, Any], added: object) -> str | None:
     pieces = model.get("vocab")
     if isinstance(pieces, list):  # Unigram: [piece, log probability] by id
         if not all(type(score) in (int, float) and math.isfinite(score) for _, score in pieces):

@@ -191,7 +191,7 @@ def preprocess_trouble(preprocess: object) -> str | None:
     return None
 
 
-def _answer_trouble(answer: Any) -> str | None:
+def _answer_trouble(answer: object) -> str | None:
     """What is wrong with ``answer``, see :class:`rec.contracts.Answer`; it may be absent."""
     if answer is None:
         return None

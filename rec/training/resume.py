@@ -52,19 +52,22 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
         rates, periods, library versions, another place of the same data) is allowed and reported.
     """
     refused, warned = [], []
+    same_data, same_words = _same_data(saved, current), saved.vocabulary == current.vocabulary
+
+    # What the states themselves say.
     if saved.batch_size != current.batch_size:
         refused.append(f"train.batch_size: {saved.batch_size} -> {current.batch_size}")
-    same_data = _same_data(saved, current)
     if not same_data and saved.data_content and current.data_content:
         refused.append(f"content of the data, its rows or its images: {saved.data_content} -> {current.data_content}")
     elif not same_data and saved.data_fingerprint != current.data_fingerprint:
         refused.append(f"data fingerprint: {saved.data_fingerprint} -> {current.data_fingerprint}")
-    same_words = saved.vocabulary == current.vocabulary
     if not same_words and saved.vocabulary:
         refused.append(f"words of the vocabulary: {saved.vocabulary} -> {current.vocabulary}")
     for name in ("processes", "accumulation"):
         if getattr(saved, name) != getattr(current, name):
             warned.append(f"{name}: {getattr(saved, name)} -> {getattr(current, name)}")
+
+    # Their configs, key by key: a change that is refused by its name may mean the same data, words or weights.
     old, new = flatten(saved.config), flatten(current.config)
     encoder = WHERE.replace(".name", ".digest")
     same_encoder = old.get(encoder) == new.get(encoder) is not None
@@ -72,24 +75,31 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
         if old.get(key) == new.get(key) or key == "train.batch_size":
             continue
         line = f"{key}: {old.get(key)} -> {new.get(key)}"
-        if (same_data and key.startswith(tuple(f"{place}." for place in PLACES))) or (same_data and key in PLACES):
-            warned.append(f"{line} (the same data)")
-        elif key == WHERE and same_encoder:
-            warned.append(f"{line} (the same weights)")
-        elif key in ("dataset.vocabulary", "dataset.tokenizer") and same_words and saved.vocabulary:
-            warned.append(f"{line} (the same words)")
-        elif key.endswith(".pretrained_weight_path") or key == "dataset.word_vectors":
-            warned.append(f"{line} (the checkpoint's weights are taken)")
-        elif key.startswith(REFUSED_CHANGES):
+        same = _the_same(key, same_data, same_words and bool(saved.vocabulary), same_encoder)
+        # The state of one optimizer class means nothing to another.
+        other_class = key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]
+        if same is None and (other_class or key.startswith(REFUSED_CHANGES)):
             refused.append(line)
-        elif key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]:
-            refused.append(line)  # its state would be another optimizer's
         else:
-            warned.append(line)
+            warned.append(line if same is None else f"{line} ({same})")
+
     for key in sorted(saved.versions.keys() | current.versions.keys()):
         if saved.versions.get(key) != current.versions.get(key):
             warned.append(f"{key}: version {saved.versions.get(key)} -> {current.versions.get(key)}")
     return refused, warned
+
+
+def _the_same(key: str, data: bool, words: bool, encoder: bool) -> str | None:
+    """What stays the same although ``key`` of the config changed; None where nothing is known to."""
+    if data and (key in PLACES or key.startswith(tuple(f"{place}." for place in PLACES))):
+        return "the same data"
+    if encoder and key == WHERE:
+        return "the same weights"
+    if words and key in ("dataset.vocabulary", "dataset.tokenizer"):
+        return "the same words"
+    if key.endswith(".pretrained_weight_path") or key == "dataset.word_vectors":
+        return "the checkpoint's weights are taken"
+    return None
 
 
 def _same_data(saved: TrainerState, current: TrainerState) -> bool:

@@ -232,6 +232,6 @@ class ById:
         return self._found.get(identity)
 
 
-def given(value: object, otherwise: Any = None) -> Any:
+def given(value: object, otherwise: object = None) -> Any:
     """A field's value, or ``otherwise`` where it says nothing; 0 says something."""
     return otherwise if is_missing(value) else value

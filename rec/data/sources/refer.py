@@ -261,7 +261,7 @@ def _general_row(
     }
 
 
-def _listed(ids: Any) -> list[Any]:
+def _listed(ids: object) -> list[Any]:
     """An id or a list of them as a list, each once."""
     several = ids if isinstance(ids, list) else [ids]
     return [identity for number, identity in enumerate(several) if identity not in several[:number]]
@@ -276,7 +276,7 @@ def _image(ref: dict[str, Any], images: ById) -> dict[str, Any]:
     return image
 
 
-def _annotation(identity: Any, annotations: ById) -> dict[str, Any]:
+def _annotation(identity: object, annotations: ById) -> dict[str, Any]:
     annotation = annotations.find(identity)
     if annotation is None:
         raise BadRecord("no annotation", f"ann_id {shown(identity)} is not in instances.json")

@@ -91,7 +91,7 @@ class _told:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, OSError | ValueError | KeyError | ImportError | AttributeError | TypeError | RuntimeError):
             told = " ".join(str(error).split())[:300]
             raise ForeignModelError(
