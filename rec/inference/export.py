@@ -1,9 +1,11 @@
 """A model as one file for other runtimes: ONNX or ``torch.export``, decoding included.
 
-Inputs of the exported graph: ``image`` uint8 ``(B, 3, S, S)``, RGB, letterboxed (:func:`rec.data.images.letterbox`: long
-side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary (of a ``tokenizer.json``: plus
-one), 0 is padding. Outputs: ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``; for mask models
-``mask`` float32 ``(B, 1, S, S)``, probabilities. Scaling to 0-1 and normalisation are in the graph. B is free; S is fixed or a
+Inputs of the exported graph: ``image`` uint8 ``(B, 3, S, S)``, RGB, letterboxed (:func:`rec.data.images.letterbox`:
+long side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary (of a
+``tokenizer.json``: plus one), 0 is padding. Outputs: ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and
+``score`` ``(B,)``; for mask models ``mask`` float32 ``(B, 1, S, S)``, probabilities; for models that answer with none,
+one or several objects ``candidate_boxes`` float32 ``(B, N, 4)`` and ``candidate_scores`` ``(B, N)``, of which the
+answer is chosen (``answer``, below). Scaling to 0-1 and normalisation are in the graph. B is free; S is fixed or a
 multiple of 32; L is fixed.
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rec.contracts import Words
+from rec.contracts import Batch, Words
 from rec.data.batch import prepare
 from rec.data.subwords import Subwords
 from rec.errors import RecError
@@ -26,6 +28,7 @@ from rec.models.soundness import not_finite
 
 FORMATS = ("onnx", "torch")
 MAX_ONE_FILE = 1 << 30  # bytes of parameters in an .onnx itself (Protobuf ends at 2 GiB); more go into a file beside it
+_OUTPUTS = ("box", "score", "mask", "candidate_boxes", "candidate_scores")
 MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
 
 
@@ -45,13 +48,17 @@ class Deployed(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.mean, self.std = list(config["preprocess"]["mean"]), list(config["preprocess"]["std"])
+        self.any_number = config.get("answer") is not None
 
     def forward(self, image: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """See the module's description."""
-        outputs = self.model(prepare({"image": image, "tokens": tokens}, self.mean, self.std))
+        batch: Batch = {"image": image, "tokens": tokens}
+        if self.any_number:  # by which a model knows that every cell's box is wanted
+            batch["box_count"] = torch.zeros_like(tokens[:, 0])
+        outputs = self.model(prepare(batch, self.mean, self.std))
         if "mask" in outputs:
             outputs["mask"] = outputs["mask"].sigmoid()
-        return {name: outputs[name].float() for name in ("box", "score", "mask") if name in outputs}
+        return {name: outputs[name].float() for name in _OUTPUTS if name in outputs}
 
 
 def export(
@@ -67,8 +74,10 @@ def export(
     """Write the model to one file, with all that is needed to use it: vocabulary, sizes, thresholds, origin.
 
     ONNX keeps these as metadata properties, ``torch.export`` as the extra file ``rec.json``; their JSON has the keys
-    ``input_size`` (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``tokenizer_file`` (the content
-    of ``tokenizer.json``, for the package ``tokenizers``; null for a vocabulary of words), ``mask_threshold`` and ``origin``.
+    ``answer`` (null, or threshold, suppress_iou and min_pixels, see :class:`rec.contracts.Answer`), ``input_size``
+    (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``tokenizer_file`` (the content of
+    ``tokenizer.json``, for the package ``tokenizers``; null for a vocabulary of words), ``mask_threshold`` and
+    ``origin``.
 
     Args:
         model, config, vocabulary: As :func:`rec.model_folder.read` gives them.
@@ -102,6 +111,7 @@ def export(
         "words": list(vocabulary.words),
         "tokenizer_file": vocabulary.text if isinstance(vocabulary, Subwords) else None,
         "mask_threshold": getattr(model, "mask_threshold", 0.5),
+        "answer": config.get("answer"),
         "origin": describe_origin(config),
     }
     try:

@@ -18,6 +18,7 @@ from PIL import Image
 
 import rec
 from rec import files, model_folder
+from rec.contracts import Answer
 from rec.inference import export
 from rec.inference.export import ExportError
 
@@ -63,6 +64,20 @@ def test_the_file_says_what_it_needs(simrec):
     assert about["tokenizer"] == "simrec" and "drawn shapes only" in about["origin"]
     session = onnxruntime.InferenceSession(str(file))
     assert [(i.name, i.type) for i in session.get_inputs()] == [("image", "tensor(uint8)"), ("tokens", "tensor(int64)")]
+
+
+def test_a_model_of_any_number_of_objects_exports_its_candidates_and_its_threshold(tmp_path):
+    model, config, vocabulary = model_folder.read(write_folder(tmp_path / "model"))
+    config["answer"] = Answer(0.3).to_folder()
+    export.export(model, config, vocabulary, tmp_path / "model.pt2", kind="torch")
+    run, about = export.load(tmp_path / "model.pt2")
+    assert about["answer"] == {"threshold": 0.3, "suppress_iou": 0.5, "min_pixels": 0}
+    image, tokens = export.example_inputs(SIZE, about["max_token_length"], len(about["words"]), 2)
+    found = run(image.numpy(), tokens.numpy())
+    assert found["candidate_boxes"].shape == (2, (SIZE // 32) ** 2, 4)
+    best = found["candidate_scores"].argmax(1)
+    assert np.allclose(found["candidate_boxes"][[0, 1], best], found["box"], atol=1e-3)
+    assert np.allclose(found["candidate_scores"].max(1), found["score"], atol=1e-6)
 
 
 def test_mcn_exports_with_its_mask_and_fixed_size(tmp_path, run_script):
