@@ -72,6 +72,22 @@ def test_rows_have_the_common_schema(level: str) -> None:
     assert table[0] == next(scenes.generate_rows(scenes.SPLITS["val"].start, 1, level=level))
 
 
+@both_levels
+def test_rows_of_any_number_of_targets_hold_all_boxes_and_the_union_of_their_masks(level: str) -> None:
+    rows = list(scenes.generate_rows(0, 20, level=level, targets="any"))
+    assert [validate_row(row) for row in rows] == rows and {len(row["boxes"]) for row in rows} >= {0, 1, 2}
+    assert {row["source"] for row in rows} == {f"{LEVELS[level].source}_any"}
+    for row in rows:
+        scene = scenes.make_scene(int(row["image_id"]), level, targets="any")
+        numbers = () if row["ref_id"].endswith("none") else tuple(map(int, row["ref_id"].split("-")[1].split("+")))
+        assert row["boxes"] == [[float(v) for v in scene.objects[k].box] for k in numbers]
+        assert row["bbox"] == (row["boxes"][0] if numbers else None)
+        assert np.array_equal(masks.decode(row["mask"]) == 1, np.isin(scene.occupancy, [k + 1 for k in numbers]))
+        assert [(numbers, sentence) for sentence in row["sentences"]] == [a for a in scene.answers if a[0] == numbers]
+    table = scenes.build_table("val", 3, level=level, targets="any")
+    assert table.features == FEATURES and f"level {level}, targets any, split val" in table.info.description
+
+
 def test_a_table_tells_its_seeds_and_the_splits_share_none() -> None:
     assert scenes.build_table("test", 3).info.description == (
         "shape scenes, level easy, split test, seeds 11000000 to 11000002"

@@ -6,6 +6,7 @@ from small import WIDTH, attention, backbone, batch, encoder, mask_head, mcn, si
 from torch import nn
 
 from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.contracts import abilities
 from rec.models import SimREC
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
@@ -246,3 +247,36 @@ def test_cells_that_predict_patches_draw_what_is_smaller_than_a_cell() -> None:
     assert overlap[8] > 0.9 > overlap[1]
     with pytest.raises(ValueError, match="stride 8 cannot split its cells in 3"):
         MaskHead(WIDTH, 16, stride=8, sub_cells=3)
+
+
+def test_simrec_learns_from_any_number_of_objects_and_then_answers_with_every_cell() -> None:
+    model, data = simrec(), batch()
+    ones = {"boxes": data["box"][:, None], "box_count": torch.ones(4, dtype=torch.int64)}
+    with torch.no_grad():
+        alone, among = (model.train()(inputs)["loss"] for inputs in (data, data | ones))
+    assert torch.equal(alone, among), "one object of several is one object"
+    none = {"boxes": torch.zeros(4, 2, 4), "box_count": torch.zeros(4, dtype=torch.int64)}
+    losses = model(data | none)
+    assert losses["loss_iou"] == 0 and losses["loss"].isfinite()
+    with torch.no_grad():
+        plain, every = (model.eval()(inputs) for inputs in (data, data | ones))
+    assert set(every) - set(plain) == {"candidate_boxes", "candidate_scores"} and torch.equal(
+        every["box"], plain["box"]
+    )
+    best = every["candidate_scores"].argmax(1)
+    torch.testing.assert_close(every["candidate_boxes"][torch.arange(4), best], plain["box"])
+    torch.testing.assert_close(every["candidate_scores"].max(1).values, plain["score"])
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: simrec(), ""),
+        (lambda: simrec(boxes=False, masks=True), ""),
+        (lambda: simrec(objectness_loss="softmax"), "set model.head.objectness_loss=bce"),
+        (lambda: mcn(), "it knows the batch's `box` alone"),
+    ],
+)
+def test_a_model_tells_whether_it_can_learn_from_any_number_of_objects(model, reason: str) -> None:
+    said = abilities(model()).one_only
+    assert reason in said and bool(said) == bool(reason)
