@@ -60,7 +60,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     if not fitting:
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
-            "weights of the original SimREC go through `rec convert` first"
+            "weights of the original SimREC go through `rec convert` (scripts/convert_weights.py) first"
         )
     model.load_state_dict(fitting, strict=False)
     if trouble := unsound(model):
