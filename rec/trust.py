@@ -129,8 +129,8 @@ def weights_of_others(source: str | os.PathLike[str]) -> str | None:
         return None
     return (
         f"{path} is a file of PyTorch's or Darknet's, which may hold code; expected a model folder, a checkpoint of this project "
-        "or a safetensors file. `rec convert` (scripts/convert_weights.py) makes a model folder of a SimREC or MCN checkpoint and a safetensors "
-        "file of a backbone: `rec convert FILE --out weights/NAME`"
+        "or a safetensors file. `rec convert` (scripts/convert_weights.py) makes a model folder of a SimREC or MCN checkpoint and "
+        "a safetensors file of a backbone: `rec convert FILE --out weights/NAME`"
     )
 
 
