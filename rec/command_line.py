@@ -17,7 +17,17 @@ from rec import console
 from rec.errors import InputError, out_of_memory
 from rec.files import NO_SPACE, user_path
 
-__all__ = ["InputError", "add_trust_option", "device", "ending", "exit_with", "explained", "printable", "whole"]
+__all__ = [
+    "InputError",
+    "add_trust_option",
+    "announce",
+    "device",
+    "ending",
+    "exit_with",
+    "explained",
+    "printable",
+    "whole",
+]
 
 MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
 # Help of --threshold.
@@ -52,6 +62,14 @@ def add_foreign_options(parser: argparse.ArgumentParser) -> None:
 def foreign_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :func:`rec.from_pretrained` out of :func:`add_foreign_options`."""
     return {"coordinates": args.coordinates, "prompt": args.prompt, "send_images": args.send_images}
+
+
+def announce(text: str) -> None:
+    """The first line of a script whose imports take seconds: what it is about to do, said by one of several processes."""
+    from rec import __version__
+
+    if os.environ.get("RANK", "0") == "0":
+        print(f"rec {__version__}: {text}", flush=True)
 
 
 def whole(low: int = 0, high: int | None = None) -> Callable[[str], int]:

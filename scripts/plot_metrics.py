@@ -1,8 +1,9 @@
-"""Draws the curves of one or several runs: losses, learning rate and accuracy over the updates, as one PNG.
+"""Draws the curves of one or several runs: losses, learning rate and accuracy over the updates.
 
-    rec plot RUN [RUN ...] [--out curves.png] [--losses loss loss_iou] [--accuracies Acc@0.5 mIoU]
+    rec plot RUN [RUN ...] [--out curves.pdf] [--losses loss loss_iou] [--accuracies Acc@0.5 mIoU]
 
-RUN is a run folder or a metrics.jsonl file. Needs matplotlib: pip install matplotlib.
+RUN is a run folder or a metrics.jsonl file; --out ends in .png, or for papers in .pdf or .svg. Needs matplotlib:
+pip install matplotlib.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rec.command_line import InputError, ending, exit_with
+from rec.config.errors import did_you_mean
 from rec.files import refuse_inputs, user_path, whole_file
 from rec.trust import read_text
 
@@ -51,6 +53,20 @@ def curve(records: Records, kind: str, name: str, split: str = "") -> tuple[list
     """Updates and values of ``name`` in the records of ``kind`` (and ``split``) that have it."""
     found = [(r["update"], r[name]) for r in records if r["kind"] == kind and name in r and r["split"] == split]
     return [update for update, _ in found], [value for _, value in found]
+
+
+def check_names(runs: dict[str, Records], kind: str, names: list[str]) -> None:
+    """Makes sure that each name that was asked for is in some run's records of a kind.
+
+    Raises:
+        InputError: one is in none; lists those there are.
+    """
+    known = {name for records in runs.values() for record in records if record["kind"] == kind for name in record}
+    known -= {"kind", "split", "update", "epoch"}
+    for name in names:
+        if name not in known:
+            there = f"known are {', '.join(sorted(known))}" if known else "there is none yet"
+            raise InputError(f"no {kind} record of any run has {name}{did_you_mean(name, known)}: {there}")
 
 
 def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out: Path) -> None:
@@ -99,21 +115,28 @@ def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out
         known = sorted({name for records in runs.values() for record in records for name in record})
         raise InputError(f"no run has any of {', '.join(losses + accuracies)}: known are {', '.join(known)}")
     with whole_file(out) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, format=out.suffix[1:].lower())
     pyplot.close(figure)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run folder or metrics.jsonl")
-    parser.add_argument("--out", type=ending(".png"), default="curves.png", help="PNG to write (default: curves.png)")
-    parser.add_argument("--losses", nargs="+", default=["loss"], help="values of the training records")
-    parser.add_argument("--accuracies", nargs="+", default=["Acc@0.5"], help="values of the evaluation records")
+    parser.add_argument(
+        "--out", type=ending(".png", ".pdf", ".svg"), default="curves.png", help="file to write (default: curves.png)"
+    )
+    parser.add_argument("--losses", nargs="+", default=[], help="values of the training records (default: loss)")
+    parser.add_argument(
+        "--accuracies", nargs="+", default=[], help="values of the evaluation records (default: Acc@0.5)"
+    )
     args = parser.parse_args()
     refuse_inputs([args.out], [run / "metrics.jsonl" if run.is_dir() else run for run in args.runs])
     names = [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
-    draw(dict(zip(labels, map(read_records, args.runs), strict=True)), args.losses, args.accuracies, Path(args.out))
+    runs = dict(zip(labels, map(read_records, args.runs), strict=True))
+    check_names(runs, "train", args.losses)
+    check_names(runs, "evaluation", args.accuracies)
+    draw(runs, args.losses or ["loss"], args.accuracies or ["Acc@0.5"], Path(args.out))
     print(f"{args.out}: {', '.join(labels)}")
     return 0
 

@@ -105,7 +105,7 @@ def train(cfg: Any) -> int:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"))
     for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
-    log.describe(bare, dataset, total_updates, cfg.train.batch_size, per_process, accumulation)
+    log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
     log.progress(total_updates, state.update)
     window = Window()
     window.load(state.window, accelerator, state.update)
@@ -166,7 +166,7 @@ def train(cfg: Any) -> int:
             due_save |= epoch_ended and due(state.epoch + 1, cfg.train.save_period)
             if epoch_ended:
                 state.epoch, state.update_in_epoch = state.epoch + 1, 0
-            if finished or due(state.update, cfg.train.log_period):
+            if finished or due(state.update, log.period):
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
             # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
             improved = False
@@ -194,7 +194,7 @@ def train(cfg: Any) -> int:
     if state.skipped_updates:
         log.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
     publisher.close(state, finished=status == 0)
-    log.close()
+    log.close(cfg, state, total_updates)
     del lock
     if status and stop.failure is not None:
         raise resume.TrainingError(f"{stop.failure}; saved after update {state.update}, the same command continues")
@@ -276,21 +276,21 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
 
 def main() -> int:
     import rec.other_names  # noqa: F401 - tells rec.config which options are refused
-    from rec.command_line import add_trust_option
+    from rec.command_line import add_trust_option, announce
     from rec.config import parse_config_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="check names and values, build nothing")
     add_trust_option(parser)
     args = parse_config_arguments(parser)
-    from rec.training.build import read_training_config, warnings
-    from rec.training.memory import explained_memory
+    announce(f"{'checking' if args.check else 'training from'} {args.config}")
+    from rec.training import build, memory
 
-    cfg = read_training_config(args.config, args.overrides, args.trust_config)
+    cfg = build.read_training_config(args.config, args.overrides, args.trust_config)
     if args.check:
-        print(f"{args.config}: every key and argument is known, the values fit", *warnings(cfg), sep="\n")
+        print(f"{args.config}: every key and argument is known, the values fit", *build.warnings(cfg), sep="\n")
         return 0
-    with explained_memory(cfg):
+    with memory.explained_memory(cfg):
         return train(cfg)
 
 

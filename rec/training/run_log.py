@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rec.contracts import ConfigNode, DataSet
 from rec.errors import TrainingError
 from rec.files import whole_file
 from rec.models.pretrained_text import text_encoders
+from rec.training import summary
 from rec.training.checkpoint_format import TrainerState
 from rec.training.process import end_together
 from rec.trust import read_bytes, split_name
@@ -50,6 +50,7 @@ class RunLog:
     ) -> None:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
+        self.started_at = update if not due_evaluation else -1
         self.metrics_file = folder / "metrics.jsonl"
         self.bar: tqdm | None = None
         self.caches: list[object] = []
@@ -112,22 +113,17 @@ class RunLog:
 
     def describe(
         self,
+        cfg: ConfigNode,
         model: torch.nn.Module,
-        dataset: DataSet,
+        splits: Sequence[tuple[str, DataSet]],
         updates: int,
-        batch_size: int,
         per_process: int,
         accumulation: int,
     ) -> None:
-        """The line a run begins with: the training split, ``updates`` of so many samples, the bare model, the devices."""
-        accelerator, parameters = self.accelerator, list(model.parameters())
-        trainable = sum(p.numel() for p in parameters if p.requires_grad)
-        self.line(
-            f"{length_hint(dataset) or 'streamed'} training samples, {updates} updates of {batch_size} = {per_process} "
-            f"per process x {accelerator.num_processes} x {accumulation} accumulation; "
-            f"{sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; "
-            f"{accelerator.distributed_type.value}, {accelerator.device}, {accelerator.mixed_precision}"
-        )
+        """The lines a run begins with (:func:`rec.training.summary.beginning`); decides how often it logs."""
+        self.period = min(cfg.train.log_period, max(1, updates // summary.LINES))
+        for text in summary.beginning(cfg, self.accelerator, model, splits, updates, per_process, accumulation):
+            self.line(text)
         self.caches = [encoder.cache for encoder in text_encoders(model).values() if encoder.cache is not None]
         for cache in self.caches:
             self.line(f"features of phrases that stand still: {cache}")
@@ -189,11 +185,15 @@ class RunLog:
         if self.bar is not None:
             self.bar.update()
 
-    def close(self) -> None:
+    def close(self, cfg: ConfigNode, state: TrainerState, updates: int) -> None:
+        """Ends the log; where all ``updates`` are done, with what came out and the next commands."""
         for cache in self.caches:
             self.line(f"features of phrases that stand still: {cache}")
         if self.bar is not None:
             self.bar.close()
+        if state.update >= updates and not state.due_evaluation:
+            for text in summary.ending(cfg, state, self.started_at, updates):
+                self.line(text)
         end_together(self.accelerator)
 
 

@@ -49,6 +49,14 @@ def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypa
     assert picture.shape[1] > 1000 and picture.min() < 100 and picture.max() == 255
 
 
+@pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF-"), ("svg", b"<?xml")])
+def test_curves_for_papers(plot, tmp_path, ending, start):
+    pytest.importorskip("matplotlib")
+    status, said = plot(write_run(tmp_path / "run", 1.0), "--out", tmp_path / f"curves.{ending}")
+    assert status == 0, said.err
+    assert (tmp_path / f"curves.{ending}").read_bytes().startswith(start)
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
@@ -62,11 +70,16 @@ def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypa
         (f'{{"kind": "train", "update": 1, "loss": 1{"0" * 400}}}\n{{}}\n', (), "line 1: expected a record"),
         ("[" * 100_000 + "\n{}\n", (), "line 1: expected a record"),
         ('{"kind": "train", "update": 1, "loss": {"a": 1}}\n', (), "no run has any of loss"),
-        (None, ("--out", "curves.pdf"), "ends in .png"),
+        (None, ("--out", "curves.gif"), "ends in .png or .pdf or .svg"),
         (
             '{"kind": "train", "update": 1, "loss": 1}\n',
             ("--losses", "los"),
-            "no run has any of los, Acc@0.5: known are",
+            "no train record of any run has los; did you mean `loss`?: known are loss",
+        ),
+        (
+            '{"kind": "train", "update": 1, "loss": 1}\n{"kind": "evaluation", "update": 1, "split": "val", "Acc@0.5": 1}\n',
+            ("--accuracies", "Acc@0.5", "mIou"),
+            "no evaluation record of any run has mIou: known are Acc@0.5",
         ),
     ],
 )

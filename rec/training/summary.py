@@ -1,0 +1,100 @@
+"""What a run says of itself in words: at its beginning what it is, at its end what came out and what to do next."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from operator import length_hint
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from rec.contracts import ConfigNode, DataSet
+from rec.training.checkpoint_format import TrainerState
+
+LINES = 20  # logged updates of a run, at least: fewer are no curve
+_PRECISION = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast", "fp8": "float8"}
+
+
+def beginning(
+    cfg: ConfigNode,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    splits: Sequence[tuple[str, DataSet]],
+    updates: int,
+    per_process: int,
+    accumulation: int,
+) -> Iterator[str]:
+    """The lines a run begins with: folder, data, model by its parts, how it is trained and on what.
+
+    Args:
+        cfg, accelerator: of the run.
+        model: the bare one.
+        splits: name and data set of the training split, then of those that are evaluated.
+        updates, per_process, accumulation: length of the run, samples per process and batch, batches per update.
+    """
+    yield f"this run is in {cfg.train.output_dir}: config.yaml, train.log, metrics.jsonl, checkpoints/, best/"
+    (_, dataset), *evaluated = splits
+    about = [f"data: {_name(cfg, dataset)}"]
+    about += [f"{length_hint(split) or 'streamed'} {name} samples" for name, split in evaluated]
+    if (shape := cfg.dataset.get("input_shape")) is not None:
+        about.append(f"images of {' x '.join(map(str, shape))} pixels")
+    if dataset.vocabulary is not None:
+        about.append(f"{len(dataset.vocabulary)} words")
+    yield ", ".join(about)
+    yield f"model: {type(model).__name__}; {'; '.join(_part(name, part) for name, part in model.named_children())}"
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    yield (
+        f"{length_hint(dataset) or 'streamed'} training samples, {updates} updates of {cfg.train.batch_size} = {per_process} "
+        f"per process x {accelerator.num_processes} x {accumulation} accumulation; "
+        f"{sum(p.numel() for p in parameters):,} parameters, {trainable:,} trainable; {_devices(accelerator)}"
+    )
+
+
+def _name(cfg: ConfigNode, dataset: DataSet) -> str:
+    named = cfg.dataset.get("dataset")
+    return (
+        type(dataset).__name__ if named is None else ", ".join([named] if isinstance(named, str) else map(str, named))
+    )
+
+
+def _part(name: str, part: torch.nn.Module) -> str:
+    """A part of the model in words: its parameters, and which of them are trained."""
+    parameters = list(part.parameters())
+    count, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    if not count:
+        return f"{name} without parameters"
+    how = "trained" if trained == count else "frozen" if not trained else f"{trained:,} of them trained"
+    return f"{name} {count:,} {how}"
+
+
+def _devices(accelerator: Accelerator) -> str:
+    """Processes, device and precision in words."""
+    count, kind = accelerator.num_processes, accelerator.device.type
+    many = "one process" if count == 1 else f"{count} processes ({accelerator.distributed_type.value})"
+    device = torch.cuda.get_device_name(accelerator.device) if kind == "cuda" else kind.upper()
+    return f"{many} on {device}, {_PRECISION.get(accelerator.mixed_precision, accelerator.mixed_precision)}"
+
+
+def ending(cfg: ConfigNode, state: TrainerState, started_at: int, updates: int) -> Iterator[str]:
+    """The lines a finished run ends with: its best score, where the model is, and the next commands.
+
+    Args:
+        cfg, state: of the run.
+        started_at: the update it continued from; ``updates`` where there was nothing left to do.
+        updates: its length.
+    """
+    folder = Path(cfg.train.output_dir)
+    if started_at >= updates:
+        yield (
+            f"already finished: all {updates} updates were done before; train longer with train.epochs or train.train_iter, or "
+            "start another run with another train.output_dir"
+        )
+    best = folder / "best"
+    if state.best_metric is not None:
+        split = next(iter(state.best_metrics), "")
+        yield f"best {cfg.train.evaluation.eval_metric} on {split}: {state.best_metric:.4f}; that model is in {best}{os.sep}"
+    if best.is_dir():
+        model = shlex.quote(str(best))
+        yield f"next: rec predict {model} photo.jpg 'the phrase' --out marked.png; rec evaluate {shlex.quote(str(folder))}"

@@ -1,0 +1,47 @@
+"""What a run says of itself at its beginning and its end."""
+
+from types import SimpleNamespace
+
+import torch
+from accelerate import Accelerator
+from omegaconf import OmegaConf
+
+from rec.training.checkpoint_format import TrainerState
+from rec.training.summary import beginning, ending
+
+
+def config(folder):
+    train = {"output_dir": str(folder), "batch_size": 8, "evaluation": {"eval_metric": "Acc@0.5"}}
+    return OmegaConf.create({"train": train, "dataset": {"dataset": "mine", "input_shape": [96, 64]}})
+
+
+class Split(list):
+    vocabulary = ("PAD", "UNK", "red")
+
+
+def test_the_beginning_tells_folder_data_parts_and_device_in_words(tmp_path):
+    model = torch.nn.ModuleDict({"eyes": torch.nn.Linear(3, 4), "ears": torch.nn.Linear(2, 2), "glue": torch.nn.ReLU()})
+    model["ears"].requires_grad_(False)
+    splits = [("train", Split(range(40))), ("val", Split(range(7)))]
+    lines = list(beginning(config(tmp_path / "out"), Accelerator(cpu=True), model, splits, 15, 4, 2))
+    assert lines[0].startswith(f"this run is in {tmp_path}/out: config.yaml, train.log")
+    assert lines[1] == "data: mine, 7 val samples, images of 96 x 64 pixels, 3 words"
+    assert lines[2] == "model: ModuleDict; eyes 16 trained; ears 6 frozen; glue without parameters"
+    assert lines[3].startswith(
+        "40 training samples, 15 updates of 8 = 4 per process x 1 x 2 accumulation; 22 parameters, 16 train"
+    )
+    assert lines[3].endswith("one process on CPU, float32")
+
+
+def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path):
+    state = SimpleNamespace(best_metric=0.875, best_metrics={"val": {"Acc@0.5": 0.875}})
+    assert list(ending(config(tmp_path), TrainerState(), 0, 15)) == []  # nothing was evaluated
+    folder = tmp_path / "a run"
+    (folder / "best").mkdir(parents=True)
+    best, following = ending(config(folder), state, 0, 15)
+    assert best == f"best Acc@0.5 on val: 0.8750; that model is in {folder}/best/"
+    assert following.startswith(f"next: rec predict '{folder}/best' photo.jpg") and following.endswith(
+        f"rec evaluate '{folder}'"
+    )
+    first, *rest = ending(config(folder), state, 15, 15)
+    assert first.startswith("already finished: all 15 updates were done before") and rest == [best, following]
