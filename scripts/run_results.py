@@ -28,6 +28,7 @@ from typing import Any
 
 SCENES = "configs/simrec_small_scenes_quickstart.py"
 DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
+ANY = "configs/simrec_small_scenes_any.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
 # A fraction of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
 SHORT = ("train.train_iter=300", "train.warmup_ratio=0.15", "train.log_period=50")
@@ -69,6 +70,9 @@ EXPERIMENTS = {
     "scenes_hard": Experiment(SCENES, HARD),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
+    "scenes_any": Experiment(ANY),
+    "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
+    "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
     "refcoco_sample": Experiment("configs/simrec_small_refcoco_overfit.py", splits=("train",)),
     "recipe_quickstart": recipe(),
     "recipe_iou": recipe("model.head.box_loss=iou", "model.head.box_loss_weight=5.0"),

@@ -42,6 +42,12 @@ SCENES = (
     ("SimREC small with masks", "scenes_mask"),
     ("MCN small", "scenes_mcn"),
 )
+ANY = (  # label, record, row of its metrics
+    ("answers nothing", "scenes_any", "test/answer nothing"),
+    ("SimREC small, sees no phrase", "scenes_any_no_phrase", "test"),
+    ("SimREC small, sees no image", "scenes_any_no_image", "test"),
+    ("SimREC small", "scenes_any", "test"),
+)
 HARD = (("random object of the scene", "scenes_random_object"), ("SimREC small", "scenes_hard"))
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),
@@ -67,6 +73,7 @@ def tables(folder: Path) -> dict[str, str]:
         "published": published(records),
         "scenes": scenes(SCENES, records, 0),
         "scenes-hard": scenes(HARD, records, 1),
+        "scenes-any": scenes_any(records),
         "recipes": recipes(records),
         "precision": precision(records),
         "vocabulary": vocabulary(records),
@@ -138,6 +145,18 @@ def scenes(models: Sequence[tuple[str, str]], records: Mapping[str, Any], level:
         reads = [metric("test"), *(metric(f"test/{kind}") for kind in KINDS), metric("test", "mask_mIoU")]
         rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *cost(record)])
     return table(["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"], rows)
+
+
+def scenes_any(records: Mapping[str, Any]) -> str:
+    """Phrases of none, one or several objects."""
+    rows = []
+    for label, name, part in ANY:
+        record = records.get(name)
+        reads = [metric(part, key) for key in ("Pr@F1", "N-acc", "T-acc")]
+        reads += [metric(f"{part}/{number}", "Pr@F1") for number in ("none", "one", "several")]
+        trained = cost(record) if part == "test" else ["-"] * 3
+        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *trained])
+    return table(["model", "Pr@F1", "N-acc", "T-acc", "none", "one", "several", "updates", "minutes", "GB"], rows)
 
 
 def recipes(records: Mapping[str, Any]) -> str:
