@@ -253,10 +253,35 @@ class LSTM(_Published):
 
     def encode(self, words: Tensor, padding: Tensor) -> Tensor:
         # Lengths of at least one: packing refuses an empty phrase.
-        lengths = (~padding).sum(1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+        lengths = (~padding).sum(1).clamp(min=1)
+        if words.is_cuda:  # packing reads the lengths on the host, which would wait for them
+            return self.encode_unpacked(words, lengths)
+        packed = nn.utils.rnn.pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], True, total_length=words.shape[1])
         return states
+
+    def encode_unpacked(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """The states that packing gives, of ``(B, L, word_embed_size)`` and lengths ``(B,)`` that stay where they are.
+
+        The second direction reads each phrase turned round within its own length; padding comes behind in both.
+        """
+        rnn, place = self.rnn, torch.arange(words.shape[1], device=words.device)
+        turned = ((lengths[:, None] - 1 - place) % words.shape[1])[..., None]  # its own inverse
+        inside = (place < lengths[:, None])[..., None]
+        x = words
+        for layer in range(rnn.num_layers):
+            directions = []
+            for suffix in ("", "_reverse"):
+                names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                weights = [getattr(rnn, f"{name}_l{layer}{suffix}") for name in names]
+                inputs = x.gather(1, turned.expand_as(x)) if suffix else x
+                start = x.new_zeros(1, len(x), rnn.hidden_size)
+                states = torch.lstm(inputs, (start, start), weights, True, 1, 0.0, self.training, False, True)[0]
+                directions.append(states.gather(1, turned.expand_as(states)) if suffix else states)
+            x = torch.cat(directions, -1) * inside
+            if layer + 1 < rnn.num_layers:
+                x = F.dropout(x, rnn.dropout, self.training)
+        return x
 
 
 @hands_on

@@ -65,3 +65,19 @@ def test_positions_are_distinct_and_bounded_for_any_length_and_width() -> None:
     assert positions.shape == (40, 31) and positions.abs().max() <= 1
     distances = torch.cdist(positions, positions) + 10 * torch.eye(40)
     assert distances.min() > 0.1
+
+
+def test_an_lstm_gives_the_states_of_packed_phrases_without_their_lengths_on_the_host() -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS["LSTM"]().double()
+    words = torch.randn(4, 6, 12, dtype=torch.float64)
+    lengths = torch.tensor([6, 3, 1, 5])
+    packed = encoder.encode(words, torch.arange(6) >= lengths[:, None])
+    packed.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in encoder.rnn.parameters()]
+    encoder.zero_grad()
+    unpacked = encoder.encode_unpacked(words, lengths)
+    unpacked.square().sum().backward()
+    torch.testing.assert_close(unpacked, packed, rtol=1e-10, atol=1e-12)
+    for parameter, gradient in zip(encoder.rnn.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
