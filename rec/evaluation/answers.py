@@ -75,8 +75,8 @@ def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], 
             ``target``, are in pixels, xyxy, whatever is declared.
 
     Raises:
-        InputError: a line is no JSON object, names no phrase or several that differ, a phrase gets two answers, or none of
-            the lines belongs to these splits.
+        InputError: a line is no JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
+            lines belongs to these splits, or a phrase of theirs names none or several objects.
     """
     phrases = [phrase for split, dataset in datasets.items() for phrase in _phrases(split, dataset)]
     keys = _Keys(phrases, {split: dataset.fingerprint for split, dataset in datasets.items()})
@@ -106,6 +106,13 @@ def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], 
 def _phrases(split: str, dataset: DataSet) -> Iterator[_Phrase]:
     for index in range(len(dataset)):
         targets, height, width = dataset.target_boxes(index)
+        if len(targets) != 1:
+            described = dataset.describe(index)
+            raise InputError(
+                f"{str(described.get('sentence'))[:80]!r} of ref_id {described.get('ref_id')} in {split} names {len(targets)} "
+                "objects; answers of a file are scored for phrases of one object each: evaluate a model of yours on such data, "
+                "or take a split where each phrase names one"
+            )
         yield _Phrase(split, index, dataset.describe(index), targets[0].astype(np.float64), height, width)
 
 

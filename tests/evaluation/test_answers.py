@@ -91,6 +91,17 @@ def test_our_own_predictions_give_our_own_digits(tmp_path):
     assert summarize_records(scored.records["val"]) == metrics and scored.records["val"] == records
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_split_whose_phrases_name_none_or_several_is_refused(tmp_path, count):
+    class AnyNumber(ToySplit):
+        def target_boxes(self, index):
+            return np.ones((count, 4), np.float32), 50, 60
+
+    answers = lines(tmp_path / "a.jsonl", [{"index": 0, "box": [1, 2, 3, 4]}])
+    with pytest.raises(InputError, match=rf"of ref_id .* in val names {count} objects; answers of a file are scored"):
+        read_answers(answers, {"val": ForeignDataSet(AnyNumber(3))}, Convention("pixel", "xyxy"))
+
+
 def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     box = truth()[3][0].tolist()
     others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(8)]
