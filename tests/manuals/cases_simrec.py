@@ -304,10 +304,10 @@ def accelerate_launches(place):
 
 @promise("bash tools/eval.sh config/simrec_refcoco_scratch.py 4 /path/to/checkpoint", "tools/eval.sh")
 def a_pth_says_which_script_converts_it(place):
-    from rec.model_folder.find import locate as find
+    import rec
     from rec.model_folder.format import ModelFolderError
 
-    assert "rec convert" in raised(ModelFolderError, find, place.file("", "ckpt_epoch_3.pth"))
+    assert "rec convert" in raised(ModelFolderError, rec.from_pretrained, place.file("", "ckpt_epoch_3.pth"))
 
 
 @promise("bash tools/train.sh configs/simrec_refcoco_scratch.py 4 train.sync_bn.enabled=True")
