@@ -25,7 +25,7 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
-DEFAULTS = {"rounds": (5, 3), "images": (200, 64)}  # of the sections, and of gpu
+GPU_DEFAULTS = {"rounds": 3, "images": 64}  # where they are not given
 SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,9 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
     parser.add_argument("--size", type=whole(32, 4096), default=416, help="side of the images in pixels")
     parser.add_argument("--batches", type=whole(1), nargs="+", default=[8, 32], metavar="N")
-    parser.add_argument("--rounds", type=whole(1), help="how often each side is timed; default 5, of gpu 3")
+    parser.add_argument("--rounds", type=whole(1), default=5, help="how often each side is timed; of gpu 3")
     parser.add_argument(
-        "--images", type=whole(1), help="generated photographs of data and eval; default 200, of gpu 64"
+        "--images", type=whole(1), default=200, help="generated photographs of data and eval; of gpu 64"
     )
     parser.add_argument("--refs", type=whole(1), default=50_000, help="objects of the generated REFER files of data")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
@@ -57,8 +57,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("name a section; on a GPU there is one, gpu")
     if args.device == "cuda":
         device("cuda")
-    for name, (usual, on_gpu) in DEFAULTS.items():
-        setattr(args, name, getattr(args, name) or (on_gpu if args.section == "gpu" else usual))
+    for name, value in GPU_DEFAULTS.items() if args.section == "gpu" else ():
+        if not any(word.partition("=")[0] == f"--{name}" for word in sys.argv):
+            setattr(args, name, value)
     return args
 
 

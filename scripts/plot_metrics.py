@@ -69,6 +69,9 @@ def check_names(runs: dict[str, Records], kind: str, names: list[str]) -> None:
             raise InputError(f"no {kind} record of any run has {name}{did_you_mean(name, known)}: {there}")
 
 
+LOSSES, ACCURACIES = ["loss"], ["Acc@0.5"]
+
+
 def draw(runs: dict[str, Records], losses: list[str], accuracies: list[str], out: Path) -> None:
     """Three panels (losses, learning rate, accuracies of every evaluated split) with one colour per run.
 
@@ -125,18 +128,19 @@ def main() -> int:
     parser.add_argument(
         "--out", type=ending(".png", ".pdf", ".svg"), default="curves.png", help="file to write (default: curves.png)"
     )
-    parser.add_argument("--losses", nargs="+", default=[], help="values of the training records (default: loss)")
+    parser.add_argument("--losses", nargs="+", default=LOSSES, help="values of the training records (default: loss)")
     parser.add_argument(
-        "--accuracies", nargs="+", default=[], help="values of the evaluation records (default: Acc@0.5)"
+        "--accuracies", nargs="+", default=ACCURACIES, help="values of the evaluation records (default: Acc@0.5)"
     )
     args = parser.parse_args()
     refuse_inputs([args.out], [run / "metrics.jsonl" if run.is_dir() else run for run in args.runs])
     names = [(run if run.is_dir() else run.parent).resolve().name for run in args.runs]
     labels = names if len(set(names)) == len(names) else [str(run) for run in args.runs]
     runs = dict(zip(labels, map(read_records, args.runs), strict=True))
-    check_names(runs, "train", args.losses)
-    check_names(runs, "evaluation", args.accuracies)
-    draw(runs, args.losses or ["loss"], args.accuracies or ["Acc@0.5"], Path(args.out))
+    for kind, asked, usual in (("train", args.losses, LOSSES), ("evaluation", args.accuracies, ACCURACIES)):
+        if asked is not usual:  # a run of another kind may lack what is drawn unasked
+            check_names(runs, kind, asked)
+    draw(runs, args.losses, args.accuracies, Path(args.out))
     print(f"{args.out}: {', '.join(labels)}")
     return 0
 
