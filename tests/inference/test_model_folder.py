@@ -135,7 +135,7 @@ def test_a_folder_may_be_called_anything_in_utf8(tmp_path, name):
     with pytest.raises(ModelFolderError, match="not UTF-8"):
         write_folder(tmp_path / os.fsdecode(b"caf\xe9") / name)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    command = next(line for line in card.splitlines() if line.startswith("python scripts/predict.py"))
+    command = next(line for line in card.splitlines() if line.startswith("rec predict"))
     code = next(line for line in card.splitlines() if line.startswith("grounder = "))
     shown = name.encode("utf-8", "replace").decode()
     assert shlex.split(command)[2] == shown
