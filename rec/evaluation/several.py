@@ -59,24 +59,28 @@ def f1_of(record: Record, match_by: str = "iou") -> float:
     return f1(_array(record["boxes"]), _array(record["targets"]), match_by)
 
 
-def answered(record: Record, threshold: float) -> dict[str, Any]:
-    """The record as it is where the answer is its candidates of at least ``threshold``.
+def answered(record: Record, threshold: float, min_pixels: int = 0) -> dict[str, Any]:
+    """The record as it is where the answer is its candidates of at least ``threshold``, or a mask of ``min_pixels``.
 
     One answer decides whether there is something: where a model that gives boxes gives none, its mask is empty too.
     """
-    if record["candidates"] is None:  # masks alone: there is nothing to choose
-        return dict(record)
+    if record["candidates"] is None:  # masks alone
+        return _emptied(record) if record["mask_area"] < min_pixels else dict(record)
     kept = [(box, score) for box, score in record["candidates"] if score >= threshold]
     result = dict(record) | {"boxes": [box for box, _ in kept], "scores": [score for _, score in kept]}
     result |= {"box": kept[0][0] if kept else None, "score": kept[0][1] if kept else None}
     result |= {"iou": None, "threshold": threshold}
     if len(record["targets"]) == 1:
         result["iou"] = float(boxes.box_iou(_array(result["boxes"])[0], _array(record["targets"])[0])) if kept else 0.0
-    if not kept and record.get("mask") is not None:
-        result |= {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}
-        if "mask_union" in record:
-            target_area = record["mask_union"] - record["mask_area"] + record["mask_intersection"]
-            result |= {"mask_intersection": 0, "mask_union": target_area}
+    return result if kept or record.get("mask") is None else _emptied(result)
+
+
+def _emptied(record: Record) -> dict[str, Any]:
+    """The record with an empty mask."""
+    result = dict(record) | {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}
+    if "mask_union" in record:
+        target_area = record["mask_union"] - record["mask_area"] + record["mask_intersection"]
+        result |= {"mask_intersection": 0, "mask_union": target_area}
     return result
 
 
@@ -119,8 +123,7 @@ def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, flo
 
 def nothing(record: Record) -> dict[str, Any]:
     """The record of a model that always answers with nothing: what :func:`summarize` gives for these is to be beaten."""
-    empty: Record = dict(record) | {"candidates": []}
-    return answered(empty, 1.0)
+    return answered(dict(record) | {"candidates": []}, 1.0)
 
 
 def rows(split: str, records: Sequence[Record]) -> dict[str, dict[str, float]]:
@@ -130,9 +133,10 @@ def rows(split: str, records: Sequence[Record]) -> dict[str, dict[str, float]]:
     for record in records:
         by_number[NUMBERS[min(len(record["targets"]), 2)]].append(record)
     lines = {f"{split}/{name}": _defined(summarize(part)) for name, part in by_number.items() if part}
-    if any(record["candidates"] is not None for record in records):
-        published = [answered(record, PUBLISHED_SCORE) for record in records]
-        lines[f"{split}/published rule (GIoU, score {PUBLISHED_SCORE:g})"] = summarize(published, "giou")
+    boxed = any(record["candidates"] is not None for record in records)
+    rule = f"GIoU, score {PUBLISHED_SCORE:g}" if boxed else f"{PUBLISHED_PIXELS} pixels"
+    published = [answered(record, PUBLISHED_SCORE, PUBLISHED_PIXELS) for record in records]
+    lines[f"{split}/published rule ({rule})"] = summarize(published, "giou")
     return lines | {f"{split}/answer nothing": summarize([nothing(record) for record in records])}
 
 

@@ -144,6 +144,10 @@ def test_a_model_of_masks_alone_is_empty_where_its_mask_is() -> None:
         for t, area in (([], 0), ([], 3), ([A], 5), ([A], 0), ([A], 2))
     ]
     found = summarize([answered(record, 0.5) for record in made])
+    published = rows("val", [record | {"mask": encode(np.zeros((4, 4), bool))} for record in made])[
+        "val/published rule (50 pixels)"
+    ]
+    assert published["N-acc"] == 1 and published["T-acc"] == 0  # none of these masks has so many
     assert "Pr@F1" not in found and found["N-acc"] == 0.5 and found["T-acc"] == pytest.approx(2 / 3)
 
 
