@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -356,7 +357,8 @@ def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) ->
         table.info.write_to_directory(str(folder / split))
         state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
         state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
-        write_json(folder / split / "state.json", state | {"_split": split})
+        named = split if re.fullmatch(r"\w+(\.\w+)*", split) else None  # the library reads no others, such as test-dev
+        write_json(folder / split / "state.json", state | {"_split": named})
     if not parquet:
         write_json(folder / "dataset_dict.json", {"splits": list(tables)})
     return files

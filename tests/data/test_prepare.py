@@ -210,6 +210,15 @@ def test_what_is_ready_can_be_decoded(tmp_path, store):
     assert [dataset[number]["index"].item() for number in range(len(dataset))] == list(range(21))
 
 
+@pytest.mark.parametrize("split", ["test-dev", "val seen", "[1]", "eins.zwei"])
+@pytest.mark.parametrize("parquet", [False, True])
+def test_a_split_of_any_name_is_opened_again(tmp_path, split, parquet):
+    make_jsonl(tmp_path, [{"image": "a.jpg", "phrase": "box", "bbox": [10, 20, 30, 20], "split": split}])
+    source = open_source({"path": tmp_path / "train.jsonl", "bbox_format": "xywh"}, name="mine")
+    prepare(source, tmp_path / "out", parquet=parquet, progress=False)
+    assert len(RefCOCODataSet("mine", str(tmp_path / "out"), input_shape=[48, 48], split=split)) == 1
+
+
 def test_a_tilde_is_the_home_folder_in_python_too(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -72,7 +72,8 @@ def spoilt(suffix: str, data: bytes, rng: Random) -> bytes:
         rows = mutations.change(list(csv.reader(text.splitlines())), rng)
         stream = io.StringIO()
         kinds = {"quoting": rng.choice((csv.QUOTE_ALL, csv.QUOTE_MINIMAL)), "delimiter": rng.choice(",,,,;")}
-        csv.writer(stream, **kinds).writerows(row if isinstance(row, list) else [row] for row in rows or [])
+        lines = rows if isinstance(rows, list) else [rows]
+        csv.writer(stream, **kinds).writerows(line if isinstance(line, list) else [line] for line in lines)
         return mutations.encoded(stream.getvalue(), rng)
     if suffix == ".yaml" and rng.random() < 0.6:
         changed = mutations.change(yaml.load(text, yaml.CSafeLoader), rng)
