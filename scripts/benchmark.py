@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: CPU time of this process, for machines that others use meanwhile")  # fmt: skip
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="cuda: section gpu; it runs on a CPU too"
+        "--device", type=device, choices=["cpu", "cuda"], default="cpu", help="cuda: section gpu; it runs on a CPU too"
     )
     parser.add_argument("--work", default="outputs/benchmark", help="folder for generated data")
     parser.add_argument("--out", default=str(ROOT / "docs" / "performance"), help="folder for the JSON files")
@@ -55,8 +55,6 @@ def parse_arguments() -> argparse.Namespace:
     args.section = args.section or ("gpu" if args.device == "cuda" else None)
     if args.section is None or (args.device == "cuda" and args.section not in ("gpu", "page")):
         parser.error("name a section; on a GPU there is one, gpu")
-    if args.device == "cuda":
-        device("cuda")
     for name, value in GPU_DEFAULTS.items() if args.section == "gpu" else ():
         if not any(word.partition("=")[0] == f"--{name}" for word in sys.argv):
             setattr(args, name, value)
