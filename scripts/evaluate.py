@@ -178,7 +178,7 @@ def score_answers(
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
     if args.answers is None:
         args.answers = ask_model(args, accelerator, datasets)
-    answers = read_answers(args.answers, datasets, convention)
+    answers = read_answers(args.answers, datasets, convention, args.threshold or 0.0)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
         say(f"warning: {answers.suspicion}")
@@ -224,7 +224,7 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
     convention = Convention((args.coordinates if args.answers else None) or "pixel", args.box_format)
-    args.others = read_answers(args.compare, datasets, convention) if args.compare else None
+    args.others = read_answers(args.compare, datasets, convention, args.threshold or 0.0) if args.compare else None
 
 
 def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:

@@ -18,6 +18,7 @@ from rec import boxes
 from rec.contracts import DataSet
 from rec.data import masks
 from rec.errors import InputError
+from rec.evaluation import several
 from rec.evaluation.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
@@ -43,7 +44,7 @@ class Answers:
         """The counts in a line."""
         names = {
             "answered": "answers matched", "missing": "phrases without one (wrong)", "none": "say that it is not there",
-            "unparsable": "unparsable (wrong)", "several": "with several boxes (the surest, else the first, counts)",
+            "unparsable": "unparsable (wrong)", "several": "with several boxes (the surest counts where one is asked for)",
             "outside": "boxes leave their image", "extra": "lines belong to no phrase of these splits",
         }  # fmt: skip
         return ", ".join(
@@ -58,14 +59,16 @@ class _Phrase:
     split: str
     index: int
     described: Mapping[str, Any]
-    target: np.ndarray  # float64 (4,) xyxy in pixels
+    targets: np.ndarray  # float64 (N, 4) xyxy in pixels
     height: int
     width: int
     line: int | None = None
     answer: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], convention: Convention) -> Answers:
+def read_answers(
+    path: str | os.PathLike[str], datasets: Mapping[str, DataSet], convention: Convention, threshold: float = 0.0
+) -> Answers:
     """Scores the answers of one file.
 
     Args:
@@ -73,6 +76,8 @@ def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], 
         datasets: ``{split: data set of evaluation}``.
         convention: how the boxes are written. The lines of a ``predictions.jsonl`` of this project, which name their
             ``target``, are in pixels, xyxy, whatever is declared.
+        threshold: where phrases name none, one or several objects, boxes of at least this score are the answer; those without
+            a score always are.
 
     Raises:
         InputError: a line is no JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
@@ -100,20 +105,15 @@ def read_answers(path: str | os.PathLike[str], datasets: Mapping[str, DataSet], 
             f"none of the lines of {os.fspath(path)} belongs to a phrase of {', '.join(datasets)} ({len(phrases)} phrases); "
             f"{_HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
-    return _score(phrases, datasets, convention, extra)
+    return _score(phrases, datasets, convention, extra, threshold)
 
 
 def _phrases(split: str, dataset: DataSet) -> Iterator[_Phrase]:
     for index in range(len(dataset)):
         targets, height, width = dataset.target_boxes(index)
-        if len(targets) != 1:
-            described = dataset.describe(index)
-            raise InputError(
-                f"{str(described.get('sentence'))[:80]!r} of ref_id {described.get('ref_id')} in {split} names {len(targets)} "
-                "objects; answers of a file are scored for phrases of one object each: evaluate a model of yours on such data, "
-                "or take a split where each phrase names one"
-            )
-        yield _Phrase(split, index, dataset.describe(index), targets[0].astype(np.float64), height, width)
+        if len(targets) != 1 and dataset.targets == "one":
+            raise InputError(f"index {index} of {split} has {len(targets)} boxes; expected one, or dataset.targets=any")
+        yield _Phrase(split, index, dataset.describe(index), targets.astype(np.float64), height, width)
 
 
 def _named(phrase: _Phrase) -> str:
@@ -173,7 +173,7 @@ class _Keys:
         if found is None and kind == "image":
             found = self.by_name.get((kind, os.path.basename(str(line[kind])), sentence))
         found = [phrase for phrase in found or () if line.get("split") in (None, phrase.split)]
-        if any(not np.array_equal(phrase.target, found[0].target) for phrase in found):
+        if any(not np.array_equal(phrase.targets, found[0].targets) for phrase in found):
             raise InputError(
                 f"{where}: {kind} {str(line[kind])[:80]!r} with {sentence[:80]!r} names {len(found)} phrases of different "
                 f"objects; {_HOW}"
@@ -212,28 +212,37 @@ class _Keys:
         return [phrase]
 
 
-def _score(phrases: Sequence[_Phrase], datasets: Mapping[str, DataSet], convention: Convention, extra: int) -> Answers:
+def _score(
+    phrases: Sequence[_Phrase], datasets: Mapping[str, DataSet], convention: Convention, extra: int, threshold: float
+) -> Answers:
     counts = dict.fromkeys(("answered", "missing", "none", "unparsable", "several", "outside"), 0) | {"extra": extra}
     records: dict[str, list[dict[str, Any]]] = {split: [] for split in datasets}
     written: list[tuple[list[float], int, int]] = []
     for phrase in phrases:
-        kind, values, score = _box_of(phrase.answer) if phrase.line is not None else ("missing", None, None)
-        box = None
-        if values is not None:
+        dataset = datasets[phrase.split]
+        kind, values, scores = _boxes_of_answer(phrase.answer) if phrase.line is not None else ("missing", [], None)
+        found = np.empty((0, 4))
+        if values:
             own = _own_convention(phrase.answer, convention)
             if own is convention:
-                written.append((values, phrase.width, phrase.height))
-            size = np.array([phrase.width, phrase.height], np.float64)
-            box = own.to_pixels(np.array([values], np.float64), size[0:1], size[1:2])[0]
-            outside = min(box[:2]) < -1 or box[2] > phrase.width + 1 or box[3] > phrase.height + 1
-            counts["outside"] += bool(outside)
+                written.append((values[0], phrase.width, phrase.height))
+            size = np.array([[phrase.width, phrase.height]] * len(values), np.float64)
+            found = own.to_pixels(np.array(values, np.float64), size[:, 0], size[:, 1])
+            counts["outside"] += bool((found[0, :2] < -1).any() or (found[0, 2:] > size[0] + 1).any())
         counts["answered"] += kind != "missing"
         if kind != "one":
             counts[kind] += 1
-        iou = 0.0 if box is None else float(boxes.box_iou(box, phrase.target))
         record = {"index": phrase.index} | {key: phrase.described.get(key) for key in KEYS}
-        record |= {"box": None if box is None else box.tolist(), "target": phrase.target.tolist(), "iou": iou}
-        record |= {"score": score, "mask": None} | _mask(phrase, datasets[phrase.split])
+        if dataset.targets == "one":
+            iou = float(boxes.box_iou(found[0], phrase.targets[0])) if len(found) else 0.0
+            record |= {
+                "box": found[0].tolist() if len(found) else None,
+                "target": phrase.targets[0].tolist(),
+                "iou": iou,
+            }
+            record |= {"score": scores[0] if scores else None, "mask": None} | _mask(phrase, dataset)
+        else:
+            record |= _any_number(phrase, kind, found.tolist(), scores, _mask(phrase, dataset), threshold)
         records[phrase.split].append(record)
     odd = None
     if written:
@@ -242,44 +251,52 @@ def _score(phrases: Sequence[_Phrase], datasets: Mapping[str, DataSet], conventi
     return Answers(records, counts, odd)
 
 
-def _box_of(answer: Mapping[str, Any]) -> tuple[str, list[float] | None, float | None]:
-    """Kind (``one, several, none, unparsable``), the box that counts, and its score."""
-    score = answer.get("score")
-    score = (
-        float(score) if isinstance(score, int | float) and not isinstance(score, bool) and abs(score) < 1e9 else None
-    )
+_NO_ANSWER = [-1.0, -1.0, -1.0, -1.0]
+
+
+def _any_number(
+    phrase: _Phrase, kind: str, found: list[Any], scores: list[float] | None, mask: dict[str, Any], threshold: float
+) -> dict[str, Any]:
+    """The rest of the record of a phrase that may name none, one or several objects, see :mod:`rec.evaluation.several`.
+
+    Where nothing is there, no answer at all must not pass for the right one: it counts as a box that matches nothing.
+    """
+    if kind in ("missing", "unparsable") and not len(phrase.targets):
+        found, scores = [_NO_ANSWER], None
+    candidates = list(zip(found, scores or [max(1.0, threshold)] * len(found), strict=True))
+    targets = phrase.targets.tolist()
+    record: dict[str, Any] = {"target": targets[0] if targets else None, "targets": targets, "mask": None} | mask
+    return several.answered(record | {"candidates": candidates}, threshold)
+
+
+def _boxes_of_answer(answer: Mapping[str, Any]) -> tuple[str, list[list[float]], list[float] | None]:
+    """Kind (``one, several, none, unparsable``), the boxes as they are written, best first, and their scores."""
     if answer.get("text") is not None:
-        found = boxes_in_text(answer["text"]) if isinstance(answer["text"], str) else []
-        kind = (
-            "one"
-            if len(found) == 1
-            else "several"
-            if found
-            else "none"
-            if says_none(str(answer["text"]))
-            else "unparsable"
-        )
-        return kind, found[0] if found else None, score
-    many = answer.get("boxes")
+        text = answer["text"] if isinstance(answer["text"], str) else ""
+        found = boxes_in_text(text)
+        return _kind(found) if found or says_none(text) else "unparsable", found, None
+    many, scores = answer.get("boxes"), answer.get("scores")
     if many is None:
-        if "box" in answer and answer["box"] is None:
-            return "none", None, score
-        box = four_numbers(answer.get("box"))
-        return ("unparsable" if box is None else "one"), box, score
-    if many == []:
-        return "none", None, score
-    found_boxes = [four_numbers(box) for box in many] if isinstance(many, list) else [None]
-    scores = answer.get("scores")
-    if None in found_boxes:
-        return "unparsable", None, score
-    best = 0
-    if scores is not None:
-        numbers = four_numbers([*scores, 0, 0, 0, 0][:4]) if isinstance(scores, list) else None
-        if numbers is None or len(scores) != len(many) or any(four_numbers([s, 0, 0, 0]) is None for s in scores):
-            return "unparsable", None, None
-        best = int(np.argmax(scores))
-        score = float(scores[best])
-    return ("several" if len(found_boxes) > 1 else "one"), found_boxes[best], score
+        many, scores = ([] if answer.get("box", 0) is None else [answer.get("box")]), [answer.get("score")]
+        scores = scores if _number(scores[0]) else None
+    listed = [four_numbers(box) for box in many] if isinstance(many, list) else [None]
+    if None in listed:
+        return "unparsable", [], None
+    found = [box for box in listed if box is not None]
+    if scores is None or not found:
+        return _kind(found), found, None
+    if not isinstance(scores, list) or len(scores) != len(found) or not all(map(_number, scores)):
+        return "unparsable", [], None
+    order = np.argsort(-np.array(scores, np.float64), kind="stable")
+    return _kind(found), [found[number] for number in order], [float(scores[number]) for number in order]
+
+
+def _kind(found: Sequence[object]) -> str:
+    return ("none", "one", "several")[min(len(found), 2)]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and four_numbers([value, 0, 0, 0]) is not None
 
 
 def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Convention:
@@ -309,9 +326,10 @@ def _mask(phrase: _Phrase, dataset: DataSet) -> dict[str, Any]:
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"the mask of the answer to {_named(phrase)} is no COCO RLE of its image: {error}") from None
     target = dataset.target_mask(phrase.index)
+    told: dict[str, Any] = {"mask": rle} | ({"mask_area": int(predicted.sum())} if dataset.targets == "any" else {})
     if target is None:
-        return {"mask": rle}
+        return told
     from rec.evaluation.masks import overlap
 
     intersection, union = overlap(predicted, target)
-    return {"mask": rle, "mask_intersection": intersection, "mask_union": union}
+    return told | {"mask_intersection": intersection, "mask_union": union}

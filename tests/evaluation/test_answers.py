@@ -91,15 +91,50 @@ def test_our_own_predictions_give_our_own_digits(tmp_path):
     assert summarize_records(scored.records["val"]) == metrics and scored.records["val"] == records
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_split_whose_phrases_name_none_or_several_is_refused(tmp_path, count):
-    class AnyNumber(ToySplit):
-        def target_boxes(self, index):
-            return np.ones((count, 4), np.float32), 50, 60
+class AnyNumber(ToySplit):
+    """Phrase i names i % 3 objects."""
 
-    answers = lines(tmp_path / "a.jsonl", [{"index": 0, "box": [1, 2, 3, 4]}])
-    with pytest.raises(InputError, match=rf"of ref_id .* in val names {count} objects; answers of a file are scored"):
-        read_answers(answers, {"val": ForeignDataSet(AnyNumber(3))}, Convention("pixel", "xyxy"))
+    targets = "any"
+
+    def target_boxes(self, index):
+        boxes = np.array([[10, 10, 30, 30], [50, 10, 70, 40]], np.float32)
+        return boxes[: index % 3], 60, 80
+
+
+def test_phrases_of_none_one_and_several_objects_are_scored_and_no_answer_is_never_right(tmp_path):
+    dataset = AnyNumber(6)
+    split = {"val": ForeignDataSet(dataset)}
+
+    def answer(index, **told):
+        return {"ref_id": f"r{index}", "sentence": split["val"].describe(index)["sentence"]} | told
+
+    def scored(*answers, **how):
+        found = read_answers(lines(tmp_path / "a.jsonl", answers), split, Convention("0-1000"), **how)
+        return found, summarize_records(found.records["val"])
+
+    thousandths = [[125, 167, 375, 500], [625, 167, 875, 667]]
+    right = [answer(index, boxes=thousandths[: index % 3]) for index in range(6)]
+    found, metrics = scored(*right)
+    assert (metrics["Pr@F1"], metrics["N-acc"], metrics["T-acc"]) == (1, 1, 1) and found.counts["none"] == 2
+    _, metrics = scored(right[1])
+    assert (metrics["Pr@F1"], metrics["N-acc"], metrics["T-acc"]) == (pytest.approx(1 / 6), 0, pytest.approx(1 / 4))
+    _, metrics = scored(answer(0, text="I am not sure."), *right[1:])
+    assert (metrics["Pr@F1"], metrics["N-acc"]) == (pytest.approx(5 / 6), 0.5)
+    unsure = [answer(index, boxes=thousandths, scores=[0.9, 0.9 if index % 3 == 2 else 0.3]) for index in range(6)]
+    assert scored(*unsure)[1]["Pr@F1"] == pytest.approx(1 / 3)
+    assert scored(*unsure, threshold=0.5)[1]["Pr@F1"] == pytest.approx(2 / 3)
+    again = lines(
+        tmp_path / "again.jsonl",
+        [{k: v for k, v in r.items() if k != "candidates"} | {"iou": r["iou"]} for r in found.records["val"]],
+    )
+    assert summarize_records(read_answers(again, split, Convention()).records["val"]) == scored(*right)[1]
+
+
+def test_two_objects_where_phrases_name_one_are_an_error(tmp_path):
+    dataset = AnyNumber(3)
+    dataset.targets = "one"
+    with pytest.raises(InputError, match=r"index 0 of val has 0 boxes; expected one, or dataset\.targets=any"):
+        read_answers(lines(tmp_path / "a.jsonl", [{"index": 0}]), {"val": ForeignDataSet(dataset)}, Convention())
 
 
 def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
