@@ -143,7 +143,7 @@ def is_below(path: str | os.PathLike[str], roots: Iterable[str | os.PathLike[str
 def is_split_name(name: object) -> bool:
     """Whether :func:`split_name` admits it."""
     fits = isinstance(name, str) and name.isprintable() and len(name) <= MAX_SPLIT_NAME and ".." not in name
-    return fits and re.fullmatch(r"[^\s./\\:][^/\\:]*", str(name)) is not None
+    return fits and re.fullmatch(r"[^\s./\\:+][^/\\:+]*", str(name)) is not None
 
 
 def split_name(name: object) -> str:
@@ -155,7 +155,7 @@ def split_name(name: object) -> str:
     if not is_split_name(name):
         raise UntrustedError(
             f"{str(name)[:80]!r} is no name for a split: expected a text such as train, val or testA, "
-            f"of at most {MAX_SPLIT_NAME} characters, without slashes, colons or a dot in front"
+            f"of at most {MAX_SPLIT_NAME} characters, without slashes, colons, a plus (it joins splits) or a dot in front"
         )
     return str(name)
 
