@@ -2,7 +2,7 @@
 
     python3 .ci/part.py NAME COMMAND ...
 
-Peak memory is that of the command and all processes below it together, sampled each second: proportional set sizes,
+Peak memory is that of the command and all processes below it together, sampled every five seconds: proportional set sizes,
 so that pages they share count once. Where /proc does not tell, it is the largest single process.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-PERIOD = 1.0
+PERIOD = 5.0  # to add up the pages of a large process costs a tenth of a second
 
 
 def below(root: int) -> list[int]:
