@@ -5,6 +5,6 @@ from .simrec_small_scenes_quickstart import dataset, optim, train
 
 dataset.ann_path.scenes = {"path": "scenes", "targets": "any"}  # drawn when the run starts
 dataset.targets = "any"
-train.epochs = train.evaluation.eval_period = 11  # ten minutes on two cores
+train.epochs = train.evaluation.eval_period = 8  # ten minutes on two cores
 train.evaluation.eval_metric = "Pr@F1"
 train.output_dir = "outputs/simrec_small_scenes_any"
