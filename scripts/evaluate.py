@@ -165,9 +165,9 @@ def score_answers(
     args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any], Rows, Lines]:
     """Scores a file of answers, or asks a foreign model for them, on each split; returns what :func:`evaluate_model` does."""
+    from rec.conventions import Convention
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
-    from rec.evaluation.conventions import Convention
     from rec.evaluation.metrics import summarize_records
 
     convention = Convention(args.coordinates or "pixel", args.box_format) if args.answers else Convention()
@@ -211,8 +211,8 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
 
 def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapping[str, Any], make: bool) -> None:
     """What has to be right before the work, not after it: outputs that are not read, their folder, the answers to compare with."""
+    from rec.conventions import Convention
     from rec.evaluation.answers import read_answers
-    from rec.evaluation.conventions import Convention
     from rec.files import refuse_inputs
 
     outputs = [

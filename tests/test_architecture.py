@@ -14,7 +14,7 @@ REC = REPOSITORY / "rec"
 FLOORS = (
     ("errors",),
     ("files", "trust", "boxes", "console", "command_line", "metric_cells"),
-    ("contracts",),
+    ("contracts", "conventions"),
     ("config",),
     ("other_names",),
     ("data", "models"),

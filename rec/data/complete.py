@@ -9,8 +9,9 @@ import numpy as np
 
 from rec import trust
 from rec.data import masks
+from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
-from rec.data.schema import BadRecord, attempt, faults_as, ids_of, image_of
+from rec.data.schema import BadRecord, attempt, faults_as, image_of
 
 
 def complete_rows(

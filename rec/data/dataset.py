@@ -18,7 +18,7 @@ from rec.data.parts import Part, image_numbers, sentence_offsets
 from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
 from rec.data.saved import check_single
 from rec.data.schema import boxes_of
-from rec.data.sources import SourceError
+from rec.data.sources import SourceError, find_split
 from rec.data.spec import Paths, name_sources
 from rec.data.subwords import PREFIX, Subwords, load_words
 from rec.data.tables import RowReader, Table, UnknownSplit, open_table
@@ -227,7 +227,10 @@ class RefCOCODataSet(Dataset):
         for name in dict.fromkeys(part.name for part in self._parts):
             opened = {part.split: part.table for part in self._parts if part.name == name}
             splits = next(iter(opened.values())).splits
-            for split in splits if vocabulary_from == "all" else ["train"] if "train" in splits else splits[:1]:
+            train = find_split("train", splits)
+            if train is None and vocabulary_from == "train":
+                logger.warning("%s has no split train: its vocabulary is built from split %s", name, splits[0])
+            for split in splits if vocabulary_from == "all" else [train or splits[0]]:
                 table = opened.get(split) or self._open_table(name, split)
                 words.update(dict.fromkeys(text_statistics(table, tokenizer, get_tokenizer(tokenizer))["words"]))
         return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from rec.data.cleaning import EXCLUDED, Report, SeenIds, clean_rows, ids_of
 from rec.data.complete import complete_rows
 from rec.data.content import describe, fingerprint
-from rec.data.schema import EXCLUDED, FEATURES, BadRecord, Report, SeenIds, attempt, clean_rows, ids_of
+from rec.data.schema import FEATURES, BadRecord, attempt
 from rec.data.sources import Source, SourceError, check_split_names, find_split, load_json
 from rec.data.store import store_images, stored_rows
 from rec.files import link_or_copy, swap, user_path, whole_file, write_json
@@ -60,7 +61,7 @@ def prepare(
         folder: made if it is not there; one that holds something else is refused.
         splits: all of the source by default.
         with_masks: whether masks are encoded; without, they are null.
-        on_bad_record: ``"raise"`` or ``"skip"``, see :func:`rec.data.schema.clean_rows`.
+        on_bad_record: ``"raise"`` or ``"skip"``, see :func:`rec.data.cleaning.clean_rows`.
         store: where images are kept: ``"plain"`` names the files, ``"embedded"`` puts them into the table,
             ``"letterboxed"`` and ``"raw"`` make them ``size`` pixels, see :mod:`rec.data.store`.
         size: side of the stored square in pixels.
@@ -165,7 +166,7 @@ def _nothing_left(source: Source, reports: dict[str, Report]) -> str:
 
 
 def report_of(info: dict[str, Any], split: str) -> Report:
-    """The :class:`~rec.data.schema.Report` of a split, from the content of ``prepared.json``."""
+    """The :class:`~rec.data.cleaning.Report` of a split, from the content of ``prepared.json``."""
     return _report(info["splits"][split])
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rec import boxes
-from rec.data.schema import BOX_TOLERANCE, FEATURES, ONE_ONLY, BadRecord, Report, attempt, ids_of, validate_row
+from rec.data.cleaning import Report, ids_of
+from rec.data.schema import BOX_TOLERANCE, FEATURES, ONE_ONLY, BadRecord, attempt, validate_row
 from rec.data.sources import SourceError
 from rec.trust import MAX_OBJECTS
 

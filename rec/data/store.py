@@ -17,8 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from rec.boxes import letterbox_geometry
+from rec.data.cleaning import Report, ids_of
 from rec.data.images import ImageError, letterbox, picture_key, picture_keys, read_image
-from rec.data.schema import BadRecord, Report, ids_of
+from rec.data.schema import BadRecord
 from rec.data.sources import load_json
 from rec.errors import UntrustedError
 from rec.files import write_json

@@ -13,10 +13,11 @@ from torch.utils.data import IterableDataset
 
 from rec.contracts import Words
 from rec.data.arrow_files import as_patterns, check_parquet
+from rec.data.cleaning import ids_of
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker, collate
-from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, ids_of, validate_row
+from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, validate_row
 from rec.data.sources import SourceError, load_json
 from rec.data.subwords import load_words
 from rec.data.tables import Table

@@ -136,7 +136,7 @@ def open_table(
     source = open_source(chosen, name=name, image_path=image_path, mask_path=mask_path)
     split = _known_split(name, split, source.splits)
     folder = _prepared_in_cache(source, split, with_masks, chosen.on_bad_record, allow_paths)
-    return _open_prepared(folder, split, None)
+    return replace(_open_prepared(folder, split, None), splits=source.splits)  # the folder may hold this one alone
 
 
 def open_source(

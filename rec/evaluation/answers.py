@@ -16,10 +16,10 @@ import numpy as np
 
 from rec import boxes
 from rec.contracts import DataSet
+from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.data import masks
 from rec.errors import InputError
 from rec.evaluation import several
-from rec.evaluation.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
@@ -33,7 +33,7 @@ class Answers:
     Attributes:
         records: ``{split: lines of predictions.jsonl}``, one per phrase; boxes xyxy in pixels of the original image.
         counts: what was counted on the way, over all splits: ``answered, missing, none, unparsable, several, outside, extra``.
-        suspicion: what is odd about the numbers, if anything; see :func:`rec.evaluation.conventions.suspicion`.
+        suspicion: what is odd about the numbers, if anything; see :func:`rec.conventions.suspicion`.
     """
 
     records: dict[str, list[dict[str, Any]]]

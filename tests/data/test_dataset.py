@@ -202,6 +202,15 @@ def test_the_vocabulary_is_of_the_training_split_or_of_all(tmp_path):
     assert open_dataset(tmp_path, "val")[0]["tokens"].tolist()[:3] == [1, 1, 0]
 
 
+def test_an_evaluation_split_opened_alone_knows_the_words_of_training(tmp_path, caplog):
+    scenes = {"path": "scenes", "count": {"train": 4, "val": 1, "test": 1}, "size": 64}
+    opened = [RefCOCODataSet("scenes", {"scenes": scenes}, split=split) for split in ("val", "train")]
+    assert opened[0].vocabulary == opened[1].vocabulary
+    assert opened[0].available_splits == ("train", "val", "test") and not caplog.records
+    make_refer(tmp_path, splits=("val", "testA"))
+    assert "no split train: its vocabulary is built from split val" in [open_dataset(tmp_path, "val"), caplog.text][1]
+
+
 def test_truncated_sentences_are_counted(root, caplog):
     with caplog.at_level("INFO"):
         dataset = open_dataset(root, max_token_length=3)
@@ -308,7 +317,7 @@ def two_pictures_of_one_id():
 
 
 def test_every_row_shows_its_own_picture_whatever_its_image_id(tmp_path):
-    from rec.data.schema import Report
+    from rec.data.cleaning import Report
     from rec.data.store import store_images, stored_rows
 
     table = two_pictures_of_one_id()

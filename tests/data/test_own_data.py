@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rec.data.cleaning import ALIKE
 from rec.data.prepare import prepare, read_info
-from rec.data.schema import ALIKE, BadRecord
+from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.sources.divided import with_validation
 from rec.data.tables import open_source, open_table

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rec.data import masks
-from rec.data.schema import BadRecord, Report, SeenIds, clean_rows, validate_row
+from rec.data.cleaning import Report, SeenIds, clean_rows
+from rec.data.schema import BadRecord, validate_row
 
 
 def rle(height=90, width=120, box=(10, 20, 30, 40)):

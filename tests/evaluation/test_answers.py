@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from rec import boxes
+from rec.conventions import NAMES, Convention, boxes_in_text, suspicion
 from rec.data.adapter import ForeignDataSet
 from rec.errors import InputError
 from rec.evaluation import bootstrap, evaluate
 from rec.evaluation.answers import read_answers
-from rec.evaluation.conventions import NAMES, Convention, boxes_in_text, suspicion
 from rec.evaluation.metrics import summarize_records
 
 SPLIT = {"val": ForeignDataSet(ToySplit(40))}

@@ -95,7 +95,7 @@ def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int, rule: Answe
 
 def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Found:
     """A chat model's answer about ``sent`` as boxes in ``image``, both uint8 ``(H, W, 3)``."""
-    from rec.evaluation.conventions import boxes_in_text, says_none
+    from rec.conventions import boxes_in_text, says_none
 
     numbers = boxes_in_text(text)
     if not numbers:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from rec.conventions import Convention
 from rec.errors import InputError
-from rec.evaluation.conventions import Convention
 
 PROMPT = (
     'Locate "{phrase}" in the image. Answer with JSON alone: {{"bbox_2d": [x1, y1, x2, y2]}}, '
@@ -23,7 +23,7 @@ class Family:
     """How one family of chat models is asked and answers.
 
     Attributes:
-        coordinates: as of :class:`rec.evaluation.conventions.Convention`; ``pixel`` means pixels of the image as it was sent.
+        coordinates: as of :class:`rec.conventions.Convention`; ``pixel`` means pixels of the image as it was sent.
         multiple: both sides of the image are brought to a multiple of this many pixels before it is sent, as the family's own
             processor would: pixels then mean the same on both sides.
         min_pixels, max_pixels: of the image that is sent.
