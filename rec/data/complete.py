@@ -2,16 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rec import trust
+from rec.conventions import Convention, four_numbers
 from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
 from rec.data.schema import BadRecord, attempt, faults_as, image_of
+
+_USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
 
 
 def complete_rows(
@@ -23,7 +27,8 @@ def complete_rows(
     mask_folders: Sequence[str] | None = None,
     decode: bool = True,
 ) -> Iterator[dict[str, Any] | BadRecord]:
-    """Fills in image size, mask and bytes; makes image paths relative to ``root``, so that images can move.
+    """Fills in image size, mask and bytes; makes image paths relative to ``root``, so that images can move, and boxes that
+    are written in other ``coordinates`` pixels.
 
     Neighbouring rows of one image share the look at its file.
 
@@ -65,7 +70,7 @@ def complete_rows(
             path = str(Path(path).relative_to(root))
         mask = _mask(row, width, height, mask_folders) if with_masks else None
         done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
-        return {key: row[key] for key in row if key not in ("segmentation", "segmentations", "mask_picture")} | done
+        return {key: row[key] for key in row if key not in _USED} | _in_pixels(row, width, height) | done
 
     for row in rows:
         yield row if isinstance(row, BadRecord) else attempt(complete, row, where=ids_of(row))
@@ -87,6 +92,24 @@ def _look(
             return image_size(data or path, path), data
         height, width = decode_image(data or path, path).shape[:2]
         return (width, height), data
+
+
+def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
+    """Boxes and format of a row that says what its coordinates are; what is no box stays for the check of rows to refuse."""
+    if row.get("coordinates") is None:
+        return {}
+    declared = Convention(row["coordinates"], row.get("bbox_format") or "xywh")
+
+    def converted(box: object) -> Any:
+        with suppress(TypeError, ValueError, OverflowError):
+            four = four_numbers([float(value) for value in box] if isinstance(box, list) else None)
+            if four is not None:
+                return declared.to_pixels(np.array([four]), np.array([width]), np.array([height]))[0].tolist()
+        return box
+
+    several = row.get("boxes")
+    found = {"bbox": converted(row.get("bbox")), "bbox_format": "xyxy"}
+    return found | ({"boxes": [converted(box) for box in several]} if isinstance(several, list) else {})
 
 
 def _nearby(path: str) -> str:
@@ -117,9 +140,12 @@ def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] |
         if picture is None:
             mask = row.get("mask")
             return masks.union([], height, width) if mask is None and row.get("boxes") == [] else mask
-        if not isinstance(picture, bytes):
-            _check_place(picture, folders, "mask")
-        return masks.encode(masks.read(picture, height, width))
+        pictures = picture if isinstance(picture, list) else [picture]
+        for path in pictures:
+            if not isinstance(path, bytes):
+                _check_place(path, folders, "mask")
+        read = [masks.encode(masks.read(one, height, width)) for one in pictures]
+        return read[0] if len(read) == 1 else masks.union(read, height, width)
 
 
 def _is_dense(segmentation: object, height: int, width: int) -> bool:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from rec.conventions import Convention
 from rec.data.sources import SourceError
+from rec.errors import InputError
 
 SCENES = ("scenes", "scenes_hard")
 Paths = str | os.PathLike[str] | Mapping[str, Any] | None  # one for all sources, or by the source's name
@@ -18,7 +20,11 @@ class SourceSpec:
     Attributes:
         path: file, folder, Hub id, ``"scenes"`` or ``"scenes_hard"``, ``~`` replaced.
         split_by: of REFER folders.
-        bbox_format, columns: of JSONL, CSV and foreign tables.
+        bbox_format: of JSONL, CSV, foreign tables, COCO files and conversations.
+        coordinates: what the numbers of its boxes mean, see :class:`rec.conventions.Convention`; pixels without.
+        columns: of foreign tables and Label Studio's JSON_MIN.
+        prompt: of conversations: the question, or several, with ``{}`` in place of the phrase.
+        configuration, revision, splits: of a Hub id; of the splits all are downloaded, or those named.
         boxes: of Flickr30k Entities.
         count, size, phrases_per_scene, targets: of scenes.
         on_bad_record: ``"raise"``, or ``"skip"`` to count such records and leave them out.
@@ -29,6 +35,11 @@ class SourceSpec:
     bbox_format: str | None = None
     boxes: str | None = None
     columns: Mapping[str, str] | None = None
+    coordinates: str | None = None
+    prompt: str | Sequence[str] | None = None
+    configuration: str | None = None
+    revision: str | None = None
+    splits: Sequence[str] | None = None
     count: int | Mapping[str, int] | None = None
     size: int | None = None
     phrases_per_scene: int | None = None
@@ -40,7 +51,7 @@ class SourceSpec:
         """From a path, or from a mapping with ``path`` and further choices.
 
         Raises:
-            SourceError: no ``path``, or a key that is not known.
+            SourceError: no ``path``, or a key or coordinates that are not known.
         """
         if isinstance(given, cls):
             return given
@@ -48,6 +59,11 @@ class SourceSpec:
         keys = [field.name for field in fields(cls)]
         if "path" not in choices or not set(choices) <= set(keys):
             raise SourceError(f"ann_path of {name!r}: {choices} needs the key path and may have {', '.join(keys[1:])}")
+        if choices.get("coordinates") is not None:
+            try:
+                Convention(str(choices["coordinates"]))
+            except InputError as error:
+                raise SourceError(f"ann_path of {name!r}: {error}") from None
         return cls(
             **{key: value for key, value in choices.items() if value is not None} | {"path": expand(choices["path"])}
         )

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,16 @@ from rec.data.arrow_files import load_parquet, load_saved, load_split
 from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
-from rec.data.sources import Source, SourceError, find_split
+from rec.data.schema import BadRecord
+from rec.data.sources import Source, SourceError, find_split, load_json
+from rec.data.sources.coco_json import is_coco, open_coco
+from rec.data.sources.conversations import is_conversations, open_conversations
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
+from rec.data.sources.label_studio import is_label_studio, open_label_studio
 from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
-from rec.data.sources.tabular import SUFFIXES, open_tabular
+from rec.data.sources.tabular import SUFFIXES, open_tabular, records
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 from rec.data.spec import SCENES, SourceSpec, expand
 from rec.files import default_mode
@@ -104,9 +108,7 @@ def open_table(
     Args:
         spec: a prepared folder, a folder of ``datasets.save_to_disk`` or of parquet, a parquet file, a Hub id,
             ``"scenes"`` or ``"scenes_hard"``, or anything :func:`open_source` reads. A mapping ``{"path": …}``
-            carries further choices: ``split_by`` (REFER), ``bbox_format`` and ``columns`` (JSONL, CSV, foreign
-            tables), ``boxes`` (Flickr30k Entities: ``merged``, or ``separate``), ``count``, ``size``,
-            ``phrases_per_scene``, ``targets`` (scenes), ``on_bad_record``.
+            carries further choices, see :class:`rec.data.spec.SourceSpec`.
         split: the data set's own name of it.
         name: of the data set; SimREC's names select the rule for image names.
         image_path, mask_path: folders of images and masks, where the source does not tell.
@@ -149,15 +151,27 @@ def open_source(
     """Recognises annotation files by their layout and opens their reader.
 
     Args:
-        spec: see :func:`open_table`; here a REFER folder, SimREC's JSON, JSONL or CSV, Visual Genome's
-            ``region_descriptions.json``, a Flickr30k Entities folder, parquet or a saved table of any columns, a Hub
-            id, or shape scenes.
+        spec: see :func:`open_table`; here a REFER folder, SimREC's JSON, COCO files with phrases, Label Studio's exports,
+            conversations (JSON or JSONL), JSONL or CSV, Visual Genome's ``region_descriptions.json``, a Flickr30k Entities
+            folder, parquet or a saved table of any columns, a Hub id, or shape scenes.
         name, image_path, mask_path: see :func:`open_table`.
 
     Raises:
         SourceError: nothing there, or a layout that is not known; says what was looked for.
     """
     chosen = SourceSpec.of(spec, name)
+    source = _recognised(chosen, name, image_path, mask_path)
+    if (declared := chosen.coordinates) is None:
+        return source
+
+    def read(split: str) -> Iterator[Any]:
+        for row in source.read(split):
+            yield row if isinstance(row, BadRecord) else {"coordinates": declared} | row
+
+    return replace(source, read=read, options={**source.options, "coordinates": declared})
+
+
+def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path: str | None) -> Source:
     image_path, mask_path = (folder and expand(folder) for folder in (image_path, mask_path))
     if image_path is not None and not os.path.isdir(image_path):
         logger.warning("image_path of %r, %s, is not there; looking where the annotation files say", name, image_path)
@@ -172,12 +186,22 @@ def open_source(
         return open_visual_genome(path, name, image_path)
     if is_flickr30k(path):
         return open_flickr30k(path, name, image_path, chosen.boxes or "merged")
-    if path.suffix == ".json" and path.is_file() and is_simrec_json(path):
-        return open_simrec_json(path, name, image_path, mask_path)
+    if path.suffix == ".json" and path.is_file():
+        content = load_json(path)
+        if is_coco(content):
+            return open_coco(path, content, name, image_path, chosen.bbox_format)
+        if is_label_studio(content):
+            return open_label_studio(path, content, name, image_path, chosen.columns)
+        if isinstance(content, list) and is_conversations(next(iter(content), None)):
+            return open_conversations(path, content, name, image_path, chosen)
+        if is_simrec_json(content):
+            return open_simrec_json(path, content, name, image_path, mask_path)
+    if path.suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
+        return open_conversations(path, records(path), name, image_path, chosen)
     if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
-    tables = _load_tables(path) if path.exists() else _load_from_hub(text) if on_hub else None
+    tables = _load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None
     if tables:
         folder = str(path if path.is_dir() else path.parent) if path.exists() else None
         return open_foreign(tables, name, image_path, chosen.columns, chosen.bbox_format, folder)
@@ -185,7 +209,8 @@ def open_source(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
         + "; expected a prepared folder (`rec prepare`), a folder with refs(…).p or grefs(…).json and instances.json, "
-        "SimREC's JSON, JSONL or CSV, parquet, a Hub id, 'scenes' or 'scenes_hard'"
+        "SimREC's JSON, COCO JSON, an export of Label Studio, conversations, JSONL or CSV, parquet, a Hub id, 'scenes' or "
+        "'scenes_hard'"
     )
 
 
@@ -266,13 +291,25 @@ def check_finished(folder: Path) -> None:
         )
 
 
-def _load_from_hub(name: str) -> dict[str, "datasets.Dataset"]:
-    from datasets import load_dataset
+def _load_from_hub(chosen: SourceSpec) -> dict[str, "datasets.Dataset"]:
+    """Split to table of a Hub data set; with ``chosen.splits`` the files of those alone are downloaded."""
+    from datasets import load_dataset, load_dataset_builder
 
+    asked, revision = (chosen.path, chosen.configuration), chosen.revision
     try:
-        return dict(load_dataset(name))
+        if not chosen.splits:
+            return dict(load_dataset(*asked, revision=revision))
+        files = load_dataset_builder(*asked, revision=revision).config.data_files
+        found = [_known_split(chosen.path, split, tuple(map(str, files))) for split in chosen.splits]
+        options: dict[str, Any] = {"revision": revision, "verification_mode": "no_checks"}  # it would miss the others
+        return {
+            split: load_dataset(*asked, data_files={split: list(files[split])}, split=split, **options)
+            for split in found
+        }
+    except SourceError:
+        raise
     except Exception as error:  # the client raises dozens of kinds, from no network to no such repository
-        raise SourceError(f"{name} is no file or folder here, and as a Hub data set: {error}") from None
+        raise SourceError(f"{chosen.path} is no file or folder here, and as a Hub data set: {error}") from None
 
 
 def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:

@@ -1,9 +1,10 @@
 """Readers of annotation files: each turns one published layout into rows of :data:`rec.data.schema.FEATURES`.
 
 A reader's rows are *raw*: ``width`` and ``height`` may be missing (they are then read from the image), ``bbox`` is as
-the file has it, in the format that ``bbox_format`` names (xywh without), and in place of ``mask`` a row may carry
-``segmentation`` (COCO polygons or RLE, or rows of pixels), ``segmentations`` (a list of those, one for each object,
-whose union the mask is) or ``mask_picture`` (path of an ``.npy`` file or image, or an encoded image). In place of
+the file has it, in the format that ``bbox_format`` names (xywh without) and the ``coordinates`` of :mod:`rec.conventions`
+(pixels without), and in place of ``mask`` a row may carry ``segmentation`` (COCO polygons or RLE, or rows of pixels),
+``segmentations`` (a list of those, one for each object, whose union the mask is) or ``mask_picture`` (path of an ``.npy``
+file or image, or an encoded image; or a list of those). In place of
 ``bbox`` it may have ``boxes``, a list that is empty where nothing is named; ``left_out`` counts parts of the record
 that a reader drops. :mod:`rec.data.prepare` completes and checks them. Whatever a single record makes a reader raise
 is a :class:`~rec.data.schema.BadRecord` in its place.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from rec import trust
-from rec.data.schema import BadRecord, is_missing, shown
+from rec.data.schema import BadRecord, faults_as, is_missing, shown
 from rec.errors import InputError, UntrustedError
 from rec.trust import MAX_JSON_DEPTH
 
@@ -97,6 +98,18 @@ def find_split(split: str, splits: Sequence[str]) -> str | None:
     """The name that a data set has for a split: ``"val"`` finds ``"validation"`` where there is no ``"val"``; None: no such."""
     same = next((names for names in _ALIASES if split in names), (split,))
     return next((name for name in (split, *same) if name in splits), None)
+
+
+def own_split(named: object, otherwise: str) -> str:
+    """The split that a record names, or ``otherwise`` where it names none; ``training`` is ``train``, and so on.
+
+    Raises:
+        BadRecord: it is no name for one.
+    """
+    split = given(named, otherwise)
+    with faults_as("bad split"):
+        name = trust.split_name(str(split) if isinstance(split, int) else split)
+        return find_split(name, ("train", "val")) or name
 
 
 def read_annotations(path: str | os.PathLike[str]) -> bytes:

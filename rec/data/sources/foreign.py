@@ -1,4 +1,9 @@
-"""Tables of other people: Hub data sets, parquet, ``datasets.save_to_disk`` folders, with a column map."""
+"""Tables of other people: Hub data sets, parquet, ``datasets.save_to_disk`` folders, with a column map.
+
+A row of the table is what some phrases name in an image; or it is an image, with a column that lists its objects as structs
+with a box and phrases each (``samples[{sentences, bbox}]``, ``ref_list[{ann_info: {bbox}, ref_info: {sentences}}]``): then
+every entry of that list becomes a row. Columns inside structs are named with dots, ``samples.bbox``.
+"""
 
 import hashlib
 import os
@@ -9,6 +14,7 @@ from rec import boxes
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given
 from rec.data.sources.tabular import numbers_of
+from rec.trust import MAX_OBJECTS
 
 if TYPE_CHECKING:
     import datasets
@@ -17,17 +23,19 @@ if TYPE_CHECKING:
 KNOWN_COLUMNS = {
     "image": ("image", "img", "image_path", "file_name"),
     "bbox": ("bbox", "box", "gt_bbox"),
+    "boxes": ("boxes", "bboxes", "gt_boxes", "gt_bboxes"),
     "sentences": (
         *("sentences", "answer", "captions", "expressions", "phrases", "phrase", "expression", "caption", "sentence"),
         *("ref", "refer", "text", "question"),
     ),
-    "mask": ("mask", "segmentation"),
+    "mask": ("mask", "masks", "segmentation", "segmentations"),
     "image_id": ("image_id", "iid", "file_name"),
     "ref_id": ("ref_id", "question_id", "id"),
     "ann_id": ("ann_id",),
     "category": ("category", "category_name"),
 }
-_NEEDED = ("image", "bbox", "sentences")
+# What an entry of a list of objects says itself; the image and its id are the whole row's.
+_OF_OBJECTS = ("bbox", "boxes", "sentences", "mask", "ref_id", "ann_id", "category")
 
 
 def open_foreign(
@@ -44,8 +52,8 @@ def open_foreign(
         tables: split to table.
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images, where the image column holds file names.
-        columns: schema column to the table's column, for example ``{"sentences": "answer"}``; what it leaves out is
-            recognised by :data:`KNOWN_COLUMNS`.
+        columns: schema column to the table's column, for example ``{"sentences": "answer"}`` or ``{"bbox": "objects.box"}``;
+            what it leaves out is recognised by :data:`KNOWN_COLUMNS`. ``boxes`` is a list of boxes, in place of ``bbox``.
         bbox_format: ``xywh`` (the default), ``xyxy`` or ``cxcywh``, in pixels.
         folder: of the tables; None for those that came over the network.
 
@@ -58,15 +66,22 @@ def open_foreign(
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        names = found[split]
+        names, group = found[split]
         # As they are stored: the library would decode pictures (and sounds, and documents) by its own rule.
-        table = tables[split].select_columns(sorted(set(names.values()))).with_format("arrow")
+        used = {path if path in tables[split].features else path.partition(".")[0] for path in names.values()}
+        table = tables[split].select_columns(sorted(used)).with_format("arrow")
 
-        def row_of(number: int) -> dict[str, Any]:
-            return _row(table[number].to_pylist()[0], names, f"{split}-{number}", name, image_root, bbox_format)
+        def row_of(row: dict[str, Any], place: str) -> dict[str, Any]:
+            return _row(row, names, place, name, image_root, bbox_format)
 
         for number in range(len(table)):
-            yield attempt(row_of, number, where=f"row {number} of split {split}")
+            where, place = f"row {number} of split {split}", f"{split}-{number}"
+            whole = attempt(lambda number: table[number].to_pylist()[0], number, where=where)
+            if isinstance(whole, BadRecord) or group is None:
+                yield whole if isinstance(whole, BadRecord) else attempt(row_of, whole, place, where=where)
+                continue
+            for count, entry in enumerate(whole[group] or ()):
+                yield attempt(row_of, whole | {group: entry}, f"{place}-{count}", where=f"{where}, {group}[{count}]")
 
     prints = {split: table._fingerprint for split, table in tables.items()}
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
@@ -74,10 +89,36 @@ def open_foreign(
     return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
 
 
-def _find_columns(features: "datasets.Features", columns: Mapping[str, str], name: str) -> dict[str, str]:
+def _paths(feature: Any, path: str, group: str | None) -> Iterator[tuple[str, Any]]:
+    """Dotted paths of all columns with their features: through structs, and through the one list of them that is ``group``."""
+    yield path, feature
+    inner = getattr(feature, "feature", None) if path == group else feature
+    for key, value in inner.items() if isinstance(inner, dict) else ():
+        yield from _paths(value, f"{path}.{key}", group)
+
+
+def _lists_of_objects(features: "datasets.Features") -> list[str]:
+    """Columns that list structs with a box in each."""
+    named = {*KNOWN_COLUMNS["bbox"], *KNOWN_COLUMNS["boxes"]}
+    return [
+        column
+        for column, feature in features.items()
+        if isinstance(getattr(feature, "feature", None), dict)
+        and any(path.rpartition(".")[2] in named for path, _ in _paths(feature, column, column))
+    ]
+
+
+def _find_columns(
+    features: "datasets.Features", columns: Mapping[str, str], name: str
+) -> tuple[dict[str, str], str | None]:
+    """Our columns to the table's, as dotted paths, and the column that lists objects, if rows are images."""
     from datasets import ClassLabel, Value
 
-    there = list(features)
+    lists = _lists_of_objects(features)
+    flat = any(known in features for ours in ("bbox", "boxes") for known in KNOWN_COLUMNS[ours])
+    chosen = [path.partition(".")[0] for path in columns.values() if "." in path]
+    group = next((column for column in lists if column in chosen), None if flat or chosen else next(iter(lists), None))
+    there = {path: f for column, feature in features.items() for path, f in _paths(feature, column, group)}
     unknown = [
         f"{ours} = {theirs}" for ours, theirs in columns.items() if ours not in KNOWN_COLUMNS or theirs not in there
     ]
@@ -85,35 +126,62 @@ def _find_columns(features: "datasets.Features", columns: Mapping[str, str], nam
         raise SourceError(
             f"{name}: columns {', '.join(unknown)}: expected {', '.join(KNOWN_COLUMNS)} = one of {', '.join(there)}"
         )
-    plain = {column for column, feature in features.items() if isinstance(feature, Value | ClassLabel)}
-    fitting = {ours: there if ours in (*_NEEDED, "mask") else plain for ours in KNOWN_COLUMNS}
-    names = {ours: next((n for n in known if n in fitting[ours]), None) for ours, known in KNOWN_COLUMNS.items()}
-    names |= columns
-    missing = [ours for ours in _NEEDED if names[ours] is None]
+
+    def find(ours: str) -> str | None:
+        """The path of the first known name: of what objects say inside the list, else of a column as such."""
+        inside = group is not None and ours in _OF_OBJECTS
+        plain = ours in ("image_id", "ref_id", "ann_id", "category")
+        places = [
+            path
+            for path, feature in there.items()
+            if (path.startswith(f"{group}.") if inside else path in features)
+            and (not plain or isinstance(feature, Value | ClassLabel))
+        ]
+        return next((path for known in KNOWN_COLUMNS[ours] for path in places if path.split(".")[-1] == known), None)
+
+    names = {ours: columns.get(ours) or find(ours) for ours in KNOWN_COLUMNS}
+    if "boxes" in columns or ("bbox" not in columns and names["bbox"] is None):
+        names["bbox"] = columns.get("bbox")
+    elif "boxes" not in columns:
+        names["boxes"] = None
+    missing = [ours for ours in ("image", "bbox", "sentences") if names[ours] is None]
+    if names["boxes"] is not None and "bbox" in missing:
+        missing.remove("bbox")
     if missing:
         raise SourceError(
             f"{name}: which columns hold {', '.join(missing)}? The table has {', '.join(there)}; say so with columns "
             f"(--columns {missing[0]}=… of `rec prepare`)"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs is not None}
+    return {ours: theirs for ours, theirs in names.items() if theirs is not None}, group
+
+
+def _value(row: Mapping[str, Any], path: str) -> Any:
+    if path in row:  # a name with dots in it
+        return row[path]
+    value: Any = row
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _row(
     row: Mapping[str, Any], names: Mapping[str, str], place: str, name: str, image_root: str | None, bbox_format: str
 ) -> dict[str, Any]:
-    values = {ours: row[theirs] for ours, theirs in names.items()}
+    values = {ours: _value(row, path) for ours, path in names.items()}
     image, sentences = _picture(values["image"], image_root), values["sentences"]
     if image is None and not is_missing(values["image"]):
         raise BadRecord("no image", f"column {names['image']} holds {shown(values['image'])}")
     if isinstance(sentences, list):
         sentences = [s.get("sent") or s.get("raw") if isinstance(s, dict) else s for s in sentences]
     content = (image or {}).get("bytes") or str((image or {}).get("path")).encode("utf-8", "replace")
+    several = values.get("boxes")
     return {
         "image": image,
         "image_id": given(values.get("image_id"), hashlib.sha1(content).hexdigest()[:16]),
         "ref_id": given(values.get("ref_id"), place),
         "ann_id": given(values.get("ann_id")),
-        "bbox": numbers_of(values["bbox"]),
+        "bbox": numbers_of(values.get("bbox")),
+        "boxes": [numbers_of(box) for box in several] if isinstance(several, list) else several,
         "bbox_format": bbox_format,
         "sentences": sentences,
         "category": given(values.get("category")),
@@ -134,13 +202,20 @@ def _picture(value: object, image_root: str | None) -> dict[str, Any] | None:
 
 
 def _mask(value: object, column: str | None, image_root: str | None) -> dict[str, Any]:
-    """A mask of any kind that tables hold: a picture, an array of the image's size, polygons, RLE."""
+    """A mask of any kind that tables hold: a picture or several, an array of the image's size, polygons, RLE."""
     if is_missing(value) or value == []:
         return {}
     if (picture := _picture(value, image_root)) is not None:
         return {"mask_picture": picture["bytes"] if picture["bytes"] is not None else picture["path"]}
     if isinstance(value, dict) and "counts" in value:
         return {"segmentation": value}
+    if isinstance(value, list) and all(_picture(one, image_root) is not None for one in value[: MAX_OBJECTS + 1]):
+        if len(value) > MAX_OBJECTS:
+            raise BadRecord(
+                "bad mask", f"column {column} holds {len(value):,} pictures; at most {MAX_OBJECTS:,} are read"
+            )
+        pictures = [_picture(one, image_root) or {} for one in value]
+        return {"mask_picture": [one["path"] if one["bytes"] is None else one["bytes"] for one in pictures]}
     if isinstance(value, list) and isinstance(value[0], int | float):
         return {"segmentation": [value]}  # one polygon, without the list of polygons around it
     if isinstance(value, list):

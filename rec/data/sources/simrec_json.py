@@ -4,58 +4,53 @@ Format: ``{split: [{iid, bbox [x, y, w, h] pixels, cat_id, refs [sentences], mas
 sentences of an object, evaluation items one each. Masks, where there are any, are ``<mask folder>/<mask_id>.npy``.
 """
 
-import functools
 import itertools
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rec import trust
 from rec.data.schema import BadRecord, attempt, is_missing, shown
-from rec.data.sources import Source, SourceError, load_json
+from rec.data.sources import Source, SourceError
 
 _COCO_NAME = "COCO_train2014_{:012d}.jpg"
 # Data sets whose mask_id is the REFER ref_id; elsewhere it is missing or not unique.
 _FROM_REFER = frozenset({"refcoco", "refcoco+", "refcocog", "referit", "refclef"})
 
 
-def is_simrec_json(path: Path) -> bool:
-    """Whether a file begins like ``{"train": [{…`` rather than like another JSON layout."""
-    with trust.open_file(path, "annotation file") as file:
-        start = "".join(file.read(400).decode("utf-8", "replace").split())
-    return re.match(r'\{"([^"\\]|\\.)*":\[', start) is not None and '"images":' not in start
+def is_simrec_json(content: object) -> bool:
+    """Whether a JSON file's content is ``{split: [items]}``."""
+    if not isinstance(content, dict) or not content or "images" in content:
+        return False
+    return all(isinstance(items, list) for items in content.values())
 
 
-def open_simrec_json(path: Path, name: str, image_root: str | None, mask_root: str | None) -> Source:
+def open_simrec_json(path: Path, content: Any, name: str, image_root: str | None, mask_root: str | None) -> Source:
     """Opens a file in SimREC's format.
 
     Args:
         path: the JSON file.
+        content: of it, see :func:`is_simrec_json`.
         name: ``refcoco``, ``refcoco+``, ``refcocog``, ``referit``, ``flickr``, ``vg`` or ``merge``: the rule for image
             names.
         image_root, mask_root: folders; without ``mask_root`` rows have no masks.
 
     Raises:
-        SourceError: broken or of another layout, or no ``image_root``.
+        SourceError: no ``image_root``.
     """
     if image_root is None:
         raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
-    content = functools.cache(lambda: load_json(path))
-    if not isinstance(content(), dict) or not all(isinstance(items, list) for items in content().values()):
-        raise SourceError(f"{path} is not SimREC's {{split: [items]}}")
     masks = Path(mask_root) if mask_root and Path(mask_root).is_dir() else None
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        items = enumerate(content()[split])
+        items = enumerate(content[split])
         for _, group in itertools.groupby(items, key=lambda pair: _object_of(pair[1], pair[0], split)):
             numbers, same = zip(*group, strict=True)
             place = f"{split}-{numbers[0]}"
             yield attempt(_row, same, place, name, Path(image_root), masks, where=f"item {place}")
 
     options = {"kind": "simrec_json", "mask_root": str(masks or "")}
-    return Source(name, tuple(content()), read, (path,), image_root, options, (str(masks),) if masks else ())
+    return Source(name, tuple(content), read, (path,), image_root, options, (str(masks),) if masks else ())
 
 
 def _object_of(item: dict[str, Any], number: int, split: str) -> Any:

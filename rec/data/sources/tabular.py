@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rec import boxes
-from rec.data.schema import BadRecord, attempt, faults_as, is_missing, shown
-from rec.data.sources import Source, SourceError, as_text, find_split, given, load_json, open_annotations, parse_json
-from rec.trust import MAX_LINE, split_name
+from rec.data.schema import BadRecord, attempt, is_missing, shown
+from rec.data.sources import Source, SourceError, as_text, given, load_json, open_annotations, own_split, parse_json
+from rec.trust import MAX_LINE
 
 SUFFIXES = (".jsonl", ".csv")
 _NEEDED = ("image", "phrase", "bbox")
@@ -79,15 +79,8 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
 
 def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
     """The split that a record names, ``train`` where it names none; None of a broken one, which is in no split."""
-    split = row if isinstance(row, BadRecord) else attempt(_own_split, row)
+    split = row if isinstance(row, BadRecord) else attempt(own_split, row.get("split"), "train")
     return None if isinstance(split, BadRecord) else split
-
-
-def _own_split(row: Mapping[str, Any]) -> str:
-    split = given(row.get("split"), "train")
-    with faults_as("bad split"):
-        name = split_name(str(split) if isinstance(split, int) else split)
-        return find_split(name, ("train", "val")) or name
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
@@ -110,6 +103,11 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
         raise SourceError(f"cannot read {file}: {error}") from None
     if not number:
         raise SourceError(f"{file} holds no record; expected one object per line, with {', '.join(_NEEDED)}")
+
+
+def records(file: Path) -> Iterator[dict[str, Any] | BadRecord]:
+    """The records of a JSONL or CSV file; see :func:`open_tabular`."""
+    return (row for _, row in _lines(file))
 
 
 def _bounded(stream: TextIO) -> Iterator[str]:
@@ -170,7 +168,7 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str,
 def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
     if isinstance(row, BadRecord):
         raise row
-    _own_split(row)
+    own_split(row.get("split"), "train")
     several = row.get("boxes")
     listed = not is_missing(several)
     missing = [key for key in _NEEDED if is_missing(row.get(key)) and not (key == "bbox" and listed)]

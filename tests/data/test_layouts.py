@@ -1,0 +1,412 @@
+"""Layouts that other tools write: COCO with phrases, Label Studio, conversations, tables whose rows list objects."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from data_toys import rectangle, write_image
+
+from rec.data import masks
+from rec.data.prepare import prepare, report_of
+from rec.data.schema import BadRecord
+from rec.data.sources import SourceError
+from rec.data.tables import open_source, open_table
+
+BOX, OTHER = [10.0, 20.0, 30.0, 40.0], [50.0, 5.0, 60.0, 45.0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / "photos" / name, 120, 90, BOX)
+    return tmp_path
+
+
+def write(folder, content, name="x.json"):
+    lines = name.endswith(".jsonl")
+    text = "".join(json.dumps(line) + "\n" for line in content) if lines else json.dumps(content)
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def table(folder, spec, split="train", **options):
+    options = {"image_path": str(folder / "photos")} | options
+    return list(open_table(spec, split, name="mine", **options).rows)
+
+
+def fault(folder, spec, **options):
+    """What the only bad record of a source is told of."""
+    source = open_source(spec, name="mine", image_path=str(folder / "photos"))
+    with pytest.raises(BadRecord) as told:
+        prepare(source, folder / "raised", progress=False, **options)
+    info = prepare(source, folder / "skipped", progress=False, on_bad_record="skip", overwrite=True, **options)
+    assert sum(sum(entry["skipped"].values()) for entry in info["splits"].values()) == 1
+    return str(told.value)
+
+
+# --- COCO ---------------------------------------------------------------------------------------------------------------
+
+
+def coco(**change):
+    images = [{"id": n, "file_name": f"{name}.jpg", "width": 120, "height": 90} for n, name in enumerate("ab")]
+    annotations = [
+        {"id": 7, "image_id": 0, "bbox": BOX, "category_id": 3, "segmentation": rectangle(BOX), "caption": "red box"},
+        {"id": 8, "image_id": 1, "bbox": OTHER, "segmentation": [], "referring_expressions": ["gray", "the gray one"]},
+        {"id": 9, "image_id": 1, "bbox": OTHER, "category_id": 3},
+    ]
+    annotations[0] |= change
+    return {
+        "info": {},
+        "licenses": [],
+        "categories": [{"id": 3, "name": "box"}],
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+def test_coco_annotations_with_phrases_become_rows(folder):
+    file = write(folder, coco())
+    first, second = table(folder, file)
+    assert (first["sentences"], first["bbox"], first["category"], first["ann_id"]) == (["red box"], BOX, "box", "7")
+    assert (second["sentences"], second["bbox"], second["category"]) == (["gray", "the gray one"], OTHER, None)
+    source = open_source(file, name="mine", image_path=str(folder / "photos"))
+    report = report_of(prepare(source, folder / "out", with_masks=True, progress=False), "train")
+    assert report.left_out == {"annotations without a phrase": 1}
+    rows = list(open_table(folder / "out", "train", name="mine").rows)
+    assert masks.decode(rows[0]["mask"]).sum() == 30 * 40 and rows[1]["mask"] is None
+
+
+def test_splits_of_coco_files_are_named_inside_or_by_the_file(folder):
+    content = coco(split="validation")
+    assert open_source(write(folder, content), name="mine").splits == ("val", "train")
+    assert [row["ann_id"] for row in table(folder, write(folder, content), "val")] == ["7"]
+    for name, split in (("instances_val2017.json", "val"), ("test.json", "test"), ("_annotations.coco.json", "train")):
+        assert open_source(write(folder, coco(), name), name="mine").splits == (split,)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": 5}, "image id without image: .*annotation number 0: image_id 5"),
+        ({"bbox": [1, 2]}, "bad box"),
+        ({"bbox": None}, "bad box"),
+        ({"caption": ""}, "empty phrase"),
+        ({"caption": [3]}, "bad phrase"),
+        ({"split": "../x"}, "bad split: .*annotation number 0"),
+        ({"category_id": [3]}, "bad id"),
+        ({"bbox": [100, 20, 30, 40]}, "box outside image"),
+    ],
+)
+def test_a_bad_annotation_is_named(folder, change, words):
+    assert re.search(words, fault(folder, write(folder, coco(**change))))
+
+
+def test_coco_files_without_phrases_say_what_they_have(folder):
+    content = coco()
+    for annotation in content["annotations"]:
+        annotation.pop("caption", None), annotation.pop("referring_expressions", None)
+    with pytest.raises(
+        SourceError, match=r"no annotation of .* has a phrase: looked for referring_expressions, .*they have bbox"
+    ):
+        open_source(write(folder, content), name="mine")
+    with pytest.raises(SourceError, match="expected a list of objects with id"):
+        open_source(write(folder, coco() | {"images": 3}), name="mine")
+
+
+# --- Label Studio -------------------------------------------------------------------------------------------------------
+
+SIZE = {"original_width": 120, "original_height": 90, "image_rotation": 0}
+PERCENT = {"x": 100 * 10 / 120, "y": 100 * 20 / 90, "width": 25, "height": 100 * 40 / 90, "rotation": 0}
+
+
+def task(image="/data/upload/3/0a1b2c3d-a.jpg", results=(), **change):
+    region = {"id": "r1", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
+    text = {"id": "r1", "type": "textarea", "value": PERCENT | {"text": ["red box", "the box"]}, **SIZE}
+    bare = {"id": "r2", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
+    annotation = {
+        "id": 1,
+        "was_cancelled": False,
+        "result": [region | change, text, bare, {"id": "r3", "type": "choices"}],
+    }
+    return {"id": 4, "data": {"image": image}, "annotations": [annotation], "predictions": [{"result": [bare]}]}
+
+
+def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
+    addresses = ["/data/local-files/?d=b.jpg", "s3://bucket/some/b.jpg", "https://x.org/a%2Ejpg?token=3", "b.jpg"]
+    tasks = [task(), *map(task, addresses)]
+    tasks[1]["annotations"].append({"was_cancelled": True, "result": tasks[0]["annotations"][0]["result"]})
+    tasks[2]["data"]["split"] = "val"
+    file = write(folder, tasks)
+    rows = table(folder, file)
+    assert [row["image_id"] for row in rows] == ["a.jpg", "b.jpg", "a.jpg", "b.jpg"]
+    assert rows[0]["sentences"] == ["red box", "the box"] and rows[0]["category"] == "box"
+    assert np.allclose([row["bbox"] for row in rows], BOX, atol=1e-4)
+    assert len(table(folder, file, "val")) == 1
+    info = prepare(open_source(file, name="mine", image_path=str(folder / "photos")), folder / "out", progress=False)
+    assert report_of(info, "val").left_out == {"rectangles without a text": 1, "regions that are no rectangles": 1}
+
+
+def test_json_min_pairs_rectangles_and_texts_by_order(folder):
+    record = {"id": 1, "img": "/data/upload/b.jpg", "annotation_id": 3, "annotator": 1, "lead_time": 2.5}
+    boxes = [PERCENT | SIZE | {"rectanglelabels": ["box"]}, PERCENT | SIZE | {"x": 50}]
+    records = [record | {"label": boxes, "caption": ["red box", {"text": ["one", "two"]}]}]
+    records += [record | {"label": boxes[:1], "caption": "alone"}, record | {"label": boxes}]
+    rows = table(folder, write(folder, records))
+    assert [row["sentences"] for row in rows] == [["red box"], ["one", "two"], ["alone"]]
+    assert np.allclose(rows[1]["bbox"], [60, 20, 30, 40], atol=1e-4)
+    named = [{("saying" if key == "caption" else key): value for key, value in records[0].items()}]
+    spec = {"path": write(folder, named), "columns": {"sentences": "saying"}}
+    assert len(table(folder, spec)) == 2
+    with pytest.raises(SourceError, match="columns may name image, sentences and bbox, got text"):
+        open_source(spec | {"columns": {"text": "saying"}}, name="mine")
+    records[0]["caption"] = ["one", "two", "three"]
+    assert "2 rectangles and 3 texts in caption" in fault(folder, write(folder, records))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"value": PERCENT | {"rotation": 30}}, "turned rectangle: .*task number 0: it is turned by 30 degrees"),
+        ({"image_rotation": 90}, "turned rectangle"),
+        ({"value": {"x": 1}}, "incomplete record"),
+        ({"value": PERCENT | {"width": "5"}}, "broken record"),
+        ({"value": PERCENT | {"width": 95}}, "box outside image"),
+        ({"original_width": 121}, "wrong image size"),
+        ({"value": None}, "broken record"),
+    ],
+)
+def test_a_bad_region_is_named(folder, change, words):
+    tasks = [task(**change), task()]
+    assert re.search(words, fault(folder, write(folder, tasks)))
+
+
+def test_tasks_without_an_image_are_bad_records(folder):
+    nowhere = task()
+    nowhere["data"] = {"audio": "x.wav"}
+    assert "expected the image's address in image, img" in fault(folder, write(folder, [nowhere, task()]))
+    odd = task()
+    odd["annotations"] = 5
+    assert "annotations is 5" in fault(folder, write(folder, [task(), odd]))
+    assert "missing image" in fault(folder, write(folder, [task("/data/upload/3/0a1b2c3d-c.jpg"), task()]))
+
+
+# --- conversations ------------------------------------------------------------------------------------------------------
+
+ASK = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: {}"
+
+
+def talk(*turns, image="a.jpg", **more):
+    said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(turns)]
+    return {"id": "1", "image": image, "conversations": said, **more}
+
+
+def test_questions_and_boxes_of_conversations_become_rows(folder):
+    fractions = "[0.0833, 0.2222, 0.3333, 0.6667]"
+    talks = [
+        talk(
+            ASK.format("red box"),
+            fractions,
+            "What is it?",
+            "A box.",
+            "Find <ref>the box</ref>.",
+            f"It is at {fractions}",
+        )
+    ]
+    spec = {"path": write(folder, talks), "coordinates": "0-1"}
+    rows = table(folder, spec)
+    assert [row["sentences"] for row in rows] == [["red box"], ["the box"]]
+    assert np.allclose([row["bbox"] for row in rows], BOX, atol=0.02)
+    report = report_of(
+        prepare(open_source(spec, name="mine", image_path=str(folder / "photos")), folder / "o", progress=False),
+        "train",
+    )
+    assert report.left_out == {"turns that ask for no box": 1}
+    messages = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "file://b.jpg"},
+                {"type": "text", "text": "Locate the box, please."},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": '```json\n[{"bbox_2d": [83, 222, 333, 667]}, {"bbox_2d": [417, 56, 917, 556]}]\n```',
+        },
+        {"role": "user", "content": "Locate the dog, please."},
+        {"role": "assistant", "content": "[]"},
+    ]
+    spec = {
+        "path": write(folder, [{"messages": messages}], "y.jsonl"),
+        "coordinates": "0-1000",
+        "prompt": "Locate {}, please.",
+    }
+    several, none = table(folder, spec)
+    assert several["sentences"] == ["the box"] and none["sentences"] == ["the dog"]
+    assert np.allclose(several["boxes"], [BOX, OTHER], atol=0.1) and none["boxes"] == []
+
+
+def test_answers_that_mark_phrases_are_rows_of_their_own(folder):
+    answer = "<ref>A red box</ref><box>(83,222),(333,667)</box> and <ref>a gray one</ref><box>(417,56),(917,556)</box>"
+    answer += " in <ref>fog</ref>"
+    rows = table(folder, {"path": write(folder, [talk("Describe it.", answer)]), "coordinates": "0-1000"})
+    assert [row["sentences"] for row in rows] == [["A red box"], ["a gray one"]]
+    assert np.allclose([row["bbox"] for row in rows], [BOX, OTHER], atol=0.1)
+
+
+def test_conversations_declare_what_their_numbers_mean(folder):
+    file = write(folder, [talk(ASK.format("red box"), "[10, 20, 40, 60]")])
+    with pytest.raises(
+        SourceError, match=r"say what the numbers of its boxes mean, coordinates = pixel, 0-1, .*--coordinates"
+    ):
+        open_source(file, name="mine")
+    with pytest.raises(SourceError, match="coordinates '0-10' are not known; expected one of"):
+        open_source({"path": file, "coordinates": "0-10"}, name="mine")
+    with pytest.raises(SourceError, match="in place of the phrase"):
+        open_source({"path": file, "coordinates": "pixel", "prompt": "Where is it?"}, name="mine")
+    for coordinates, box in (("pixel", BOX), ("240x180", [5, 10, 15, 20]), ("letterboxed:120", [10, 5, 30, 40])):
+        row = table(folder, {"path": file, "coordinates": coordinates})[0]
+        assert np.allclose(row["bbox"], box, atol=1e-4), coordinates
+    assert table(folder, {"path": file, "coordinates": "pixel", "bbox_format": "xywh"})[0]["bbox"] == [10, 20, 40, 60]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (talk(ASK.format("red box"), "It is over there."), "no box: .*record number 0, turn 0: .*holds no box"),
+        (talk("Where is the red box?", "[1, 2, 3, 4]"), "no phrase: .*Name it with --prompt"),
+        (talk(ASK.format("red box"), "[1, 2, 300, 4]"), "box outside image"),
+        (
+            talk(ASK.format("red box"), "[1, 2, 30, 40]", image=["a.jpg", "b.jpg"]),
+            "no image: .*expected the name of one file",
+        ),
+        (talk(ASK.format("red box"), ["x"]), "broken record"),
+        (talk(split="a/b"), "bad split"),
+        ("nonsense", "broken line: mine, split train, record 1: t.jsonl, record number 0: 'nonsense' is"),
+    ],
+)
+def test_a_bad_conversation_is_named(folder, record, words):
+    good = talk(ASK.format("red box"), "[10, 20, 40, 60]")
+    file = write(folder, [good, record], "t.jsonl")
+    assert re.search(
+        words.replace("record number 0", "record number 1"), fault(folder, {"path": file, "coordinates": "pixel"})
+    )
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def saved(folder, rows, features):
+    from datasets import Dataset, Features
+
+    Dataset.from_list(rows, Features(features)).to_parquet(folder / "x.parquet")
+    return str(folder / "x.parquet")
+
+
+def test_tables_that_list_objects_give_a_row_for_each(folder):
+    from datasets import List, Value
+
+    numbers, text, whole = List(Value("float32")), Value("string"), Value("int64")
+    sample = {
+        "id": whole,
+        "sentences": List(text),
+        "bbox": numbers,
+        "mask": {"counts": text, "size": List(Value("int32"))},
+    }
+    rle = masks.from_coco(rectangle(BOX), 90, 120)
+    both = [{"id": n, "sentences": ["it", "box"], "bbox": box, "mask": rle} for n, box in enumerate((BOX, OTHER))]
+    rows = [{"image": "a.jpg", "image_id": 5, "samples": both}, {"image": "b.jpg", "image_id": 6, "samples": []}]
+    file = saved(folder, rows, {"image": text, "image_id": whole, "samples": List(sample)})
+    found = table(folder, file, with_masks=True)
+    assert [(row["ref_id"], row["image_id"], row["bbox"]) for row in found] == [("0", "5", BOX), ("1", "5", OTHER)]
+    assert found[0]["mask"] == rle
+
+    said = List({"raw": text, "sent": text})
+    entry = {
+        "ann_info": {"bbox": numbers, "id": whole},
+        "ref_info": {"ref_id": whole, "ann_id": whole, "sentences": said},
+    }
+    listed = [
+        {
+            "ann_info": {"bbox": BOX, "id": 3},
+            "ref_info": {"ref_id": 9, "ann_id": 3, "sentences": [{"raw": "It", "sent": "it"}]},
+        }
+    ]
+    listed.append(listed[0] | {"ann_info": {"bbox": [1.0], "id": 4}})
+    file = saved(folder, [{"image": "a.jpg", "ref_list": listed}], {"image": text, "ref_list": List(entry)})
+    assert "row 0 of split train, ref_list[1]" not in (told := fault(folder, file)) and "bad box" in told
+    row = table(folder, {"path": file, "on_bad_record": "skip"})[0]
+    assert (row["ref_id"], row["ann_id"], row["sentences"]) == ("9", "3", ["it"])
+
+
+def test_a_column_inside_a_struct_is_named_with_dots(folder):
+    from datasets import List, Value
+
+    objects = List({"place": List(Value("float32")), "words": Value("string"), "bbox": Value("string")})
+    entries = [{"place": [0.25, 0.5, 0.5, 0.5], "words": "it", "bbox": "no box"}]
+    file = saved(folder, [{"image": "a.jpg", "objects": entries}], {"image": Value("string"), "objects": objects})
+    columns = {"bbox": "objects.place", "sentences": "objects.words"}
+    row = table(folder, {"path": file, "columns": columns, "coordinates": "0-1", "bbox_format": "xywh"})[0]
+    assert row["bbox"] == [30, 45, 60, 45] and row["sentences"] == ["it"]
+    with pytest.raises(SourceError, match=r"bbox = objects\.no: .*objects\.place"):
+        open_source({"path": file, "columns": {"bbox": "objects.no"}}, name="mine")
+
+
+def test_a_column_of_boxes_and_of_mask_pictures_is_of_several_objects(folder):
+    from datasets import Image, List, Value
+    from PIL import Image as Picture
+
+    parts = np.zeros((2, 90, 120), np.uint8)
+    parts[0, 20:60, 10:40], parts[1, 5:50, 50:110] = 255, 255
+    files = [str(folder / f"{n}.png") for n in range(2)]
+    for part, file in zip(parts, files, strict=True):
+        Picture.fromarray(part).save(file)
+    rows = [
+        {"image": "a.jpg", "phrase": "both", "boxes": [BOX, OTHER], "masks": files},
+        {"image": "a.jpg", "phrase": "none", "boxes": [], "masks": []},
+        {"image": "b.jpg", "phrase": "one", "boxes": [BOX], "masks": files[:1]},
+    ]
+    numbers = List(List(Value("float32")))
+    text = Value("string")
+    file = saved(folder, rows, {"image": text, "phrase": text, "boxes": numbers, "masks": List(Image())})
+    both, none, one = table(folder, file, with_masks=True)
+    assert both["boxes"] == [BOX, OTHER] and none["boxes"] == [] and one["bbox"] == BOX
+    assert (masks.decode(both["mask"]) == parts.any(0)).all() and not masks.decode(none["mask"]).any()
+
+
+def test_of_a_hub_data_set_a_configuration_and_single_splits_are_taken(folder, monkeypatch):
+    from datasets import Dataset, config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", folder / "cache")
+    for number, name in enumerate(("first", "second")):
+        for split in ("train", "validation"):
+            place = folder / "someone" / "data" / name / f"{split}-00000-of-00001.parquet"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            row = {"image": "a.jpg", "phrase": f"{name} {split}", "bbox": [10.0 + number, 20.0, 30.0, 40.0]}
+            Dataset.from_list([row]).to_parquet(place)
+    card = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: data/{name}/{split}-*\n" for split in ("train", "validation"))
+        for name in ("first", "second")
+    )
+    (folder / "someone" / "data" / "README.md").write_text("")
+    (folder / "someone" / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    from rec.data import tables
+    from rec.data.spec import SourceSpec
+
+    def load(**options):
+        return tables._load_from_hub(SourceSpec(str(folder / "someone"), **options))
+
+    assert {split: rows["phrase"][0] for split, rows in load(configuration="second").items()} == {
+        "train": "second train",
+        "validation": "second validation",
+    }
+    (folder / "someone" / "data" / "first" / "train-00000-of-00001.parquet").write_bytes(b"never looked at")
+    assert {split: rows["phrase"][0] for split, rows in load(configuration="first", splits=["val"]).items()} == {
+        "validation": "first validation"
+    }
+    with pytest.raises(SourceError, match="has no split 'test'; it has train, validation"):
+        load(configuration="first", splits=["test"])
+    with pytest.raises(SourceError, match="as a Hub data set"):
+        load(configuration="third")
