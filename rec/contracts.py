@@ -37,6 +37,8 @@ class Batch(TypedDict, total=False):
     as fractions of the square, ``boxes_pixels`` float32 ``(B, T, 4)`` xyxy in the original image, and ``box_count`` int64
     ``(B,)``: how many of a phrase's T rows are boxes; the rows behind them are zeros. T is the batch's largest count, at
     least 1. ``box`` and ``box_pixels`` are then the first box, zeros where there is none, and ``mask`` the union.
+
+    ``weight`` float32 ``(B,)``, in training batches in which a row says one: what the losses of each phrase are multiplied by.
     """
 
     image: "torch.Tensor"
@@ -48,6 +50,7 @@ class Batch(TypedDict, total=False):
     boxes: "torch.Tensor"
     boxes_pixels: "torch.Tensor"
     box_count: "torch.Tensor"
+    weight: "torch.Tensor"
     index: "torch.Tensor"
     image_index: "torch.Tensor"
     image_key: "torch.Tensor"
@@ -117,6 +120,10 @@ class DataSet(Protocol):
         """``"one"``: every phrase names one object. ``"any"``: none, one or several, and batches have ``boxes``."""
 
     @property
+    def weighted_rows(self) -> int:
+        """How many rows say what their losses are multiplied by (``weight``), as far as known."""
+
+    @property
     def max_token_length(self) -> int | None: ...
     @property
     def pretrained_emb(self) -> "np.ndarray | None":
@@ -177,6 +184,7 @@ class Abilities(NamedTuple):
         candidates: ``candidates(features, tokens, image_index)`` gives ``(boxes, scores)`` of every cell. None without.
         one_only: why it cannot learn from phrases that name none or several objects; "" where it can. Such a model says
             so with an attribute ``several = True``, its own or its ``head``'s; a text there is the reason why not.
+        weighted: whether it multiplies each phrase's losses by the batch's ``weight``; such a model has ``weighted = True``.
         mask_threshold: a mask pixel is on where its probability is above this.
         mask_any_overlap: the original's mask arithmetic.
     """
@@ -187,6 +195,7 @@ class Abilities(NamedTuple):
     mask_threshold: float
     mask_any_overlap: bool
     one_only: str
+    weighted: bool = False
 
 
 def abilities(model: "torch.nn.Module") -> Abilities:
@@ -209,6 +218,7 @@ def abilities(model: "torch.nn.Module") -> Abilities:
         float(getattr(model, "mask_threshold", 0.5)),
         bool(getattr(model, "mask_any_overlap", False)),
         "" if several is True else several or "it knows the batch's `box` alone, one for each phrase",
+        bool(getattr(model, "weighted", False)),
     )
 
 

@@ -20,6 +20,7 @@ class _Known:
         self.fingerprint: str = getattr(inner, "fingerprint", "")
         self.content: str = getattr(inner, "content", "")
         self.targets: str = getattr(inner, "targets", "one")
+        self.weighted_rows: int = getattr(inner, "weighted_rows", 0)
         self.sources: Sequence[str] = tuple(getattr(inner, "sources", ()))
         self.max_token_length: int | None = getattr(inner, "max_token_length", None)
         self.pretrained_emb: np.ndarray | None = getattr(inner, "pretrained_emb", None)

@@ -40,8 +40,8 @@ class RefCOCODataSet(Dataset):
     is padding; ``box`` float32 ``(4,)`` cxcywh as fractions of the square; ``geometry`` float32 ``(6,)``, see
     :mod:`rec.boxes`; ``box_pixels`` float32 ``(4,)`` xyxy in the original image (in training: in the augmented one);
     ``index`` int64 ``()``; ``image_key`` int64 ``()``, equal for samples of one ``image``; with masks ``mask`` uint8
-    ``(1, S, S)``, 0-255. With ``targets="any"`` also ``boxes`` and ``boxes_pixels`` ``(N, 4)``, which batches pad with
-    zeros, and ``box_count`` int64 ``()``, N.
+    ``(1, S, S)``, 0-255; in training ``weight`` float32 ``()`` where the row says one. With ``targets="any"`` also ``boxes``
+    and ``boxes_pixels`` ``(N, 4)``, which batches pad with zeros, and ``box_count`` int64 ``()``, N.
 
     Args:
         dataset: name of the data set, a key of ``ann_path``; a list of names concatenates them; a mapping from names to
@@ -375,6 +375,12 @@ class RefCOCODataSet(Dataset):
     def sources(self) -> tuple[str, ...]:
         """The values of the rows' ``source``: what a model trained on this data set has seen."""
         return tuple(sorted({source for part in self._parts for source in part.table.rows.unique("source")}))
+
+    @cached_property
+    def weighted_rows(self) -> int:
+        """How many rows of the tables say their ``weight``."""
+        columns = [p.table.rows.data.column("weight") for p in self._parts if "weight" in p.table.rows.column_names]
+        return sum(len(column) - column.null_count for column in columns)
 
     def image_groups(self) -> np.ndarray:
         """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation."""

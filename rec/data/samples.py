@@ -15,13 +15,13 @@ from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
 from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
-from rec.data.schema import ONE_ONLY, BadRecord, boxes_of
+from rec.data.schema import ONE_ONLY, BadRecord, attempt, boxes_of, weight_of
 from rec.data.store import is_raw, read_raw
 from rec.data.tables import Table
 from rec.data.text import mirror_phrase
 
 # What a sample is made of; masks come on top where they are wanted.
-SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "boxes", "sentences", "source")
+SAMPLE_COLUMNS = ("image", "image_id", "ref_id", "width", "height", "bbox", "boxes", "sentences", "source", "weight")
 TARGETS = ("one", "any")
 
 
@@ -33,13 +33,17 @@ def _check(row: dict[str, Any]) -> None:
     """Refuses what no preparation writes, but a damaged or foreign table may hold."""
     numbers, several = [row["width"], row["height"]], boxes_of(row)
     whole = all(box is not None and len(box) == 4 and None not in box for box in several)
+    whole &= not isinstance(attempt(weight_of, row), BadRecord)
     sentences = row["sentences"] or [None]
     if not whole or None in numbers or min(numbers) < 1 or None in sentences or row["image"] is None:
         raise BadRecord("broken row", f"{_named(row)}: the table is damaged, or of somebody else: prepare it again")
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Samples to tensors with a leading dimension B; boxes of phrases that name fewer than others get rows of zeros."""
+    """Samples to tensors with a leading dimension B; boxes of phrases that name fewer than others get rows of zeros, and
+    samples that do not say their weight one of 1 where another one does."""
+    if any("weight" in sample for sample in samples):
+        samples = [{"weight": torch.ones(())} | sample for sample in samples]
     if samples and "boxes" in samples[0]:
         most = max(1, *(len(sample["boxes"]) for sample in samples))
         padded = {
@@ -166,6 +170,8 @@ class SampleMaker:
             sample["box_count"] = torch.from_numpy(np.array(len(box), np.int64))
         if mask is not None:
             sample["mask"] = torch.from_numpy(letterbox_mask(mask, geometry, self.size))
+        if self.training and (weight := weight_of(row)) is not None:
+            sample["weight"] = torch.tensor(weight)
         return sample
 
     def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray) -> np.ndarray:

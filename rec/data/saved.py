@@ -7,7 +7,16 @@ import numpy as np
 
 from rec import boxes
 from rec.data.cleaning import Report, ids_of
-from rec.data.schema import BOX_TOLERANCE, FEATURES, ONE_ONLY, BadRecord, attempt, validate_row
+from rec.data.schema import (
+    BOX_TOLERANCE,
+    FEATURES,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    ONE_ONLY,
+    BadRecord,
+    attempt,
+    validate_row,
+)
 from rec.data.sources import SourceError
 from rec.trust import MAX_OBJECTS
 
@@ -121,6 +130,12 @@ def _suspects(batch: "pa.RecordBatch") -> np.ndarray:
     odd_ids = [
         pc.equal(column[key], "").fill_null(False).to_numpy(zero_copy_only=False) for key in ("image_id", "ref_id")
     ]
+    # Weights: null is 1, and a table may lack them.
+    light = np.zeros(len(batch), bool)
+    if "weight" in batch.schema.names:
+        weight = pc.fill_null(batch.column("weight"), 1).to_numpy(zero_copy_only=False)
+        light = ~((weight >= MIN_WEIGHT) & (weight <= MAX_WEIGHT))
     return np.any(
-        [*null, *odd_ids, no_image.to_numpy(zero_copy_only=False), misfit, lengths == 0, silent, other_mask], axis=0
+        [light, *null, *odd_ids, no_image.to_numpy(zero_copy_only=False), misfit, lengths == 0, silent, other_mask],
+        axis=0,
     )

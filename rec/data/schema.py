@@ -36,6 +36,8 @@ FEATURES = Features(
         "source": Value("string"),
         # Every object. Tables of 0.1 have `bbox` alone; it stays, the only or first of them, null where there is none.
         "boxes": List(List(Value("float32"), length=4)),
+        # What the row's loss is multiplied by in training; null is 1. Tables made before it was known lack the column.
+        "weight": Value("float32"),
     }
 )
 
@@ -43,6 +45,7 @@ FEATURES = Features(
 BOX_TOLERANCE = 1.0
 # Four numbers of at most this are no box in pixels; cxcywh of rounded fractions ends a little above 1.
 _FRACTIONS = 1.01
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a row's loss; others vanish or drown the rest
 _LONGEST = 1000  # characters of a message: a record's own content is in it
 # What to do about rows that do not name one object each.
 ONE_ONLY = (
@@ -121,21 +124,24 @@ def boxes_of(row: Mapping[str, Any]) -> list[list[float]]:
 
 
 def as_single(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as 0.1 knew it, for digests: without ``boxes``; where they are not one, they stand in the place of ``bbox``."""
+    """A row as 0.1 knew it, for digests: without ``boxes``; where they are not one, they stand in the place of ``bbox``; with
+    ``weight`` only where there is one."""
     several = row.get("boxes")
     bbox = {} if several is None else {"bbox": several[0] if len(several) == 1 else several}
-    return {key: row[key] for key in row if key != "boxes"} | bbox
+    known = {key: row[key] for key in row if key != "boxes" and not (key == "weight" and row[key] is None)}
+    return known | bbox
 
 
 def columns_of(table: Iterable[str]) -> list[str]:
-    """The columns of :data:`FEATURES` that a table is read by: all of them, or but one of ``bbox`` and ``boxes``.
+    """The columns of :data:`FEATURES` that a table is read by: all of them, or but one of ``bbox`` and ``boxes``; it may lack
+    ``weight``.
 
     Raises:
         KeyError: it lacks another one, or both; lists those it lacks.
     """
     missing = set(FEATURES) - set(table)
-    if missing - {"bbox", "boxes"} or len(missing) > 1:
-        raise KeyError(sorted(missing - {"boxes"}))
+    if missing - {"bbox", "boxes", "weight"} or {"bbox", "boxes"} <= missing:
+        raise KeyError(sorted(missing - {"boxes", "weight"}))
     return [name for name in FEATURES if name not in missing]
 
 
@@ -145,7 +151,7 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     Args:
         row: see ``docs/architecture.md``; ``bbox``, or each of ``boxes``, is in pixels of the oriented image, xywh or what
             ``bbox_format`` says; ``mask`` is a COCO RLE of the image's size or None. ``ann_id``, ``mask``, ``category``,
-            ``bbox_format`` may be missing, and of ``bbox`` and ``boxes`` one: where both are given they say the same.
+            ``weight``, ``bbox_format`` may be missing, and of ``bbox`` and ``boxes`` one: where both are given they say the same.
 
     Returns:
         A new row of the schema's columns and types, which can be written.
@@ -154,7 +160,7 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
         BadRecord: no image, size not positive, a box not four finite numbers, empty, fractions, outside the image by more
             than :data:`BOX_TOLERANCE` pixels or with nothing in it, more than :data:`rec.trust.MAX_OBJECTS` boxes, no
             phrase or an empty one, a text that is no Unicode, an id that is none, mask broken, of another size, empty
-            where there is a box or not empty where there is none.
+            where there is a box or not empty where there is none, a weight that is none.
     """
     image = image_of(row)
     if not (image["path"] or image["bytes"]):
@@ -192,7 +198,26 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     ids |= {key: _name(row, key, needed=False) for key in ("ann_id", "category")}
     said = [_unicode(sentence, "sentence") for sentence in sentences]
     named = {"bbox": several[0] if several else None, "boxes": several, "mask": mask, "sentences": said}
-    return {"image": image} | ids | {"width": width, "height": height} | named
+    return {"image": image} | ids | {"width": width, "height": height} | named | {"weight": weight_of(row)}
+
+
+def weight_of(row: Mapping[str, Any]) -> float | None:
+    """What the row's loss is multiplied by in training; None where it does not say, which is 1.
+
+    Raises:
+        BadRecord: it is no number above 0 and at most :data:`MAX_WEIGHT`.
+    """
+    weight: Any = row.get("weight")
+    if is_missing(weight):
+        return None
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not is_number or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise BadRecord(
+            "bad weight",
+            f"weight is {shown(weight)}; expected a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, which the row's loss is "
+            "multiplied by: leave out a row that is to count for nothing",
+        )
+    return float(weight)
 
 
 def image_of(row: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,11 @@ class RefCOCOStream(IterableDataset):
         SourceError: no such shards, or not of the schema.
     """
 
-    content, pretrained_emb = "", None  # of :class:`rec.contracts.DataSet`; a stream knows neither
+    content, pretrained_emb, weighted_rows = (
+        "",
+        None,
+        0,
+    )  # of :class:`rec.contracts.DataSet`; a stream knows none of them
 
     def __init__(
         self,

@@ -360,6 +360,7 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
         f"{identity(source)}-{on_bad_record}"
         + ("-masks" if with_masks else "")
         + ("-paths" if allow_paths else "")
+        + ("-weights" if source.options.get("kind") == "tabular" else "")  # earlier versions left them out
         + ("" if splits is None else f"-{split}")
     )
     folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"

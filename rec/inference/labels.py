@@ -17,6 +17,7 @@ import numpy as np
 
 from rec import boxes
 from rec.data.masks import encode
+from rec.data.schema import MIN_WEIGHT
 from rec.data.text import mirror_phrase
 from rec.evaluation.pictures import annotate, colour, data_address
 from rec.files import write_json_lines, write_text
@@ -131,6 +132,8 @@ def row(found: Label, folder: Path) -> dict[str, object]:
         "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
         "split": "train",
         "score": answer.score,
+        # In training the label counts as much as the teacher was sure.
+        "weight": round(min(max(answer.score or 0.0, MIN_WEIGHT), 1.0), 4),
     }
     return line if answer.mask is None else line | {"mask": encode(answer.mask)}
 

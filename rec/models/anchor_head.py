@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rec.boxes import cxcywh_to_xyxy
 from rec.models.assignment import cell_numbers
 from rec.models.layers import PredictionConv
-from rec.models.losses import full_precision, mask_cross_entropy, overlap_and_union, to_pixels
+from rec.models.losses import full_precision, mask_cross_entropy, overlap_and_union, to_pixels, weighted
 from rec.models.mask_head import MaskHead
 
 # Pixels / 640 at 416 x 416: the weight the original's summed mask loss has there against the box losses.
@@ -103,6 +103,7 @@ class MCNhead(nn.Module):
         mask_attended: Tensor,
         box: Tensor,
         mask: Tensor,
+        weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of raw outputs.
 
@@ -113,15 +114,16 @@ class MCNhead(nn.Module):
             mask_attended: ``(B, in_channels, H, W)``, the same for the mask.
             box: ``(B, 4)`` cxcywh as fractions of the image; a row of zeros means no object.
             mask: uint8 ``(B, 1, S, S)``, soft 0-255.
+            weight: ``(B,)``, multiplies the losses of each phrase.
 
         Returns:
             ``loss_xy``, ``loss_wh``, ``loss_obj`` (sums over cells, averaged over images), ``loss_seg``, ``loss_cem``
             and ``loss``, their sum.
         """
-        losses = self._box_losses(raw, box.to(raw.dtype))
-        seg = mask_cross_entropy(upsampled := self.mask.predict(mask_logits)["mask"], mask)
+        losses = self._box_losses(raw, box.to(raw.dtype), weight)
+        seg = mask_cross_entropy(upsampled := self.mask.predict(mask_logits)["mask"], mask, weight)
         losses["loss_seg"] = seg * (upsampled[0].numel() / 640 if self.summed_losses else self.mask_loss_weight)
-        energy = self.consistency(box_attended, mask_attended)
+        energy = weighted(self.consistency(box_attended, mask_attended), weight)
         losses["loss_cem"] = energy.sum() if self.summed_losses else energy.mean()
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
@@ -165,14 +167,14 @@ class MCNhead(nn.Module):
         close = overlap > self.ignore_threshold * union
         return (anchor * height + row) * width + column, close
 
-    def _box_losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
+    def _box_losses(self, raw: Tensor, box: Tensor, weight: Tensor | None) -> dict[str, Tensor]:
         count, _, height, width, _ = raw.shape
         target = to_pixels(box, width * self.stride, height * self.stride)
         present = (box.sum(1) > 0).to(raw.dtype)
         cell, close = self.assign(raw, target)
         predicted = raw.flatten(1, 3).gather(1, cell[:, None, None].expand(-1, 1, 5))[:, 0]
 
-        weight = present * (2 - box[:, 2] * box[:, 3])  # small objects count up to twice
+        scale = weighted(present * (2 - box[:, 2] * box[:, 3]), weight)  # small objects count up to twice
         offset = (target[:, :2] / self.stride).frac()
         xy = F.binary_cross_entropy_with_logits(predicted[:, :2], offset, reduction="none").sum(1)
         anchor = self.anchor_sizes.to(raw.dtype)[cell // (height * width)]
@@ -183,7 +185,7 @@ class MCNhead(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(logits, is_object, reduction="none")
         kept = ~close | (is_object > 0)
         return {
-            "loss_xy": (weight * xy).sum() / count,
-            "loss_wh": (weight * wh).sum() / count,
-            "loss_obj": (objectness * kept).sum() / count,
+            "loss_xy": (scale * xy).sum() / count,
+            "loss_wh": (scale * wh).sum() / count,
+            "loss_obj": weighted(objectness * kept, weight).sum() / count,
         }

@@ -11,7 +11,7 @@ from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
-from rec.models.losses import BOX_LOSSES, box_iou, mean_over_processes, to_pixels
+from rec.models.losses import BOX_LOSSES, box_iou, mean_over_processes, to_pixels, weighted
 from rec.models.mask_head import MaskHead
 
 __all__ = ["MCNhead", "MaskHead", "REChead"]
@@ -148,13 +148,14 @@ class REChead(nn.Module):
             "one answer: set model.head.objectness_loss=bce"
         )
 
-    def losses(self, raw: Tensor, box: Tensor) -> dict[str, Tensor]:
+    def losses(self, raw: Tensor, box: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Losses of raw outputs ``(B, 5, H, W)`` against the one object of each phrase, or any number of objects.
 
         Args:
             raw: of :meth:`forward`.
             box: ``(B, 4)`` or ``(B, T, 4)``, cxcywh as fractions of the image. A row of zeros means no object; where a phrase
                 has none, all cells of its image are negative.
+            weight: ``(B,)``, multiplies the losses of each phrase; what they are divided by does not change.
 
         Returns:
             ``loss_iou``, ``loss_obj``, with ``use_l1`` ``loss_l1``, and ``loss``, their weighted total. Each is a sum
@@ -177,7 +178,7 @@ class REChead(nn.Module):
         cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
         count = self._count(positive.flatten(1).sum(1, dtype=raw.dtype))
         box_losses = BOX_LOSSES[self.box_loss](iou, boxes, facing)
-        losses = {"loss_iou": self._total(box_losses.gather(-1, cells) * positive, count)}
+        losses = {"loss_iou": self._total(box_losses.gather(-1, cells) * positive, count, weight)}
 
         # An entry that is not positive repeats a cell; adding 0 to it changes nothing, and no cell is positive twice.
         is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), positive.flatten(1).to(logits.dtype))
@@ -186,17 +187,17 @@ class REChead(nn.Module):
         if self.objectness_loss == "softmax":
             share = is_object / is_object.sum(1, keepdim=True).clamp(min=1)
             entropy = F.cross_entropy(logits, share, reduction="none")[:, None]
-            losses["loss_obj"] = self._total(entropy, self._count(positive[:, 0].to(raw.dtype)))
+            losses["loss_obj"] = self._total(entropy, self._count(positive[:, 0].to(raw.dtype)), weight)
         else:
             entropy = F.binary_cross_entropy_with_logits(logits, is_object, reduction="none")
-            losses["loss_obj"] = self._total(entropy, count)
+            losses["loss_obj"] = self._total(entropy, count, weight)
         total = self.box_loss_weight * losses["loss_iou"] + losses["loss_obj"]
         if self.use_l1:
             facing = facing / self.stride
             place = facing[..., :2] - numbers
             wanted = torch.cat([place, (facing[..., 2:] + 1e-8).log().expand_as(place)], -1)
             deviation = (values[..., :4] - wanted).abs().sum(-1)
-            losses["loss_l1"] = self._total(deviation.gather(-1, cells) * positive, count)
+            losses["loss_l1"] = self._total(deviation.gather(-1, cells) * positive, count, weight)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 
@@ -207,6 +208,7 @@ class REChead(nn.Module):
         return (mean_over_processes(positives) if self.normalize_by == "processes" else positives).clamp(min=1)
 
     @staticmethod
-    def _total(values: Tensor, count: Tensor) -> Tensor:
-        """Sum of ``values`` ``(B, ..., K)`` divided by ``count``; by image, the mean over images."""
+    def _total(values: Tensor, count: Tensor, weight: Tensor | None) -> Tensor:
+        """Weighted sum of ``values`` ``(B, ..., K)`` divided by ``count``; by image, the mean over images."""
+        values = weighted(values, weight)
         return (values.flatten(1).sum(1) / count).mean() if count.dim() else values.sum() / count

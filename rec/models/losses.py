@@ -94,12 +94,22 @@ def mean_over_processes(count: Tensor) -> Tensor:
     return count / torch.distributed.get_world_size()
 
 
-def mask_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean binary cross-entropy of ``(B, 1, S, S)`` logits against a soft uint8 mask 0-255 of the same shape."""
-    return F.binary_cross_entropy_with_logits(logits, mask.to(logits.dtype) / 255)
+def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Losses ``(B, ...)`` times the weight ``(B,)`` of each phrase; None leaves them as they are."""
+    return values if weight is None else values * weight.view(-1, *[1] * (values.dim() - 1))
 
 
-def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def mask_cross_entropy(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of ``(B, 1, S, S)`` logits against a soft uint8 mask 0-255 of the same shape; ``weight``
+    ``(B,)`` multiplies the loss of each phrase.
+    """
+    target = mask.to(logits.dtype) / 255
+    if weight is None:
+        return F.binary_cross_entropy_with_logits(logits, target)
+    return weighted(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), weight).mean()
+
+
+def dice_loss(logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
     """``1 - Dice`` per image, averaged; arguments as for :func:`mask_cross_entropy`.
 
     Milletari et al., "V-Net", 3DV 2016. Cross-entropy alone is content with small objects left out; Dice counts
@@ -107,4 +117,4 @@ def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """
     probability, target = logits.sigmoid().flatten(1), mask.to(logits.dtype).flatten(1) / 255
     overlap = (probability * target).sum(1)
-    return (1 - (2 * overlap + 1) / (probability.sum(1) + target.sum(1) + 1)).mean()
+    return weighted(1 - (2 * overlap + 1) / (probability.sum(1) + target.sum(1) + 1), weight).mean()

@@ -62,12 +62,16 @@ class MaskHead(nn.Module):
         """Logits of :meth:`forward` to ``mask`` logits ``(B, 1, S, S)`` at the size of the image."""
         return {"mask": upsample(logits, self.stride // self.sub_cells)}
 
-    def losses(self, logits: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Losses of logits of :meth:`forward` against a soft uint8 mask 0-255 ``(B, 1, S, S)``.
+    def losses(self, logits: Tensor, mask: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Losses of logits of :meth:`forward` against a soft uint8 mask 0-255 ``(B, 1, S, S)``; ``weight`` ``(B,)`` multiplies
+        those of each phrase.
 
         Returns:
             ``loss_mask`` (cross-entropy), ``loss_dice``, and ``loss``, their weighted total.
         """
         logits = self.predict(logits)["mask"]
-        losses = {"loss_mask": mask_cross_entropy(logits, mask), "loss_dice": dice_loss(logits, mask)}
+        losses = {
+            "loss_mask": mask_cross_entropy(logits, mask, weight),
+            "loss_dice": dice_loss(logits, mask, weight),
+        }
         return {"loss": losses["loss_mask"] + self.dice_weight * losses["loss_dice"], **losses}

@@ -41,6 +41,8 @@ class MCN(nn.Module):
         ValueError: parts that do not fit each other, naming both.
     """
 
+    weighted = True  # the batch's ``weight`` counts
+
     def __init__(
         self,
         visual_backbone: Backbone,
@@ -129,9 +131,9 @@ class MCN(nn.Module):
         if not self.training:
             return self.ground(features, batch["tokens"], batch.get("image_index"))
         raw = self.forward_features(features, batch["tokens"], batch.get("image_index"))
-        return self.head.losses(
-            raw["head"], raw["mask_head"], raw["box_attended"], raw["mask_attended"], batch["box"], mask_of(batch)
-        )
+        weight = [batch["weight"]] if "weight" in batch else []
+        maps = raw["box_attended"], raw["mask_attended"]
+        return self.head.losses(raw["head"], raw["mask_head"], *maps, batch["box"], mask_of(batch), *weight)
 
 
 def weigh_by_box(predictions: Mapping[str, Tensor], hard: bool) -> Tensor:

@@ -37,6 +37,8 @@ class SimREC(nn.Module):
         ValueError: parts that do not fit each other, naming both.
     """
 
+    weighted = True  # the batch's ``weight`` counts
+
     def __init__(
         self,
         visual_backbone: Backbone,
@@ -148,21 +150,23 @@ class SimREC(nn.Module):
         Args:
             batch: ``image`` float ``(N, 3, S, S)``, ``tokens`` int64 ``(B, L)``, optionally ``image_index`` int64
                 ``(B,)``; in training also ``box`` ``(B, 4)`` cxcywh fractions, in its place ``boxes`` ``(B, T, 4)`` where
-                phrases name any number of objects, and, for a mask head, ``mask`` uint8 ``(B, 1, S, S)``. Where there is a
-                ``box_count``, predictions hold every cell's.
+                phrases name any number of objects, and, for a mask head, ``mask`` uint8 ``(B, 1, S, S)``; optionally ``weight``
+                ``(B,)``, which multiplies the losses of each phrase. Where there is a ``box_count``, predictions hold every
+                cell's.
         """
         features = self.encode_image(batch["image"])
         if not self.training:
             any_number = "box_count" in batch and self.several is True
             return self.ground(features, batch["tokens"], batch.get("image_index"), candidates=any_number)
         raw = self.forward_features(features, batch["tokens"], batch.get("image_index"))
-        losses = {}
+        losses, weight = {}, [batch["weight"]] if "weight" in batch else []
         total = torch.zeros((), device=batch["image"].device)
         if self.head is not None:
-            losses.update(self.head.losses(raw["head"], batch["boxes"] if "boxes" in batch else batch["box"]))
+            target = batch["boxes"] if "boxes" in batch else batch["box"]
+            losses.update(self.head.losses(raw["head"], target, *weight))
             total = losses["loss"]
         if self.mask_head is not None:
-            mask_losses = self.mask_head.losses(raw["mask_head"], mask_of(batch))
+            mask_losses = self.mask_head.losses(raw["mask_head"], mask_of(batch), *weight)
             total = total + mask_losses.pop("loss")
             losses.update(mask_losses)
         return {**losses, "loss": total}

@@ -196,8 +196,8 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
     """``cfg.model`` with the weights of a published text encoder, or the word vectors of the data set, where it has any.
 
     Raises:
-        ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; or pixels
-            are normalised otherwise than the backbone's pretrained weights know them.
+        ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; its rows have
+            weights the model does not know; or pixels are normalised otherwise than the backbone's pretrained weights know them.
     """
     settle(cfg.model)
     model, known = instantiate(cfg.model), as_data_set(dataset)
@@ -210,6 +210,12 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
         raise ConfigError(
             f"dataset.targets=any, but this {type(model).__name__} cannot learn from phrases that name none or several "
             f"objects: {reason}. Take a model that can, such as SimREC with an REChead, or data with one object for each phrase"
+        )
+    if known.weighted_rows and not abilities(model).weighted:
+        raise ConfigError(
+            f"{known.weighted_rows} rows of the data set have a weight, which this {type(model).__name__} does not know: "
+            "multiply each phrase's losses by batch['weight'] where there is one and say so with `weighted = True` on the "
+            "model, or take `weight` out of the data"
         )
     if (vectors := known.pretrained_emb) is not None:
         model.language_encoder.load_word_vectors(vectors)

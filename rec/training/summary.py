@@ -39,6 +39,8 @@ def beginning(
     about += [f"{length_hint(split) or 'streamed'} {name} samples" for name, split in evaluated]
     if (shape := cfg.dataset.get("input_shape")) is not None:
         about.append(f"images of {' x '.join(map(str, shape))} pixels")
+    if dataset.weighted_rows:
+        about.append(f"losses of {dataset.weighted_rows} rows multiplied by their weight")
     if dataset.vocabulary is not None:
         about.append(f"{len(dataset.vocabulary)} words")
     yield ", ".join(about)

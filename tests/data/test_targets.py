@@ -1,5 +1,7 @@
 """Phrases that name none, one or several objects, from rows to batches; tables of 0.1 are read as they were."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from rec.training.build import build_model
 
 COUNTS = (2, 0, 1, 3)
 BOXES = [[10.0, 20, 30, 40], [60, 10, 20, 30], [90, 50, 25, 30]]
-OLD = Features({name: FEATURES[name] for name in FEATURES if name != "boxes"})
+OLD = Features({name: FEATURES[name] for name in FEATURES if name not in ("boxes", "weight")})
 
 
 def rows(folder, counts=COUNTS):
@@ -161,6 +163,49 @@ def test_a_stream_gives_every_box_and_refuses_rows_it_cannot_use(tmp_path):
         list(RefCOCOStream(tmp_path / "shards", **options))
 
 
+WEIGHTS = [{"weight": 2}, {}, {"weight": 0.5}, {"weight": None}]
+
+
+def weighted(folder, weights, suffix="jsonl"):
+    write_image(folder / "a.jpg", 120, 90, BOXES[0])
+    lines = [{"image": "a.jpg", "phrase": "the thing", "bbox": BOXES[0]} | weight for weight in weights]
+    file = folder / f"own.{suffix}"
+    if suffix == "csv":
+        told = ["image,phrase,bbox,weight", *(f"a.jpg,the thing,10 20 30 40,{w.get('weight') or ''}" for w in weights)]
+    else:
+        told = [json.dumps(line) for line in lines]
+    file.write_text("\n".join(told), encoding="utf-8")
+    return {"mine": {"path": str(file), "bbox_format": "xywh"}}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_weights_of_own_lines_reach_training_batches_and_nothing_else(tmp_path, suffix):
+    spec = weighted(tmp_path, WEIGHTS, suffix)
+    training, evaluation = (RefCOCODataSet("mine", spec, split="train", training=t) for t in (True, False))
+    batch = training.collate([training[(0, i)] for i in range(4)])
+    assert batch["weight"].tolist() == [2, 1, 0.5, 1] and batch["weight"].dtype == torch.float32
+    assert training.weighted_rows == 2 and "weight" not in training.collate([training[(0, 1)], training[(0, 3)]])
+    assert "weight" not in evaluation.collate([evaluation[i] for i in range(4)])
+    other = RefCOCODataSet("mine", weighted(tmp_path / "other", [{}, *WEIGHTS[1:]]), split="train")
+    assert other.fingerprint != training.fingerprint  # a run is not continued with other weights
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1e-9, 2000, "heavy", True, [1]])
+def test_a_weight_that_is_none_is_a_bad_record(tmp_path, weight):
+    with pytest.raises(BadRecord, match=r"bad weight: .*expected a number from 0.001 to 1000"):
+        RefCOCODataSet("mine", weighted(tmp_path, [{"weight": weight}]), split="train")
+
+
+def test_tables_of_strangers_have_their_weights_checked(tmp_path):
+    made = [one | {"weight": weight} for one, weight in zip(rows(tmp_path, (1, 1)), (1.5, -2.0), strict=True)]
+    table = save(tmp_path / "table", made)
+    with pytest.raises(BadRecord, match=r"bad weight: .*row 1 \(ref_id 1.*-2\.0"):
+        usable_rows(table, "raise", "table")
+    assert usable_rows(table, "skip", "table")["weight"] == [1.5]
+    spec = {"mine": {"path": str(tmp_path / "table"), "on_bad_record": "skip"}}
+    assert RefCOCODataSet("mine", spec, split="train")[(0, 0)]["weight"] == 1.5
+
+
 def augmented(transform, count, seed):
     image, mask = np.full((240, 320, 3), 60, np.uint8), np.zeros((240, 320), np.uint8, order="F")
     several = np.array([[100.0, 80, 180, 150], [20, 20, 60, 70], [200, 100, 300, 200]])[:count]
@@ -222,7 +267,12 @@ def test_a_model_that_knows_one_box_is_refused_before_it_trains_on_several(kind,
     data = type("Data", (), {"targets": "any"})()
     with pytest.raises(ConfigError, match=rf"dataset\.targets=any, but this {kind.__name__} .*{words}"):
         build_model(cfg, data)
-    data.targets = "one"
+    data.targets, data.weighted_rows = "one", 2
+    with pytest.raises(
+        ConfigError, match=rf"2 rows of the data set have a weight, which this {kind.__name__} does not know"
+    ):
+        build_model(cfg, data)
+    data.weighted_rows = 0
     assert isinstance(build_model(cfg, data), kind)
 
 

@@ -77,6 +77,7 @@ def test_labels_are_ones_own_data(photos, tmp_path):
     assert counts == {"kept": 6, "the mirrored photograph disagrees": 3, "nothing found": 3}
     source = {"own": {"path": str(tmp_path / "train.jsonl"), "bbox_format": "xywh"}}
     dataset = RefCOCODataSet("own", source, split="train", training=False, input_shape=[64, 64])
+    assert RefCOCODataSet("own", source, split="train")[(0, 2)]["weight"].item() == pytest.approx(0.9)
     assert len(dataset) == 6 and dataset.describe(2)["sentence"] == "the square"
     assert dataset.target_boxes(2)[0].tolist() == [[10, 10, 40, 30]]
 

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.heads import REChead
 from rec.models.losses import BOX_LOSSES, dice_loss, mask_cross_entropy
+from rec.models.mask_head import MaskHead
 
 
 def looped_assignment(boxes: Tensor, target: Tensor, centres: Tensor, stride: int) -> set[int]:
@@ -238,6 +240,39 @@ def test_mcn_loss_weights_do_not_grow_with_the_image_unless_asked() -> None:
             found[summed, size] = parts["loss_seg"].item()
     assert found[False, 64] == pytest.approx(found[False, 128], rel=0.2)
     assert found[True, 128] == pytest.approx(4 * found[True, 64], rel=0.2)
+
+
+def weighted_losses(kind: str) -> Callable[[slice, Tensor | None], dict[str, Tensor]]:
+    """``losses(rows, weight)`` of a head on some of four phrases."""
+    torch.manual_seed(0)
+    raw, box = head_inputs()
+    mask = torch.randint(0, 2, (4, 1, 96, 96), dtype=torch.uint8) * 255
+    if kind == "MCN":
+        mcn = MCNhead(6, 4, anchors=[[20, 20]], strides=(16, 8), dilations=(2,)).eval()
+        maps = torch.randn(4, 6, 6, 6), torch.randn(4, 6, 12, 12)
+        found = mcn(*maps)
+        return lambda rows, weight: mcn.losses(
+            *(x[rows] for x in (*found, *maps, box, mask)), *([] if weight is None else [weight])
+        )
+    if kind == "mask":
+        logits = torch.randn(4, 1, 12, 12)
+        return lambda rows, weight: MaskHead(6, 4, 8).losses(logits[rows], mask[rows], weight)
+    head = REChead(strides=[16], use_l1=True, objectness_loss=kind.split()[0], normalize_by="image")
+    target = box[:, None].expand(4, 2, 4) * torch.tensor([[1.0], [0.5]]) if "several" in kind else box
+    return lambda rows, weight: head.losses(raw[rows], target[rows], weight)
+
+
+@pytest.mark.parametrize("kind", ["bce", "bce several", "softmax", "mask", "MCN"])
+def test_a_weight_multiplies_every_loss_of_its_phrase(kind) -> None:
+    losses, weight = weighted_losses(kind), torch.tensor([1.0, 0.25, 3.0, 0.5])
+    with torch.no_grad():
+        alone = [losses(slice(i, i + 1), None) for i in range(4)]
+        found, ones, plain = (losses(slice(None), w) for w in (weight, torch.ones(4), None))
+    for name in found:
+        assert torch.equal(ones[name], plain[name])
+        single = torch.stack([one[name] for one in alone])
+        assert found[name].item() == pytest.approx((single * weight).mean().item(), rel=1e-5, abs=1e-7), name
+        assert found[name] != plain[name]
 
 
 def _rank_gradient(rank: int, port: int, normalize_by: str, queue) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rec import boxes
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given
-from rec.data.sources.tabular import numbers_of
+from rec.data.sources.tabular import number_of, numbers_of
 from rec.trust import MAX_OBJECTS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ KNOWN_COLUMNS = {
     "ref_id": ("ref_id", "question_id", "id"),
     "ann_id": ("ann_id",),
     "category": ("category", "category_name"),
+    "weight": (),  # taken where it is named alone: in a table of anybody's it may be of the object, in kilograms
 }
 # What an entry of a list of objects says itself; the image and its id are the whole row's.
 _OF_OBJECTS = ("bbox", "boxes", "sentences", "mask", "ref_id", "ann_id", "category")
@@ -186,6 +187,7 @@ def _row(
         "sentences": sentences,
         "category": given(values.get("category")),
         "source": name,
+        "weight": number_of(values.get("weight")),
     } | _mask(values.get("mask"), names.get("mask"), image_root)
 
 

@@ -3,8 +3,8 @@
 Columns: ``image`` (file below the image folder), ``phrase`` (a text, or in JSONL a list of them), ``bbox`` (four
 numbers in pixels; in CSV separated by spaces or commas) or in JSONL ``boxes`` (a list of those, empty where the phrase
 names nothing in the image) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
-in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``. One line is
-what its phrases name.
+in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``, ``weight``
+(what the line's loss is multiplied by in training; 1 where it is missing). One line is what its phrases name.
 """
 
 import csv
@@ -26,6 +26,14 @@ _NEEDED = ("image", "phrase", "bbox")
 def numbers_of(bbox: object) -> Any:
     """A box written as text, ``"412 230 96 110"`` or ``"[412, 230, 96, 110]"``, as a list; anything else as it is."""
     return re.split(r"[\s,;]+", bbox.strip(" \t[](){}")) if isinstance(bbox, str) else bbox
+
+
+def number_of(value: object) -> Any:
+    """A number written as text, as CSV files have it; anything else, and what is no number, as it is."""
+    try:
+        return float(value) if isinstance(value, str) and value.strip() else value
+    except ValueError:
+        return value
 
 
 def check_bbox_format(bbox_format: str | None, what: str) -> str:
@@ -192,4 +200,5 @@ def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbo
         "sentences": row["phrase"],
         "category": given(row.get("category")),
         "source": given(row.get("source"), name),
+        "weight": number_of(row.get("weight")),
     }

@@ -50,7 +50,7 @@ def open_local(
         import transformers
     except ImportError:
         raise ForeignModelError(
-            f"transformers:{name} needs the package transformers: pip install transformers"
+            f"transformers:{name} needs the package transformers: pip install transformers (in a clone: pip install -e '.[zoo]')"
         ) from None
     with _told(name):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
