@@ -35,8 +35,8 @@ def main() -> int:
     args = parse_arguments()
     from accelerate import Accelerator
 
-    from rec.evaluation.evaluate import write
     from rec.evaluation.metrics import format_table
+    from rec.evaluation.run import write
     from rec.inference.foreign import is_foreign
     from rec.training.process import end_together, keep_freed_memory
 

@@ -209,13 +209,13 @@ def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int |
     """
     import torch
 
-    from rec.data.batch import prepare
+    from rec.data.batch import model_input
 
     train, accelerator = run.cfg.train, run.accelerator
     for batch in feed.batches:
         with accelerator.accumulate(model):
             with accelerator.autocast():
-                losses = model(prepare(batch, train.data.mean, train.data.std, size))
+                losses = model(model_input(batch, train.data.mean, train.data.std, size))
             accelerator.backward(losses["loss"])
         run.window.add(losses, len(batch["image"]))
     norm = accelerator.clip_grad_norm_(run.weights, train.clip_grad_norm or math.inf).float()

@@ -14,7 +14,7 @@ from benchmarks.plain_loop import PlainEMA, PlainTraining
 from benchmarks.plain_loss import plain_losses
 from benchmarks.plain_model import PlainSimREC
 
-from rec.data.batch import prepare
+from rec.data.batch import model_input
 from rec.models.heads import REChead
 from rec.training.ema import EMA
 
@@ -38,7 +38,7 @@ def test_plain_training_gives_our_losses_and_gradients(original_arithmetic) -> N
     ready = doubled(plain_batch(batch))
     model.train()
     plain.train()
-    losses = model(doubled(prepare(batch, *RAW)))
+    losses = model(doubled(model_input(batch, *RAW)))
     wanted = plain(ready["image"], ready["tokens"], ready["label"])
     for name in ("loss", "loss_iou", "loss_obj"):
         assert losses[name].item() == pytest.approx(wanted[name].item(), rel=1e-6), name
@@ -66,7 +66,7 @@ def test_plain_prediction_gives_our_boxes() -> None:
     batch = batch_of(6, OPTIONS, images=2)
     ready = plain_batch(batch)
     with torch.no_grad():
-        got = model.eval()(prepare(batch, *RAW))
+        got = model.eval()(model_input(batch, *RAW))
         want = plain(ready["image"], ready["tokens"])
     assert torch.allclose(got["box"], want["box"], atol=1e-2) and torch.allclose(got["score"], want["score"], atol=1e-5)
 

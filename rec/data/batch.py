@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rec.contracts import Batch, Preprocess
+from rec.moved import moved
+
+__getattr__ = moved(__name__, __name__, {"prepare": "model_input"})
 
 
-def prepare(batch: Batch, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> Batch:
+def model_input(batch: Batch, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> Batch:
     """:class:`rec.contracts.Preprocess` for these ``mean`` and ``std``: uint8 to normalised float, and the multi-scale resize."""
     return Preprocess(0, 0, tuple(mean), tuple(std))(batch, size)
 

@@ -256,9 +256,9 @@ class RefCOCODataSet(Dataset):
         """Word vectors of the vocabulary, float32 ``(len(vocabulary), D)``; None without ``use_glove``."""
         if not self.use_glove:
             return None
-        from rec.data.word_vectors import load_word_vectors
+        from rec.data.word_vectors import look_up_vectors
 
-        return load_word_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
+        return look_up_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
 
     def _locate(self, epoch: int, index: int) -> tuple[Part, int, int | None]:
         """Part, row and sentence number (None: to be drawn) of a sample."""

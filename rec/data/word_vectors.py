@@ -12,12 +12,14 @@ import numpy as np
 from rec import trust
 from rec.contracts import Words
 from rec.files import user_path
+from rec.moved import moved
 
 logger = logging.getLogger(__name__)
+__getattr__ = moved(__name__, __name__, {"load_word_vectors": "look_up_vectors"})
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
 
 
-def load_word_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
+def look_up_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *, seed: int = 0) -> np.ndarray:
     """Looks up the vectors of all words; logs how many were found.
 
     Args:

@@ -78,7 +78,7 @@ def mask_iou(intersections: ArrayLike, unions: ArrayLike) -> np.ndarray:
 
 
 def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """:func:`summarize` over lines of ``predictions.jsonl`` (see :mod:`rec.evaluation.evaluate`).
+    """:func:`summarize` over lines of ``predictions.jsonl`` (see :mod:`rec.evaluation.run`).
 
     Of phrases that name none, one or several objects, :func:`rec.evaluation.several.summarize`, and both where each names one.
 

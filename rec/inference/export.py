@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.contracts import Batch, Words
-from rec.data.batch import prepare
+from rec.data.batch import model_input
 from rec.data.subwords import Subwords
 from rec.errors import RecError
 from rec.files import user_path
@@ -55,7 +55,7 @@ class Deployed(nn.Module):
         batch: Batch = {"image": image, "tokens": tokens}
         if self.any_number:  # by which a model knows that every cell's box is wanted
             batch["box_count"] = torch.zeros_like(tokens[:, 0])
-        outputs = self.model(prepare(batch, self.mean, self.std))
+        outputs = self.model(model_input(batch, self.mean, self.std))
         if "mask" in outputs:
             outputs["mask"] = outputs["mask"].sigmoid()
         return {name: outputs[name].float() for name in _OUTPUTS if name in outputs}

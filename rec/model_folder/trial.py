@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rec.data.batch import prepare
+from rec.data.batch import model_input
 from rec.models.language_encoders import SelfAttention
 from rec.models.pretrained_text import text_encoders
 from rec.models.soundness import not_finite
@@ -48,7 +48,7 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
             torch.enable_grad(),
             cost,
         ):  # with gradients, layers do without the fast path that would keep this image's size
-            ready = prepare({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
+            ready = model_input({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
             outputs = model.ground(model.encode_image(ready["image"]), tokens)
     except Exception as error:  # whatever the layers say to each other's sizes
         return f"it does not run on an image of {side} x {side} pixels ({type(error).__name__}: {error})"

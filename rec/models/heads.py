@@ -11,7 +11,7 @@ from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
 from rec.models.layers import ConvBlock, PredictionConv
-from rec.models.losses import BOX_LOSSES, box_iou, mean_over_processes, to_pixels, weighted
+from rec.models.losses import BOX_LOSSES, centred_iou, mean_over_processes, to_pixels, weighted
 from rec.models.mask_head import MaskHead
 
 __all__ = ["MCNhead", "MaskHead", "REChead"]
@@ -127,7 +127,7 @@ class REChead(nn.Module):
         boxes = self.decode(raw)
         best = boxes.gather(1, cell[:, None, None].expand(-1, 1, 4))
         if self.objectness_loss == "softmax":
-            score = (raw[:, 4].flatten(1).softmax(1) * (box_iou(boxes, best) > 0.5)).sum(1)
+            score = (raw[:, 4].flatten(1).softmax(1) * (centred_iou(boxes, best) > 0.5)).sum(1)
         else:
             score = logit.sigmoid()
         return {"box": cxcywh_to_xyxy(best[:, 0]), "score": score}
@@ -174,7 +174,7 @@ class REChead(nn.Module):
         boxes, facing = self._boxes(values, numbers), target[..., None, :]
         if box.dim() == 3:
             boxes, values = boxes[:, None], values[:, None]
-        iou = box_iou(boxes, facing)
+        iou = centred_iou(boxes, facing)
         cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
         count = self._count(positive.flatten(1).sum(1, dtype=raw.dtype))
         box_losses = BOX_LOSSES[self.box_loss](iou, boxes, facing)

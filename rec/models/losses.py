@@ -33,7 +33,7 @@ def overlap_and_union(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return overlap, area + other_area - overlap
 
 
-def box_iou(boxes: Tensor, targets: Tensor) -> Tensor:
+def centred_iou(boxes: Tensor, targets: Tensor) -> Tensor:
     """IoU of ``(..., 4)`` cxcywh boxes with finite gradients, also of boxes without area."""
     overlap, union = overlap_and_union(boxes, targets)
     return overlap / (union + 1e-16)

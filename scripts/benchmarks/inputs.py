@@ -91,9 +91,9 @@ def batch_of(count: int, options: Options, generator: Any = None, images: int | 
 
 def our_batch(batch: Batch) -> Any:
     """The same batch as our models receive it: normalised on the device."""
-    from rec.data.batch import prepare
+    from rec.data.batch import model_input
 
-    return prepare(batch, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return model_input(batch, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rec.data.text import Vocabulary
-from rec.data.word_vectors import load_word_vectors
+from rec.data.word_vectors import look_up_vectors
 
 VOCABULARY = Vocabulary.build(["red circle left", "caffè"])
 LINES = ["the 0.5 0.5 0.5", "red 1 2 3", "at name 9 9 9", "circle 4 5 6", "caffè -1 -2 -3", "red 7 7 7"]
@@ -19,7 +19,7 @@ def test_a_glove_file_is_streamed(tmp_path, suffix, caplog):
     data = "\n".join(LINES).encode()
     file.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
     with caplog.at_level(logging.INFO):
-        vectors = load_word_vectors(VOCABULARY, file, seed=1)
+        vectors = look_up_vectors(VOCABULARY, file, seed=1)
     assert vectors.shape == (7, 3)
     assert vectors.dtype == np.float32
     assert vectors[3].tolist() == [1, 2, 3]
@@ -27,14 +27,14 @@ def test_a_glove_file_is_streamed(tmp_path, suffix, caplog):
     assert vectors[6].tolist() == [-1, -2, -3]
     assert not vectors[0].any()
     assert vectors[5].any()
-    assert (load_word_vectors(VOCABULARY, file, seed=1) == vectors).all()
-    assert (load_word_vectors(VOCABULARY, file, seed=2)[5] != vectors[5]).any()
+    assert (look_up_vectors(VOCABULARY, file, seed=1) == vectors).all()
+    assert (look_up_vectors(VOCABULARY, file, seed=2)[5] != vectors[5]).any()
     assert "3 of 7 words (42.9 %) have a vector" in caplog.text
 
 
 def test_word2vec_headers_are_skipped(tmp_path):
     (tmp_path / "w.vec").write_text("6 3\n" + "\n".join(LINES), encoding="utf-8")
-    assert load_word_vectors(VOCABULARY, tmp_path / "w.vec")[3].tolist() == [1, 2, 3]
+    assert look_up_vectors(VOCABULARY, tmp_path / "w.vec")[3].tolist() == [1, 2, 3]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -46,7 +46,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         stream.writelines(f"word{n} {numbers}\n" for n in range(3000))
         stream.write(f"red {numbers}\n")
     tracemalloc.start()
-    load_word_vectors(VOCABULARY, file)
+    look_up_vectors(VOCABULARY, file)
     assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 4
     tracemalloc.stop()
 
@@ -58,26 +58,26 @@ def test_a_spacy_pipeline_by_its_folder(tmp_path):
     nlp.vocab.reset_vectors(width=3)
     nlp.vocab.set_vector("red", np.array([1.0, 2, 3], np.float32))
     nlp.to_disk(tmp_path / "pipeline")
-    vectors = load_word_vectors(VOCABULARY, tmp_path / "pipeline")
+    vectors = look_up_vectors(VOCABULARY, tmp_path / "pipeline")
     assert vectors[3].tolist() == [1, 2, 3]
 
 
 def test_sources_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.word_vectors"):
-        load_word_vectors(VOCABULARY, None)
+        look_up_vectors(VOCABULARY, None)
     with pytest.raises(ValueError, match="no_such_pipeline is neither a GloVe file"):
-        load_word_vectors(VOCABULARY, "no_such_pipeline")
+        look_up_vectors(VOCABULARY, "no_such_pipeline")
     with pytest.raises(ValueError, match=r"none\.txt"):
-        load_word_vectors(VOCABULARY, tmp_path / "none.txt")
+        look_up_vectors(VOCABULARY, tmp_path / "none.txt")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress("\n".join(LINES * 99).encode())[:-20])
     with pytest.raises(ValueError, match=r"cut\.txt\.gz"):
-        load_word_vectors(Vocabulary.build(["zebra"]), tmp_path / "cut.txt.gz")
+        look_up_vectors(Vocabulary.build(["zebra"]), tmp_path / "cut.txt.gz")
     (tmp_path / "other.txt").write_text("zebra 1 2 3\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no vector for any of the 7 words"):
-        load_word_vectors(VOCABULARY, tmp_path / "other.txt")
+        look_up_vectors(VOCABULARY, tmp_path / "other.txt")
     (tmp_path / "broken.txt").write_text("the 1 2 3\nred 1 2\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"broken\.txt, line 2"):
-        load_word_vectors(VOCABULARY, tmp_path / "broken.txt")
+        look_up_vectors(VOCABULARY, tmp_path / "broken.txt")
 
 
 def test_compressed_files_are_no_bombs_and_pipes_are_not_waited_for(tmp_path, monkeypatch):
@@ -93,12 +93,12 @@ def test_compressed_files_are_no_bombs_and_pipes_are_not_waited_for(tmp_path, mo
         (tmp_path / f"{name}.txt.gz").write_bytes(gzip.compress(content, 1))
         del content
         with pytest.raises(ValueError, match="line without end, or more content"):
-            load_word_vectors(VOCABULARY, tmp_path / f"{name}.txt.gz")
+            look_up_vectors(VOCABULARY, tmp_path / f"{name}.txt.gz")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ValueError, match="FIFO"):
-        load_word_vectors(VOCABULARY, tmp_path / "pipe.txt")
+        look_up_vectors(VOCABULARY, tmp_path / "pipe.txt")
     for values in ("nan 2 3", "inf 2 3", "1e999 2 3"):
         (tmp_path / "odd.txt").write_text(f"red {values}\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"line 1: .*finite numbers behind 'red'"):
-            load_word_vectors(VOCABULARY, tmp_path / "odd.txt")
+            look_up_vectors(VOCABULARY, tmp_path / "odd.txt")

@@ -15,7 +15,7 @@ from evaluation_toy import SIZE, ToyModel, ToySplit, run
 
 from rec.data.masks import decode
 from rec.evaluation import evaluate
-from rec.evaluation.evaluate import BoxAndMaskEvaluator, write
+from rec.evaluation.run import BoxAndMaskEvaluator, write
 from rec.models.soundness import PredictionError
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from evaluation_toy import AnyModel, AnySplit
 from rec.contracts import Answer
 from rec.data.masks import decode, encode
 from rec.evaluation import bootstrap, evaluate, several
-from rec.evaluation.evaluate import write
 from rec.evaluation.metrics import format_table, summarize_records
 from rec.evaluation.report import write_report
+from rec.evaluation.run import write
 from rec.evaluation.several import THRESHOLDS, answered, best_threshold, curve, f1, matches, nothing, rows, summarize
 
 

@@ -14,7 +14,7 @@ from gpu_checks import QUICKSTART, ROOT, graphs, loaded, no_waiting, on, overlap
 from safetensors.torch import load_file
 
 from rec.config import LazyConfig
-from rec.data.batch import prepare
+from rec.data.batch import model_input
 from rec.errors import TrainingError
 from rec.models.language_encoders import LSTM
 from rec.training.ema import EMA
@@ -40,7 +40,7 @@ def test_nothing_waits_for_the_device(device, kind):
     optimizer, ema, window = torch.optim.Adam(model.parameters(), fused=True), EMA(model), Window()
 
     def everything():
-        losses = model.train()(prepare(batch, [0.5] * 3, [0.2] * 3, size=96 if kind != "mcn" else None))
+        losses = model.train()(model_input(batch, [0.5] * 3, [0.2] * 3, size=96 if kind != "mcn" else None))
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.15)
         optimizer.step()
@@ -48,7 +48,7 @@ def test_nothing_waits_for_the_device(device, kind):
         ema.update(model)
         window.add(losses, 4)
         with torch.inference_mode():
-            return model.eval()(prepare(batch, [0.5] * 3, [0.2] * 3))
+            return model.eval()(model_input(batch, [0.5] * 3, [0.2] * 3))
 
     everything()  # libraries, workspaces and constants of the first call
     with no_waiting(device):

@@ -383,10 +383,10 @@ def the_annotation_file_may_lie_in_a_folder_of_its_name(place):
 @promise("Install Spacy and initialize the GloVe: pip install en_vectors_web_lg-2.1.0.tar.gz", "en_vectors_web_lg")
 def the_pipeline_of_today_is_named(_):
     from rec.data.text import Vocabulary
-    from rec.data.word_vectors import load_word_vectors
+    from rec.data.word_vectors import look_up_vectors
 
     vocabulary = Vocabulary.build(["a dog"])
-    assert "en_core_web_lg" in raised(ValueError, load_word_vectors, vocabulary, "en_vectors_web_lg")
+    assert "en_core_web_lg" in raised(ValueError, look_up_vectors, vocabulary, "en_vectors_web_lg")
 
 
 @promise("Please download the following weights into `$ROOT/data/weights`: cspdarknet_coco.pth")

@@ -109,9 +109,9 @@ def test_a_published_config_is_migrated_checked_and_trained_for_two_updates(name
     batch = dataset.collate([dataset[(0, number)] for number in range(4)])
     before = [parameter.clone() for parameter in model.parameters() if parameter.requires_grad]
     for _ in range(2):
-        from rec.data.batch import prepare
+        from rec.data.batch import model_input
 
-        loss = model(prepare(batch, cfg.train.data.mean, cfg.train.data.std, None))["loss"]
+        loss = model(model_input(batch, cfg.train.data.mean, cfg.train.data.std, None))["loss"]
         assert torch.isfinite(loss)
         optimizer.zero_grad()
         loss.backward()

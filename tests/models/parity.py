@@ -17,7 +17,7 @@ import fxlib  # noqa: E402
 
 from rec.models.assignment import Assignment, cell_numbers, dynamic_assignment  # noqa: E402
 from rec.models.heads import REChead  # noqa: E402
-from rec.models.losses import box_iou  # noqa: E402
+from rec.models.losses import centred_iou  # noqa: E402
 from rec.models.original_weights import load_original, our_name  # noqa: E402
 
 
@@ -157,7 +157,7 @@ def compare_training_step(
 
 def assigned(head: REChead, raw: Tensor, box: Tensor) -> Assignment:
     """The positive cells of raw outputs for ``box`` ``(B, 4)`` cxcywh in pixels."""
-    iou = box_iou(head.decode(raw), box[:, None])
+    iou = centred_iou(head.decode(raw), box[:, None])
     return dynamic_assignment(iou, box, (cell_numbers(raw) + 0.5) * head.stride, head.stride)
 
 

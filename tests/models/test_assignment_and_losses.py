@@ -184,8 +184,8 @@ def test_box_losses_are_their_formulas(values: list[float]) -> None:
         "diou": 1 - (iou - ((ax - bx) ** 2 + (ay - by) ** 2) / (width**2 + height**2)),
     }
     for name, value in want.items():
-        assert BOX_LOSSES[name](losses.box_iou(a, b), a, b).item() == pytest.approx(value, abs=1e-12), name
-        assert BOX_LOSSES[name](losses.box_iou(a, a), a, a).item() == pytest.approx(0, abs=1e-12), name
+        assert BOX_LOSSES[name](losses.centred_iou(a, b), a, b).item() == pytest.approx(value, abs=1e-12), name
+        assert BOX_LOSSES[name](losses.centred_iou(a, a), a, a).item() == pytest.approx(0, abs=1e-12), name
 
 
 @pytest.mark.parametrize("box_loss", BOX_LOSSES)

@@ -21,7 +21,7 @@ from rec.models.backbones import CspDarkNet
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import REChead
 from rec.models.language_encoders import LSTM_SA
-from rec.models.losses import box_iou
+from rec.models.losses import centred_iou
 from rec.models.original_weights import our_name
 
 WANT, ARRAYS = expected("simrec")
@@ -124,7 +124,7 @@ def test_head_alone_assigns_and_weighs_cells_like_the_original(grid: int, varian
     losses["loss"].backward()
     assert np.abs(raw.grad.numpy() - ARRAYS[f"{case}/grad_raw_{variant}"]).max() < 1e-6
     assignment = assigned(head, raw.detach(), box * 32 * grid)
-    ious = box_iou(head.decode(raw.detach()), box[:, None] * 32 * grid)
+    ious = centred_iou(head.decode(raw.detach()), box[:, None] * 32 * grid)
     images = {image["image"]: image for image in want["assignment"]}
     for row in range(8):
         cells = assignment.cells[row][assignment.positive[row]].sort().values

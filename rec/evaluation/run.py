@@ -19,7 +19,7 @@ from tqdm import tqdm
 from rec import boxes
 from rec.contracts import Answer, DataSet, Evaluator, abilities
 from rec.data.adapter import as_data_set
-from rec.data.batch import Returning, prepare
+from rec.data.batch import Returning, model_input
 from rec.data.masks import encode
 from rec.errors import RecError
 from rec.evaluation import masks, metrics, several
@@ -234,7 +234,7 @@ def evaluate(
             for batch, counts in shown:
                 if stop is not None and not _is_sharded(accelerator) and (stopped := stop()):
                     break
-                ready = prepare(send_to_device(batch, device, non_blocking=True), mean, std)
+                ready = model_input(send_to_device(batch, device, non_blocking=True), mean, std)
                 if "image_index" in ready and can.encode_image is None:  # a model that shares no images
                     ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
