@@ -29,6 +29,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU", "Pr@F1", "gIoU")
 Rows = dict[str, dict[str, float]]
 Lines = dict[str, list[dict[str, Any]]]
+Outcome = tuple[str, dict[str, Any], Rows, Lines]  # a title, the data sets, metrics and records by split
+Say = Callable[[str], None]
+Change = Callable[[Any], None]
 
 
 def main() -> int:
@@ -71,16 +74,14 @@ def main() -> int:
     return 0
 
 
-def evaluate_model(
-    args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
-) -> tuple[str, dict[str, Any], Rows, Lines]:
+def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Outcome:
     """Runs the model over each split: a title, the data sets, metrics and records by split."""
-    from rec.data.loader import evaluation_loader
     from rec.errors import CheckpointError
-    from rec.evaluation import evaluate, several
+    from rec.evaluation import several
     from rec.model_folder.find import find_trained
     from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
+    from rec.training.build import build_dataset, evaluate_split
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, damage
 
     trained = find_trained(args.model)
@@ -88,8 +89,9 @@ def evaluate_model(
     if trained.is_checkpoint and (trouble := damage(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
     cfg, vocabulary = read_run_config(args, trained)
-    if vocabulary is None and trained.is_checkpoint:  # that of the training, as long as there is no best/ that holds it
-        vocabulary = training_vocabulary(cfg)
+    if vocabulary is None and trained.is_checkpoint:
+        # That of the training, while no best/ holds it: the vocabulary of another split would number the words differently.
+        vocabulary = build_dataset(cfg, cfg.dataset.get("split", "train"), training=True).vocabulary
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), vocabulary)
     prepare_outputs(args, files_of(trained.folder), datasets, accelerator.is_main_process)
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
@@ -99,25 +101,21 @@ def evaluate_model(
     say(f"{trained.folder}: {type(model).__name__}, {origin}")
     answer = known_answer(args, trained, datasets)
 
-    data, options = cfg.train.data, cfg.train.evaluation
     rows: Rows = {}
     lines: Lines = {}
     # Without a known threshold the validation split comes first: it chooses the one that the others are judged with.
     for split, dataset in sorted(datasets.items(), key=lambda item: answer is None and item[0] != "val"):
-        loader = evaluation_loader(
-            dataset,
-            options.eval_batch_size,
-            processes=accelerator.num_processes,
-            rank=accelerator.process_index,
-            num_workers=data.num_workers,
-            pin_memory=data.pin_memory,
-        )
         started = time.perf_counter()
         try:
-            rows[split], lines[split] = evaluate(
-                model, loader, dataset, accelerator, mean=data.mean, std=data.std,
-                limit=options.get("eval_iter"), evaluator=build_evaluator(cfg), progress=True, answer=answer,
-            )  # fmt: skip
+            rows[split], lines[split] = evaluate_split(
+                cfg,
+                model,
+                dataset,
+                accelerator,
+                limit=cfg.train.evaluation.get("eval_iter"),
+                progress=True,
+                answer=answer,
+            )
         except PredictionError as error:
             error.add_note(f"the weights are those of {trained.folder}, the split is {split}")
             raise
@@ -127,9 +125,7 @@ def evaluate_model(
         if answer is None and (answer := several.chosen(rows[split])):
             say(f"{split}: threshold {answer.threshold:g}, chosen here for the best Pr@F1")
         if any(line["mask"] is not None for line in lines[split]) and not {"mask_mIoU", "gIoU"} & set(rows[split]):
-            say(
-                f"{split}: the model predicts masks, the split has none to compare with; is dataset.with_masks=true missing?"
-            )
+            say(f"{split}: the model predicts masks, the split has none to compare with: dataset.with_masks=true?")
     return f"{trained.folder}: {origin}", datasets, rows, lines
 
 
@@ -146,11 +142,9 @@ def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping
             "--threshold decides which boxes are an answer where phrases name none, one or several objects, but the config has "
             "dataset.targets=one: leave it out, or add dataset.targets=any"
         )
-    answer = (
-        None
-        if trained.is_checkpoint
-        else Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
-    )
+    answer = None
+    if not trained.is_checkpoint:
+        answer = Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
     if args.threshold is not None:
         answer = replace(answer or Answer(), threshold=args.threshold)
     if any_number and answer is None and "val" not in datasets:
@@ -161,9 +155,7 @@ def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping
     return answer
 
 
-def score_answers(
-    args: argparse.Namespace, accelerator: "Accelerator", say: Callable[[str], None]
-) -> tuple[str, dict[str, Any], Rows, Lines]:
+def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Outcome:
     """Scores a file of answers, or asks a foreign model for them, on each split; returns what :func:`evaluate_model` does."""
     from rec.conventions import Convention
     from rec.errors import InputError
@@ -215,11 +207,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
     from rec.evaluation.answers import read_answers
     from rec.files import refuse_inputs
 
-    outputs = [
-        args.out / name
-        for name in ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl", "answers.jsonl")
-    ]
-    outputs += filter(None, (args.pictures, args.report))
+    names = ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl", "answers.jsonl")
+    outputs = [*(args.out / name for name in names), *filter(None, (args.pictures, args.report))]
     refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -236,12 +225,10 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
     write_json(args.out / "intervals.json", found)
     print(f"intervals    {args.out / 'intervals.json'} (95 %, {bootstrap.ROUNDS} draws of the images)")
     for split, names in found.items():
-        shown = [
-            f"{name} {100 * names[name][0]:.1f} to {100 * names[name][1]:.1f}" for name in HEADLINES if name in names
-        ]
-        print(f"             {split}: {', '.join(shown)}")
-    others = args.others
-    if others is None:
+        known = [(name, *names[name][:2]) for name in HEADLINES if name in names]
+        shown = ", ".join(f"{name} {100 * low:.1f} to {100 * high:.1f}" for name, low, high in known)
+        print(f"             {split}: {shown}")
+    if (others := args.others) is None:
         return
     print(f"compared     with {args.compare}: {others.summary()}")
     changes: list[dict[str, Any]] = []
@@ -260,39 +247,21 @@ def parse_arguments() -> argparse.Namespace:
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "model", nargs="?", help="run folder, checkpoint, model folder, transformers:ID or openai:MODEL@ADDRESS"
-    )
-    parser.add_argument(
-        "--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL"
-    )
-    parser.add_argument(
-        "--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh"), help="of the answers; default xyxy"
-    )
+    add, places = parser.add_argument, "run folder, checkpoint, model folder"
+    add("model", nargs="?", help=f"{places}, transformers:ID or openai:MODEL@ADDRESS")
+    add("--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL")
+    add("--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh"), help="of the answers; default xyxy")
     add_foreign_options(parser)
-    parser.add_argument(
-        "--compare",
-        type=user_path,
-        metavar="JSONL",
-        help="other answers, or a predictions.jsonl: what differs, and how surely",
-    )
-    parser.add_argument(
-        "--config", type=user_path, help="a lazy config with dataset and train; default: the run's config.yaml"
-    )
-    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="default: train.evaluation.splits of the config")
-    parser.add_argument(
-        "--out",
-        type=user_path,
-        metavar="FOLDER",
-        help="for metrics.json and predictions.jsonl; default outputs/evaluation",
-    )
-    parser.add_argument(
-        "--pictures", type=ending(*PICTURES), metavar="PNG", help="draw a grid of predictions of the first split"
-    )
-    parser.add_argument(
-        "--report", type=ending(".html", ".htm"), metavar="HTML", help="write one self-contained report of all splits"
-    )
-    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
+    differs = "other answers, or a predictions.jsonl: what differs, and how surely"
+    add("--compare", type=user_path, metavar="JSONL", help=differs)
+    add("--config", type=user_path, help="a lazy config with dataset and train; default: the run's config.yaml")
+    add("--splits", nargs="+", metavar="SPLIT", help="default: train.evaluation.splits of the config")
+    where = "for metrics.json and predictions.jsonl; default outputs/evaluation"
+    add("--out", type=user_path, metavar="FOLDER", help=where)
+    add("--pictures", type=ending(*PICTURES), metavar="PNG", help="draw a grid of predictions of the first split")
+    pages = ending(".html", ".htm")
+    add("--report", type=pages, metavar="HTML", help="write one self-contained report of all splits")
+    add("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
     add_trust_option(parser)
     args, overrides = parser.parse_known_args([word for word in sys.argv[1:] if word != "--cfg-options"])
     # `--splits val testA key=value`: what has a "=" is an override, wherever it stands.
@@ -329,15 +298,13 @@ def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, 
 
     groups = ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else []))
     cfg = read_data_config(args, groups, None if trained.is_checkpoint else take_preprocess)
-    places = (trained.folder, trained.folder.parent.parent / "best")
-    found = [folder for folder in places if (folder / "vocab.json").exists()]
-    tokenizer = cfg.dataset.get("tokenizer", "simrec")
-    return cfg, load_vocabulary(found[0], args.trust_config, tokenizer) if found else None
+    for folder in (trained.folder, trained.folder.parent.parent / "best"):
+        if (folder / "vocab.json").exists():
+            return cfg, load_vocabulary(folder, args.trust_config, cfg.dataset.get("tokenizer", "simrec"))
+    return cfg, None
 
 
-def read_data_config(
-    args: argparse.Namespace, groups: tuple[str, ...], change: Callable[[Any], None] | None = None
-) -> Any:
+def read_data_config(args: argparse.Namespace, groups: tuple[str, ...], change: Change | None = None) -> Any:
     """The config of ``--config``, which has these groups, with ``change`` and then the overrides applied."""
     from rec.config import ConfigError, LazyConfig, try_get_key
     from rec.model_folder.allowed import checked_config, fill_in, load_config
@@ -359,13 +326,6 @@ def read_data_config(
     return cfg
 
 
-def training_vocabulary(cfg: Any) -> "Words | None":
-    """The vocabulary a run of this config trains with: that of another split would number the words differently."""
-    from rec.training.build import build_dataset
-
-    return build_dataset(cfg, cfg.dataset.get("split", "train"), training=True).vocabulary
-
-
 def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> dict[str, Any]:
     from rec.training.build import build_dataset, set_vocabulary_size
 
@@ -376,12 +336,6 @@ def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> d
     if "model" in cfg:
         set_vocabulary_size(cfg, vocabulary)
     return datasets
-
-
-def build_evaluator(cfg: Any) -> Any:
-    from rec.config import instantiate
-
-    return instantiate(cfg.train.evaluation.evaluator) if cfg.train.evaluation.get("evaluator") else None
 
 
 def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
@@ -398,11 +352,12 @@ def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
         return {}
     if (accuracy := mean_accuracy(records)) is not None and "count" in rows[split]:
         rows[split] = rows[split] | {"Acc@0.5:0.95": accuracy, "count": rows[split].pop("count")}
-    kinds = {}
+    parts: Rows = {}
     if any(str(record.get("source")).startswith("scenes") for record in records):
-        kinds = breakdown(records, lambda record: phrase_kind(record["sentence"]))
+        parts |= breakdown(records, lambda record: phrase_kind(record["sentence"]))
     any_number = "targets" in records[0]
-    parts = {**kinds, **({} if any_number else breakdown(records, size_class))}
+    if not any_number:
+        parts |= breakdown(records, size_class)
     named = {f"{split}/{part}": row for part, row in parts.items()}
     return named | (several.rows(split, records) if any_number else {})
 

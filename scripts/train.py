@@ -235,14 +235,13 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
 
     ``state.due_evaluation`` stays True where a stop request cuts it short.
     """
-    from rec.config import instantiate
-    from rec.data.loader import evaluation_loader
-    from rec.evaluation import EvaluationStopped, evaluate, several
+    from rec.evaluation import EvaluationStopped, several
+    from rec.training.build import evaluate_split
     from rec.training.ema import as_published
     from rec.training.publish import is_best
 
     train, accelerator, bare, state, log = run.cfg.train, run.accelerator, run.model, run.state, run.log
-    options, data = train.evaluation, train.data
+    options = train.evaluation
     limit = 2 if train.fast_dev_run else options.eval_iter
     first: dict[str, float] = {}
     bare.eval()
@@ -250,19 +249,14 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
         with as_published(bare, run.ema):
             for split, dataset in validation:
                 started = time.perf_counter()
-                loader = evaluation_loader(
-                    dataset, options.eval_batch_size, processes=accelerator.num_processes, rank=accelerator.process_index,
-                    num_workers=data.num_workers, pin_memory=data.pin_memory, on_lost_worker=run.stop.fail,
-                )  # fmt: skip
-                evaluator = None if options.evaluator is None else instantiate(options.evaluator)
-                metrics, records = evaluate(
-                    bare, loader, dataset, accelerator, mean=data.mean, std=data.std, limit=limit, evaluator=evaluator,
+                metrics, records = evaluate_split(
+                    run.cfg, bare, dataset, accelerator, run.stop.fail, limit=limit,
                     stop=lambda: run.stop.requested, answer=several.chosen(first),  # the first split chose, this one is judged
                 )  # fmt: skip
                 log.metrics("evaluation", state.update, metrics, split=split, epoch=state.epoch)
                 shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
                 log.line(f"evaluation {split}, update {state.update}: {shown}  ({time.perf_counter() - started:.1f} s)")
-                if train.log_image and evaluator is None:
+                if train.log_image and options.evaluator is None:
                     log.pictures(split, state.update, dataset, records)
                 first = first or metrics
     except EvaluationStopped:

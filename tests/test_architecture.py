@@ -12,7 +12,7 @@ REC = REPOSITORY / "rec"
 
 # From the bottom up; rooms of one floor do not import one another, except where the last table says so.
 FLOORS = (
-    ("errors", "moved"),
+    ("errors", "names"),
     ("files", "trust", "boxes", "console", "command_line", "metric_cells"),
     ("contracts", "conventions"),
     ("config",),

@@ -106,7 +106,7 @@ def test_plain_samples_are_ours(tables) -> None:
 
 
 def test_both_evaluations_judge_the_same_sentences_alike(tmp_path) -> None:
-    rows = pipeline.eval(replace(OPTIONS, images=16, work=tmp_path))
+    rows = list(pipeline.eval(replace(OPTIONS, images=16, work=tmp_path)))
     assert rows[0].value > 0 and rows[-1].value == 0, rows[-1].line()
 
 
@@ -146,7 +146,7 @@ def test_layers_are_counted_with_their_operations_values_and_passes() -> None:
 
 
 def test_the_floor_of_a_training_step_is_measured_beside_it() -> None:
-    rows = gpu.against_floor(OPTIONS, gpu.measured_rates(torch.device("cpu")), "trained", 1, (gpu.TRAINED,))
+    rows = list(gpu.against_floor(OPTIONS, gpu.measured_rates("cpu"), "trained", 1, (gpu.TRAINED,)))
     share = rows[0]
     assert share.seconds["floor"] / share.seconds["step"] == share.value > 0 and "convolutions" in share.note
     assert rows[2].value == pytest.approx(gpu.REFCOCO / rows[1].value / 3600)

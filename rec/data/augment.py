@@ -6,13 +6,12 @@ and ``RandomErasing``. Any other albumentations transform may stand beside them 
 """
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
 
 from rec import boxes
 from rec.errors import RecError
@@ -164,9 +163,7 @@ def _as_function(name: str, transform: object) -> Callable[..., Sample]:
     if type(transform).__module__.startswith("torchvision") and type(transform).__name__ == "RandomErasing":
         theirs: Any = transform
         return RandomErasing(theirs.p, theirs.scale, theirs.ratio, theirs.value)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version on import
-    import albumentations as A
-
+    A = _albumentations()
     if isinstance(transform, A.BasicTransform | A.BaseCompose):
         return _Albumentation(transform)
     raise TypeError(
@@ -175,12 +172,18 @@ def _as_function(name: str, transform: object) -> Callable[..., Sample]:
     )
 
 
+def _albumentations() -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for a newer version on import
+    import albumentations
+
+    return albumentations
+
+
 class _Albumentation:
     """An albumentations transform, seeded anew for each sample."""
 
     def __init__(self, transform: object) -> None:
-        import albumentations as A
-
+        A = _albumentations()
         carried = A.BboxParams("pascal_voc", label_fields=[], min_visibility=1 - MAX_HIDDEN, clip=True)
         self.moves = not isinstance(transform, A.ImageOnlyTransform)
         self.compose = A.Compose([transform], bbox_params=carried if self.moves else None)
@@ -241,46 +244,45 @@ class RandomErasing:
         return image, box, mask
 
 
-class RandAugment:
+class RandAugment(_Albumentation):
     """Two (``n``) of 14 operations of one strength, drawn with replacement (https://arxiv.org/abs/1909.13719).
 
-    As SimREC's, but box and mask follow the geometric operations.
+    SimREC's operations as albumentations has them: box and mask follow the geometric ones.
 
     Args:
         n: operations per image.
-        m: strength, 0-30; an operation's value is ``low + m / 30 * (high - low)`` of its range.
+        m: strength, 0-30: the share ``m / 30`` of each operation's range.
     """
 
     def __init__(self, n: int = 2, m: int = 9) -> None:
         self.n, self.m = n, m
+        A = _albumentations()
+        share, still = m / 30, {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+        factor, shear, shift = 0.1 + 1.8 * share, math.degrees(math.atan(0.3 * share)), round(100 * share)
 
-    def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
-        """Applies the operations."""
-        names = list(_OPERATIONS)
-        for number in rng.integers(len(names), size=self.n):
-            low, high, operation = _OPERATIONS[names[number]]
-            value = low + self.m / 30 * (high - low)
-            if names[number] in _GEOMETRIC:
-                image, box, mask = _warp(image, box, mask, operation(rng.choice([-1, 1]) * value, *image.shape[:2]))
-            else:
-                image = operation(image, value)
-        return image, box, mask
+        def either_way(name: str, size: float, axis: str = "") -> Any:
+            ways = [(value, value) for value in (size, -size)]
+            moves = [{"x": (0, 0), "y": (0, 0)} | {axis: way} if axis else way for way in ways]
+            return A.OneOf([A.Affine(**{name: move}, fill=FILL, p=1) for move in moves], p=1)
 
-
-def _warp(image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, matrix: np.ndarray) -> Sample:
-    """An affine map, unless it takes too much of a target out of the image; a box encloses its mapped corners."""
-    height, width = image.shape[:2]
-    frame, moved = np.array([0, 0, width, height], np.float64), np.empty(_each(box).shape)
-    for number, (left, top, right, bottom) in enumerate(_each(box)):
-        corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]) @ matrix.T
-        moved[number] = np.concatenate([corners.min(0), corners.max(0)])
-        if _visible(moved[number], frame) < 1 - MAX_HIDDEN:
-            return image, box, mask
-    image = cv2.warpAffine(image, matrix, (width, height), borderValue=FILL)
-    if mask is not None:
-        mask = cv2.warpAffine(np.ascontiguousarray(mask), matrix, (width, height), flags=cv2.INTER_NEAREST)
-    inside = np.concatenate([np.maximum(moved[:, :2], 0), np.minimum(moved[:, 2:], frame[2:])], 1)
-    return image, inside.reshape(np.shape(box)), mask
+        brighter = A.RandomBrightnessContrast((110 / 255 * share,) * 2, (0, 0), p=1)
+        operations = [
+            A.AutoContrast(method="pil", p=1),
+            A.Equalize(mode="pil", p=1),
+            # A strength of 9 keeps one bit of a channel, as in the original; no bit at all would be a black image.
+            A.Posterize(max(1, int(4 * share)), p=1),
+            A.Solarize((share, share), p=1),
+            A.Sequential([brighter, A.Solarize((0.5, 0.5), p=1)], p=1),  # SolarizeAdd
+            *(
+                A.ColorJitter(**still | {name: (factor, factor)}, p=1)
+                for name in ("saturation", "contrast", "brightness")
+            ),
+            A.Sharpen((share, share), (1, 1), p=1),
+            either_way("rotate", 30 * share),
+            *(either_way("shear", shear, axis) for axis in "xy"),
+            *(either_way("translate_px", shift, axis) for axis in "xy"),
+        ]
+        super().__init__(A.SomeOf(operations, n, replace=True, p=1))
 
 
 def _visible(box: np.ndarray, frame: np.ndarray) -> float:
@@ -288,42 +290,3 @@ def _visible(box: np.ndarray, frame: np.ndarray) -> float:
     size = np.minimum(box[2:], frame[2:]) - np.maximum(box[:2], frame[:2])
     area = boxes.xyxy_to_xywh(box)[2:].prod()
     return float(size.clip(0).prod() / area) if area > 0 else 0.0
-
-
-def _rotation(degrees: float, height: int, width: int) -> np.ndarray:
-    return cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
-
-
-def _affine(xy: float = 0, yx: float = 0, dx: float = 0, dy: float = 0) -> np.ndarray:
-    return np.array([[1, xy, dx], [yx, 1, dy]], np.float64)
-
-
-def _pil(function: Callable[..., Any]) -> Callable[[np.ndarray, float], np.ndarray]:
-    """A function of a PIL image and a value as one of an array."""
-    return lambda image, value: np.asarray(function(Image.fromarray(image), value))
-
-
-def _solarize_add(image: np.ndarray, value: float) -> np.ndarray:
-    brighter = cv2.add(image, np.full_like(image, int(value)))
-    return np.where(brighter < 128, brighter, 255 - brighter)
-
-
-_GEOMETRIC = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"})
-# Name to (lowest value, highest value, operation).
-_OPERATIONS: dict[str, tuple[float, float, Callable[..., Any]]] = {
-    "AutoContrast": (0, 1, _pil(lambda image, _: ImageOps.autocontrast(image))),
-    "Equalize": (0, 1, _pil(lambda image, _: ImageOps.equalize(image))),
-    "Rotate": (0, 30, _rotation),
-    # A strength of 9 keeps one bit of a channel, as in the original; no bit at all would be a black image.
-    "Posterize": (0, 4, _pil(lambda image, bits: ImageOps.posterize(image, max(1, int(bits))))),
-    "Solarize": (0, 256, _pil(ImageOps.solarize)),
-    "SolarizeAdd": (0, 110, _solarize_add),
-    "Color": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Color(image).enhance(factor))),
-    "Contrast": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Contrast(image).enhance(factor))),
-    "Brightness": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Brightness(image).enhance(factor))),
-    "Sharpness": (0.1, 1.9, _pil(lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor))),
-    "ShearX": (0, 0.3, lambda value, *_: _affine(xy=value)),
-    "ShearY": (0, 0.3, lambda value, *_: _affine(yx=value)),
-    "TranslateX": (0, 100, lambda value, *_: _affine(dx=value)),
-    "TranslateY": (0, 100, lambda value, *_: _affine(dy=value)),
-}

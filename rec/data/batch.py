@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rec.contracts import Batch, Preprocess
-from rec.moved import moved
+from rec.names import moved
 
 __getattr__ = moved(__name__, __name__, {"prepare": "model_input"})
 

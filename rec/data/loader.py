@@ -4,9 +4,9 @@ The order is a function of (seed, epoch) alone: it depends neither on the number
 processes, so a resumed run continues with the very next sample, also after a restart on another number of processes.
 """
 
-import functools
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from rec.contracts import DataSet, Stream
 from rec.data.adapter import as_data_set
 from rec.data.workers import Loader, LostWorkerError
+from rec.names import hands_on
 
 OnLostWorker = Callable[[LostWorkerError], None] | None
 
@@ -195,49 +196,28 @@ def sharing_groups(dataset: DataSet) -> np.ndarray:
     return groups
 
 
-def training_loader(
-    dataset: object,
-    batches: TrainingBatches,
-    *,
-    num_workers: int = 0,
-    pin_memory: bool = True,
-    on_lost_worker: OnLostWorker = None,
-) -> Loader:
-    """Loader over ``batches`` of any map-style data set (:func:`rec.data.adapter.as_data_set`)."""
-    known = as_data_set(dataset)
-    return Loader(
-        cast(Dataset, known),
-        batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        on_lost_worker=on_lost_worker,
-        batch_sampler=batches,
-        collate_fn=functools.partial(known.collate, share_images=batches.groups is not None),
-        persistent_workers=num_workers > 0,
-    )
+@partial(hands_on, to=Loader)
+def training_loader(dataset: object, batches: TrainingBatches, **how: Any) -> Loader:
+    """Loader over ``batches`` of any map-style data set (:func:`rec.data.adapter.as_data_set`).
+
+    Args:
+        dataset, batches: what is read, in which order.
+        how: ``num_workers, pin_memory, on_lost_worker`` of :class:`rec.data.workers.Loader`.
+    """
+    workers = how.get("num_workers", 0)
+    return _loader(as_data_set(dataset), batches, batches.groups is not None, persistent_workers=workers > 0, **how)
 
 
-def evaluation_loader(
-    dataset: object,
-    batch_size: int,
-    *,
-    processes: int = 1,
-    rank: int = 0,
-    num_workers: int = 0,
-    pin_memory: bool = True,
-    on_lost_worker: OnLostWorker = None,
-) -> Loader:
-    """Loader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes."""
+@partial(hands_on, to=Loader)
+def evaluation_loader(dataset: object, batch_size: int, *, processes: int = 1, rank: int = 0, **how: Any) -> Loader:
+    """Loader that visits every (object, sentence) pair of ``dataset`` exactly once over all processes; ``how`` as above."""
     known = as_data_set(dataset)
     groups = known.image_groups()
     order = np.arange(len(known)) if groups is None else groups
     batches = EvaluationBatches(order, batch_size, processes=processes, rank=rank)
-    return Loader(
-        cast(Dataset, known),
-        batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        on_lost_worker=on_lost_worker,
-        batch_sampler=batches,
-        collate_fn=functools.partial(known.collate, share_images=groups is not None),
-    )
+    return _loader(known, batches, groups is not None, **how)
+
+
+def _loader(dataset: DataSet, batches: Any, share_images: bool, **how: Any) -> Loader:
+    collate = partial(dataset.collate, share_images=share_images)
+    return Loader(cast(Dataset, dataset), batches, batch_sampler=batches, collate_fn=collate, **how)

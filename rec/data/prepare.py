@@ -83,51 +83,26 @@ def prepare(
     # What is asked for, checked before anything is written.
     folder = user_path(folder).absolute()
     wanted = [find_split(split, source.splits) or split for split in splits or source.splits]
-    if "::" in str(folder):
-        raise SourceError(
-            f"{folder}: the datasets library takes '::' in a path for a chain of addresses; choose another"
-        )
-    unknown = [split for split in wanted if split not in source.splits]
-    if unknown:
-        raise SourceError(f"{source.name} has no split {unknown[0]!r}; it has {', '.join(source.splits)}")
-    if store not in STORES:
-        raise ValueError(f"store is {store!r}; expected one of {', '.join(STORES)}")
+    _check_wish(source, folder, wanted, store)
     # The job and its identity: a finished folder of the same one is taken as it is, an interrupted one is continued.
     job = {"with_masks": with_masks, "on_bad_record": on_bad_record, "embed": store == "embedded", "parquet": parquet}
     job["store"] = {"kind": store, "size": size} if store in ("letterboxed", "raw") else None
     if allow_paths:
         job["allow_paths"] = True
-    print_of_exclude = exclude and exclude.fingerprint()
     replaced = folder if overwrite and (folder / INFO_FILE).exists() else None
     if replaced:  # stays as it is until the new table is complete
         read_info(replaced)
         folder = folder.with_name(f".{folder.name}.new")
         if (folder / INFO_FILE).exists():  # complete, but the end of that attempt was not reached
             shutil.rmtree(folder)
+    print_of_exclude = exclude and exclude.fingerprint()
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
     if (folder / INFO_FILE).exists() and not replaced:
-        info = read_info(folder)
-        if info["identity"] != state.identity:
-            raise SourceError(
-                f"{folder} already holds data prepared from other input, such as labels before they were corrected, or with "
-                "other options: replace it with --overwrite, or choose another output folder"
-            )
-        return info
+        return state.finished()
     state.open()
 
     # Rows, split by split, in shards; then their images, where these are stored anew.
-    seen = SeenIds()
-    reports, failures = dict[str, Report](), list[BadRecord]()
-    for split in wanted:
-        try:
-            reports[split] = _write_split(source, split, state, seen, job, exclude, progress)
-            reports[split].refuse_alike(f"{source.name}, split {split}")
-        except BadRecord as error:  # the other splits are looked at too, so that all can be mended at once
-            failures.append(error)
-    for failure in failures[1:]:
-        logger.error("%s", failure)
-    if failures:
-        raise failures[0]
+    reports = _write_splits(source, wanted, state, job, exclude, progress)
     tables = {split: state.table(split) for split in wanted}
     if job["store"]:
         names, broken = store_images(tables, source.image_root, folder, store, size, on_bad_record, progress)
@@ -141,21 +116,56 @@ def prepare(
     info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
     info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}
+    root = str(folder) if job["store"] else source.image_root
+    held = describe(tables, _save(tables, folder, parquet), root, folder, progress)
     info["splits"] = {
         split: dataclasses.asdict(reports[split])
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}
+        | held[split]
         for split, table in tables.items()
     }
-    root = str(folder) if job["store"] else source.image_root
-    held = describe(tables, _save(tables, folder, parquet), root, folder, progress)
-    for split, entry in info["splits"].items():
-        entry |= held[split]
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)
     if replaced:
         swap(folder, replaced)
         shutil.rmtree(folder)
     return info
+
+
+def _check_wish(source: Source, folder: Path, wanted: list[str], store: str) -> None:
+    """Refuses what :func:`prepare` cannot do."""
+    if "::" in str(folder):
+        raise SourceError(
+            f"{folder}: the datasets library takes '::' in a path for a chain of addresses; choose another"
+        )
+    unknown = [split for split in wanted if split not in source.splits]
+    if unknown:
+        raise SourceError(f"{source.name} has no split {unknown[0]!r}; it has {', '.join(source.splits)}")
+    if store not in STORES:
+        raise ValueError(f"store is {store!r}; expected one of {', '.join(STORES)}")
+
+
+def _write_splits(
+    source: Source,
+    wanted: list[str],
+    state: "_State",
+    job: dict[str, Any],
+    exclude: "ImageIndex | None",
+    progress: bool,
+) -> dict[str, Report]:
+    """Writes the shards of all splits; a bad one does not keep the others from being looked at, so that all can be mended."""
+    seen, reports, failures = SeenIds(), dict[str, Report](), list[BadRecord]()
+    for split in wanted:
+        try:
+            reports[split] = _write_split(source, split, state, seen, job, exclude, progress)
+            reports[split].refuse_alike(f"{source.name}, split {split}")
+        except BadRecord as error:
+            failures.append(error)
+    for failure in failures[1:]:
+        logger.error("%s", failure)
+    if failures:
+        raise failures[0]
+    return reports
 
 
 def _nothing_left(source: Source, reports: dict[str, Report]) -> str:
@@ -231,6 +241,20 @@ class _State:
             raise SourceError(f"{target} is not empty and holds no prepared data: choose another output folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write()
+
+    def finished(self) -> dict[str, Any]:
+        """The content of ``prepared.json`` of the folder, which is complete.
+
+        Raises:
+            SourceError: it is of another job.
+        """
+        info = read_info(self.folder.parent)
+        if info["identity"] != self.identity:
+            raise SourceError(
+                f"{self.folder.parent} already holds data prepared from other input, such as labels before they were corrected, "
+                "or with other options: replace it with --overwrite, or choose another output folder"
+            )
+        return info
 
     def _write(self) -> None:
         write_json(self.file, {"identity": self.identity, "columns": list(FEATURES), "splits": self.splits})

@@ -4,6 +4,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, validate_r
 from rec.data.sources import SourceError, load_json
 from rec.data.subwords import load_words
 from rec.data.tables import Table
+from rec.names import hands_on
 
+OF_TRAINING = ("rank", "processes", "buffer_size", "flip_lr", "candidate_transforms")  # what evaluation does without
 _PASSES_APART = 1 << 20  # more than any run has epochs, so that no pass repeats the order of another epoch
 
 
@@ -188,23 +191,9 @@ class RefCOCOStream(IterableDataset):
         return collate(samples)
 
 
+@partial(hands_on, to=RefCOCOStream)
 def streamed_split(
-    path: str,
-    split: str = "train",
-    *,
-    training: bool = True,
-    vocabulary: Words | str,
-    rank: int = 0,
-    processes: int = 1,
-    buffer_size: int = 1000,
-    seed: int = 0,
-    input_shape: Sequence[int] = (416, 416),
-    max_token_length: int = 15,
-    flip_lr: bool = False,
-    candidate_transforms: Mapping[str, Any] | None = None,
-    with_masks: bool = False,
-    hide: str | None = None,
-    targets: str = "one",
+    path: str, split: str = "train", *, training: bool = True, vocabulary: Words | str, **options: Any
 ) -> RefCOCOStream | RefCOCODataSet:
     """The ``dataset`` of a config that trains from a stream: :class:`RefCOCOStream` in training, a table in evaluation.
 
@@ -214,12 +203,9 @@ def streamed_split(
         path: folder of parquet shards, or Hub id.
         split: its name.
         training: which of the two.
-        vocabulary, rank, processes, buffer_size, seed: as of :class:`RefCOCOStream`.
-        input_shape, max_token_length, flip_lr, candidate_transforms, with_masks, hide, targets: as of ``RefCOCODataSet``.
+        vocabulary, options: the arguments of :class:`RefCOCOStream`.
     """
-    shared: dict[str, Any] = {"vocabulary": vocabulary, "input_shape": input_shape, "with_masks": with_masks}
-    shared |= {"max_token_length": max_token_length, "seed": seed, "hide": hide, "targets": targets}
-    if not training:
-        return RefCOCODataSet("stream", {"stream": path}, split=split, training=False, **shared)
-    random: dict[str, Any] = {"flip_lr": flip_lr, "candidate_transforms": candidate_transforms}
-    return RefCOCOStream(path, split, rank=rank, processes=processes, buffer_size=buffer_size, **random, **shared)
+    if training:
+        return RefCOCOStream(path, split, vocabulary=vocabulary, **options)
+    shared = {name: value for name, value in options.items() if name not in OF_TRAINING}
+    return RefCOCODataSet("stream", {"stream": path}, split=split, training=False, vocabulary=vocabulary, **shared)

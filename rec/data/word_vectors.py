@@ -12,7 +12,7 @@ import numpy as np
 from rec import trust
 from rec.contracts import Words
 from rec.files import user_path
-from rec.moved import moved
+from rec.names import moved
 
 logger = logging.getLogger(__name__)
 __getattr__ = moved(__name__, __name__, {"load_word_vectors": "look_up_vectors"})

@@ -55,8 +55,8 @@ class Loader(DataLoader):
         dataset: Dataset,
         batches: Resumable,
         *,
-        num_workers: int,
-        pin_memory: bool,
+        num_workers: int = 0,
+        pin_memory: bool = True,
         on_lost_worker: Callable[[LostWorkerError], None] | None = None,
         **how: Any,
     ) -> None:

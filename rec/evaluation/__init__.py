@@ -5,7 +5,7 @@ from types import ModuleType
 
 from rec.evaluation.metrics import breakdown, summarize
 from rec.evaluation.run import EvaluationStopped, Evaluator, evaluate
-from rec.moved import moved
+from rec.names import moved
 
 __all__ = ["EvaluationStopped", "Evaluator", "breakdown", "evaluate", "summarize"]
 

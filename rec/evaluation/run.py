@@ -209,6 +209,7 @@ def evaluate(
     share_buffers(bare)
     dataset, can = as_data_set(dataset), abilities(bare)
     judge: Any = evaluator or BoxAndMaskEvaluator(dataset, can.mask_threshold, can.mask_any_overlap, answer)
+    judging = _Judging(judge, is_ours=evaluator is None)
     is_main = accelerator is None or accelerator.is_main_process
     shown = tqdm(
         _batches(loader, dataset, accelerator, limit),
@@ -217,18 +218,9 @@ def evaluate(
         leave=False,
     )
 
-    # Every process judges its own batches; one whose prediction is not finite is remembered, and judged by nobody.
-    was_training = bare.training
-    refused: list[int] = []  # samples whose prediction is not finite
-    stopped, returning = False, None
+    # Every process judges its own batches.
+    was_training, stopped = bare.training, False
     bare.eval()
-
-    def judge_on_host(returned: Returning) -> None:
-        host = returned.wait()
-        refused.extend(host["index"][host.pop("refused").nonzero()[:, 0]].tolist())
-        if evaluator is None:
-            judge.update(host, host)
-
     try:
         with torch.inference_mode():
             for batch, counts in shown:
@@ -239,24 +231,16 @@ def evaluate(
                     ready["image"] = ready["image"][ready.pop("image_index")]
                 with autocast():
                     outputs = runner(ready)
-                if not counts:
-                    continue
-                if evaluator is not None:
-                    evaluator.update(outputs, ready)
-                # A batch is judged while the device computes the next one; of what the host has, nothing travels.
-                before, known = returning, {name: batch[name] for name in _KNOWN if name in batch}
-                answers = {name: outputs[name] for name in _ANSWERS if name in outputs}
-                returning = Returning(known | answers | {"refused": not_finite(outputs)})
-                if before is not None:
-                    judge_on_host(before)
-            if returning is not None and not stopped:
-                judge_on_host(returning)
+                if counts:
+                    judging.take(batch, ready, outputs)
+            if not stopped:
+                judging.finish()
     finally:
         bare.train(was_training)
     shown.close()
 
     # All processes end alike: with the metrics of everyone's samples, or with the same error.
-    everyone = gather_object([(stopped, refused)])
+    everyone = gather_object([(stopped, judging.refused)])
     if any(one for one, _ in everyone):
         raise EvaluationStopped("the evaluation was given up on request")
     _refuse(sorted(sample for _, samples in everyone for sample in samples), bare, dataset)
@@ -267,6 +251,38 @@ def evaluate(
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
     return result, judge.records() if is_main and hasattr(judge, "records") else []
+
+
+class _Judging:
+    """Judges a batch while the device computes the next one.
+
+    Attributes:
+        refused: samples whose prediction is not finite; they are judged by nobody.
+    """
+
+    def __init__(self, judge: Evaluator, is_ours: bool) -> None:
+        self.judge, self.is_ours, self.refused = judge, is_ours, list[int]()
+        self._returning: Returning | None = None
+
+    def take(self, batch: Batch, ready: Batch, outputs: Batch) -> None:
+        if not self.is_ours:
+            self.judge.update(outputs, ready)
+        # Of what the host has, nothing travels.
+        before, known = self._returning, {name: batch[name] for name in _KNOWN if name in batch}
+        answers = {name: outputs[name] for name in _ANSWERS if name in outputs}
+        self._returning = Returning(known | answers | {"refused": not_finite(outputs)})
+        self._judge_on_host(before)
+
+    def finish(self) -> None:
+        self._judge_on_host(self._returning)
+
+    def _judge_on_host(self, returned: Returning | None) -> None:
+        if returned is None:
+            return
+        host = returned.wait()
+        self.refused += host["index"][host.pop("refused").nonzero()[:, 0]].tolist()
+        if self.is_ours:
+            self.judge.update(host, host)
 
 
 def _refuse(samples: list[int], model: torch.nn.Module, dataset: DataSet) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.layers import hands_on
+from rec.names import hands_on
 
 # (token_size, word_embed_size)
 WordVectors = np.ndarray | Tensor | Sequence[Sequence[float]]

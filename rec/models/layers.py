@@ -1,8 +1,6 @@
 """Small layers the models share: convolution blocks, upsampling, and convolutions that keep predictions in float32."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +13,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "lrelu": lambda: nn.LeakyReLU(0.1, inplace=True),
 }
-
-Class = TypeVar("Class", bound=type)
-
-
-def hands_on(kind: Class) -> Class:
-    """Decorates a class whose constructor hands ``*given, **named`` on to its base class's: its signature names them, and
-    configs are checked against it. What the base class needs without a default, the class gives it itself.
-    """
-    constructor: Any = vars(kind)["__init__"]
-    own = list(inspect.signature(constructor).parameters.values())[:-2]
-    names = {parameter.name for parameter in own}
-    base = inspect.signature(kind.__mro__[1]).parameters.values()
-    handed = [p for p in base if p.name not in names and p.default is not p.empty]
-    constructor.__signature__ = inspect.Signature([*own, *handed])
-    return kind
 
 
 def activation(name: str) -> nn.Module:

@@ -14,9 +14,17 @@ from torch.utils.data import IterableDataset
 from rec.config import ConfigError, instantiate, locate, to_native, try_get_key
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
 from rec.data.adapter import as_data_set
-from rec.data.loader import OnLostWorker, StreamedBatches, TrainingBatches, sharing_groups, training_loader
+from rec.data.loader import (
+    OnLostWorker,
+    StreamedBatches,
+    TrainingBatches,
+    evaluation_loader,
+    sharing_groups,
+    training_loader,
+)
 from rec.data.workers import Loader
 from rec.errors import UntrustedError
+from rec.evaluation import evaluate
 from rec.files import refuse_inputs
 from rec.model_folder.format import frozen_and_random
 from rec.model_folder.text_encoder import load_published, settle
@@ -133,6 +141,34 @@ def build_loader(
     )
     how = {"num_workers": data.num_workers, "pin_memory": data.pin_memory, "on_lost_worker": on_lost_worker}
     return training_loader(dataset, batches, **how)
+
+
+def evaluate_split(
+    cfg: Any,
+    model: nn.Module,
+    dataset: DataSet,
+    accelerator: Accelerator,
+    on_lost_worker: OnLostWorker = None,
+    **how: Any,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """:func:`rec.evaluation.evaluate` on a split, with the loader, evaluator and normalisation that ``cfg.train`` names.
+
+    Args:
+        cfg, model, dataset, accelerator, on_lost_worker: as of :func:`build_loader`; the model is the bare one.
+        how: further arguments of :func:`rec.evaluation.evaluate`.
+    """
+    data, options = cfg.train.data, cfg.train.evaluation
+    loader = evaluation_loader(
+        dataset,
+        options.eval_batch_size,
+        processes=accelerator.num_processes,
+        rank=accelerator.process_index,
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory,
+        on_lost_worker=on_lost_worker,
+    )
+    evaluator = instantiate(options.evaluator) if options.get("evaluator") else None
+    return evaluate(model, loader, dataset, accelerator, mean=data.mean, std=data.std, evaluator=evaluator, **how)
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:

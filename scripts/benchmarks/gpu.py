@@ -7,7 +7,7 @@ same again. Losses, attention, optimizer and averages are left out of it: what t
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,16 +34,16 @@ MATRIX = {
 }
 
 
-def gpu(options: Options) -> list[Row]:
-    rates = measured_rates(torch.device(options.device))
-    rows = [
-        single("matrix products, bf16", rates.operations / 1e12, "TFLOP/s"),
-        single("memory bandwidth, bytes read and written", rates.bytes / 1e9, "GB/s"),
-    ]
-    rows += [row for count in options.batches for row in network.training_step(options, count)]
-    rows += [row for case in CASES for row in against_floor(options, rates, *case)]
-    sections = (network.latency, network.loss, pipeline.loop, pipeline.eval)
-    return rows + [row for section in sections for row in section(options)]
+def gpu(options: Options) -> Iterator[Row]:
+    rates = measured_rates(options.device)
+    yield single("matrix products, bf16", rates.operations / 1e12, "TFLOP/s")
+    yield single("memory bandwidth, bytes read and written", rates.bytes / 1e9, "GB/s")
+    for count in options.batches:
+        yield from network.training_step(options, count)
+    for case in CASES:
+        yield from against_floor(options, rates, *case)
+    for section in (network.latency, network.loss, pipeline.loop, pipeline.eval):
+        yield from section(options)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Rates:
     bytes: float
 
 
-def measured_rates(device: torch.device) -> Rates:
+def measured_rates(device: str) -> Rates:
     """Of a large product of random matrices, and of a large copy."""
-    side, count = (8192, 2**28) if device.type == "cuda" else (768, 2**22)
+    side, count = (8192, 2**28) if device == "cuda" else (768, 2**22)
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     source = torch.randn(count, device=device)
     target = torch.empty_like(source)
@@ -101,47 +101,40 @@ def layers(model: nn.Module, batch: Any) -> list[Layer]:
     return found
 
 
-def against_floor(options: Options, rates: Rates, name: str, times: int, overrides: tuple[str, ...]) -> list[Row]:
+def against_floor(options: Options, rates: Rates, name: str, times: int, overrides: tuple[str, ...]) -> Iterator[Row]:
     """A training step in bf16: its share of the floor and the gap's parts, images per second, memory, hours for RefCOCO."""
-    device, count = torch.device(options.device), times * max(options.batches)
+    count, on_gpu = times * max(options.batches), options.device == "cuda"
     options = replace(options, overrides=(*options.overrides, *overrides))
     training, batch = network.OurTraining(options), batch_of(count, options)
-    on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     step = partial(training.step, batch, bf16=True)
-    took = median(interleave({"step": step}, options.rounds, device)["step"])
+    took = median(interleave({"step": step}, options.rounds, options.device)["step"])
     parts: dict[str, float] = defaultdict(float)
     for layer in layers(training.model, our_batch(batch)):
         parts[layer.kind] += layer.seconds(rates, width=2)
-    floor = sum(parts.values())
-    of_floor = ", ".join(f"{kind} {spell(part)}" for kind, part in parts.items())
+    floor, of_floor = sum(parts.values()), ", ".join(f"{kind} {spell(part)}" for kind, part in parts.items())
+    note = f"floor: {of_floor}; the step: {', '.join(shares_of_time(step, options.device))}"
     where = f"training step, batch {count}, bf16, {name}"
-    share = single(f"{where}, share of the layer-wise floor", floor / took, "")
-    share.seconds = {"floor": floor, "step": took}
-    share.note = f"floor: {of_floor}; the step: {', '.join(shares_of_time(step, device))}"
-    rows = [
-        share,
-        single(f"{where}, images/s", count / took, "images/s"),
-        single(f"{where}, RefCOCO's 25 epochs", REFCOCO / count * took / 3600, "hours"),
-    ]
-    memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
-    return [*rows, single(f"{where}, memory", memory, "GiB")] if on_gpu else rows
+    share = single(f"{where}, share of the layer-wise floor", floor / took, "", note)
+    yield replace(share, seconds={"floor": floor, "step": took})
+    yield single(f"{where}, images/s", count / took, "images/s")
+    yield single(f"{where}, RefCOCO's 25 epochs", REFCOCO / count * took / 3600, "hours")
+    if on_gpu:
+        yield single(f"{where}, memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
 
 
-def shares_of_time(run: Callable[[], Any], device: torch.device, most: int = 6) -> list[str]:
+def shares_of_time(run: Callable[[], Any], device: str, most: int = 6) -> list[str]:
     """Where the device's time goes in one call, by operation, largest first; on a GPU also how long it stood idle."""
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = device.type == "cuda"
+    on_gpu = device == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         took = interleave({"step": run}, 1, device)["step"][0]
     spent = [(e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.key) for e in recorded.key_averages()]
-    times = sorted(
-        ((each / 3e6, key) for each, key in spent if key.startswith("aten::")), reverse=True
-    )  # of three calls
-    named = [f"{key.removeprefix('aten::')} {spell(each)}" for each, key in times[:most]]
-    busy = sum(each for each, _ in times)
-    return [*named, f"others {spell(sum(each for each, _ in times[most:]))}"] + (
-        [f"no operation of torch's {spell(max(0.0, took - busy))}"] if on_gpu else []
-    )
+    # Of three calls, in microseconds.
+    times = sorted(((each / 3e6, key) for each, key in spent if key.startswith("aten::")), reverse=True)
+    idle = [("no operation of torch's", max(0.0, took - sum(each for each, _ in times)))] if on_gpu else []
+    named = [(key.removeprefix("aten::"), each) for each, key in times[:most]]
+    rest = ("others", sum(each for each, _ in times[most:]))
+    return [f"{key} {spell(each)}" for key, each in [*named, rest, *idle]]

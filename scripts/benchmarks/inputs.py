@@ -41,37 +41,31 @@ def config(options: Options) -> Any:
 
 
 def build(options: Options, original_arithmetic: bool = False) -> Any:
-    """The config's model with seeded weights; with ``original_arithmetic`` frozen BatchNorm follows the batch."""
+    """The config's model with seeded weights; with ``original_arithmetic`` frozen BatchNorm follows the batch.
+
+    BatchNorm has the statistics of a few images, so that evaluation mode sees signals of a trained network's size.
+    """
     from rec.config import instantiate
 
     cfg = config(options)
     if original_arithmetic:
         cfg.model.visual_backbone.update_frozen_statistics = True
     torch.manual_seed(0)
-    return settle(instantiate(cfg.model), options)
-
-
-def settle(model: Any, options: Options) -> Any:
-    """Gives BatchNorm the statistics of a few passes, so that evaluation mode sees signals of a trained network's size."""
-    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    model = instantiate(cfg.model).train()
+    norms = [layer.train() for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     batch = batch_of(16, replace(options, size=min(options.size, 128), device="cpu"))
+    for layer in norms:
+        layer.momentum = None
     with torch.no_grad():
-        for layer in norms:
-            layer.momentum = None
-        model.train()
-        for layer in norms:
-            layer.train()
         model({"image": batch["image"].float() / 255, "tokens": batch["tokens"], "box": batch["box"]})
-        for layer in norms:
-            layer.momentum = 0.1
-    model.train()
-    return model.to(options.device)
+    for layer in norms:
+        layer.momentum = 0.1
+    return model.train().to(options.device)
 
 
-def batch_of(count: int, options: Options, generator: Any = None, images: int | None = None, length: int = 15) -> Any:
+def batch_of(count: int, options: Options, images: int | None = None, length: int = 15) -> Any:
     """A collated batch as the loader gives it: uint8 images, ids, boxes; ``images`` of them shared by the phrases."""
-    device = torch.device(options.device)
-    generator = generator or torch.Generator().manual_seed(count)
+    generator = torch.Generator().manual_seed(count)
     size, shared = options.size, images or count
     coarse = torch.rand(shared, 3, 8, 8, generator=generator) * 255
     image = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 255)
@@ -86,7 +80,7 @@ def batch_of(count: int, options: Options, generator: Any = None, images: int | 
     }
     if images is not None:
         batch["image_index"] = torch.arange(count) * images // count
-    return {name: value.to(device) for name, value in batch.items()}
+    return {name: value.to(options.device) for name, value in batch.items()}
 
 
 def our_batch(batch: Batch) -> Any:
@@ -97,11 +91,13 @@ def our_batch(batch: Batch) -> Any:
 
 
 def plain_batch(batch: dict[str, Any]) -> dict[str, Any]:
-    """The same batch as the original's loader gives it: float32 images, label ``(B, 1, 4)``, dense masks."""
+    """The same batch as the original's loader gives it: float32 images, label ``(B, 1, 4)``."""
     image = batch["image"] if "image_index" not in batch else batch["image"][batch["image_index"]]
-    image = (image.float() / 255).contiguous()
-    label = batch["box"][:, None]
-    return {"image": image, "tokens": batch["tokens"], "label": label, "mask": torch.zeros_like(image[:, :1])}
+    return {
+        "image": (image.float() / 255).contiguous(),
+        "tokens": batch["tokens"],
+        "label": batch["box"][:, None],
+    }
 
 
 def photographs(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:

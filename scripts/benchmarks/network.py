@@ -4,15 +4,14 @@
 losses alone. ``growth``: how cost grows with batch, image, phrase and processes (rows of the data set: section ``data``).
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import plain_model
 from benchmarks.inputs import Options, batch_of, build, our_batch, plain_batch
 from benchmarks.plain_loop import PlainTraining
 from benchmarks.plain_loss import plain_losses
@@ -44,13 +42,6 @@ SHARES = (
 VIEWS = ("alias", "detach", "expand", "permute", "reshape", "select", "slice", "split", "t", "transpose", "unbind",
          "unsafe_split", "unsqueeze", "view", "_unsafe_view")  # fmt: skip
 BATCHES = (2, 4, 8, 16, 32, 64)  # of section growth; BatchNorm over the phrases needs two
-
-
-def model(options: Options) -> list[Row]:
-    rows = [row for count in options.batches for row in training_step(options, count)] + latency(options)
-    if (options.config, options.overrides, options.size, options.device) == (Options.config, (), 416, "cpu"):
-        rows += honesty(options)
-    return rows
 
 
 class OurTraining:
@@ -84,40 +75,60 @@ class OurTraining:
         losses["loss"].backward()
 
 
+def plain_twin(options: Options, original_arithmetic: bool = False) -> PlainSimREC:
+    """The plain network of :func:`build`."""
+    plain = PlainSimREC(build(options, original_arithmetic), frozen_statistics=not original_arithmetic)
+    return plain.to(options.device)
+
+
+def as_the_original_runs(run: Callable[[], Any]) -> Callable[[], Any]:
+    """``run`` without cuDNN, which the original switches off."""
+
+    def switched_off() -> Any:
+        with torch.backends.cudnn.flags(enabled=False):
+            return run()
+
+    return switched_off
+
+
+def bfloat16_is_fast(device: str) -> bool:
+    """Whether the device computes bf16 convolutions itself rather than in software."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def model(options: Options) -> Iterator[Row]:
+    for count in options.batches:
+        yield from training_step(options, count)
+    yield from latency(options)
+    if (options.config, options.overrides, options.size, options.device) == (Options.config, (), 416, "cpu"):
+        yield from honesty(options)
+
+
 def training_step(options: Options, count: int) -> list[Row]:
     """One update of ``count`` samples: ours in float32 and bf16, plain in float32, and the floor."""
-    device = torch.device(options.device)
-    training = OurTraining(options)
-    plain = PlainTraining(PlainSimREC(build(options)).to(device))
-    batch = batch_of(count, options)
-    ready, prepared = plain_batch(batch), our_batch(batch)
-
-    def plain_step() -> None:
-        with as_the_original_runs(device):
-            plain.step(ready)
-
+    ours, plain, batch = OurTraining(options), PlainTraining(plain_twin(options)), batch_of(count, options)
     sides: Sides = {
-        "ours": partial(training.step, batch),
-        "plain": plain_step,
-        "floor": partial(training.bare, prepared),
+        "ours": partial(ours.step, batch),
+        "plain": as_the_original_runs(partial(plain.step, plain_batch(batch))),
+        "floor": partial(ours.bare, our_batch(batch)),
     }
-    if bfloat16_is_fast(device):
+    if bfloat16_is_fast(options.device):
         # A model of its own: the frozen trunk's folded weights are kept in the dtype of the last step.
         sides["ours bf16"] = partial(OurTraining(options).step, batch, bf16=True)
     name = f"training step, batch {count}"
     return ratios(
-        interleave(sides, options.rounds, device),
+        interleave(sides, options.rounds, options.device),
         (f"{name}, float32", "plain", "ours"),
         (f"{name}, bf16", "plain", "ours bf16"),
         (f"{name}, ours over the floor", "ours", "floor"),
     )
 
 
-def latency(options: Options) -> list[Row]:
+def latency(options: Options) -> Iterator[Row]:
     """One image, one phrase, from uint8 pixels to a box on the host."""
-    device = torch.device(options.device)
-    plain = PlainSimREC(build(options)).to(device).eval()
-    batch = batch_of(1, options)
+    plain, batch = plain_twin(options).eval(), batch_of(1, options)
     ready = plain_batch(batch)
 
     def ours(bf16: bool, compiled: bool = False) -> Callable[[], Any]:
@@ -128,45 +139,40 @@ def latency(options: Options) -> list[Row]:
 
         def predict() -> None:
             ready = our_batch(batch)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.inference_mode(), torch.autocast(options.device, torch.bfloat16, enabled=bf16):
                 network.ground(network.encode_image(ready["image"]), ready["tokens"])["box"].tolist()
 
         return predict
 
+    @as_the_original_runs
+    @torch.no_grad()
     def plain_predict() -> None:
-        with torch.no_grad(), as_the_original_runs(device):
-            plain(ready["image"], ready["tokens"])["box"].tolist()
+        plain(ready["image"], ready["tokens"])["box"].tolist()
 
     sides: Sides = {"ours": ours(bf16=False), "plain": plain_predict}
-    if bfloat16_is_fast(device):
+    if bfloat16_is_fast(options.device):
         sides["ours bf16"] = ours(bf16=True)
-    if device.type == "cuda":
-        sides["ours bf16, compiled"] = ours(bf16=True, compiled=True)
-    times = interleave(sides, 3 * options.rounds, device)
-    rows = ratios(
-        times,
-        ("prediction latency, batch 1, float32", "plain", "ours"),
-        ("prediction latency, batch 1, bf16", "plain", "ours bf16"),
-    )
-    if compiled := times.get("ours bf16, compiled"):
-        rows.append(single("prediction latency in ms, batch 1, bf16, compiled", 1000 * median(compiled), "ms"))
-    return rows
+    if options.device == "cuda":
+        sides["compiled"] = ours(bf16=True, compiled=True)
+    times, name = interleave(sides, 3 * options.rounds, options.device), "prediction latency, batch 1"
+    yield from ratios(times, (f"{name}, float32", "plain", "ours"), (f"{name}, bf16", "plain", "ours bf16"))
+    if "compiled" in times:
+        yield single("prediction latency in ms, batch 1, bf16, compiled", 1000 * median(times["compiled"]), "ms")
 
 
-def honesty(options: Options) -> list[Row]:
+def honesty(options: Options) -> Iterator[Row]:
     """The plain implementation, in the original's arithmetic, against the original's recorded figures."""
-    device = torch.device(options.device)
-    plain = PlainSimREC(build(options, original_arithmetic=True), frozen_statistics=False).to(device)
+    plain = plain_twin(options, original_arithmetic=True)
     training = PlainTraining(plain)
     ready = {count: plain_batch(batch_of(count, options)) for count in (1, 8, 32)}
 
     def forward(count: int) -> Any:
         return plain(ready[count]["image"], ready[count]["tokens"], ready[count]["label"])
 
+    @torch.no_grad()
     def evaluate(count: int) -> None:
         plain.eval()
-        with torch.no_grad():
-            plain(ready[count]["image"], ready[count]["tokens"])
+        plain(ready[count]["image"], ready[count]["tokens"])
         plain.train()
 
     sides: Sides = {
@@ -174,35 +180,25 @@ def honesty(options: Options) -> list[Row]:
         "EMA 8": partial(training.ema.update, plain), "evaluation 1": partial(evaluate, 1),
         "evaluation 8": partial(evaluate, 8),
     }  # fmt: skip
-    seconds = {name: median(times) for name, times in interleave(sides, options.rounds, device).items()}
-    seconds["step 32"] = median(interleave({"step 32": partial(training.step, ready[32])}, 2, device)["step 32"])
-    operations, of_loss = count_operations(partial(forward, 32))
+    times = interleave(sides, options.rounds) | interleave({"step 32": partial(training.step, ready[32])}, 2)
+    seconds = {name: median(each) for name, each in times.items()}
+    raw = plain.raw(ready[32]["image"], ready[32]["tokens"])
+    of_loss = count_operations(partial(plain_losses, raw, ready[32]["label"], plain.head.stride))
+    yield check(
+        "operations of a forward pass, batch 32", count_operations(partial(forward, 32)), ORIGINAL["operations"]
+    )
+    yield check("operations of loss and assignment, batch 32", of_loss, ORIGINAL["loss operations"])
+    for name, over, under in SHARES:
+        yield check(name, seconds[over] / seconds[under], ORIGINAL[over] / ORIGINAL[under])
+    for count in (8, 32):
+        yield check(f"seconds of a step, batch {count}", seconds[f"step {count}"], ORIGINAL[f"step {count}"])
     ours, batch = OurTraining(options, original_arithmetic=True), batch_of(8, options)
-    sides = {"ours": partial(ours.step, batch), "plain": partial(training.step, ready[8])}
-    times = interleave(sides, options.rounds, device)
-    return [
-        check("operations of a forward pass, batch 32", operations, ORIGINAL["operations"]),
-        check("operations of loss and assignment, batch 32", of_loss, ORIGINAL["loss operations"]),
-        *(check(name, seconds[a] / seconds[b], ORIGINAL[a] / ORIGINAL[b]) for name, a, b in SHARES),
-        *(check(f"seconds of a step, batch {n}", seconds[f"step {n}"], ORIGINAL[f"step {n}"]) for n in (8, 32)),
-        ratio("training step, batch 8, float32, original arithmetic on both sides", times, "plain", "ours"),
-    ]
+    times = interleave({"ours": partial(ours.step, batch), "plain": partial(training.step, ready[8])}, options.rounds)
+    yield ratio("training step, batch 8, float32, original arithmetic on both sides", times, "plain", "ours")
 
 
-def as_the_original_runs(device: torch.device) -> Any:
-    """The original switches cuDNN off."""
-    return torch.backends.cudnn.flags(enabled=False) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device computes bf16 convolutions itself rather than in software."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def count_operations(run: Callable[[], Any]) -> tuple[int, int]:
-    """Tensor operations of ``run``, views not counted: all, and those of the plain loss with its assignment."""
+def count_operations(run: Callable[[], Any]) -> int:
+    """Tensor operations of ``run``, views not counted."""
 
     class Counter(TorchDispatchMode):
         total = 0
@@ -211,50 +207,34 @@ def count_operations(run: Callable[[], Any]) -> tuple[int, int]:
             Counter.total += function.__name__.partition(".")[0] not in VIEWS
             return function(*args, **(kwargs or {}))
 
-    inside = 0
-
-    def counted(*arguments: Any) -> Any:
-        nonlocal inside
-        before = Counter.total
-        result = plain_losses(*arguments)
-        inside += Counter.total - before
-        return result
-
-    plain_model.plain_losses = counted  # type: ignore[assignment]
-    try:
-        with Counter():
-            run()
-    finally:
-        plain_model.plain_losses = plain_losses
-    return Counter.total, inside
+    with Counter():
+        run()
+    return Counter.total
 
 
-def loss(options: Options) -> list[Row]:
-    device = torch.device(options.device)
+def loss(options: Options) -> Iterator[Row]:
     count = max(options.batches)
-    head = REChead(strides=[32]).to(device)
-    raw, box = (tensor.to(device) for tensor in raw_outputs(count, options.size // 32))
-    ours: Callable[[Any], Any] = lambda x: head.losses(x, box)  # noqa: E731
-    plain: Callable[[Any], Any] = lambda x: plain_losses(x, box[:, None], 32)  # noqa: E731
+    head = REChead(strides=[32]).to(options.device)
+    raw, box = (tensor.to(options.device) for tensor in raw_outputs(count, options.size // 32))
+    sides: dict[str, Callable[[Any], Any]] = {
+        "ours": lambda x: head.losses(x, box),
+        "plain": lambda x: plain_losses(x, box[:, None], 32),
+    }
 
     def backward(losses: Callable[[Any], Any]) -> None:
         losses(raw.detach().requires_grad_())["loss"].backward()
 
-    rounds = 4 * options.rounds
-    forward = interleave({"ours": lambda: [ours(raw) for _ in range(10)], "plain": partial(plain, raw)}, rounds, device)
+    rounds, ours, plain = 4 * options.rounds, partial(sides["ours"], raw), partial(sides["plain"], raw)
+    forward = interleave({"ours": lambda: [ours() for _ in range(10)], "plain": plain}, rounds, options.device)
     forward["ours"] = [seconds / 10 for seconds in forward["ours"]]
-    both = interleave({"ours": partial(backward, ours), "plain": partial(backward, plain)}, rounds, device)
+    both = interleave({name: partial(backward, side) for name, side in sides.items()}, rounds, options.device)
     name = f"loss with assignment alone, batch {count}"
-    rows = [
-        ratio(name, forward, "plain", "ours"),
-        ratio(f"{name}, with backward", both, "plain", "ours"),
-        single("tensor operations, ours", count_operations(partial(ours, raw))[0], "operations"),
-        single("tensor operations, plain", count_operations(partial(plain, raw))[0], "operations"),
-    ]
-    if device.type == "cuda":
-        waits = host_synchronisations(partial(ours, raw))
-        rows.append(single("host synchronisations of loss and assignment", waits, "times"))
-    return rows
+    yield ratio(name, forward, "plain", "ours")
+    yield ratio(f"{name}, with backward", both, "plain", "ours")
+    yield single("tensor operations, ours", count_operations(ours), "operations")
+    yield single("tensor operations, plain", count_operations(plain), "operations")
+    if options.device == "cuda":
+        yield single("host synchronisations of loss and assignment", host_synchronisations(ours), "times")
 
 
 def host_synchronisations(run: Callable[[], Any]) -> int:
@@ -278,85 +258,59 @@ def raw_outputs(count: int, grid: int) -> tuple[torch.Tensor, torch.Tensor]:
     return raw, torch.cat([centre, torch.rand(count, 2, generator=generator) * 0.45 + 0.2], 1)
 
 
-def growth(options: Options) -> list[Row]:
-    rows = [*step_by_size(options), *phrase_length(options)]
-    return rows if options.device != "cpu" else [*rows, *processes(options)]
+def growth(options: Options) -> Iterator[Row]:
+    """Milliseconds of a training step by batch and by image size, and of a phrase by tokens; images/s by processes."""
+    ours, device, few = OurTraining(options), options.device, min(options.batches)
 
-
-def step_by_size(options: Options) -> list[Row]:
-    """Milliseconds per image of the training step, by batch and by image size."""
-    ours, rows = OurTraining(options), []
-
-    def milliseconds(count: int, size: int) -> float:
-        batch = batch_of(count, replace(options, size=size))
-        sides = {"step": partial(ours.step, batch)}
-        times = interleave(sides, max(1, options.rounds // 2), torch.device(options.device))
-        return 1000 * median(times["step"]) / count
+    def milliseconds(run: Callable[[], Any], rounds: int) -> float:
+        return 1000 * median(interleave({"run": run}, max(1, rounds), device)["run"])
 
     for count in (n for n in BATCHES if n <= 2 * max(options.batches)):
-        took = milliseconds(count, options.size)
-        rows.append(single(f"training step, batch {count}, {options.size} px", took, "ms per image"))
-    count = min(options.batches)
+        took = milliseconds(partial(ours.step, batch_of(count, options)), options.rounds // 2)
+        yield single(f"training step, batch {count}, {options.size} px", took / count, "ms per image")
     for size in (224, 320, 416, 512, 608) if options.size >= 416 else (options.size,):  # of multi-scale training
-        took = milliseconds(count, size)
-        name, unit = f"training step, {size} px, batch {count}", "ms per cell of stride 32"
-        rows.append(single(name, took / (size / 32) ** 2, unit, note=f"{took:.0f} ms per image"))
-    return rows
-
-
-def phrase_length(options: Options) -> list[Row]:
-    """A phrase on an encoded image, by tokens."""
-    network, count, rows = build(options).eval(), min(options.batches), []
-    batch = batch_of(count, options)
+        took = milliseconds(partial(ours.step, batch_of(few, replace(options, size=size))), options.rounds // 2) / few
+        name, unit = f"training step, {size} px, batch {few}", "ms per cell of stride 32"
+        yield single(name, took / (size / 32) ** 2, unit, note=f"{took:.0f} ms per image")
+    network = build(options).eval()
     with torch.inference_mode():
-        features = network.encode_image(batch["image"].float() / 255)
+        features = network.encode_image(batch_of(few, options)["image"].float() / 255)
         for length in (5, 15, 40):
-            sides = {"ground": partial(network.ground, features, batch_of(count, options, length=length)["tokens"])}
-            seconds = median(interleave(sides, options.rounds, batch["image"].device)["ground"])
-            rows.append(single(f"answering a phrase of {length} tokens, image encoded", 1000 * seconds / count, "ms"))
-    return rows
+            ground = partial(network.ground, features, batch_of(few, options, length=length)["tokens"])
+            took = milliseconds(ground, options.rounds) / few
+            yield single(f"answering a phrase of {length} tokens, image encoded", took, "ms")
+    if device == "cpu":
+        yield from processes(options)
 
 
-def processes(options: Options) -> list[Row]:
+def processes(options: Options) -> Iterator[Row]:
     """Images per second of one process with all cores, and of two processes (gloo) with half of them each."""
     cores, count = len(os.sched_getaffinity(0)), max(4, min(options.batches))
-    folder, rows = Path(__file__).parents[1], []
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     for number in (1, 2):
         threads = max(1, cores // number)
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(number), "--master_port", "29617"]
-        arguments = [
-            options.config,
-            options.size,
-            count // number,
-            threads,
-            json.dumps(options.overrides),
-            options.rounds,
-        ]
-        done = subprocess.run(
-            [sys.executable, *launcher, "-m", "benchmarks.network", *map(str, arguments)],
-            capture_output=True, text=True, check=True,
-            env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
-        )  # fmt: skip
+        settings = json.dumps(asdict(replace(options, batches=(count // number,))), default=str)
+        command = [sys.executable, *launcher, "-m", "benchmarks.network", settings, str(threads)]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         rate = count / json.loads(done.stdout.strip().splitlines()[-1])
         name = f"training, {number} process{'es' if number > 1 else ''} of {threads} thread(s), batch {count} in all"
-        rows.append(single(name, rate, "images/s"))
-    return rows
+        yield single(name, rate, "images/s")
 
 
-def train_on_one_process(config: str, size: str, count: str, threads: str, overrides: str, rounds: str) -> None:
+def train_on_one_process(settings: str, threads: str) -> None:
     """Prints the median seconds of a training step under Accelerate, as one of the processes of :func:`processes`."""
     from accelerate import Accelerator
 
     from rec.training.process import end_together
 
-    accelerator = Accelerator(cpu=True)
+    accelerator, options = Accelerator(cpu=True), Options(**json.loads(settings))
     torch.set_num_threads(int(threads))
-    options = Options(config=config, overrides=tuple(json.loads(overrides)), size=int(size))
     training = OurTraining(options)
     network, optimizer = accelerator.prepare(training.model, training.optimizer)
-    batch = our_batch(batch_of(int(count), options))
-    seconds = []
-    for _ in range(int(rounds) + 1):
+    batch, seconds = our_batch(batch_of(options.batches[0], options)), []
+    for _ in range(options.rounds + 1):
         accelerator.wait_for_everyone()
         started = time.perf_counter()
         accelerator.backward(network(batch)["loss"])

@@ -8,7 +8,7 @@ from typing import Any
 from page_tables import fill, table
 
 from benchmarks.bounds import BOUNDS
-from benchmarks.timing import ROOT, Row, number, spell
+from benchmarks.timing import ROOT, Row
 from rec.files import write_text
 
 TITLES = {
@@ -60,7 +60,7 @@ def against_bounds(device: str, found: dict[str, Any]) -> str:
     for what in [*BOUNDS[device], *(name for name in bounds if name not in BOUNDS[device])]:
         row = rows.get(what)
         kept = None if row is None else replace(row, bound=bounds[what]).kept
-        measured = "not run" if row is None else value_of(row)
+        measured = "not run" if row is None else row.cells[1]
         rows_of_table.append([what, bounds[what], measured, {None: "", True: "yes", False: "**no**"}[kept]])
     return table(["what", "bound", "measured", "kept"], rows_of_table)
 
@@ -72,10 +72,7 @@ def of_section(content: dict[str, Any]) -> str:
     how = (
         "" if options["clock"] == "wall" else " CPU time of the process, while others used the machine (`--clock cpu`)."
     )
-    rows = [
-        [row.what, value_of(row), ", ".join(f"{side} {spell(took)}" for side, took in row.seconds.items()), row.note]
-        for row in map(row_of, content["rows"])
-    ]
+    rows = [row_of(values).cells for values in content["rows"]]
     return (
         f"{where}, {machine['threads']} thread(s), torch {machine['torch']}, {options['config']} at {options['size']} px, "
         f"{content['date']} ({content['seconds']:.0f} s).{how}\n\n"
@@ -86,9 +83,3 @@ def of_section(content: dict[str, Any]) -> str:
 def row_of(values: dict[str, Any]) -> Row:
     """A row from its JSON."""
     return Row(**{name: value for name, value in values.items() if name != "kept"})
-
-
-def value_of(row: Row) -> str:
-    """Value, unit and spread."""
-    spread = f" [{number(row.low)} to {number(row.high)}]" if row.low != row.high else ""
-    return f"{number(row.value)} {row.unit}{spread}".strip()

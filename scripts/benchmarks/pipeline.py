@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files
 from benchmarks.inputs import VOCABULARY_SIZE, Options, batch_of, build, config, our_batch, photographs
 from benchmarks.network import OurTraining, as_the_original_runs, bfloat16_is_fast
+from benchmarks.plain_model import PlainSimREC
 from benchmarks.timing import ROOT, Row, Sides, fastest, interleave, median, ratio, ratios, single
 
 # Of section loop. On a CPU the loader's workers take their time from the cores that train, and a batch of eight decodes in a
@@ -39,48 +41,45 @@ QUICKSTART = "configs/simrec_small_scenes_quickstart.py"
 PHRASE = "the red circle on the left"
 
 
-def data(options: Options) -> list[Row]:
+def data(options: Options) -> Iterator[Row]:
     cv2.setNumThreads(0)  # per core, as in a loader's worker
     work = options.work / "data"
     source = refer_files(work, options.images, 3 * options.images)
     stores = {store: prepared(source, work / store, store=store, size=options.size)
               for store in ("plain", "letterboxed", "raw")}  # fmt: skip
-    rows = samples(options, source, stores) + workers(options, stores) + masks_on_disk(source, stores["plain"])
-    return rows + preparation(options) + memory(options, source)
+    yield from samples(options, source, stores)
+    yield from workers(options, stores)
+    yield masks_on_disk(source, stores["plain"])
+    yield from preparation(options)
+    yield from memory(options, source)
 
 
-def samples(options: Options, source: Path, stores: dict[str, Path]) -> list[Row]:
+def samples(options: Options, source: Path, stores: dict[str, Path]) -> Iterator[Row]:
     """One core, one sample after another, in an order without two phrases of one image in a row."""
     plain = plain_dataset(stores["plain"], source, options.size, training=True)
     order = np.random.default_rng(0).permutation(len(plain))[: min(150, len(plain))].tolist()
     files = [plain.images / f"{plain.items[number]['iid']:06d}.jpg" for number in order]
-
-    def read(dataset: Any) -> Callable[[], Any]:
-        return lambda: deque((dataset[number] for number in order), maxlen=0)
-
-    sides: Sides = {
-        f"ours, {store}": read(our_dataset(folder, options.size, training=True)) for store, folder in stores.items()
-    }
-    sides["plain"] = read(plain)
-    sides["ours with masks"] = read(our_dataset(stores["plain"], options.size, training=True, with_masks=True))
+    datasets = {f"ours, {store}": our_dataset(folder, options.size, training=True) for store, folder in stores.items()}
+    datasets["plain"] = plain
+    datasets["ours with masks"] = our_dataset(stores["plain"], options.size, training=True, with_masks=True)
+    sides: Sides = {name: partial(read, dataset, order) for name, dataset in datasets.items()}
     sides["bare decode + resize"] = lambda: [decode_and_resize(file, options.size) for file in files]
     times = {name: [seconds / len(order) for seconds in each]
              for name, each in interleave(sides, 2 * options.rounds).items()}  # fmt: skip
+    over_bare, over_plain = "over bare JPEG decode + resize", "samples/s over plain"
+    yield ratio(f"one sample {over_bare}", times, "ours, plain", "bare decode + resize")
+    yield ratio(f"plain's sample {over_bare}", times, "plain", "bare decode + resize")
     cost = [(a - b) * 1000 for a, b in zip(times["ours with masks"], times["ours, plain"], strict=True)]
-    return [
-        *ratios(
-            times,
-            ("one sample over bare JPEG decode + resize", "ours, plain", "bare decode + resize"),
-            ("plain's sample over bare JPEG decode + resize", "plain", "bare decode + resize"),
-        ),
-        Row("masks on adds, per sample", median(cost), min(cost), max(cost), unit="ms"),
-        *ratios(
-            times,
-            ("samples/s over plain, images as they are", "plain", "ours, plain"),
-            ("samples/s over plain, --store letterboxed", "plain", "ours, letterboxed"),
-            ("samples/s over plain, --store raw", "plain", "ours, raw"),
-        ),
-    ]
+    yield Row("masks on adds, per sample", median(cost), min(cost), max(cost), unit="ms")
+    yield ratio(f"{over_plain}, images as they are", times, "plain", "ours, plain")
+    for store in ("letterboxed", "raw"):
+        yield ratio(f"{over_plain}, --store {store}", times, "plain", f"ours, {store}")
+
+
+def read(dataset: Any, order: Iterable[int]) -> None:
+    """Makes samples and drops them."""
+    for number in order:
+        dataset[number]
 
 
 def decode_and_resize(file: Path, size: int) -> Any:
@@ -91,9 +90,8 @@ def decode_and_resize(file: Path, size: int) -> Any:
     return cv2.resize(pixels, (int(width * scale), int(height * scale)))
 
 
-def workers(options: Options, stores: dict[str, Path]) -> list[Row]:
+def workers(options: Options, stores: dict[str, Path]) -> Iterator[Row]:
     """Batches of 32 through a DataLoader with more and more workers."""
-    rows = []
     batch = min(32, 3 * options.images)
     for store in ("plain", "letterboxed"):
         dataset = our_dataset(stores[store], options.size, training=True)
@@ -102,9 +100,7 @@ def workers(options: Options, stores: dict[str, Path]) -> list[Row]:
         times = interleave(sides, max(1, options.rounds // 2), clock="wall")  # other processes work too
         for count in (1, 2):
             row = ratio(f"{count} workers over none, store {store}", times, "0 workers", f"{count} workers")
-            row.note = f"{number / row.seconds[f'{count} workers']:,.0f} samples/s"
-            rows.append(row)
-    return rows
+            yield replace(row, note=f"{number / row.seconds[f'{count} workers']:,.0f} samples/s")
 
 
 def our_loader(dataset: Any, batch: int, workers: int) -> Any:
@@ -115,26 +111,24 @@ def our_loader(dataset: Any, batch: int, workers: int) -> Any:
     return training_loader(dataset, batches, num_workers=workers)
 
 
-def masks_on_disk(source: Path, table: Path) -> list[Row]:
+def masks_on_disk(source: Path, table: Path) -> Row:
     """Bytes of dense ``.npy`` masks over those of the table's run-length encodings."""
     from datasets import load_from_disk
 
     encoded = sum(len(mask["counts"]) + 8 for mask in load_from_disk(str(table / "val"))["mask"])
     dense = sum(path.stat().st_size for path in (source.parent / "masks").glob("*.npy"))
-    return [single("bytes of dense masks over run-length encoded ones", dense / encoded, "x")]
+    return single("bytes of dense masks over run-length encoded ones", dense / encoded, "x")
 
 
-def preparation(options: Options) -> list[Row]:
+def preparation(options: Options) -> Iterator[Row]:
     """Seconds to prepare REFER files, with and without masks from polygons."""
-    work, rows = options.work / f"refer_{options.refs}", []
+    work = options.work / f"refer_{options.refs}"
     source = refer_files(work, min(options.images, 50), options.refs)
-    for with_masks in (False, True):
+    for with_masks, how in ((False, "without masks"), (True, "masks from polygons")):
         shutil.rmtree(work / "prepared", ignore_errors=True)
         started = time.perf_counter()
         prepared(source, work / "prepared", with_masks=with_masks)
-        what = f"preparing {options.refs:,} refs, {'masks from polygons' if with_masks else 'without masks'}"
-        rows.append(single(what, time.perf_counter() - started, "s"))
-    return rows
+        yield single(f"preparing {options.refs:,} refs, {how}", time.perf_counter() - started, "s")
 
 
 MEASURE_MEMORY = """
@@ -156,25 +150,23 @@ print(json.dumps([first, int(re.search(r"RssAnon:\\s+(\\d+)", status)[1]) / 1024
 """
 
 
-def memory(options: Options, source: Path) -> list[Row]:
+def memory(options: Options, source: Path) -> Iterator[Row]:
     """Anonymous memory of a loader's worker and time to the first batch, few and many rows."""
     table = prepared(source, options.work / "data" / "without_masks", with_masks=False)
     root = json.loads((table / "prepared.json").read_text(encoding="utf-8"))["image_root"]
-    fewest, few, many = max(400, options.refs // 50), max(600, options.refs // 5), max(800, 20 * options.refs)
-    found = {}
-    for count in (fewest, few, many):
+    counts = max(400, options.refs // 50), max(600, options.refs // 5), max(800, 20 * options.refs)
+    (_, few, many), found = counts, {}
+    for count in counts:
         folder = repeated(table / "val", options.work / f"rows_{count}", count)
         for _ in range(2):  # the first run counts the words of the vocabulary and keeps them
             command = [sys.executable, "-c", MEASURE_MEMORY, str(folder), root, str(options.size)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[count] = json.loads(done.stdout)
-    return [
-        single(f"anonymous memory of a loader worker, {few:,} to {many:,} rows", found[many][1] - found[few][1], "MB",
-               f"{found[few][1]:.0f} MB and {found[many][1]:.0f} MB"),
-        single(f"first batch after imports, {fewest:,} rows", found[fewest][0], "s"),
-        single(f"first batch after imports, {few:,} rows", found[few][0], "s"),
-        single(f"first batch after imports, {many:,} rows, vocabulary cached", found[many][0], "s"),
-    ]  # fmt: skip
+    grown, note = found[many][1] - found[few][1], f"{found[few][1]:.0f} MB and {found[many][1]:.0f} MB"
+    yield single(f"anonymous memory of a loader worker, {few:,} to {many:,} rows", grown, "MB", note)
+    for count in counts:
+        cached = ", vocabulary cached" if count == many else ""
+        yield single(f"first batch after imports, {count:,} rows{cached}", found[count][0], "s")
 
 
 def repeated(table: Path, folder: Path, count: int) -> Path:
@@ -217,63 +209,62 @@ class Loop:
 
     def update(self) -> None:
         accelerator, marks = self.accelerator, [time.perf_counter()]
+
+        def mark() -> None:
+            marks.append(time.perf_counter())
+
         self.feed.take()
         ready = our_batch(self.feed.batches[0])
-        marks.append(time.perf_counter())
+        mark()
         with accelerator.accumulate(self.model):
             with accelerator.autocast():
                 losses = self.model(ready)
             accelerator.backward(losses["loss"])
-        marks.append(time.perf_counter())
+        mark()
         self.window.add(losses, len(ready["image"]))
         norm = accelerator.clip_grad_norm_(self.weights, 0.15)
         self.feed.ahead()
         norm = norm.item()
-        marks.append(time.perf_counter())
+        mark()
         if math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad()
-        marks.append(time.perf_counter())
+        mark()
         self.training.ema.update(self.training.model)
-        marks.append(time.perf_counter())
-        fetched, computed, clipped, stepped, averaged = (b - a for a, b in itertools.pairwise(marks))
-        self.shares.append((fetched + clipped + averaged) / (fetched + computed + clipped + stepped + averaged))
+        mark()
+        _, computed, _, stepped, _ = (b - a for a, b in itertools.pairwise(marks))
+        self.shares.append(1 - (computed + stepped) / (marks[-1] - marks[0]))
 
 
-def loop(options: Options) -> list[Row]:
+def loop(options: Options) -> Iterator[Row]:
     from accelerate import Accelerator
 
-    device, count = torch.device(options.device), min(options.batches)
-    work = options.work / "data"
+    device, count, work = options.device, min(options.batches), options.work / "data"
     source = refer_files(work, options.images, 3 * options.images)
-    on_gpu = device.type == "cuda"  # in bf16 there
+    on_gpu = device == "cuda"  # in bf16 there
     accelerator = Accelerator(mixed_precision="bf16") if on_gpu else Accelerator(cpu=True)
-    rows = []
-    for store, number in LOOP_SIDES[device.type]:
+    for store, number in LOOP_SIDES[device]:
         table = prepared(source, work / store, store=store, size=options.size)
         ours = Loop(options, accelerator, our_loader(our_dataset(table, options.size, training=True), count, number))
         bare = partial(OurTraining(options).bare, our_batch(batch_of(count, options)), True, on_gpu)
         # By the wall clock: the workers' time counts.
         times = interleave({"loop": ours.update, "bare": bare}, 3 * options.rounds, device, clock="wall")
         where = f"batch {count}, {number} workers, store {store}"
-        rows.append(ratio(f"whole loop over bare forward + backward + optimizer, {where}", times, "loop", "bare"))
+        yield ratio(f"whole loop over bare forward + backward + optimizer, {where}", times, "loop", "bare")
         if not on_gpu:
             shares = ours.shares[2:]  # after imports and first allocations
             name = f"share of the loop outside forward, backward and optimizer, {where}"
-            rows.append(Row(name, median(shares), min(shares), max(shares), unit=""))
-    return rows
+            yield Row(name, median(shares), min(shares), max(shares), unit="")
 
 
-def eval(options: Options) -> list[Row]:
+def eval(options: Options) -> Iterator[Row]:
     from torch.utils.data import DataLoader
 
     from benchmarks.plain_loop import plain_evaluate
-    from benchmarks.plain_model import PlainSimREC
     from rec.data.loader import evaluation_loader
     from rec.evaluation import evaluate
 
-    device, batch = torch.device(options.device), max(options.batches)
-    images = max(2, options.images // 8)
+    device, batch, images = options.device, max(options.batches), max(2, options.images // 8)
     work = options.work / f"eval_{images}"
     source = refer_files(work, images, 3 * images)
     table = prepared(source, work / "plain")
@@ -281,37 +272,38 @@ def eval(options: Options) -> list[Row]:
     plain_set = plain_dataset(table, source, options.size, training=False)
     model = build(options).eval()
     plain = PlainSimREC(model).to(device)
-    results: dict[str, dict[str, float]] = {}
-    number = 0 if device.type == "cpu" else 8  # on a CPU workers take their time from the cores that compute
+    accuracy: dict[str, float] = {}
+    number = 0 if device == "cpu" else 8  # on a CPU workers take their time from the cores that compute
     loader = partial(evaluation_loader, dataset, batch, num_workers=number)
 
     def ours(bf16: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            results["ours"], _ = evaluate(model, loader(), dataset, mean=[0.0] * 3, std=[1.0] * 3)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            accuracy["ours"] = evaluate(model, loader(), dataset, mean=[0.0] * 3, std=[1.0] * 3)[0]["Acc@0.5"]
 
+    @as_the_original_runs
     def theirs() -> None:
-        with as_the_original_runs(device):
-            results["plain"] = plain_evaluate(plain, DataLoader(plain_set, batch), source.parent / "masks")
+        found = plain_evaluate(plain, DataLoader(plain_set, batch), source.parent / "masks")
+        accuracy["plain"] = found["Acc@0.5"]
 
     sides: Sides = {"ours bf16": partial(ours, True)} if bfloat16_is_fast(device) else {}
     sides |= {"ours": partial(ours, False), "plain": theirs}
-    if device.type == "cuda":
+    if device == "cuda":
         sides["loader"] = lambda: deque(loader(), maxlen=0)
     times = interleave(sides, max(1, options.rounds // 2), device)
     ours(False)
     of = f"{len(dataset) / images:.1f} sentences per image, batch {batch}"
-    rows = ratios(
+    yield from ratios(
         times,
         (f"evaluation end to end, {of}, float32", "plain", "ours"),
         (f"evaluation end to end, {of}, bf16", "plain", "ours bf16"),
         (f"evaluation over its loader alone, {of}, bf16", "loader", "ours bf16"),
     )
-    rows += [single(f"sentences/s, {side}", len(dataset) / median(each), "sentences/s") for side, each in times.items()]
-    difference = abs(results["ours"]["Acc@0.5"] - results["plain"]["Acc@0.5"])
-    return [*rows, single("Acc@0.5, ours minus plain", difference, "")]
+    for side, each in times.items():
+        yield single(f"sentences/s, {side}", len(dataset) / median(each), "sentences/s")
+    yield single("Acc@0.5, ours minus plain", abs(accuracy["ours"] - accuracy["plain"]), "")
 
 
-def predict(options: Options) -> list[Row]:
+def predict(options: Options) -> Iterator[Row]:
     from rec.data.text import CLS, PAD, UNK, Vocabulary
     from rec.inference.grounder import Grounder
 
@@ -331,8 +323,9 @@ def predict(options: Options) -> list[Row]:
         assert len(grounder(files, PHRASE, batch_size=size)) == len(files)
 
     name = f"batch prediction from {len(files)} JPEG files, images/s, over the bare forward pass, batches of {size}"
-    times = interleave({"forward": bare, "prediction": answer}, options.rounds, grounder.device)
-    return [ratio(name, times, "forward", "prediction"), cold_start(options, files[0], vocabulary)]
+    times = interleave({"forward": bare, "prediction": answer}, options.rounds, options.device)
+    yield ratio(name, times, "forward", "prediction")
+    yield cold_start(options, files[0], vocabulary)
 
 
 def folder_config(cfg: Any) -> dict[str, Any]:

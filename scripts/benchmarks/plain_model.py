@@ -61,6 +61,13 @@ class PlainSimREC(nn.Module):
             tokens: int64 ``(B, L)``.
             label: ``(B, 1, 4)`` cxcywh fractions.
         """
+        raw = self.raw(image, tokens)
+        if label is not None:
+            return plain_losses(raw, label, self.head.stride, self.head.box_loss_weight)
+        return self.decode(raw)
+
+    def raw(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """The head's raw outputs ``(B, 5, H, W)``."""
         maps = []
         for number, stage in enumerate(self.trunk):
             image = stage_of(stage, image)
@@ -68,14 +75,10 @@ class PlainSimREC(nn.Module):
                 maps.append(image)
         phrase = self.language_encoder(tokens)
         fused = [fusion(part, v, phrase) for part, v in zip(self.fusions, maps, strict=True)]
-        x = self.attend(phrase, self.across_scales(fused))
-        x = block(self.head.stem, x)
+        x = block(self.head.stem, self.attend(phrase, self.across_scales(fused)))
         for layer in self.head.tower:
             x = block(layer, x)
-        raw = torch.cat([self.head.box(x), self.head.objectness(x)], 1)
-        if label is not None:
-            return plain_losses(raw, label, self.head.stride, self.head.box_loss_weight)
-        return self.decode(raw)
+        return torch.cat([self.head.box(x), self.head.objectness(x)], 1)
 
     def across_scales(self, maps: Sequence[Tensor]) -> Tensor:
         """The map of the head's level; all others are computed too."""

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,18 +21,17 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def startup(options: Options) -> list[Row]:
-    bare = f"Python itself: {fastest(('-c', 'pass'), options.rounds):.2f} s"
-    rows = [
-        single(name, fastest(arguments, options.rounds), "s", bare if name == "import rec" else "")
-        for name, arguments in COMMANDS.items()
-    ]
+def startup(options: Options) -> Iterator[Row]:
+    note = f"Python itself: {fastest(('-c', 'pass'), options.rounds):.2f} s"
+    for name, arguments in COMMANDS.items():
+        yield single(name, fastest(arguments, options.rounds), "s", note)
+        note = ""
     started = time.perf_counter()
     build(options)
-    return [*rows, single("building the model and settling its statistics", time.perf_counter() - started, "s")]
+    yield single("building the model and settling its statistics", time.perf_counter() - started, "s")
 
 
-def checkpoint(options: Options) -> list[Row]:
+def checkpoint(options: Options) -> Iterator[Row]:
     """Against saving in the loop, as the original does."""
     from accelerate import Accelerator
 
@@ -55,10 +55,6 @@ def checkpoint(options: Options) -> list[Row]:
         writer.save(accelerator, training.model, training.optimizer, training.ema, state)
         waits.append(time.perf_counter() - started)
 
-    def until_on_disk() -> None:
-        ours()
-        writer.wait()
-
     def plain() -> None:
         """One epoch's end of the original: the same state up to three times under two names each, in the loop."""
         content: Any = {
@@ -71,12 +67,10 @@ def checkpoint(options: Options) -> list[Row]:
     sides = {"training waits, ours": ours, "training waits, plain": plain}
     times = interleave(sides, options.rounds, clock="wall")
     times["training waits, ours"] = waits[-options.rounds :]
-    whole = interleave({"until on disk": until_on_disk}, max(1, options.rounds // 2), clock="wall")["until on disk"]
+    yield ratio("training waits for an epoch's save, plain over ours", times, *reversed(sides))
+    whole = interleave({"whole": lambda: [ours(), writer.wait()]}, max(1, options.rounds // 2), clock="wall")["whole"]
+    yield single("until the checkpoint is complete on the disk", min(whole), "s")
     files = [path for path in (folder / "ours" / "checkpoints").glob("step_*/*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / max(1, len({path.parent for path in files})) / 1e6
+    yield single("a checkpoint: raw and EMA weights, optimizer", size, "MB")
     shutil.rmtree(folder, ignore_errors=True)
-    return [
-        ratio("training waits for an epoch's save, plain over ours", times, *reversed(sides)),
-        single("until the checkpoint is complete on the disk", min(whole), "s"),
-        single("a checkpoint: raw and EMA weights, optimizer", size, "MB"),
-    ]

@@ -24,25 +24,23 @@ MODULES = {
 
 def measure(section: str, args: argparse.Namespace) -> None:
     """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``."""
-    import torch
-
     choices = {field.name: getattr(args, field.name) for field in fields(Options)}
     lists = {"overrides": tuple(args.overrides), "batches": tuple(args.batches), "work": user_path(args.work)}
     options = Options(**(choices | lists))
     print(f"{section}", flush=True)
     started = time.perf_counter()
     module: Any = importlib.import_module(f"benchmarks.{MODULES[section]}")
-    rows = getattr(module, section)(options)
-    device = torch.device(options.device)
     as_bound = (options.config, options.overrides, options.size) == (Options.config, (), Options.size)
-    for row in rows:
+    rows = []
+    for row in getattr(module, section)(options):
         if as_bound and not row.bound:
-            row.bound = BOUNDS[device.type].get(row.what, "")
-        print(row.line() + (f"  ({row.note})" if row.note else ""), flush=True)
+            row.bound = BOUNDS[options.device].get(row.what, "")
+        print(row.line(), flush=True)
+        rows.append(row)
     content = {
         "section": section,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(device),
+        "machine": machine(options.device),
         "options": {
             "config": options.config, "overrides": list(options.overrides), "size": options.size,
             "rounds": options.rounds, "device": options.device, "clock": args.clock,
@@ -55,7 +53,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
     print(f"written      {file}  ({content['seconds']} s)", flush=True)
 
 
-def machine(device: Any) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """Processor, cores, versions, and the accelerator where one was used."""
     import torch
 
@@ -71,4 +69,4 @@ def machine(device: Any) -> dict[str, Any]:
         "allocator": "pinned" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",
         "bf16": bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
     }
-    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device == "cuda" else {})

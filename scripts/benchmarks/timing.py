@@ -50,12 +50,18 @@ class Row:
         sign, _, limit = self.bound.partition(" ")
         return self.value >= float(limit) if sign == ">=" else self.value <= float(limit)
 
+    @property
+    def cells(self) -> list[str]:
+        """What; value, unit and spread; seconds of each side; note: as a table shows them."""
+        spread = f" [{number(self.low)} to {number(self.high)}]" if self.low != self.high else ""
+        sides = ", ".join(f"{side} {spell(seconds)}" for side, seconds in self.seconds.items())
+        return [self.what, f"{number(self.value)} {self.unit}{spread}".strip(), sides, self.note]
+
     def line(self) -> str:
         """For the terminal."""
+        what, value, *rest = self.cells
         verdict = {None: "", True: f"  (bound {self.bound}: kept)", False: f"  (bound {self.bound}: MISSED)"}[self.kept]
-        sides = ", ".join(f"{side} {spell(seconds)}" for side, seconds in self.seconds.items())
-        spread = f" [{number(self.low)} to {number(self.high)}]" if self.low != self.high else ""
-        return f"  {self.what}: {number(self.value)} {self.unit}{spread}{verdict}" + (f"  {sides}" if sides else "")
+        return "  ".join([f"  {what}: {value}{verdict}", *filter(None, rest)])
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, with ``kept``."""
@@ -63,7 +69,7 @@ class Row:
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], Any]], rounds: int, device: Any = None, clock: str | None = None
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu", clock: str | None = None
 ) -> dict[str, list[float]]:
     """Seconds of every side in every round; two unmeasured rounds come first, and odd rounds run backwards.
 
@@ -82,9 +88,9 @@ def interleave(
     return times
 
 
-def synchronize(device: Any) -> None:
+def synchronize(device: str) -> None:
     """Waits for an accelerator; nothing on a CPU."""
-    if device is not None and device.type == "cuda":
+    if device.startswith("cuda"):
         import torch
 
         torch.cuda.synchronize(device)

@@ -79,14 +79,17 @@ def test_torchvisions_erasing_is_taken_as_ours():
 
 
 def test_rand_augment_of_the_original_strength_keeps_one_bit_and_moves_nine_degrees():
-    from rec.data.augment import _OPERATIONS
+    import albumentations as A
 
-    low, high, rotate = _OPERATIONS["Rotate"]
-    matrix = rotate(low + 9 / 30 * (high - low), 240, 320)
-    assert np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0])) == pytest.approx(9)
-    assert len(_OPERATIONS) == 14
+    some = RandAugment(2, 9).compose.transforms[0]
+    assert some.n == 2 and some.replace and len(some.transforms) == 14
+    moved = [one for either in some.transforms if isinstance(either, A.OneOf) for one in either.transforms]
+    assert {round(one.rotate[0], 6) for one in moved} == {-9, 0, 9} and len(moved) == 10
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    assert set(np.unique(_OPERATIONS["Posterize"][2](ramp, 1.2))) == {0, 128}
+    posterize, solarize_add = some.transforms[2], some.transforms[4]
+    assert set(np.unique(posterize(image=ramp)["image"])) == {0, 128}
+    brighter = np.minimum(ramp.astype(int) + 33, 255)
+    assert (solarize_add(image=ramp)["image"] == np.where(brighter < 128, brighter, 255 - brighter)).all()
 
 
 def test_other_candidates_are_refused_by_name():

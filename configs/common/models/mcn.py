@@ -5,7 +5,8 @@ from rec.models import MCN
 from rec.models.backbones import DarkNet53
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import MCNhead
-from rec.models.language_encoders import LSTM_SA
+
+from .simrec import model as simrec
 
 model = LazyCall(MCN)(
     visual_backbone=LazyCall(DarkNet53)(
@@ -14,20 +15,11 @@ model = LazyCall(MCN)(
         freeze_backbone=True,
         multi_scale_outputs=True,
     ),
-    language_encoder=LazyCall(LSTM_SA)(
-        depth=3,
-        hidden_size=512,
-        num_heads=8,
-        ffn_size=2048,
-        flat_glimpses=1,
-        word_embed_size=300,
-        dropout_rate=0.1,
-        freeze_embedding=True,
-        use_glove=True,
-    ),
+    language_encoder=simrec.language_encoder,
     multi_scale_manner=LazyCall(MultiScaleFusion)(v_planes=(256, 512, 1024), scaled=True),
     fusion_manner=LazyCall(SimpleFusion)(v_planes=1024, out_planes=1024, q_planes=512),
     det_attention=LazyCall(GaranAttention)(d_q=512, d_v=512),
     seg_attention=LazyCall(GaranAttention)(d_q=512, d_v=512),
     head=LazyCall(MCNhead)(in_channels=512, hidden_channels=256),
 )
+model.language_encoder.depth = 3

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.backbones.base import Backbone, check_image_size
-from rec.models.layers import hands_on
+from rec.names import hands_on
 
 # Lets models with position tables or windows take any image size; models without them refuse the argument.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})

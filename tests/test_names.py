@@ -30,3 +30,18 @@ def test_the_function_keeps_its_place_in_the_package_beside_the_modules_old_name
     import rec.evaluation
 
     assert callable(rec.evaluation.evaluate) and BoxAndMaskEvaluator.__module__ == "rec.evaluation.run"
+
+
+def test_arguments_that_are_handed_on_are_named_and_refused_where_they_are_unknown():
+    import inspect
+
+    from rec.config import LazyCall, check
+    from rec.data.loader import training_loader
+    from rec.data.stream import streamed_split
+    from rec.models.backbones import ResNet
+
+    assert list(inspect.signature(training_loader).parameters)[2:] == ["num_workers", "pin_memory", "on_lost_worker"]
+    assert inspect.signature(streamed_split).parameters["buffer_size"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(inspect.signature(ResNet).parameters)[:3] == ["depth", "pretrained", "pretrained_weight_path"]
+    (problem,) = check(LazyCall(streamed_split)(path="shards", vocabulary="v.json", bufer_size=3))
+    assert "bufer_size" in problem and "buffer_size" in problem
