@@ -352,7 +352,7 @@ def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
         return {}
     if (accuracy := mean_accuracy(records)) is not None and "count" in rows[split]:
         rows[split] = rows[split] | {"Acc@0.5:0.95": accuracy, "count": rows[split].pop("count")}
-    parts: Rows = {}
+    parts: dict[Any, dict[str, float]] = {}
     if any(str(record.get("source")).startswith("scenes") for record in records):
         parts |= breakdown(records, lambda record: phrase_kind(record["sentence"]))
     any_number = "targets" in records[0]

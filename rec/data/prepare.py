@@ -113,7 +113,10 @@ def prepare(
         shutil.rmtree(state.folder)  # the same command may find more when what was missing is there
         raise SourceError(_nothing_left(source, reports))
     # What the folder holds, with digests; prepared.json comes last and makes it a finished one.
-    info = {"name": source.name, "image_root": os.path.abspath(source.image_root) if source.image_root else ""}
+    info: dict[str, Any] = {
+        "name": source.name,
+        "image_root": os.path.abspath(source.image_root) if source.image_root else "",
+    }
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
     info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}
     root = str(folder) if job["store"] else source.image_root

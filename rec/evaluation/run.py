@@ -261,10 +261,11 @@ class _Judging:
     """
 
     def __init__(self, judge: Evaluator, is_ours: bool) -> None:
-        self.judge, self.is_ours, self.refused = judge, is_ours, list[int]()
+        self.judge: Any = judge
+        self.is_ours, self.refused = is_ours, list[int]()
         self._returning: Returning | None = None
 
-    def take(self, batch: Batch, ready: Batch, outputs: Batch) -> None:
+    def take(self, batch: Batch, ready: Mapping[str, object], outputs: Batch) -> None:
         if not self.is_ours:
             self.judge.update(outputs, ready)
         # Of what the host has, nothing travels.

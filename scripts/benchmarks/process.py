@@ -55,6 +55,10 @@ def checkpoint(options: Options) -> Iterator[Row]:
         writer.save(accelerator, training.model, training.optimizer, training.ema, state)
         waits.append(time.perf_counter() - started)
 
+    def until_on_disk() -> None:
+        ours()
+        writer.wait()
+
     def plain() -> None:
         """One epoch's end of the original: the same state up to three times under two names each, in the loop."""
         content: Any = {
@@ -68,7 +72,7 @@ def checkpoint(options: Options) -> Iterator[Row]:
     times = interleave(sides, options.rounds, clock="wall")
     times["training waits, ours"] = waits[-options.rounds :]
     yield ratio("training waits for an epoch's save, plain over ours", times, *reversed(sides))
-    whole = interleave({"whole": lambda: [ours(), writer.wait()]}, max(1, options.rounds // 2), clock="wall")["whole"]
+    whole = interleave({"whole": until_on_disk}, max(1, options.rounds // 2), clock="wall")["whole"]
     yield single("until the checkpoint is complete on the disk", min(whole), "s")
     files = [path for path in (folder / "ours" / "checkpoints").glob("step_*/*") if path.is_file()]
     size = sum(path.stat().st_size for path in files) / max(1, len({path.parent for path in files})) / 1e6

@@ -66,18 +66,6 @@ class Backbone(nn.Module):
                     module.eval()
         return self
 
-    def load_pretrained(self, path: str | None) -> None:
-        """Loads weights that know pixels in 0 to 1, not normalised further.
-
-        Raises:
-            ValueError: they are of another architecture, or cut short.
-            FileNotFoundError: there is no such file.
-        """
-        from rec.models.original_weights import load_backbone
-
-        self.expects = ZERO_TO_ONE
-        load_backbone(self, path)
-
     def from_original(self, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
         """A state dict as its authors write it, under names of ours as far as they are the backbone's own affair.
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from rec.models.backbones.base import Backbone
+from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
 
@@ -60,4 +60,7 @@ class DarkNet53(Backbone):
             fixed_statistics=fixed_statistics,
         )
         if pretrained:
-            self.load_pretrained(pretrained_weight_path)
+            self.expects = ZERO_TO_ONE
+            from rec.models.original_weights import load_backbone
+
+            load_backbone(self, pretrained_weight_path)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.backbones.base import Backbone
+from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
 EPSILON, MOMENTUM = 1e-3, 0.03  # of YOLOX's BatchNorm
@@ -169,7 +169,10 @@ class YOLOX(Backbone):
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = EPSILON, MOMENTUM
         if pretrained:
-            self.load_pretrained(pretrained_weight_path)
+            self.expects = ZERO_TO_ONE
+            from rec.models.original_weights import load_backbone
+
+            load_backbone(self, pretrained_weight_path)
         self.freeze(len(stages) if freeze_backbone else 0)
 
     def freeze(self, stages: int) -> None:
