@@ -6,14 +6,15 @@ The RefCOCO family, with the words of SimREC's data_process.py:
 
 reads data/refcoco/{instances.json,refs(unc).p} and data/images/train2014, and writes data/anns/refcoco; so does --dataset
 grefcoco with data/grefcoco/{instances.json,grefs(unc).json}, whose phrases name none, one or several objects. Anything else
-is named by --source: SimREC's JSON, JSONL or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k
-Entities folder, parquet, a Hub id, scenes or scenes_hard:
+is named by --source: SimREC's JSON, COCO JSON with phrases, an export of Label Studio, conversations in the way of LLaVA, JSONL
+or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k Entities folder, parquet, a Hub id, scenes or
+scenes_hard:
 
     rec prepare --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
     data
 
-An interrupted run continues when the same command is given again. The last line it prints is what training needs to
-take the table. See docs/data.md and docs/train_on_your_images.md.
+--fetch-images downloads the COCO images that are named and missing. An interrupted run continues when the same command is given
+again. The last line it prints is what training needs to take the table. See docs/data.md and docs/train_on_your_images.md.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+COCO = "http://images.cocodataset.org"
 # Data sets that configs/common/dataset.py has a path for; others are added to it.
 KNOWN_NAMES = (
     *("refcoco", "refcoco+", "refcocog", "grefcoco", "referit"),
@@ -60,7 +62,25 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--images", type=home, default=None, help="folder of the images, where the source does not tell")
     add("--masks", type=home, default=None, help="folder of SimREC's masks/*.npy")
-    add("--bbox-format", default=None, help="xywh, xyxy or cxcywh, in pixels; JSONL and CSV must name it")
+    add(
+        "--fetch-images",
+        nargs="?",
+        const=COCO,
+        metavar="ADDRESS",
+        help=f"download the COCO images that are named and missing (from {COCO}, or a copy of it)",
+    )
+    add("--bbox-format", default=None, help="xywh, xyxy or cxcywh; JSONL and CSV must name it")
+    add(
+        "--coordinates",
+        default=None,
+        help="what the numbers of boxes mean: pixel (the default), 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT or letterboxed:SIDE",
+    )
+    add(
+        "--prompt",
+        nargs="+",
+        default=None,
+        help="conversations: the questions, with {} in place of the phrase, where it is not between <ref> and </ref>",
+    )
     add(
         "--boxes",
         choices=["merged", "separate"],
@@ -75,7 +95,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="OURS=THEIRS",
         help="column map of a foreign table: sentences=answer …",
     )
-    add("--splits", nargs="+", default=None, help="only these splits")
+    add("--configuration", default=None, help="of a Hub id that has several")
+    add("--revision", default=None, help="of a Hub id: branch, tag or commit")
+    add("--splits", nargs="+", default=None, help="only these splits (of a Hub id no others are downloaded)")
     add(
         "--on-bad-record",
         choices=["raise", "skip"],
@@ -140,6 +162,7 @@ def main() -> int:
 
 def prepare_table(arguments: argparse.Namespace) -> int:
     from rec.config import shell_override
+    from rec.data.fetch import fetch_images
     from rec.data.prepare import prepare, report_of
     from rec.data.sources import SourceError, find_split
     from rec.data.sources.divided import with_validation
@@ -153,10 +176,15 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output_dir or arguments.data_root) / "anns" / arguments.dataset
     choices: dict[str, Any] = {"path": arguments.source or str(default)}
     choices |= {"split_by": arguments.split, "bbox_format": arguments.bbox_format, "count": arguments.count}
-    choices["boxes"] = arguments.boxes
-    choices["columns"] = dict(arguments.columns)
+    choices |= {key: getattr(arguments, key) for key in ("boxes", "coordinates", "prompt", "configuration", "revision")}
+    choices |= {"columns": dict(arguments.columns), "splits": arguments.splits}
     choices = {key: value for key, value in choices.items() if value}
+    if arguments.fetch_images and arguments.images:
+        Path(arguments.images).mkdir(parents=True, exist_ok=True)
     source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
+    if arguments.fetch_images:
+        count = fetch_images(source, arguments.splits, arguments.fetch_images)
+        print(f"{count} images came, {source.image_root} has all that are named")
     if arguments.val_fraction:
         source = with_validation(source, arguments.val_fraction)
     info = prepare(

@@ -131,6 +131,7 @@ def calls() -> list[tuple[str, list[str]]]:
         ["--dataset", "scenes", "--size", "0", "--store", "raw"], ["--dataset", "scenes", "--format", "csv"],
         ["--dataset", "scenes", "--splits", "nope", "--output_dir", "out"], ["--columns", "x"], ["--store", "cloud"],
         ["--dataset", "mine", "--source", "empty", "--output_dir", "out"], ["--dataset", "mine", "--source", "photo.png"],
+        ["--dataset", "scenes", "--coordinates", "0-100"], ["--dataset", "scenes", "--fetch-images", "file:///etc"],
     )  # fmt: skip
     add(
         "convert_weights", [], ["nowhere.pth", "--out", "out"], ["photo.png", "--out", "out"], ["empty", "--out", "out"]

@@ -296,8 +296,8 @@ def _box(given: object, name: str, box_format: str, width: int, height: int) -> 
     if _are_fractions(four) and max(width, height) > 1:
         raise BadRecord(
             "box in fractions",
-            f"{told} lies within one pixel, so it holds fractions of the image; boxes are in pixels: multiply x by the "
-            f"image's width, {width}, and y by its height, {height}",
+            f"{told} lies within one pixel, so it holds fractions of the image; boxes are in pixels: say --coordinates 0-1 "
+            f"(coordinates: 0-1 in ann_path), or multiply x by the image's width, {width}, and y by its height, {height}",
         )
     fault = misfit(four, box_format, width, height)
     if fault is not None:

@@ -193,11 +193,11 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         if is_label_studio(content):
             return open_label_studio(path, content, name, image_path, chosen.columns)
         if isinstance(content, list) and is_conversations(next(iter(content), None)):
-            return open_conversations(path, content, name, image_path, chosen)
+            return open_conversations(path, lambda: content, name, image_path, chosen)
         if is_simrec_json(content):
             return open_simrec_json(path, content, name, image_path, mask_path)
     if path.suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
-        return open_conversations(path, records(path), name, image_path, chosen)
+        return open_conversations(path, lambda: records(path), name, image_path, chosen)
     if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()

@@ -294,6 +294,18 @@ def test_a_bad_conversation_is_named(folder, record, words):
     )
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_boxes_of_ones_own_may_be_declared_fractions(folder, name):
+    if name == "x.csv":
+        (folder / name).write_text("image,phrase,bbox\na.jpg,red box,0.25 0.5 0.5 0.5\n")
+    else:
+        write(folder, [{"image": "a.jpg", "phrase": "red box", "boxes": [[0.25, 0.5, 0.5, 0.5]]}], name)
+    spec = {"path": str(folder / name), "bbox_format": "xywh"}
+    assert table(folder, spec | {"coordinates": "0-1"})[0]["bbox"] == [30, 45, 60, 45]
+    with pytest.raises(BadRecord, match=r"box in fractions: .*say --coordinates 0-1"):
+        table(folder, spec)
+
+
 # --- tables -------------------------------------------------------------------------------------------------------------
 
 

@@ -120,27 +120,30 @@ def prepared(folder: Path, spec: Any, **places: Any) -> list[str]:
     for split in info["splits"]:
         if info["splits"][split]["rows"]:
             try:
-                use_table(folder / "out", split, training=print_of & 16 > 0)
+                report = report_of(info, split)
+                targets = "any" if report.none or report.several else "one"
+                use_table(folder / "out", split, training=print_of & 16 > 0, targets=targets)
             except Exception as error:
                 raise Nonsense(f"preparation is done, and then: {type(error).__name__}: {error}") from error
     return [text for split in info["splits"] for text in report_of(info, split).examples.values()]
 
 
-def use_table(folder: Path, split: str, training: bool, with_masks: bool = False) -> None:
+def use_table(folder: Path, split: str, training: bool, with_masks: bool = False, targets: str = "one") -> None:
     """Reads samples as training or evaluation would, and looks at them."""
     from rec.data.dataset import RefCOCODataSet
     from rec.data.text import Vocabulary
 
-    options: dict[str, Any] = {"training": training, "flip_lr": training, "with_masks": with_masks}
+    options: dict[str, Any] = {"training": training, "flip_lr": training, "with_masks": with_masks, "targets": targets}
     if split != "train":
         options["vocabulary"] = Vocabulary.build(["a red box"])
     data = RefCOCODataSet("mine", str(folder), input_shape=(32, 32), split=split, **options)
     assert data.fingerprint and data.image_groups().shape == (len(data),) and isinstance(data.content, str)
     for number in range(min(len(data), 6)):
         sample = data[(0, number)]
-        x, y, w, h = sample["box"].tolist()
-        if not (all(map(math.isfinite, (x, y, w, h))) and w > 0 and h > 0 and sample["image"].shape == (3, 32, 32)):
-            raise Nonsense(f"sample {number} of split {split} has the box {x, y, w, h}")
+        for x, y, w, h in sample["boxes"].tolist() if targets == "any" else [sample["box"].tolist()]:
+            if not (all(map(math.isfinite, (x, y, w, h))) and w > 0 and h > 0):
+                raise Nonsense(f"sample {number} of split {split} has the box {x, y, w, h}")
+        assert sample["image"].shape == (3, 32, 32)
         data.describe(number)
     data.collate([data[number] for number in range(min(len(data), 2))])
 
@@ -243,6 +246,89 @@ def read_flickr30k(folder: Path) -> list[str]:
     return prepared(folder, str(folder), name="flickr", image_path=str(folder / "images"))
 
 
+def seed_coco(folder: Path) -> None:
+    draw(folder, "good.jpg", "b.jpg")
+    outline = [[5, 5, 25, 5, 25, 25, 5, 25]]
+    entry = {
+        "id": 1,
+        "image_id": 1,
+        "bbox": [5, 5, 20, 20],
+        "segmentation": outline,
+        "category_id": 1,
+        "caption": "a box",
+    }
+    more = entry | {
+        "id": 2,
+        "image_id": 2,
+        "referring_expressions": ["red", {"sent": "it", "raw": "It"}],
+        "split": "val",
+    }
+    images = [{"id": n, "file_name": f, "width": 60, "height": 40} for n, f in enumerate(("good.jpg", "b.jpg"), 1)]
+    content = {"images": images, "categories": [{"id": 1, "name": "box"}]}
+    bare = {key: value for key, value in entry.items() if key != "caption"} | {"id": 3}
+    (folder / "x.json").write_text(json.dumps(content | {"annotations": [entry, more, bare]}), encoding="utf-8")
+
+
+def read_coco(folder: Path) -> list[str]:
+    return prepared(folder, {"path": str(folder / "x.json"), "columns": {}}, name="mine", image_path=str(folder))
+
+
+def seed_label_studio(folder: Path) -> None:
+    draw(folder, "good.jpg", "b.jpg")
+    place = {"x": 10, "y": 12.5, "width": 33.3, "height": 50, "rotation": 0}
+    size = {"original_width": 60, "original_height": 40, "image_rotation": 0}
+    region = {"id": "r1", "type": "rectanglelabels", "value": place | {"rectanglelabels": ["box"]}, **size}
+    text = {"id": "r1", "type": "textarea", "value": place | {"text": ["a red box", "box"]}}
+    annotations = [
+        {"id": 1, "was_cancelled": False, "ground_truth": False, "result": [region, text, {"type": "choices"}]}
+    ]
+    tasks = [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-good.jpg"}, "annotations": annotations}]
+    tasks += [{"id": 2, "data": {"img": "/data/local-files/?d=b.jpg", "split": "val"}, "annotations": annotations}]
+    (folder / "full.json").write_text(json.dumps(tasks), encoding="utf-8")
+    least = {
+        "image": "s3://x/good.jpg",
+        "id": 1,
+        "label": [place | size] * 2,
+        "caption": ["a box", {"text": ["b", "c"]}],
+    }
+    records = [least | {"annotation_id": 1}, least | {"annotation_id": 2, "label": [place | size], "caption": "box"}]
+    (folder / "min.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+def read_label_studio(folder: Path) -> list[str]:
+    name = "full" if zlib.crc32((folder / "full.json").read_bytes()) % 2 else "min"
+    return prepared(folder, str(folder / f"{name}.json"), name="mine", image_path=str(folder))
+
+
+def seed_conversations(folder: Path) -> None:
+    draw(folder, "good.jpg", "b.jpg")
+    ask = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: the red box"
+    said = [
+        ask,
+        "[0.1, 0.125, 0.4, 0.6]",
+        "Where is <ref>a box</ref>?",
+        '{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}',
+        "And a dog?",
+        "no",
+    ]
+    turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(said)]
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": "b.jpg"}, {"type": "text", "text": "Describe it."}]}
+    ]
+    messages += [{"role": "assistant", "content": "<ref>A box</ref><box>(0.1,0.2),(0.5,0.9)</box> and <ref>fog</ref>."}]
+    messages += [{"role": "user", "content": "Find the cat now"}, {"role": "assistant", "content": "```json\n[]\n```"}]
+    records = [{"id": "1", "image": "good.jpg", "conversations": turns}, {"messages": messages, "split": "val"}]
+    (folder / "t.json").write_text(json.dumps(records), encoding="utf-8")
+    (folder / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def read_conversations(folder: Path) -> list[str]:
+    odd = zlib.crc32((folder / "t.json").read_bytes() + (folder / "t.jsonl").read_bytes())
+    spec: dict[str, Any] = {"path": str(folder / ("t.json", "t.jsonl")[odd % 2]), "prompt": "Find {} now"}
+    spec["coordinates"] = ("0-1", "0-1", "0-1", "0-1000", "pixel", "florence", "letterboxed:48", "9x7")[odd // 2 % 8]
+    return prepared(folder, spec, name="mine", image_path=str(folder))
+
+
 # Tables ----------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +344,8 @@ def column(name: str, folder: Path, rng: Random) -> list[Any]:
         "image": ["good.jpg", str(folder / "good.jpg"), data, inside, {"path": "good.jpg", "bytes": None}],
         "bbox": [box, [float(value) for value in box], "5 5 20 20", {"x": 5, "y": 5}, [box[:2], box[2:]]],
         "sentences": ["red box", ["a box", "b"], [{"sent": "red box"}], [{"raw": "red box", "sent": None}], [None]],
+        "boxes": [[box, box], [box], [], [[]], "5 5 20 20", [box[:3]]],
+        "masks": [[inside], [data, data], ["good.jpg"], [], [{"size": [40, 60], "counts": "0"}]],
         "mask": [data, inside, [5.0, 5.0, 20.0, 5.0, 20.0, 20.0], {"size": [40, 60], "counts": "0"}],
         "ref_id": ["a", 7, 7.5, [1], {"a": 1}],
     }
@@ -271,11 +359,19 @@ def spoil_foreign(folder: Path, rng: Random) -> None:
     import pyarrow.parquet as parquet
     from datasets import Dataset
 
-    names = ["image", "bbox", "sentences", *rng.sample(["mask", "ref_id"], rng.randrange(3))]
+    names = ["image", rng.choice(("bbox", "bbox", "boxes")), "sentences"]
+    names += rng.sample(["mask", "ref_id", "masks"], rng.randrange(3))
+    values = {name: column(name, folder, rng) for name in names}
+    if rng.random() < 0.3:  # rows that list objects, flat or in structs
+        entries = [{name: values[name][n] for name in names[1:]} for n in range(2)]
+        entries = [{"a_info": entry, "ref_info": entry} for entry in entries] if rng.random() < 0.3 else entries
+        listed = rng.choice((entries, entries[:1], [], None, [*entries, None], entries[0]))
+        names = ["image", rng.choice(("samples", "ref_list"))]
+        values[names[1]] = [listed, listed]
     columns: dict[str, Any] = {}
     for name in names:
         try:
-            columns[name] = pa.array(column(name, folder, rng))
+            columns[name] = pa.array(values[name])
         except (pa.ArrowException, UnicodeError, OverflowError, ValueError, TypeError, RecursionError):
             columns[name] = pa.array(["x", None])
         if rng.random() < 0.1 and pa.types.is_string(columns[name].type):
@@ -304,7 +400,11 @@ def spoil_foreign(folder: Path, rng: Random) -> None:
 
 def read_foreign(folder: Path) -> list[str]:
     path = folder / "t" if (folder / "t").is_dir() else folder / "t.parquet"
-    return prepared(folder, {"path": str(path), "bbox_format": "xywh"}, name="mine", image_path=str(folder))
+    coordinates = (None, None, "0-1", "letterboxed:48")[
+        sum(file.stat().st_size for file in path.parent.rglob("t*")) % 4
+    ]
+    spec = {"path": str(path), "bbox_format": "xywh", "coordinates": coordinates}
+    return prepared(folder, spec, name="mine", image_path=str(folder))
 
 
 def seed_prepared(folder: Path) -> None:
@@ -560,6 +660,9 @@ READERS: dict[str, Reader] = {
     "foreign": Reader(seed_foreign, spoil_foreign, read_foreign),
     "visual_genome": Reader(seed_visual_genome, spoil, read_visual_genome),
     "flickr30k": Reader(seed_flickr30k, spoil, read_flickr30k),
+    "coco": Reader(seed_coco, spoil, read_coco),
+    "label_studio": Reader(seed_label_studio, spoil, read_label_studio),
+    "conversations": Reader(seed_conversations, spoil, read_conversations),
     "prepared": Reader(seed_prepared, spoil_prepared, read_prepared),
     "config": Reader(seed_config, spoil, read_yaml_config),
     "model_folder": Reader(seed_model_folder, spoil_model_folder, read_model_folder),

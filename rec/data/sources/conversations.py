@@ -7,7 +7,7 @@ numbers mean is declared, never guessed: see :mod:`rec.conventions`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ def is_conversations(first: object) -> bool:
 
 
 def open_conversations(
-    path: Path, records: Iterable[Any], name: str, image_root: str | None, chosen: "SourceSpec"
+    path: Path, records: Callable[[], Iterable[Any]], name: str, image_root: str | None, chosen: "SourceSpec"
 ) -> Source:
     """Opens conversations.
 
@@ -45,7 +45,7 @@ def open_conversations(
 
     Args:
         path: the file.
-        records: of it; a :class:`~rec.data.schema.BadRecord` stands for a broken line.
+        records: those of the file, as often as asked; a :class:`~rec.data.schema.BadRecord` stands for a broken line.
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images; by default the file's.
         chosen: its ``coordinates`` must be named; ``bbox_format`` is xyxy without; ``prompt`` are questions with ``{}``,
@@ -65,16 +65,15 @@ def open_conversations(
     if wrong := [one for one in prompts if str(one).count("{}") != 1]:
         raise SourceError(f"{path}: prompt is {wrong[0]!r}; expected the question, with {{}} in place of the phrase")
     root = Path(image_root) if image_root else path.parent
-    content = list(records)
     otherwise = find_split(path.stem, ("train", "val", "test")) or "train"
-    found = [attempt(_split, record, otherwise) for record in content]
+    found = [attempt(_split, record, otherwise) for record in records()]
     named = tuple(dict.fromkeys(split for split in found if isinstance(split, str))) or ("train",)
     splits = [split if isinstance(split, str) else named[0] for split in found]
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
         left = 0
-        for number, record in enumerate(content):
-            if splits[number] != split:
+        for number, (record, own) in enumerate(zip(records(), splits, strict=False)):
+            if own != split:
                 continue
             turns = attempt(_turns, record, prompts, where=f"{path.name}, record number {number}")
             if isinstance(turns, BadRecord):
