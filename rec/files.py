@@ -6,6 +6,7 @@ that no output is an input.
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -133,14 +134,20 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def growing_file(path: PathLike) -> Iterator[TextIO]:
+def growing_file(path: PathLike, task: str = "") -> Iterator[TextIO]:
     """A text file for lines that come one by one over hours; it takes ``path``'s place when the block ends.
 
     Until then, and after an error or a kill, ``path`` is as it was, and the lines so far are beside it in
     ``<path>.partial`` (``.partial2``, … where that is there already: nothing is overwritten). UTF-8; lone surrogates, as
     in file names that are no UTF-8, become ``\\udcXX``, which JSON reads back as they were.
 
+    Args:
+        path: the file.
+        task: all that the lines depend on. Where it is given, the same task that was cut off before goes on: its lines are in
+            ``<path>.<digest of the task>.partial``, stand in the file that is given, to be read first, and stay.
+
     Raises:
+        InputError: another process is at the same task.
         OSError: it cannot be written; names ``path``. What is raised in the block passes, with a note of where the
             lines are.
     """
@@ -150,14 +157,15 @@ def growing_file(path: PathLike) -> Iterator[TextIO]:
             with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as device:
                 yield device
             return
-        file = _new_partial(final)
+        file = _old_partial(final, task) if task else _new_partial(final)
         try:
             with file:
                 yield file
             _put_in_place(Path(file.name), final)
         except BaseException as error:
             if os.path.getsize(file.name):
-                error.add_note(f"what was written so far is in {file.name}")
+                goes_on = ", and the same command goes on from there" if task else ""
+                error.add_note(f"what was written so far is in {file.name}{goes_on}")
             else:
                 os.unlink(file.name)
             raise
@@ -165,13 +173,36 @@ def growing_file(path: PathLike) -> Iterator[TextIO]:
 
 def _new_partial(final: Path) -> TextIO:
     for number in itertools.count(1):
-        ending = f".partial{number if number > 1 else ''}"
-        name = os.fsdecode(os.fsencode(final.name)[:235]) + ending  # a name has at most 255 bytes
+        place = _beside(final, f".partial{number if number > 1 else ''}")
         try:
-            return open(final.with_name(name), "x", encoding="utf-8", errors="backslashreplace", buffering=1)
+            return open(place, "x", encoding="utf-8", errors="backslashreplace", buffering=1)
         except FileExistsError:
             continue
     raise AssertionError("itertools.count does not end")
+
+
+def _old_partial(final: Path, task: str) -> TextIO:
+    """The partial file of a task, made where it is not there: at its beginning for reading, at its end for writing."""
+    place = _beside(final, f".{digest(task.encode())[:8]}.partial")
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)  # nobody's link is followed: the name can be foretold
+
+    file = open(place, "a+", encoding="utf-8", errors="backslashreplace", buffering=1, opener=opener)  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(
+            f"{place} is being written by another process, of the same command: wait for it, or stop it"
+        ) from None
+    file.truncate(place.read_bytes().rfind(b"\n") + 1)  # a kill may have cut the last line
+    file.seek(0)
+    return file
+
+
+def _beside(final: Path, ending: str) -> Path:
+    return final.with_name(os.fsdecode(os.fsencode(final.name)[:230]) + ending)  # a name has at most 255 bytes
 
 
 @contextmanager

@@ -5,19 +5,22 @@
     rec predict MODEL 'photos/*.jpg' folder_of_images "the dog" --out marked/ --jsonl answers.jsonl
     rec predict MODEL --pairs pairs.jsonl --jsonl answers.jsonl
 
-MODEL is a model folder or a hub id; nothing else is needed on disk. Arguments that name files, folders or patterns are
-images, the others phrases; every phrase is asked of every image. A line of --pairs is {"image": path, "phrase": text or
-list}, paths relative to the file. A bad image is reported and left out; the exit status is then 1.
+MODEL is a run folder (its best/), a model folder or a hub id; nothing else is needed on disk. Arguments that name files,
+folders or patterns are images, the others phrases; every phrase is asked of every image. A line of --pairs is
+{"image": path, "phrase": text or list}, paths relative to the file. A bad image is reported and left out; the exit status is
+then 1. Cut off among several images, the same command goes on where it stopped.
 """
 
 import argparse
-import glob
 import json
 import os
+import re
 import sys
+import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
 
 from rec.console import require_output
@@ -26,15 +29,18 @@ if TYPE_CHECKING:
     from rec.inference import Grounder, Grounding
 
 MAX_PHRASES = 16 << 20  # bytes of --phrases
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SHOWN = 20  # names of further images that failed alike
+Pairs = list[tuple[str, list[str]]]  # images with their phrases
 
 
 def main() -> int:
     args = parse_arguments()
-    if not (args.out or args.jsonl or args.labels):
+    tells = not (args.out or args.crops or args.jsonl or args.labels)
+    if tells:
         require_output()
     pairs = find_pairs(args)
     pictures = picture_places(args.out, pairs)
+    crops = crop_places(args.crops, args.out, pairs)
     from tqdm import tqdm
 
     import rec
@@ -47,8 +53,9 @@ def main() -> int:
 
     # Before the model is loaded: no output is an input.
     outputs = [place for place in [*pictures, args.jsonl, args.labels, args.review] if place is not None]
-    read = [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *files_of(user_path(args.model))]
-    refuse_inputs(outputs, read)
+    folder = user_path(args.model)
+    read = [*(image for image, _ in pairs), *([args.pairs] if args.pairs else []), *files_of(folder)]
+    refuse_inputs(outputs, [*read, *files_of(folder / "best")])
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
     grounder = rec.from_pretrained(
@@ -61,27 +68,152 @@ def main() -> int:
     if args.labels:
         return write_labels(args, grounder, pairs)
 
-    # Answers as they come; an image that cannot be used is told and left out.
-    failed = []
-    progress = tqdm(total=len(pairs), disable=None if len(pairs) > 1 else True, leave=False)
-    stream = grounder.stream(pairs, args.batch_size, top_k=args.top_k, keep_images=args.out is not None)
-    with growing_file(args.jsonl) if args.jsonl else nullcontext() as answers_file:
-        for (image, _), picture, answers in zip(pairs, pictures, stream, strict=True):
+    # The journal is the file of answers, or where none is asked for one that is hidden beside the pictures. What an earlier
+    # start of the same work has answered is in it, and not asked again.
+    started = time.perf_counter()
+    journal = args.jsonl
+    if journal is None and len(pairs) > 1:
+        journal = next((place / ".answers.jsonl" for place in (args.out, args.crops) if place is not None), None)
+    failures, told = Failures(len(pairs)), Counter[bool]()
+    with growing_file(journal, work(args, grounder, pairs)) if journal else nullcontext() as file:
+        todo = unanswered(pairs, file, told)
+        if len(todo) < len(pairs):
+            print(f"{len(pairs) - len(todo)} of {len(pairs)} images were answered before; going on", flush=True)
+        # Answers as they come; an image that cannot be used is told and left out.
+        progress = tqdm(total=len(todo), disable=None if len(pairs) > 1 else True, leave=False, unit=" images")
+        keep = args.out is not None or crops is not None
+        stream = grounder.stream((pairs[n] for n in todo), args.batch_size, top_k=args.top_k, keep_images=keep)
+        for number, answers in zip(todo, stream, strict=True):
+            image, picture = pairs[number][0], pictures[number]
             progress.update()
             if isinstance(answers, ValueError):
-                failed.append(image)
-                progress.write(f"{image}: {answers}", file=sys.stderr)
+                if text := failures.add(image, answers):
+                    progress.write(text, file=sys.stderr)
                 continue
-            for answer in answers:
-                if answers_file is not None:
-                    answers_file.write(json.dumps({"image": image} | answer.to_dict(), ensure_ascii=False) + "\n")
-                progress.write(one_line(image, answer))
             if picture is not None:
                 save(draw(answers), picture)
-    progress.close()
-    if failed:
-        print(f"{len(failed)} of {len(pairs)} images could not be used, the first: {failed[0]}", file=sys.stderr)
-    return 1 if failed else 0
+            cut = [
+                [] if crops is None else write_crops(answer, crops[number], place)
+                for place, answer in enumerate(answers, 1)
+            ]
+            if file is not None:  # in one piece, after the pictures: an image is answered or it is not
+                records = [
+                    {"image": image} | answer.to_dict() | ({"crops": names} if crops else {})
+                    for answer, names in zip(answers, cut, strict=True)
+                ]
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            told.update(answer.found for answer in answers)
+            for answer in answers if tells or len(pairs) == 1 else ():
+                progress.write(f"{image}  {answer}")
+        progress.close()
+    if journal is not None and journal is not args.jsonl:
+        journal.unlink()
+
+    if len(pairs) > 1:
+        where = ", ".join(str(place) for place in (args.jsonl, args.out, args.crops) if place is not None)
+        print(
+            f"{len(pairs) - failures.count} of {len(pairs)} images, {told.total()} answers, {told[False]} of them nothing found, "
+            f"in {time.perf_counter() - started:.1f} s{': ' if where else ''}{where}"
+        )
+    if failures.count:
+        print(failures.summary(), file=sys.stderr)
+    return 1 if failures.count else 0
+
+
+class Failures:
+    """Images that could not be used: each kind of failure is told once, the names at the end."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.kinds = total, dict[str, list[str]]()
+
+    def add(self, image: str, error: ValueError) -> str | None:
+        """What to say of it now: the error, where it is the first of its kind."""
+        text = str(error)
+        kind = re.sub(r"\d+", "#", text.replace(image, "").replace(str(Path(image)), ""))
+        self.kinds.setdefault(kind, []).append(image)
+        if len(self.kinds[kind]) > 1:
+            return None
+        return text if image in text else f"{image}: {text}"
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.kinds.values()))
+
+    def summary(self) -> str:
+        lines = [f"{self.count} of {self.total} images could not be used"]
+        for first, *more in self.kinds.values():
+            if more:
+                lines.append(
+                    f"  {len(more)} like {first}: {', '.join(more[:SHOWN])}{' …' if len(more) > SHOWN else ''}"
+                )
+        return "\n".join(lines)
+
+
+def work(args: argparse.Namespace, grounder: "Grounder", pairs: Pairs) -> str:
+    """All that the answers depend on: the model's weights, the options, the images and phrases."""
+    from rec import __version__
+
+    state = os.stat(grounder.weights) if os.path.isfile(grounder.weights) else None
+    model = [grounder.weights, None if state is None else (state.st_size, state.st_mtime_ns)]
+    beside = ("inputs", "pairs", "device", "batch_size", "trust_config")
+    options = {name: str(value) for name, value in vars(args).items() if name not in beside}
+    return json.dumps([__version__, model, options, pairs])
+
+
+def unanswered(pairs: Pairs, file: TextIO | None, told: "Counter[bool]") -> list[int]:
+    """Which pairs the lines of ``file`` do not answer; ``told`` counts what those that it does answer have found."""
+    from rec.errors import InputError
+
+    lines = list(file) if file is not None and file.readable() else []
+    try:
+        records = [json.loads(line) for line in lines]
+        known = Counter((record["image"], record["phrase"]) for record in records)
+        found = [bool(record["found"]) for record in records]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file and file.name} holds what are no answers ({error!r}): delete it, and all is asked anew"
+        ) from None
+    todo = []
+    for number, (image, phrases) in enumerate(pairs):
+        asked = Counter((image, phrase) for phrase in phrases)
+        if asked <= known:
+            known -= asked
+        else:
+            todo.append(number)
+    if known and file is not None:  # the last image's lines were cut off in the middle
+        lines = lines[: -known.total()]
+        file.truncate(sum(len(line.encode()) for line in lines))
+    told.update(found[: len(lines)])
+    return todo
+
+
+def crop_places(folder: Path | None, out: Path | None, pairs: Pairs) -> list[Path] | None:
+    """What the names of each image's crops begin with; the folder is made."""
+    from rec.errors import InputError
+
+    if folder is None:
+        return None
+    images = [image for image, _ in pairs]
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {os.path.dirname(os.path.realpath(image)) for image in images}
+    taken |= {os.path.realpath(os.path.dirname(image)) for image in images} | (
+        {os.path.realpath(out)} if out else set()
+    )
+    if os.path.realpath(folder) in taken:
+        raise InputError(
+            f"--crops {folder} is the folder of the images or of --out: choose another, so that none is overwritten"
+        )
+    return [folder / name for name in picture_names(images)]
+
+
+def write_crops(answer: "Grounding", stem: Path, number: int) -> list[str]:
+    """Writes what is in each box of the answer to the image's ``number``-th phrase; returns the files."""
+    from rec.evaluation.pictures import save
+
+    places = [stem.with_name(f"{stem.name}_{number}_{box}.png") for box in range(1, len(answer.boxes) + 1)]
+    for box, place in enumerate(places):
+        save(answer.crop(box), place)
+    return [str(place) for place in places]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -89,7 +221,7 @@ def parse_arguments() -> argparse.Namespace:
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
+    parser.add_argument("model", help="run or model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
     parser.add_argument(
         "inputs", nargs="*", metavar="IMAGE|PHRASE", help="images (files, folders, patterns) and phrases"
     )
@@ -97,6 +229,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=user_path, metavar="PNG|FOLDER", help="marked picture; a folder where there are several images"
     )
+    parser.add_argument("--crops", type=user_path, metavar="FOLDER", help="what is in each box, cut out, as PNG")
     parser.add_argument(
         "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: boxes, scores, mask, warning"
     )
@@ -123,17 +256,17 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.labels and (args.second or args.mirror or args.review or args.min_score):
         parser.error("--second, --mirror, --review and --min-score are for --labels FILE")
-    if args.labels and (args.out or args.jsonl):
-        parser.error("--labels writes labels; --out and --jsonl are for answers")
+    if args.labels and (args.out or args.crops or args.jsonl):
+        parser.error("--labels writes labels; --out, --crops and --jsonl are for answers")
     if (args.pairs is None) == (not args.inputs):
         parser.error("name images and phrases, or --pairs a file of them")
     return args
 
 
-def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
+def find_pairs(args: argparse.Namespace) -> Pairs:
     """Every image with its phrases."""
     from rec.errors import InputError
-    from rec.inference.inputs import is_address
+    from rec.inference.inputs import IMAGE_ENDINGS, find_images, is_address
     from rec.trust import read_text
 
     if args.pairs:
@@ -142,19 +275,10 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
     phrases: list[str] = []
     for word in args.inputs:
         path = os.path.expanduser(word)
-        if os.path.isdir(path):
-            inside = sorted(str(p) for p in Path(path).iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-            inside = [name for name in inside if not Path(name).name.startswith(".")]
-            if not inside:
-                raise InputError(f"the folder {word} holds no image ({', '.join(IMAGE_ENDINGS)})")
-            images += inside
+        if os.path.isdir(path) or word.lower().endswith(IMAGE_ENDINGS):
+            images += find_images(path) or [path]
         elif os.path.isfile(path) or is_address(word):
             images.append(path)
-        elif word.lower().endswith(IMAGE_ENDINGS):
-            matches = matching(path) if glob.has_magic(word) else [path]
-            if not matches:
-                raise InputError(f"no file matches {word}")
-            images += matches
         else:
             phrases.append(word)
     if args.phrases:
@@ -168,22 +292,14 @@ def find_pairs(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
     return [(image, phrases) for image in images]
 
 
-def matching(pattern: str) -> list[str]:
-    """Files of a pattern, sorted. Folders that are called as they stand there are meant by it: ``p[1]/*.jpg``."""
-    folder, parts = Path(), list(Path(pattern).parts)
-    while len(parts) > 1 and (folder / parts[0]).is_dir():
-        folder /= parts.pop(0)
-    return sorted(glob.glob(os.path.join(glob.escape(str(folder)), *parts), recursive=True))
-
-
-def read_pairs(path: Path) -> list[tuple[str, list[str]]]:
+def read_pairs(path: Path) -> Pairs:
     """Lines of a file; neighbouring lines about one image are put together, so that they share its pass."""
     from rec.errors import InputError
     from rec.files import user_path
     from rec.inference.inputs import is_address
     from rec.trust import read_text
 
-    pairs: list[tuple[str, list[str]]] = []
+    pairs: Pairs = []
     for number, line in enumerate(read_text(path, "pairs").split("\n"), 1):
         if not line.strip():
             continue
@@ -204,21 +320,18 @@ def read_pairs(path: Path) -> list[tuple[str, list[str]]]:
     return pairs
 
 
-def picture_places(out: Path | None, pairs: list[tuple[str, list[str]]]) -> list[Path | None]:
+def picture_places(out: Path | None, pairs: Pairs) -> list[Path | None]:
     """Where each marked picture goes: ``out`` itself for one image, else a name of its own in the folder ``out``.
 
     The folder is made, so that a place that cannot be written is told before the work.
     """
-    from PIL import Image
-
     from rec.errors import InputError
+    from rec.evaluation.pictures import check_ending
 
     if out is None:
         return [None] * len(pairs)
     if len(pairs) == 1 and out.suffix and not out.is_dir():
-        Image.init()
-        if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
-            raise InputError(f"--out {out}: pictures cannot be written as {out.suffix}; use .png or .jpg")
+        check_ending(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         return [out]
     if out.is_file():
@@ -250,7 +363,7 @@ def picture_names(images: list[str]) -> list[str]:
     return names
 
 
-def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: list[tuple[str, list[str]]]) -> int:
+def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: Pairs) -> int:
     """Writes the teacher's answers that stand the checks; the exit status is 1 where images could not be used."""
     from collections.abc import Iterator
 
@@ -288,16 +401,6 @@ def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: list[tup
     if failed:
         print(f"{len(failed)} of {len(pairs)} images could not be used", file=sys.stderr)
     return 1 if failed else 0
-
-
-def one_line(image: str, answer: "Grounding") -> str:
-    if answer.boxes:
-        pairs = zip(answer.boxes, answer.scores, strict=True)
-        where = "; ".join(f"box {' '.join(f'{v:.1f}' for v in box)}  score {score:.3f}" for box, score in pairs)
-    else:
-        where = f"no box  score {answer.score:.3f}" if answer.found else "nothing found"
-    warning = f"  ({answer.warning})" if answer.warning else ""
-    return f"{image}  {answer.phrase!r}  {where}{warning}"
 
 
 if __name__ == "__main__":

@@ -103,6 +103,31 @@ def test_growing_lines_take_their_place_at_the_end_and_survive_a_failure(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["lines.jsonl", "lines.jsonl.partial", "lines.jsonl.partial2"]
 
 
+def test_a_task_that_was_cut_off_goes_on_and_others_do_not_meet_it(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    for before, text in (([], "first\nsec"), (["first\n"], "second\n")):
+        with pytest.raises(KeyboardInterrupt) as raised, files.growing_file(file, "a task") as lines:
+            assert list(lines) == before
+            lines.write(text)
+            with pytest.raises(InputError, match="another process"), files.growing_file(file, "a task"):
+                pass
+            raise KeyboardInterrupt
+        assert "the same command goes on" in raised.value.__notes__[0]
+    with files.growing_file(file, "another task") as lines:
+        assert list(lines) == []
+        lines.write("other\n")
+    assert file.read_text(encoding="utf-8") == "other\n"
+    with files.growing_file(file, "a task") as lines:
+        assert list(lines) == ["first\n", "second\n"]
+        lines.write("third\n")
+    assert file.read_text(encoding="utf-8") == "first\nsecond\nthird\n" and os.listdir(tmp_path) == [file.name]
+    (victim := tmp_path / "victim").write_text("kept", encoding="utf-8")
+    (tmp_path / f"{file.name}.{files.digest(b'a task')[:8]}.partial").symlink_to(victim)
+    with pytest.raises(OSError), files.growing_file(file, "a task"):
+        pass
+    assert victim.read_text(encoding="utf-8") == "kept"
+
+
 def test_names_that_are_no_utf8_come_back_from_json(tmp_path):
     name = os.fsdecode(b"caf\xe9\xf0.jpg")
     files.write_json(tmp_path / "a.json", {"image": name, "phrase": "größer 大"})

@@ -91,7 +91,7 @@ def test_it_goes_on_after_a_bad_image_and_says_so_at_the_end(predict, tmp_path):
     status, said, error = predict(
         "model", "absent.png", "cut.jpg", "photos/0.jpg", "a circle", "--jsonl", tmp_path / "o"
     )
-    assert status == 1 and "photos/0.jpg" in said and "2 of 3 images" in error and "cut.jpg" in error
+    assert status == 1 and "1 of 3 images, 1 answers" in said and "2 of 3 images" in error and "cut.jpg" in error
     assert [line["image"] for line in read(tmp_path / "o")] == ["photos/0.jpg"] and "Traceback" not in error
 
 
@@ -113,6 +113,7 @@ def test_it_goes_on_after_a_bad_image_and_says_so_at_the_end(predict, tmp_path):
         (["model", "--pairs", "good.jsonl", "--jsonl", "link.jsonl"], "good.jsonl, which is read"),
         (["model", "--pairs", "latin1.jsonl"], "latin1.jsonl"),
         (["model", "photos/0.jpg", "a circle", "--out", "m.png", "--jsonl", "./m.png"], "are one file"),
+        (["model", "photos", "a circle", "--crops", "photos"], "--crops photos is the folder of the images"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
     ],
@@ -127,6 +128,30 @@ def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said
     status, _, error = predict(*arguments)
     assert status == 2 and said in error.replace("\n", " ") and "Traceback" not in error
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_errors_are_told_once_a_kind_and_names_at_the_end(place, predict, tmp_path):
+    for number in range(4):
+        (place / "photos" / f"empty{number}.png").write_bytes(b"")
+    status, said, error = predict("model", "photos", "absent.png", "a circle", "--crops", tmp_path / "crops")
+    assert (
+        status == 1
+        and "3 of 8 images, 3 answers" in said
+        and str(tmp_path / "crops") in said
+        and len(said.splitlines()) == 2
+    )
+    assert error.count("is no image in a known format") == 1 and "5 of 8 images could not be used" in error
+    assert "3 like photos/empty0.png: photos/empty1.png, photos/empty2.png, photos/empty3.png" in error
+    assert sorted(os.listdir(tmp_path / "crops")) == ["0_1_1.png", "1_1_1.png", "2_1_1.png"]
+
+
+def test_crops_are_named_in_the_answers(place, predict, tmp_path):
+    predict("model", "photos/0.jpg", "a circle", "a star", "--crops", tmp_path / "c", "--jsonl", tmp_path / "j")
+    for number, line in enumerate(read(tmp_path / "j"), 1):
+        left, top, right, bottom = line["box"]
+        assert line["crops"] == [str(tmp_path / "c" / f"0_{number}_1.png")]
+        size = np.array(Image.open(line["crops"][0]).size)
+        assert (np.abs(size - [right - left, bottom - top]) <= 2).all()
 
 
 def test_an_empty_phrase_counts_as_a_bad_pair(predict):
@@ -192,11 +217,30 @@ def test_answers_of_before_stay_until_the_new_ones_are_whole(place, predict, tmp
         saved.append(path)
 
     monkeypatch.setattr(pictures, "save", full_at_the_second)
-    status, _, error = predict("model", "photos", "a circle", "--jsonl", answers, "--out", tmp_path / "marked")
+    command = "model", "photos", "a circle", "a star", "--jsonl", answers, "--out", tmp_path / "marked"
+    status, _, error = predict(*command)
     error = " ".join(error.split())
-    assert status == 2 and "space" in error and f"what was written so far is in {answers}.partial" in error
+    (partial,) = tmp_path.glob("answers.jsonl.*.partial")
+    assert (
+        status == 2 and "space" in error and f"what was written so far is in {partial}, and the same command" in error
+    )
     assert answers.read_text(encoding="utf-8") == "of before\n"
-    assert [line["image"] for line in read(f"{answers}.partial")] == ["photos/0.jpg", "photos/1.jpg"]
+    assert [line["image"] for line in read(partial)] == ["photos/0.jpg"] * 2, "an image is answered or it is not"
+
+    # The same command goes on: what a kill has cut in the middle is asked again. Another command begins.
+    with partial.open("a", encoding="utf-8") as file:
+        file.write(
+            partial.read_text(encoding="utf-8").replace("0.jpg", "1.jpg").splitlines()[0] + "\n" + '{"image": "pho'
+        )
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    status, said, _ = predict(*command[:2], "a circle", *command[4:])
+    assert status == 0 and "going on" not in said and partial.exists() and len(read(answers)) == 3
+    status, said, _ = predict(*command)
+    assert status == 0 and "1 of 3 images were answered before; going on" in said and "3 of 3 images, 6 answers" in said
+    assert [Path(line["image"]).name for line in read(answers)] == [f"{n}.jpg" for n in (0, 0, 1, 1, 2, 2)]
+    assert sorted(os.listdir(tmp_path)) == ["answers.jsonl", "marked"]
+    assert sorted(os.listdir(tmp_path / "marked")) == ["0.png", "1.png", "2.png"]
 
 
 def test_names_in_no_encoding_and_a_console_of_ascii_end_no_batch(place, tmp_path):
