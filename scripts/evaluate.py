@@ -41,8 +41,10 @@ def main() -> int:
     from rec.evaluation.metrics import format_table
     from rec.evaluation.run import write
     from rec.inference.foreign import is_foreign
+    from rec.training.launch import check_devices
     from rec.training.process import end_together, keep_freed_memory
 
+    check_devices()
     accelerator = Accelerator()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
@@ -307,12 +309,12 @@ def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, 
 def read_data_config(args: argparse.Namespace, groups: tuple[str, ...], change: Change | None = None) -> Any:
     """The config of ``--config``, which has these groups, with ``change`` and then the overrides applied."""
     from rec.config import ConfigError, LazyConfig, try_get_key
-    from rec.model_folder.allowed import checked_config, fill_in, load_config
+    from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
     from rec.model_folder.format import ModelFolderError
     from rec.training.keys import check_values
 
     load_config(args.config, trust_config=args.trust_config)  # before anything in it is looked at
-    cfg = fill_in(LazyConfig.load(args.config))
+    cfg = fill_in(at_home(LazyConfig.load(args.config), args.config))
     for group in groups:
         if not isinstance(try_get_key(cfg, group), Mapping):
             raise ModelFolderError(f"{args.config} has no group `{group}`, which an evaluation needs")

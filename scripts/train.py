@@ -46,6 +46,7 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
+    from rec.model_folder.allowed import STARTED_IN
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
     from rec.training.feed import Feed
@@ -55,7 +56,6 @@ def train(cfg: Any) -> int:
     from rec.training.publish import Publisher
     from rec.training.run import Run
     from rec.training.run_log import Profiler, RunLog, Window
-    from rec.training.schedules import due
     from rec.training.weights import find_weights, load_matching
 
     # The process: its memory, its signals, its place among others.
@@ -102,7 +102,7 @@ def train(cfg: Any) -> int:
     publisher = Publisher(cfg, bare, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
-        LazyConfig.save(cfg, str(output_dir / "config.yaml"))
+        LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
     for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
@@ -160,13 +160,13 @@ def train(cfg: Any) -> int:
             # What is due after it: log, evaluation, checkpoint.
             epoch_ended = state.update_in_epoch == updates_per_epoch
             finished = state.update == total_updates
-            evaluates = finished or (epoch_ended and due(state.epoch + 1, cfg.train.evaluation.eval_period))
+            evaluates = finished or (epoch_ended and schedules.due(state.epoch + 1, cfg.train.evaluation.eval_period))
             state.due_evaluation |= evaluates and bool(validation)
-            due_save |= finished or due(state.update, cfg.train.checkpointer.period)
-            due_save |= epoch_ended and due(state.epoch + 1, cfg.train.save_period)
+            due_save |= finished or schedules.due(state.update, cfg.train.checkpointer.period)
+            due_save |= epoch_ended and schedules.due(state.epoch + 1, cfg.train.save_period)
             if epoch_ended:
                 state.epoch, state.update_in_epoch = state.epoch + 1, 0
-            if finished or due(state.update, log.period):
+            if finished or schedules.due(state.update, log.period):
                 log.update(window, state, total_updates, base_rates[0] * factor, gradient_norm)
             # While updates are skipped, the model may be lost: nothing is measured, saved or pruned until one is finite.
             improved = False

@@ -87,8 +87,8 @@ def _build(loader: Any, node: Any, path: str, file: str | Path, places: dict[str
     return built if mapping else (tuple if in_tuple else list)(built.values())
 
 
-def save_yaml(cfg: Any, path: str | Path) -> None:
-    """Write ``cfg`` as YAML for a safe loader, callables by name, interpolations as written.
+def save_yaml(cfg: Any, path: str | Path, comment: str = "") -> None:
+    """Write ``cfg`` as YAML for a safe loader, callables by name, interpolations as written, below a line of ``comment``.
 
     Warns with the keys of what has no importable name (a lambda, a class of the config file), which is only readable.
     """
@@ -101,7 +101,7 @@ def save_yaml(cfg: Any, path: str | Path) -> None:
         allow_unicode=True,
         width=120,
     )
-    write_text(user_path(path), text)
+    write_text(user_path(path), f"# {comment}\n{text}" if comment.isprintable() and comment else text)
     if lost:
         warnings.warn(f"{path} is readable but cannot rebuild {', '.join(lost)}: no importable name", stacklevel=2)
 

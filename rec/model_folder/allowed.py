@@ -6,6 +6,8 @@ Arguments of a model that would fetch or read weights (``pretrained`` and its pa
 before a model folder's model is built.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
 from rec.contracts import ConfigNode
+from rec.files import user_path
 from rec.trust import MAX_SIDE, is_below, unlisted
 
 _BACKBONES = ("CspDarkNet", "DarkNet53", "DResNet", "ResNet", "SmallResNet", "TimmBackbone", "VGG16", "YOLOX")
@@ -58,6 +61,14 @@ ALLOWED_RUN_TARGETS = (
 
 # spaCy's own packages of word vectors, by name; any other pipeline is imported only where the caller names it.
 _WORD_VECTORS = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_vectors_web_lg")
+
+# Keys of a run's config that hold paths, and what is none there.
+_PATHS = re.compile(
+    r"dataset\.((ann|image|mask)_path(\.[^.]+|\['[^']+'\])?(\.path)?|path|vocabulary|word_vectors)|"
+    r"model\.(.+\.)?pretrained_weight_path|model\.language_encoder\.name|train\.(load_weight|vl_pretrain_weight|resume_path)"
+)
+_GENERATED = ("scenes", "scenes_hard", "")
+STARTED_IN = "relative paths start from "  # the first line of a run's config.yaml, with the folder behind it
 
 # Arguments that fetch or read weights from elsewhere; a model folder brings its own.
 _OFF = {"pretrained": False, "pretrained_weight_path": None, "pretrained_emb": None}
@@ -116,8 +127,34 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: b
     """
     from rec.config import LazyConfig
 
-    cfg = LazyConfig.apply_overrides(fill_in(LazyConfig.load(path)), overrides)
+    cfg = LazyConfig.apply_overrides(fill_in(at_home(LazyConfig.load(path), path)), overrides)
     return checked_config(cfg, path, trust_config)
+
+
+def at_home(cfg: Any, path: str | Path) -> Any:
+    """Lets the relative paths of a run's saved config start from the folder that the run was started in, wherever it is read;
+    returns ``cfg``.
+
+    Only where the file still lies in that run's folder: a copy is a config like any other, whose paths start from here.
+    """
+    from rec.config.nodes import CONFIGS, children, join, walk
+
+    folder = try_get_key(cfg, "train.output_dir")
+    if Path(path).suffix == ".py" or not isinstance(folder, str):
+        return cfg
+    with open(user_path(path), encoding="utf-8", errors="replace") as file:
+        comment = file.readline(10_000).rstrip("\n").partition(STARTED_IN)
+    start = Path(comment[2])
+    if comment[0] != "# " or os.path.realpath(start / folder) != os.path.realpath(user_path(path).parent):
+        return cfg
+    if os.path.realpath(start) == os.path.realpath(""):
+        return cfg
+    cfg.train.output_dir = str(start / folder)
+    for place, node in list(walk(cfg)):
+        for key, value in list(children(node)) if isinstance(node, CONFIGS) else ():
+            if isinstance(value, str) and _PATHS.fullmatch(join(place, key)) and value not in _GENERATED:
+                node[key] = str(start / value) if (start / value).exists() else value
+    return cfg
 
 
 def fill_in(cfg: Any) -> Any:
@@ -145,8 +182,10 @@ def outward(cfg: Any, path: str | Path, overrides: Sequence[str]) -> str | None:
     folder, hub = (try_get_key(cfg, key) for key in ("train.output_dir", "train.hub.repo_id"))
     if Path(path).suffix == ".py":
         return None
-    if "train.output_dir" not in said and isinstance(folder, str) and not is_below(folder, [""]):
-        return f"train.output_dir={folder[:200]}"
+    own = os.path.realpath(user_path(path).parent)  # a run is continued where its config lies
+    inside = not isinstance(folder, str) or is_below(folder, [""]) or os.path.realpath(folder) == own
+    if "train.output_dir" not in said and not inside:
+        return f"train.output_dir={str(folder)[:200]}"
     return f"train.hub.repo_id={str(hub)[:200]}" if hub and "train.hub.repo_id" not in said else None
 
 

@@ -131,3 +131,36 @@ def test_a_checkpoint_notes_data_and_words(place, train_here, tmp_path):
     (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*")
     state = read_state(newest)
     assert state.data_fingerprint and len(state.data_content) == len(state.vocabulary) == 32
+
+
+def test_the_relative_paths_of_a_saved_config_start_where_the_run_did(tmp_path, monkeypatch):
+    from rec.config import LazyConfig
+    from rec.model_folder.allowed import STARTED_IN, load_config, outward
+
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home / "data" / "scenes", home / "scenes", home / "run", elsewhere):
+        folder.mkdir(parents=True)
+    own = {"path": "data/scenes", "bbox_format": "xywh"}
+    config = {
+        "dataset": {
+            "dataset": "scenes",
+            "ann_path": {"a": "./data", "own": own, "scenes": "scenes", "gone": "data/no"},
+        },
+        "train": {"output_dir": "run", "load_weight": "", "resume_path": "data"},
+    }
+    saved = home / "run" / "config.yaml"
+    LazyConfig.save(config, saved, f"{STARTED_IN}{home}")
+    monkeypatch.chdir(home)
+    assert load_config(saved).dataset == config["dataset"], "as written"
+    monkeypatch.chdir(elsewhere)
+    cfg = load_config("../home/run/config.yaml", ["+dataset.image_path=here"])
+    assert cfg.train.output_dir == str(home / "run") and cfg.train.resume_path == str(home / "data")
+    assert cfg.dataset.ann_path.a == str(home / "data") and cfg.dataset.ann_path.own.path == str(
+        home / "data" / "scenes"
+    )
+    assert cfg.dataset.ann_path.own.bbox_format == "xywh" and cfg.dataset.ann_path.gone == "data/no"
+    assert cfg.dataset.dataset == cfg.dataset.ann_path.scenes == "scenes" and cfg.dataset.image_path == "here"
+    assert outward(cfg, saved, []) is None, "a run is continued where its config lies"
+    shutil.copy(saved, elsewhere / "config.yaml")
+    copied = load_config("config.yaml")
+    assert copied.dataset == config["dataset"] and copied.train.output_dir == "run", "a copy is a config like any other"
