@@ -8,6 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -183,8 +184,21 @@ def _failed(text: str, error: BaseException, status: int) -> int:
     text = "; ".join([text, *getattr(error, "__notes__", [])])
     text = text if len(text) <= MAX_PARAGRAPH else f"{text[:MAX_PARAGRAPH]} …"
     text = f"{Path(sys.argv[0]).name}: {text}"
+    if _said_by_another(text):
+        return status
     print(printable(textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)), file=sys.stderr)
     return status
+
+
+def _said_by_another(text: str) -> bool:
+    """Whether another process of the same launch says the same; ``torchrun`` and ``accelerate launch`` give them one folder."""
+    if (own := os.environ.get("TORCHELASTIC_ERROR_FILE")) is None:
+        return False
+    try:
+        (Path(own).parents[1] / f"said_{zlib.crc32(text.encode('utf-8', 'replace'))}").touch(exist_ok=False)
+    except OSError as error:
+        return isinstance(error, FileExistsError)
+    return False
 
 
 def _end_in_order() -> None:

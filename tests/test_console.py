@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rec import command_line
+
 REPOSITORY = Path(__file__).parents[1]
 PROGRAM = """
 import sys
@@ -120,3 +122,10 @@ def test_output_that_is_what_the_program_makes_ends_it_when_it_is_lost(console, 
     assert done.returncode == status and not (tmp_path / "done").exists()
     errors = [line for line in done.stderr.splitlines() if not line.startswith("warning")]
     assert " ".join(errors).removeprefix("-c: ") == told
+
+
+def test_processes_of_one_launch_say_the_same_once(tmp_path, monkeypatch, capsys):
+    for rank, text in enumerate(("bad batch", "bad batch", "lost a worker")):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(rank) / "error.json"))
+        assert command_line._failed(text, ValueError(), 2) == 2
+    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == ["bad batch", "lost a worker"]

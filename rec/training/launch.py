@@ -1,5 +1,6 @@
 """The one place that builds the Accelerator and puts a model under it."""
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,10 @@ from accelerate import (
     DistributedType,
     InitProcessGroupKwargs,
 )
-from accelerate.utils import DDPCommunicationHookType
+from accelerate.utils import DDPCommunicationHookType, parse_flag_from_env
 from torch import nn
 
+from rec.command_line import announce
 from rec.config import solve_batch_size
 from rec.errors import TrainingError
 from rec.models.pretrained_text import borrowed_names
@@ -28,8 +30,9 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
 
     Raises:
         ConfigError: ``train.batch_size`` does not divide.
-        TrainingError: ``train.amp.enabled`` disagrees with the launch profile.
+        TrainingError: ``train.amp.enabled`` disagrees with the launch profile; or as :func:`check_devices`.
     """
+    check_devices()
     train = cfg.train
     accumulation = train.num_accumulation_steps
     accelerator = Accelerator(
@@ -61,6 +64,47 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
         total=train.batch_size, processes=accelerator.num_processes, accumulation=accumulation
     )
     return accelerator, per_process, accumulation
+
+
+def check_devices() -> None:
+    """Makes sure that this machine has what the launch profile asks for, before Accelerate or CUDA fail in words of their own.
+
+    Several processes without any GPU share the CPU, which is said.
+
+    Raises:
+        TrainingError: more processes than GPUs; float16 or FSDP without a GPU.
+    """
+    environment, gpus = os.environ, torch.cuda.device_count()
+    processes = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    there = f"this machine has {gpus} CUDA GPUs" if gpus else "no CUDA GPU is visible here"
+    remedy = (
+        "; where there should be more, see nvidia-smi, CUDA_VISIBLE_DEVICES and whether torch was installed for CUDA"
+    )
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or (
+        not gpus and (torch.backends.mps.is_available() or torch.xpu.is_available())
+    ):
+        return
+    if 0 < gpus < processes:
+        raise TrainingError(
+            f"the launch profile asks for {processes} processes with a GPU each, and {there}: launch with --num_processes {gpus}"
+            f"{remedy}"
+        )
+    if gpus:
+        return
+    if environment.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        raise TrainingError(
+            f"the launch profile asks for float16, which needs a GPU, and {there}: on a CPU take --mixed_precision bf16 or no"
+            f"{remedy}"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise TrainingError(
+            f"the launch profile divides the model over GPUs (FSDP), and {there}: take accelerate_configs/one_device.yaml{remedy}"
+        )
+    if processes > 1:
+        announce(
+            f"warning: the launch profile asks for {processes} processes with a GPU each, and {there}: they share the CPU, which "
+            f"one process does as well (`rec train`, accelerate_configs/one_device.yaml){remedy}"
+        )
 
 
 def prepare_model(

@@ -14,6 +14,9 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
 from train_project import REPOSITORY
 
+from rec.errors import TrainingError
+from rec.training.launch import check_devices
+
 PROFILES = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 NO, DDP, MULTI_NODE = (
     {"num_processes": 1},
@@ -101,6 +104,33 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
         elif found["threads_of_launcher"] == "1":
             assert found["threads"] == max(1, len(os.sched_getaffinity(0)) // expected[1]), "the launcher's default"
         assert found["computed_in"] == {"no": "torch.float32", "bf16": "torch.bfloat16"}[expected[2]]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "said"),
+    [
+        (0, {"LOCAL_WORLD_SIZE": "4"}, "warning: the launch profile asks for 4 processes with a GPU each"),
+        (0, {"LOCAL_WORLD_SIZE": "4", "RANK": "1"}, ""),  # one process says it
+        (0, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_CPU": "true"}, ""),
+        (0, {}, ""),
+        (4, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, ""),
+        (2, {"LOCAL_WORLD_SIZE": "4"}, TrainingError("4 processes .* has 2 CUDA GPUs: launch with --num_processes 2")),
+        (0, {"ACCELERATE_MIXED_PRECISION": "fp16"}, TrainingError("float16, which needs a GPU, .* bf16 or no")),
+        (0, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, TrainingError("FSDP.*one_device")),
+    ],
+)
+def test_devices_that_are_not_there_are_told_in_words(gpus, environment, said, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for name in ("LOCAL_WORLD_SIZE", "RANK", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(said, TrainingError):
+        with pytest.raises(TrainingError, match=str(said)):
+            check_devices()
+    else:
+        check_devices()
+        assert (said in capsys.readouterr().out) if said else not capsys.readouterr().out
 
 
 def test_the_page_on_distribution_lists_every_profile_and_owns_up_to_what_was_not_run():
