@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rec.contracts import DataSet
 from rec.data.masks import decode
+from rec.errors import InputError
 from rec.files import user_path, whole_file
 
 TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
@@ -84,12 +85,28 @@ def _with_caption(picture: Image.Image, caption: str, lines: int = 3) -> Image.I
     return strip
 
 
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Makes sure that pictures can be written in the format of the path's ending.
+
+    Raises:
+        InputError: they cannot.
+    """
+    ending = os.path.splitext(path)[1]
+    Image.init()
+    if Image.registered_extensions().get(ending.lower()) not in Image.SAVE:
+        raise InputError(
+            f"{os.fspath(path)}: pictures cannot be written as {ending or 'a file without ending'}; use .png or .jpg"
+        )
+
+
 def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     """Writes a picture in the format of the path's ending, whole or not at all.
 
     Raises:
+        InputError: there is no such format.
         OSError: it cannot be written.
     """
+    check_ending(path)
     with whole_file(user_path(path)) as temporary:
         picture.save(temporary)
 

@@ -4,9 +4,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, cast
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -18,14 +19,26 @@ from rec.data.batch import Returning
 from rec.data.images import letterbox
 from rec.evaluation.masks import to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
-from rec.inference.inputs import ImageLike, to_pixels
+from rec.inference.inputs import (
+    Channels,
+    How,
+    ImageLike,
+    Options,
+    Phrases,
+    phrases_of,
+    several,
+    to_pixels,
+    with_threshold,
+)
 from rec.model_folder.format import describe_origin, knows_shapes_only
 from rec.models.soundness import PredictionError, not_finite
 
 __all__ = ["Grounder", "Grounding", "draw", "suppress"]
 
 PHRASES_AT_ONCE = 32
-Phrases = str | Sequence[str]  # about one image
+_Image = TypeVar("_Image", bound=ImageLike)
+_Images = list[_Image] | tuple[_Image, ...]
+_Texts = list[str] | tuple[str, ...]
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -71,62 +84,112 @@ class Grounder:
         self._can, self._preprocess = abilities(self.model), Preprocess.of_folder(config["preprocess"])
         # Whether several of its boxes may be an answer; else its one box is, or none.
         self._several = not self._can.one_only and self._can.candidates is not None
-        self.answer = Answer.of_folder(config)
-        if threshold is not None:
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"threshold is {threshold!r}; expected a score, 0 to 1")
-            self.answer = replace(self.answer or Answer(), threshold=threshold)
+        self.answer = with_threshold(Answer.of_folder(config), threshold)
         self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
         self.weights = f"this {type(model).__name__}"
 
     def __repr__(self) -> str:
         return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
 
+    # A folder, pattern or batch gives a list too, which its type does not tell: typed code gives lists and iterators.
+    @overload
+    def __call__(self, image: ImageLike, phrase: str, **how: Unpack[Options]) -> Grounding: ...
+    @overload
+    def __call__(self, image: ImageLike, phrase: _Texts, **how: Unpack[Options]) -> list[Grounding]: ...
+    @overload
+    def __call__(self, image: _Images[_Image], phrase: str, **how: Unpack[Options]) -> list[Grounding]: ...
+    @overload
+    def __call__(
+        self, image: _Images[_Image], phrase: _Texts, *, product: Literal[True], **how: Unpack[Options]
+    ) -> list[list[Grounding]]: ...
+    @overload
+    def __call__(self, image: _Images[_Image], phrase: _Texts, **how: Unpack[Options]) -> list[Grounding]: ...
+    @overload
+    def __call__(
+        self, image: _Images[_Image], phrase: list[list[str]], **how: Unpack[Options]
+    ) -> list[list[Grounding]]: ...
+    @overload
+    def __call__(self, image: Iterator[ImageLike], phrase: str, **how: Unpack[Options]) -> Iterator[Grounding]: ...
+    @overload
+    def __call__(
+        self, image: Iterator[ImageLike], phrase: _Texts, **how: Unpack[Options]
+    ) -> Iterator[list[Grounding]]: ...
+    @overload
+    def __call__(
+        self, image: Sequence[ImageLike], phrase: Sequence[Any], *, product: bool = ..., **how: Unpack[Options]
+    ) -> list[Any]: ...
     def __call__(
         self,
-        image: ImageLike | Sequence[ImageLike],
+        image: ImageLike | Iterable[ImageLike],
         phrase: str | Sequence[Any],
         *,
+        product: bool = False,
         top_k: int = 1,
         nms_iou: float = 0.5,
+        threshold: float | None = None,
         batch_size: int = 8,
         keep_images: bool = False,
+        channels: Channels = "rgb",
     ) -> Any:
         """Ground phrases in images.
 
         Args:
-            image: Anything :func:`rec.inference.inputs.to_pixels` takes, or a list of those.
-            phrase: A phrase, or a list. With one image: phrases about it. With a list of images: one entry for each,
-                itself a phrase or a list; a single phrase is asked of every image.
+            image: Anything :func:`rec.inference.inputs.to_pixels` takes, or several: a list of those, a batch ``(B, 3, H, W)``
+                (tensor) or ``(B, H, W, 3)`` (array), a folder, a pattern such as ``photos/*.jpg``, an iterator.
+            phrase: A phrase, or a list. With one image: phrases about it. With a list or batch of images: one entry for each,
+                itself a phrase or a list; a single phrase is asked of every image. With a folder, pattern or iterator: every
+                phrase is asked of every image.
+            product: Ask every phrase of every image of a list or batch, too.
             top_k: How many boxes ``candidates`` holds when above 1.
             nms_iou: Candidates that overlap a better one by more than this are left out.
+            threshold: In place of the Grounder's own, see :func:`rec.from_pretrained`.
             batch_size: Images per forward pass; phrases about one image share its pass.
             keep_images: Results hold their decoded image. Without, ``image`` and ``draw()`` read it anew from its file, or
                 find the object that was given while the caller has it.
+            channels: Order of an array's or tensor's channels; ``"bgr"`` for frames of OpenCV.
 
         Returns:
-            A :class:`Grounding`, or lists of them, nested as ``phrase`` was (per image for a list of images).
+            A :class:`Grounding`, or lists of them, nested as ``phrase`` was (per image for several images). Of an iterator of
+            images an iterator that is as lazy.
 
         Raises:
-            ImageError: an image cannot be read or is too large.
+            ImageError: an image cannot be read or is too large; :meth:`stream` goes on after it.
             PredictionError: the model's answer is not finite.
             ValueError: an empty phrase, or lists of different lengths.
         """
-        if not isinstance(image, list | tuple):
-            alone = self._answer([self._load(cast(ImageLike, image), phrase, keep_images)], top_k, nms_iou)[0]
+        images = several(image)
+        if images is None:
+            how = self._how(top_k, nms_iou, threshold, keep_images, channels)
+            alone = self._answer([self._load(cast(ImageLike, image), phrase, how)], how)[0]
             return alone[0] if isinstance(phrase, str) else alone
-        phrases = [phrase] * len(image) if isinstance(phrase, str) else list(phrase)
-        if len(phrases) != len(image):
-            raise ValueError(
-                f"{len(image)} images but {len(phrases)} phrases; give one phrase (or list) for each image"
-            )
-        pairs = zip(image, phrases, strict=True)
-        results: list[Any] = []
-        for answers in self.stream(pairs, batch_size, top_k=top_k, nms_iou=nms_iou, keep_images=keep_images):
+        phrases: Iterable[Phrases] = repeat(phrase)
+        if isinstance(images, Sequence) and not (product or isinstance(phrase, str) or isinstance(image, str | Path)):
+            phrases = list(phrase)
+            if len(phrases) != len(images):
+                raise ValueError(
+                    f"{len(images)} images but {len(phrases)} phrases; give one phrase (or list) for each image, or ask "
+                    "every phrase of every image: product=True"
+                )
+        options: Options = {
+            "top_k": top_k, "nms_iou": nms_iou, "threshold": threshold, "batch_size": batch_size,
+            "keep_images": keep_images, "channels": channels,
+        }  # fmt: skip
+        results = self._nested(zip(images, phrases, strict=False), options)
+        return list(results) if isinstance(images, Sequence) else results
+
+    def _nested(self, pairs: Iterable[tuple[ImageLike, Phrases]], options: Options) -> Iterator[Any]:
+        """The answers to pairs as they come, that of a single phrase by itself; the first error is raised."""
+        single = deque[bool]()
+
+        def noted() -> Iterator[tuple[ImageLike, Phrases]]:
+            for image, phrase in pairs:
+                single.append(isinstance(phrase, str))
+                yield image, phrase
+
+        for answers in self.stream(noted(), **options):
             if isinstance(answers, ValueError):
                 raise answers
-            results.append(answers[0] if isinstance(phrases[len(results)], str) else answers)
-        return results
+            yield answers[0] if single.popleft() else answers
 
     def stream(
         self,
@@ -135,46 +198,56 @@ class Grounder:
         *,
         top_k: int = 1,
         nms_iou: float = 0.5,
+        threshold: float | None = None,
         keep_images: bool = False,
+        channels: Channels = "rgb",
     ) -> Iterator[list[Grounding] | ValueError]:
         """Answers for ``(image, phrase or phrases)`` pairs, in order, images being decoded ahead in the background.
 
         Args:
             pairs: Read as it goes.
-            batch_size, top_k, nms_iou, keep_images: As of a call.
+            batch_size, top_k, nms_iou, threshold, keep_images, channels: As of a call.
 
         Yields:
             For each pair the answers to its phrases, or the error that its image or phrases gave.
         """
+        how = self._how(top_k, nms_iou, threshold, keep_images, channels)
         iterator = iter(pairs)
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[Future[_Loaded | ValueError]] = deque()
             while True:
                 for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
-                    waiting.append(pool.submit(self._try_load, image, phrase, keep_images))
+                    waiting.append(pool.submit(self._try_load, image, phrase, how))
                 if not waiting:
                     return
                 loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
                 good = [item for item in loaded if isinstance(item, _Loaded)]
-                answers = iter(self._answer(good, top_k, nms_iou))
+                answers = iter(self._answer(good, how))
                 for item in loaded:
                     yield next(answers) if isinstance(item, _Loaded) else item
 
-    def _load(self, image: ImageLike, phrase: Phrases, keep: bool) -> "_Loaded":
-        phrases = _phrases(phrase)
-        pixels, warning = to_pixels(image, self.allow_urls)
-        geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._preprocess.size)
-        picture = Picture(image, pixels, keep, self.allow_urls)
-        return _Loaded(picture, letterbox(pixels, geometry, self._preprocess.size), geometry, warning, phrases)
+    def _how(self, top_k: int, nms_iou: float, threshold: float | None, keep: bool, channels: Channels) -> How:
+        return How(top_k, nms_iou, with_threshold(self.answer, threshold), keep, channels)
 
-    def _try_load(self, image: ImageLike, phrase: Phrases, keep: bool) -> "_Loaded | ValueError":
+    def _load(self, image: ImageLike, phrase: Phrases, how: How) -> "_Loaded":
+        phrases = phrases_of(phrase)
+        pixels, warning = to_pixels(image, self.allow_urls, channels=how.channels)
+        picture = Picture(image, pixels, how.keep, self.allow_urls, how.channels)
+        return _Loaded(picture, *self._square(pixels), warning, phrases)
+
+    def _square(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image as the model is shown it, and its geometry."""
+        geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._preprocess.size)
+        return letterbox(pixels, geometry, self._preprocess.size), geometry
+
+    def _try_load(self, image: ImageLike, phrase: Phrases, how: How) -> "_Loaded | ValueError":
         try:
-            return self._load(image, phrase, keep)
+            return self._load(image, phrase, how)
         except ValueError as error:
             return error
 
     @torch.inference_mode()
-    def _answer(self, loaded: Sequence["_Loaded"], top_k: int = 1, nms_iou: float = 0.5) -> list[list[Grounding]]:
+    def _answer(self, loaded: Sequence["_Loaded"], how: How) -> list[list[Grounding]]:
         """One encoding per image, one answer per phrase."""
         if not loaded:
             return []
@@ -185,7 +258,7 @@ class Grounder:
         # Without a repetition nothing needs to be copied, so no index is given.
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
-            cells = top_k > 1 or (self.answer is not None and self._several)
+            cells = how.top_k > 1 or (how.answer is not None and self._several)
             parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, cells)
             joined = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
             # One wait for the device, whatever the model answers.
@@ -194,7 +267,7 @@ class Grounder:
                 raise self._not_finite(asked[number][1])
             columns = {name: values.numpy() for name, values in host.items()}
         answers = [
-            self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, top_k, nms_iou)
+            self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, how)
             for row, (item, phrase) in enumerate(asked)
         ]
         remaining = iter(answers)
@@ -223,9 +296,7 @@ class Grounder:
                 parts[-1] |= dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
         return parts
 
-    def _grounding(
-        self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], top_k: int, nms_iou: float
-    ) -> Grounding:
+    def _grounding(self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], how: How) -> Grounding:
         height, width = item.picture.height, item.picture.width
 
         def in_image(box: np.ndarray) -> Box:
@@ -240,19 +311,20 @@ class Grounder:
             probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
             mask = to_image(probability, item.geometry, self._can.mask_threshold, self._can.mask_any_overlap)
         candidates: tuple[tuple[Box, float], ...] = ()
-        if "candidate_boxes" in output and top_k > 1:
+        if "candidate_boxes" in output and how.top_k > 1:
             cells, scores = output["candidate_boxes"], output["candidate_scores"]
-            candidates = tuple((in_image(cells[i]), float(scores[i])) for i in suppress(cells, scores, top_k, nms_iou))
+            chosen = suppress(cells, scores, how.top_k, how.nms_iou)
+            candidates = tuple((in_image(cells[i]), float(scores[i])) for i in chosen)
 
         # The boxes decide whether there is an answer, where the model gives any; else its mask does.
         named: list[tuple[Box, float]] = []
         alone = float(output["score"]) if "score" in output else 0.0
-        if self.answer is not None and self._several:
+        if how.answer is not None and self._several:
             cells, scores = output["candidate_boxes"], output["candidate_scores"]
-            named = [(in_image(cells[i]), float(scores[i])) for i in self.answer.choose(cells, scores)]
-        elif "box" in output and (self.answer is None or alone >= self.answer.threshold):
+            named = [(in_image(cells[i]), float(scores[i])) for i in how.answer.choose(cells, scores)]
+        elif "box" in output and (how.answer is None or alone >= how.answer.threshold):
             named = [(in_image(output["box"]), alone)]
-        found = bool(named) if "box" in output else self.answer is None or mask is None or self.answer.sees(mask)
+        found = bool(named) if "box" in output else how.answer is None or mask is None or how.answer.sees(mask)
         box, score = named[0] if named else (None, alone if found else None)
         return Grounding(
             phrase=phrase,
@@ -307,15 +379,3 @@ def _pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _phrases(phrase: Phrases) -> list[str]:
-    phrases = [phrase] if isinstance(phrase, str) else list(phrase)
-    if not phrases:
-        raise ValueError("no phrase was given")
-    for one in phrases:
-        if not isinstance(one, str):
-            raise ValueError(f"a phrase is a string, not {type(one).__name__}: {one!r}")
-        if not one.strip():
-            raise ValueError("the phrase is empty; say what to look for, such as 'the man on the left'")
-    return phrases

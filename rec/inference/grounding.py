@@ -1,19 +1,25 @@
-"""The answer to one phrase on one image, and drawing it."""
+"""The answer to one phrase on one image: drawn, cropped, saved, and as other programs take it."""
 
+import html
+import math
 import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from rec.data.images import ImageError
 from rec.data.masks import encode
-from rec.files import user_path
-from rec.inference.inputs import ImageLike, is_address, to_pixels
+from rec.errors import InputError
+from rec.files import PathLike, user_path
+from rec.inference.inputs import Channels, ImageLike, is_address, to_pixels
 
 Box = tuple[float, float, float, float]
+_SHOWN = 800  # longer side of a picture in a notebook
 
 
 class Picture:
@@ -27,11 +33,14 @@ class Picture:
         pixels: uint8 ``(H, W, 3)`` RGB, as the model saw it.
         keep: whether the pixels are kept.
         allow_urls: whether an address may be fetched again.
+        channels: of an array or tensor.
     """
 
-    def __init__(self, image: ImageLike, pixels: np.ndarray, keep: bool, allow_urls: bool) -> None:
+    def __init__(
+        self, image: ImageLike, pixels: np.ndarray, keep: bool, allow_urls: bool, channels: Channels = "rgb"
+    ) -> None:
         self.height, self.width = pixels.shape[:2]
-        self.allow_urls = allow_urls
+        self.allow_urls, self.channels = allow_urls, channels
         self.kept = (pixels if pixels.base is None else pixels.copy()) if keep else None
         self.path: str | None = None
         if isinstance(image, str | os.PathLike):  # absolute: the working folder may change
@@ -55,7 +64,7 @@ class Picture:
                 "the picture of this result is gone: results keep no pictures. Ask with keep_images=True, give the image "
                 "as a file, or hold on to the image until the result is drawn"
             )
-        pixels, _ = to_pixels(image, self.allow_urls)
+        pixels, _ = to_pixels(image, self.allow_urls, channels=self.channels)
         if pixels.shape[:2] != (self.height, self.width):
             raise ImageError(
                 f"{self.path or 'the given image'} had {self.width} x {self.height} pixels when it was asked about and has "
@@ -86,7 +95,7 @@ class Grounding:
     phrase: str
     box: Box | None
     score: float | None
-    mask: np.ndarray | None
+    mask: np.ndarray | None = field(repr=False)
     warning: str | None
     picture: Picture = field(repr=False, compare=False)
     candidates: tuple[tuple[Box, float], ...] = ()
@@ -99,6 +108,15 @@ class Grounding:
             object.__setattr__(self, "boxes", (self.box,))
             object.__setattr__(self, "scores", (self.score or 0.0,))
 
+    def __str__(self) -> str:
+        """The answer on one line."""
+        told = "; ".join(
+            f"box {' '.join(f'{value:.1f}' for value in box)}  score {score:.3f}"
+            for box, score in zip(self.boxes, self.scores, strict=True)
+        )
+        alone = f"no box  score {self.score:.3f}" if self.found and self.score is not None else "nothing found"
+        return f"{self.phrase!r}  {told or alone}{f'  ({self.warning})' if self.warning else ''}"
+
     @property
     def image(self) -> np.ndarray:
         """uint8 ``(H, W, 3)`` RGB, as the model saw it (EXIF orientation applied); see :class:`Picture`.
@@ -108,13 +126,114 @@ class Grounding:
         """
         return self.picture.pixels()
 
-    def draw(self, with_label: bool = True) -> Any:
-        """A PIL image with boxes, mask, phrase and scores drawn; further candidates in other colours.
+    @property
+    def path(self) -> str | None:
+        """File or address of the image; None where it was given as bytes, pixels or a PIL image."""
+        return self.picture.path
+
+    def draw(self, with_label: bool = True) -> Image.Image:
+        """The image with boxes, mask, phrase and scores drawn; further candidates in the same colour, numbered.
 
         Raises:
             ImageError: the picture is not there any more; ``keep_images=True`` keeps it.
         """
         return draw([self], with_label)
+
+    def save(self, path: PathLike, with_label: bool = True) -> Path:
+        """Writes what :meth:`draw` gives, in the format of the path's ending; returns the path.
+
+        Raises:
+            ImageError: the picture is not there any more.
+            InputError: pictures cannot be written in that format.
+        """
+        from rec.evaluation.pictures import save
+
+        save(self.draw(with_label), path)
+        return user_path(path)
+
+    def crop(self, number: int = 0, margin: float = 0.0) -> Image.Image:
+        """What is in a box, cut out of the image.
+
+        Args:
+            number: which of ``boxes``; 0 is the best.
+            margin: added on each side, as a share of the box's width and height; the image's border is not crossed.
+
+        Raises:
+            ImageError: there is no such box, or the picture is not there any more.
+        """
+        found = self._objects()
+        if not 0 <= number < len(found):
+            raise ImageError(
+                f"{self.phrase!r} has {len(found)} boxes, so number {number} cannot be cropped; see `found`"
+            )
+        left, top, right, bottom = found[number][0]
+        across, down = margin * (right - left), margin * (bottom - top)
+        x = min(max(0, math.floor(left - across)), self.picture.width - 1)
+        y = min(max(0, math.floor(top - down)), self.picture.height - 1)
+        return Image.fromarray(
+            self.image[y : max(y + 1, math.ceil(bottom + down)), x : max(x + 1, math.ceil(right + across))]
+        )
+
+    def to_coco(self, image_id: int | str = 1, category_id: int = 1) -> list[dict[str, Any]]:
+        """Entries of a COCO results file (https://cocodataset.org/#format-results), one for each object.
+
+        Args:
+            image_id, category_id: as the annotations call this image, and what the phrase names.
+
+        Returns:
+            ``image_id``, ``category_id``, ``bbox`` xywh in pixels, ``area``, ``iscrowd``, ``score``, ``phrase``, and
+            ``segmentation`` (RLE) where the mask is that of one object: that of several together cannot be divided.
+        """
+        entries = []
+        for (left, top, right, bottom), score, mask in self._objects():
+            width, height = right - left, bottom - top
+            shape = (
+                {"area": width * height} if mask is None else {"area": int(mask.sum()), "segmentation": encode(mask)}
+            )
+            ids = {"image_id": image_id, "category_id": category_id, "bbox": [left, top, width, height]}
+            entries.append(ids | shape | {"iscrowd": 0, "score": score, "phrase": self.phrase})
+        return entries
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` of the objects, with the phrase as their ``class_name``; masks as in :meth:`to_coco`.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise InputError("supervision is not installed: pip install supervision") from None
+        found = self._objects()
+        masks = [mask for _, _, mask in found if mask is not None]
+        return Detections(
+            xyxy=np.array([box for box, _, _ in found], np.float32).reshape(-1, 4),
+            mask=np.stack(masks) if masks else None,
+            confidence=np.array([score for _, score, _ in found], np.float32),
+            class_id=np.zeros(len(found), int),
+            data={"class_name": np.array([self.phrase] * len(found), dtype=str)},
+        )
+
+    def _objects(self) -> list[tuple[Box, float, np.ndarray | None]]:
+        """Box, score and mask of each object; the mask only where it is that of one. A mask alone gives its bounds."""
+        if self.boxes or self.mask is None or not self.mask.any():
+            alone = self.mask if len(self.boxes) == 1 else None
+            return [(box, score, alone) for box, score in zip(self.boxes, self.scores, strict=True)]
+        rows, columns = np.nonzero(self.mask.any(1))[0], np.nonzero(self.mask.any(0))[0]
+        bounds = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        return [(bounds, self.score or 0.0, self.mask)]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the marked picture, and the answer in words. Where the picture is gone, words alone."""
+        from rec.evaluation.pictures import data_address
+
+        words = html.escape(str(self))
+        try:
+            picture = self.draw()
+        except ImageError:
+            return f"<div>{words}</div>"
+        picture.thumbnail((_SHOWN, _SHOWN))
+        return f'<img alt="{words}" src="{data_address(picture)}"><div>{words}</div>'
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: phrase, found, box, score, boxes, scores, mask (COCO RLE), warning, width, height; candidates where
@@ -136,9 +255,9 @@ class Grounding:
         return plain
 
 
-def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
-    """A PIL image with all answers on one image drawn, each in its own colour; a strip below names the phrases for which
-    nothing was found.
+def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Image.Image:
+    """The image with all answers on it drawn, each phrase in its own colour; a strip below names the phrases for which nothing
+    was found.
 
     Raises:
         ImageError: the picture is not there any more.
@@ -148,8 +267,11 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Any:
     marks: list[Any] = []
     masks = []
     for number, grounding in enumerate(groundings):
-        for extra, (box, score) in reversed(list(enumerate(grounding.candidates[1:], 1))):
-            marks.append((box, colour(number + extra), f"{score:.2f}" if with_label else ""))
+        answered = bool(grounding.boxes)  # then the first candidate is the answer
+        for rank, (box, score) in reversed(list(enumerate(grounding.candidates, 1))[answered:]):
+            if box in grounding.boxes:
+                continue
+            marks.append((box, colour(number), f"{rank}. {grounding.phrase} {score:.2f}" if with_label else ""))
         for place, (box, score) in reversed(list(enumerate(zip(grounding.boxes, grounding.scores, strict=True)))):
             label = f"{score:.2f}" if place else f"{grounding.phrase} {score:.2f}"
             marks.append((box, colour(number), label if with_label else ""))

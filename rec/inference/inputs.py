@@ -1,31 +1,102 @@
-"""Images as users have them (paths, bytes, PIL, arrays, tensors, addresses) to RGB pixels."""
+"""What a Grounder is given: images as users have them (paths, bytes, PIL, arrays, tensors, addresses; folders, patterns,
+batches), phrases, options."""
 
+import glob
+import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
 
 from rec import trust
+from rec.contracts import Answer
 from rec.data.images import ImageError, check_size, decode_image, open_image, read_bytes, rgb_from_array, rgb_from_pil
 from rec.files import user_path
 
 # What users have: a path, an http(s) address, encoded bytes, a PIL image, an array or a tensor.
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
+Channels = Literal["rgb", "bgr"]
+Phrases = str | Sequence[str]  # about one image
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+class Options(TypedDict, total=False):
+    """How a :class:`Grounder` is asked; see its call."""
+
+    top_k: int
+    nms_iou: float
+    threshold: float | None
+    batch_size: int
+    keep_images: bool
+    channels: Channels
+
+
+@dataclass(frozen=True)
+class How:
+    """What of :class:`Options` reaches one image and its answers."""
+
+    top_k: int
+    nms_iou: float
+    answer: Answer | None
+    keep: bool
+    channels: Channels
+
+
+def find_images(place: str | Path) -> list[str] | None:
+    """The image files of a folder or a pattern (``photos/*.jpg``, ``photos/**/*``), sorted; None for what names one image.
+
+    Hidden files are left out. Folders that are called as they stand in a pattern are meant by it: ``p[1]/*.jpg``.
+
+    Raises:
+        ImageError: no image is there.
+    """
+    path = os.path.expanduser(place)
+    if os.path.isdir(path):
+        names, missing = [os.path.join(path, name) for name in os.listdir(path)], f"the folder {place} holds no image"
+    elif is_address(path) or os.path.lexists(path) or not glob.has_magic(path):
+        return None
+    else:
+        folder, parts = Path(), list(Path(path).parts)
+        while len(parts) > 1 and (folder / parts[0]).is_dir():
+            folder /= parts.pop(0)
+        names = glob.glob(os.path.join(glob.escape(str(folder)), *parts), recursive=True)
+        missing = f"no file matches {place}; looked for images"
+    images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS) and os.path.basename(name)[0] != "."]
+    if not images:
+        raise ImageError(f"{missing} ({', '.join(IMAGE_ENDINGS)})")
+    return sorted(images)
+
+
+def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
+    """The images of what holds several (a folder, a pattern, a batch of four axes, a sequence, an iterable); None for one."""
+    if isinstance(image, str | Path):
+        return find_images(image)
+    if isinstance(image, np.ndarray | torch.Tensor):
+        return list(image) if image.ndim == 4 else None
+    if isinstance(image, bytes | bytearray | memoryview | Image.Image):
+        return None
+    if isinstance(image, Sequence):
+        return image
+    return iter(image) if isinstance(image, Iterable) else None
 
 
 def to_pixels(
-    image: ImageLike, allow_urls: bool = False, max_pixels: int = trust.MAX_PIXELS
+    image: ImageLike, allow_urls: bool = False, max_pixels: int = trust.MAX_PIXELS, channels: Channels = "rgb"
 ) -> tuple[np.ndarray, str | None]:
     """An image of any accepted kind as pixels.
 
     Args:
-        image: Path, encoded bytes, PIL image, NumPy ``(H, W[, 1 | 3 | 4])`` RGB, torch ``(1 | 3, H, W)``, their samples
+        image: Path, encoded bytes, PIL image, NumPy ``(H, W[, 1 | 3 | 4])``, torch ``(1 | 3, H, W)``, their samples
             as :func:`rec.data.images.rgb_from_array` takes them; an http(s) address where ``allow_urls``.
         allow_urls: Fetch addresses of the public internet, see :mod:`rec.inference.download`.
         max_pixels: Refuse larger images, files by their header, before memory is taken.
+        channels: Order of an array's or tensor's channels; OpenCV's frames are ``"bgr"``.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, EXIF orientation applied, and what to mind about it (or None).
@@ -33,6 +104,8 @@ def to_pixels(
     Raises:
         ImageError: it cannot be read, or has more than ``max_pixels`` pixels.
     """
+    if channels not in ("rgb", "bgr"):
+        raise ImageError(f"channels is {channels!r}; expected rgb, or bgr for frames of OpenCV")
     if isinstance(image, str | Path | bytes):
         name = None if isinstance(image, bytes) else str(image)
         if name and is_address(name):
@@ -53,7 +126,8 @@ def to_pixels(
         image = (values.float() if values.is_floating_point() else values).permute(1, 2, 0).numpy()
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image is a path, bytes, PIL image, array or tensor, not {type(image).__name__}")
-    return rgb_from_array(image, "given", max_pixels), None
+    pixels = rgb_from_array(image, "given", max_pixels)
+    return (pixels if channels == "rgb" else np.ascontiguousarray(pixels[..., ::-1])), None
 
 
 def is_address(image: object) -> bool:
@@ -69,3 +143,24 @@ def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray
             if getattr(open_image(data, name, max_pixels), "is_animated", False):
                 return pixels, "animated image: the first picture was taken"
     return pixels, None
+
+
+def with_threshold(answer: Answer | None, threshold: float | None) -> Answer | None:
+    """``answer`` with another threshold, where one is given."""
+    if threshold is None:
+        return answer
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold!r}; expected a score, 0 to 1")
+    return replace(answer or Answer(), threshold=threshold)
+
+
+def phrases_of(phrase: Phrases) -> list[str]:
+    phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+    if not phrases:
+        raise ValueError("no phrase was given")
+    for one in phrases:
+        if not isinstance(one, str):
+            raise ValueError(f"a phrase is a string, not {type(one).__name__}: {one!r}")
+        if not one.strip():
+            raise ValueError("the phrase is empty; say what to look for, such as 'the man on the left'")
+    return phrases

@@ -25,13 +25,14 @@ def from_pretrained(
     threshold: float | None = None,
     **foreign: Any,
 ) -> Grounder:
-    """A Grounder from a model folder or a hub id ``user/name``; an existing folder wins over a hub id of the same name.
+    """A Grounder from a model folder, a run folder (its ``best/``) or a hub id ``user/name``; an existing folder wins over a hub
+    id of the same name.
 
     ``transformers:<id or folder>`` and ``openai:<model>@<address>`` are other people's models, see
     :mod:`rec.inference.foreign`. Nothing in the folder is run (see :mod:`rec.model_folder.reader`).
 
     Args:
-        source: Folder, or hub id with an optional ``@revision``.
+        source: Model folder, run folder, or hub id with an optional ``@revision``.
         device: ``"auto"`` takes CUDA, then MPS, then the CPU.
         dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
         trust_config: Build any target the config names. It can then run any code: for folders of your own only.

@@ -104,7 +104,11 @@ def _existing(path: Path) -> Path | None:
 
 
 def find_folder(source: str | Path) -> Path:
-    """The folder of a model: ``source`` itself, or a download of the hub id it is."""
+    """The folder of a model: ``source`` itself, ``best/`` of the run folder it is, or a download of the hub id it is.
+
+    Raises:
+        ModelFolderError: nothing of these, or a run without ``best/``.
+    """
     if str(source).startswith(("transformers:", "openai:")):
         raise ModelFolderError(
             f"{source} is somebody else's model: it can be asked (predict, evaluate, demo, rec.from_pretrained), and is no model "
@@ -112,7 +116,15 @@ def find_folder(source: str | Path) -> Path:
         )
     folder = user_path(source)
     if folder.is_dir():
-        return folder
+        if not any((folder / part).exists() for part in ("best", "checkpoints", "trainer_state.json")):
+            return folder
+        trained = find_trained(folder)
+        if trained.is_checkpoint:
+            raise ModelFolderError(
+                f"{trained.folder} is a checkpoint, which holds no words, and there is no best/ beside checkpoints/: an evaluation "
+                "in training writes it (train.evaluation.enabled=true); `rec evaluate` takes checkpoints too"
+            )
+        return trained.folder
     if hint := weights_of_others(folder):
         raise ModelFolderError(hint)
     if folder.is_file() or folder.suffix == ".safetensors":

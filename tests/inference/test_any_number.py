@@ -82,6 +82,8 @@ def test_the_threshold_can_be_overridden_for_every_model():
     one_only.several = "it was trained on one"
     assert [len(a.boxes) for a in grounder(threshold=0.5, model=one_only)(PIXELS, list(SCORES), top_k=3)] == [1, 1, 0]
     assert grounder(Answer(0.5, 0.4, 7), threshold=0.1).answer == Answer(0.1, 0.4, 7)
+    asked = grounder(Answer(0.5))
+    assert len(asked(PIXELS, "red", threshold=0.95).boxes) == 0 < len(asked(PIXELS, "red").boxes), "for one call"
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"threshold is .*; expected a score, 0 to 1"):
             grounder(threshold=wrong)

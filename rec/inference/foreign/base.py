@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from rec.contracts import Answer
-from rec.inference.grounder import Grounder, Grounding, Phrases, _Loaded, _phrases
-from rec.inference.grounding import Box, Picture
-from rec.inference.inputs import ImageLike, to_pixels
+from rec.inference.grounder import Grounder, Grounding, _Loaded
+from rec.inference.grounding import Box
+from rec.inference.inputs import How
 
 _NO_GEOMETRY = np.zeros(6, np.float32)  # the picture is not letterboxed here
 
@@ -56,22 +56,19 @@ class ForeignGrounder(Grounder):
         """
         raise NotImplementedError
 
-    def _load(self, image: ImageLike, phrase: Phrases, keep: bool) -> _Loaded:
-        phrases = _phrases(phrase)
-        pixels, warning = to_pixels(image, self.allow_urls)
-        return _Loaded(Picture(image, pixels, keep, self.allow_urls), pixels, _NO_GEOMETRY, warning, phrases)
+    def _square(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return pixels, _NO_GEOMETRY
 
-    def _answer(self, loaded: Sequence[_Loaded], top_k: int = 1, *_: Any, **__: Any) -> list[list[Grounding]]:
+    def _answer(self, loaded: Sequence[_Loaded], how: How) -> list[list[Grounding]]:
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
         found = self.ask([item.square for item, _ in asked], [phrase for _, phrase in asked]) if asked else []
-        answers = iter(
-            _grounding(item, phrase, one, top_k, self.answer) for (item, phrase), one in zip(asked, found, strict=True)
-        )
+        answers = iter(_grounding(item, phrase, one, how) for (item, phrase), one in zip(asked, found, strict=True))
         return [[next(answers) for _ in item.phrases] for item in loaded]
 
 
-def _grounding(item: _Loaded, phrase: str, found: Found, top_k: int, rule: Answer | None) -> Grounding:
+def _grounding(item: _Loaded, phrase: str, found: Found, how: How) -> Grounding:
     """The best box is the answer, or with a rule those that it chooses."""
+    top_k, rule = how.top_k, how.answer
     height, width = item.picture.height, item.picture.width
     inside = np.clip(found.boxes, 0, [width, height, width, height])
     marked: list[tuple[Box, float]] = [
