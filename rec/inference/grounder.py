@@ -91,7 +91,8 @@ class Grounder:
     def __repr__(self) -> str:
         return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
 
-    # A folder, pattern or batch gives a list too, which its type does not tell: typed code gives lists and iterators.
+    # A folder, pattern or batch gives a list too, which its type does not tell: typed code gives lists and iterators, and
+    # nests phrases evenly. An overload of anything would match with every np.ndarray, whose type holds Any.
     @overload
     def __call__(self, image: ImageLike, phrase: str, **how: Unpack[Options]) -> Grounding: ...
     @overload
@@ -103,7 +104,9 @@ class Grounder:
         self, image: _Images[_Image], phrase: _Texts, *, product: Literal[True], **how: Unpack[Options]
     ) -> list[list[Grounding]]: ...
     @overload
-    def __call__(self, image: _Images[_Image], phrase: _Texts, **how: Unpack[Options]) -> list[Grounding]: ...
+    def __call__(
+        self, image: _Images[_Image], phrase: _Texts, *, product: Literal[False] = ..., **how: Unpack[Options]
+    ) -> list[Grounding]: ...
     @overload
     def __call__(
         self, image: _Images[_Image], phrase: list[list[str]], **how: Unpack[Options]
@@ -114,10 +117,6 @@ class Grounder:
     def __call__(
         self, image: Iterator[ImageLike], phrase: _Texts, **how: Unpack[Options]
     ) -> Iterator[list[Grounding]]: ...
-    @overload
-    def __call__(
-        self, image: Sequence[ImageLike], phrase: Sequence[Any], *, product: bool = ..., **how: Unpack[Options]
-    ) -> list[Any]: ...
     def __call__(
         self,
         image: ImageLike | Iterable[ImageLike],
