@@ -3,6 +3,7 @@
     python scripts/run_results.py                              lists the experiments
     python scripts/run_results.py scenes_mask [key=value ...]  trains, evaluates, writes docs/results/scenes_mask.json
     python scripts/run_results.py 'recipe_*' --seeds 1 2 3     every experiment of that pattern, on other seeds
+    python scripts/run_results.py 'teacher*' --photos FOLDER --resume    a loop of several; --resume goes on where it was stopped
     python scripts/write_results.py                            writes docs/results.md anew from the records
 
 A record holds the commands, date, versions, machine, seeds, length, time and memory of training, and every metric: of the last
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,6 +48,10 @@ class Experiment:
         splits: for scripts/evaluate.py; none leaves it at the last evaluation of the training run.
         seeds: one run each; none leaves the config's own.
         start_from: experiment whose best model it starts from.
+        sets: of photographs, made before (scripts/photo_sets.py). In overrides $SETS is their folder, $PHOTOS that of --photos.
+        labels: options of scripts/predict.py, with which the best model of ``teacher`` labels photographs before; in overrides
+            $LABELS is the file.
+        judged: overrides of the evaluation alone.
         profile: launch profile it is trained under.
     """
 
@@ -55,12 +61,35 @@ class Experiment:
     seeds: tuple[int, ...] = ()
     start_from: str = ""
     profile: str = ""
+    sets: str = ""
+    labels: tuple[str, ...] | None = None
+    judged: tuple[str, ...] = ()
 
 
 def recipe(*overrides: str) -> Experiment:
     return Experiment(SCENES, (DRAWN, *SHORT, *overrides), splits=(), seeds=SEEDS)
 
 
+PHOTOS = "configs/simrec_timm_flickr_scratch.py"
+
+
+def own(name: str, path: str, box_format: str = "xywh") -> tuple[str, ...]:
+    """Photographs' own JSONL as a data set of a name."""
+    source = f"{{path: {path}, bbox_format: {box_format}, on_bad_record: skip}}"
+    return f"+dataset.ann_path.{name}={source}", f"+dataset.image_path.{name}=$PHOTOS/images"
+
+
+def student(labels: tuple[str, ...] | None = None) -> Experiment:
+    """200 true objects, ten times an epoch beside the teacher's labels of 2,000 photographs where there are any; as many
+    updates, whatever it learns from."""
+    mixture = "{few: 10}" if labels is None else "{few: 10, labelled: 1}"
+    more = () if labels is None else own("labelled", "$LABELS")
+    data = (*own("few", "$SETS/few"), *more, f"dataset.dataset={mixture}", "train.train_iter=1000")
+    return Experiment(PHOTOS, data, seeds=SEEDS, sets="halves", labels=labels)
+
+
+# Phrases of none, one or several objects in photographs.
+ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any")
 RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
@@ -73,6 +102,12 @@ EXPERIMENTS = {
     "scenes_any": Experiment(ANY),
     "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
+    "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
+    "teacher_none": student(),
+    "teacher_labels": student(()),
+    "teacher_checked": student(("--mirror", "--agree", "0.7", "--min-score", "0.3")),
+    "absent_before": Experiment(PHOTOS, splits=("val", "test"), sets="absent", judged=ABSENT),
+    "absent_after": Experiment(PHOTOS, ABSENT, splits=("val", "test"), sets="absent"),
     "refcoco_sample": Experiment("configs/simrec_small_refcoco_overfit.py", splits=("train",)),
     "recipe_quickstart": recipe(),
     "recipe_iou": recipe("model.head.box_loss=iou", "model.head.box_loss_weight=5.0"),
@@ -100,6 +135,8 @@ def main() -> int:
     add = functools.partial(parser.add_argument, type=user_path)
     add("--records", default="docs/results", help="where NAME.json goes (default: docs/results)")
     add("--runs", default="outputs/results", help="where the run folders go (default: outputs/results)")
+    add("--photos", metavar="FOLDER", help="photographs of Flickr30k Entities, see scripts/photo_sets.py")
+    parser.add_argument("--resume", action="store_true", help="keep what is finished and continue what is not")
     parser.add_argument("--launch", metavar="PROFILE", help="train under accelerate launch --config_file PROFILE")
     args = parser.parse_args()
     overrides = [word for word in args.names if "=" in word]
@@ -114,48 +151,90 @@ def main() -> int:
             parser.error(f"no experiment {pattern!r}; there are {RANDOM_OBJECT}, {', '.join(EXPERIMENTS)}")
         for name in names:
             random = name == RANDOM_OBJECT
-            record = random_object() if random else run(name, overrides, args.seeds, args.runs, args.launch)
+            record = random_object() if random else run(name, overrides, args)
             file = args.records / f"{name}.json"
             write_json(file, record)
             print(f"recorded in {file}", flush=True)
     return 0
 
 
-def run(name: str, overrides: list[str], seeds: list[int] | None, folder: Path, profile: str | None) -> dict[str, Any]:
+def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """Trains and evaluates an experiment on each of its seeds; gives its record."""
-    experiment = EXPERIMENTS[name]
-    overrides = [*experiment.overrides, *overrides]
+    from rec.files import write_json
+
+    experiment, folder = EXPERIMENTS[name], args.runs
+    prepared, places = make_sets(name, args)
+    overrides = [*filled(experiment.overrides, places), *overrides]
     if experiment.start_from:
         overrides.append(f"train.load_weight={folder / experiment.start_from / 'run' / 'best'}")
-    profile = profile or experiment.profile
+    profile = args.launch or experiment.profile
     launch = ["accelerate", "launch", "--config_file", profile] if profile else ["python"]
     runs = []
-    for seed in seeds or experiment.seeds or (None,):
+    for seed in args.seeds or experiment.seeds or (None,):
         output = folder / name / ("run" if seed is None else f"seed_{seed}")
-        shutil.rmtree(output, ignore_errors=True)  # times and figures are those of one run from start to end
         seeded = overrides if seed is None else [*overrides, f"train.seed={seed}"]
         train = [*launch, "scripts/train.py", experiment.config, *seeded, f"train.output_dir={output}"]
-        commands = [train]
+        commands = [*prepared, train]
+        if experiment.splits:
+            evaluate = ["python", "scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
+            evaluate += ["--splits", *experiment.splits, "--out", str(output / "test")]
+            commands.append([*evaluate, *filled(experiment.judged, places)])
+        told = [shlex.join(words) for words in commands]
+        finished = output / "finished.json"
+        if (
+            args.resume
+            and finished.is_file()
+            and (found := json.loads(finished.read_text("utf-8")))["commands"] == told
+        ):
+            print(f"{finished} is kept", flush=True)
+            runs.append(found)
+            continue
+        # Without --resume times and figures are those of one run from start to end.
+        continued = args.resume and output.exists()
+        finished.unlink(missing_ok=True)
+        if not continued:
+            shutil.rmtree(output, ignore_errors=True)
         seconds = command(train)
         logged = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = [line for line in logged if line["kind"] == "train"]
         metrics = {line["split"]: measured(line) for line in logged if line["kind"] == "evaluation"}
         if experiment.splits:
-            evaluate = ["python", "scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
-            commands.append([*evaluate, "--splits", *experiment.splits, "--out", str(output / "test")])
             command(commands[-1])
             metrics |= json.loads((output / "test" / "metrics.json").read_text(encoding="utf-8"))
-        runs.append(
-            {
-                "seed": seed,
-                "commands": [shlex.join(words) for words in commands],
-                "updates": steps[-1]["update"],
-                "train_seconds": round(seconds, 1),
-                "memory_gb": round(max(line["memory_gb"] for line in steps), 2),
-                "metrics": metrics,
-            }
-        )
+        memory = round(max(line["memory_gb"] for line in steps), 2)
+        entry = {"seed": seed, "commands": told, "updates": steps[-1]["update"]}
+        entry |= {} if continued else {"train_seconds": round(seconds, 1)}
+        runs.append(entry | {"memory_gb": memory, "metrics": metrics})
+        write_json(finished, runs[-1])
     return {"name": name, **circumstances(), "runs": runs}
+
+
+def make_sets(name: str, args: argparse.Namespace) -> tuple[list[list[str]], dict[str, str]]:
+    """Makes what an experiment on photographs needs, as far as it is not there; the commands, and what stands for its places."""
+    from photo_sets import make
+
+    from rec.errors import InputError
+
+    experiment = EXPERIMENTS[name]
+    if not experiment.sets:
+        return [], {}
+    if args.photos is None:
+        raise InputError(f"{name} is an experiment on photographs: name their folder with --photos")
+    sets, labels = args.runs / "photo_sets" / experiment.sets, args.runs / name / "labels.jsonl"
+    make(experiment.sets, args.photos, sets)
+    commands = []
+    if experiment.labels is not None:
+        teacher = args.runs / "teacher" / "run" / "best"
+        commands.append(["python", "scripts/predict.py", str(teacher), "--pairs", str(sets / "pairs.jsonl")])
+        commands[0] += ["--labels", str(labels), *experiment.labels]
+        if not (args.resume and labels.is_file()):
+            command(commands[0])
+    return commands, {"$SETS": str(sets), "$PHOTOS": str(args.photos), "$LABELS": str(labels)}
+
+
+def filled(words: Iterable[str], places: Mapping[str, str]) -> list[str]:
+    """Overrides with the places of this machine in them."""
+    return [functools.reduce(lambda text, name: text.replace(name, places[name]), places, word) for word in words]
 
 
 def random_object() -> dict[str, Any]:

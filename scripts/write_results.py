@@ -48,6 +48,17 @@ ANY = (  # label, record, row of its metrics
     ("SimREC small, sees no image", "scenes_any_no_image", "test"),
     ("SimREC small", "scenes_any", "test"),
 )
+TEACHER = (
+    ("the teacher: the other half of the training photographs", "teacher"),
+    ("200 true objects alone", "teacher_none"),
+    ("and its labels of 2,000 photographs, unchecked", "teacher_labels"),
+    ("and its labels that the mirrored photograph and a score of 0.3 confirm", "teacher_checked"),
+)
+ABSENT = (
+    ("answers nothing", "absent_after", "test/answer nothing"),
+    ("trained on phrases of one object each", "absent_before", "test"),
+    ("trained on none, one and several", "absent_after", "test"),
+)
 HARD = (("random object of the scene", "scenes_random_object"), ("SimREC small", "scenes_hard"))
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),
@@ -73,7 +84,15 @@ def tables(folder: Path) -> dict[str, str]:
         "published": published(records),
         "scenes": scenes(SCENES, records, 0),
         "scenes-hard": scenes(HARD, records, 1),
-        "scenes-any": scenes_any(records),
+        "scenes-any": any_number(ANY, records),
+        "teacher": table(
+            ["trained on", "val, Acc@0.5", "test, Acc@0.5"],
+            [
+                [label, *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "test"))]
+                for label, name in TEACHER
+            ],
+        ),
+        "absent": any_number(ABSENT, records),
         "recipes": recipes(records),
         "precision": precision(records),
         "vocabulary": vocabulary(records),
@@ -147,10 +166,10 @@ def scenes(models: Sequence[tuple[str, str]], records: Mapping[str, Any], level:
     return table(["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"], rows)
 
 
-def scenes_any(records: Mapping[str, Any]) -> str:
+def any_number(models: Sequence[tuple[str, str, str]], records: Mapping[str, Any]) -> str:
     """Phrases of none, one or several objects."""
     rows = []
-    for label, name, part in ANY:
+    for label, name, part in models:
         record = records.get(name)
         reads = [metric(part, key) for key in ("Pr@F1", "N-acc", "T-acc")]
         reads += [metric(f"{part}/{number}", "Pr@F1") for number in ("none", "one", "several")]

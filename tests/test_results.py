@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import re
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 RECORDS = [path for path in sorted((REPOSITORY / "docs" / "results").glob("*.json")) if path.stem != "published"]
@@ -50,6 +53,82 @@ def test_figures_of_several_seeds_are_shown_with_their_spread(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
     tables = script("write_results").tables(tmp_path)
     assert "| 60.0 ± 14.1 | +10.0 | 40.0 ± 0.0 |" in tables["recipes"] and "not run" in tables["scenes"]
+
+
+CAPTIONS = {
+    "1": "[/EN#1/animals A black dog] runs on [/EN#2/scene grass] .",
+    "2": "[/EN#3/people A man] rides [/EN#4/vehicles a red bike] .",
+    "3": "[/EN#5/animals Two dogs] play with [/EN#6/other a frisbee] .",
+    "4": "[/EN#7/people The woman] holds [/EN#8/other another guitar] .",
+}
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Four photographs in the layouts that the sets are made of."""
+    source, publisher = tmp_path / "photos", tmp_path / "flickr"
+    for folder in (source / "images", publisher / "Sentences", publisher / "Annotations"):
+        folder.mkdir(parents=True)
+    lines = []
+    for image, caption in CAPTIONS.items():
+        Image.new("RGB", (50, 40)).save(source / "images" / f"{image}.jpg")
+        (publisher / "Sentences" / f"{image}.txt").write_text(caption, encoding="utf-8")
+        entities = re.findall(r"#(\d+)/\w+ ([^]]*)", caption)
+        box = "<bndbox><xmin>11</xmin><ymin>11</ymin><xmax>61</xmax><ymax>31</ymax></bndbox>"
+        objects = "".join(f"<object><name>{e}</name>{box}</object>" * (1 + ("Two" in p)) for e, p in entities)
+        size = "<size><width>100</width><height>80</height></size>"
+        (publisher / "Annotations" / f"{image}.xml").write_text(
+            f"<annotation>{size}{objects}</annotation>", encoding="utf-8"
+        )
+        lines += [
+            {"image": f"{image}.jpg", "image_id": image, "ref_id": e, "phrase": [p], "bbox": [5, 5, 25, 10]}
+            for e, p in entities
+        ]
+    for split in ("train", "val", "test"):
+        (source / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        (publisher / f"{split}.txt").write_text("\n".join(CAPTIONS), encoding="utf-8")
+    with tarfile.open(source / "flickr30k_entities_annotations.tar.xz", "w:xz") as archive:
+        archive.add(publisher, "flickr")
+    return source
+
+
+def read(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_teacher_and_its_student_share_no_photograph(photographs, tmp_path, monkeypatch):
+    from rec.errors import InputError
+
+    sets = script("photo_sets")
+    monkeypatch.setattr(sets, "TRUE_OBJECTS", 1)
+    sets.make("halves", photographs, tmp_path / "out")
+    teachers, few = (
+        {line["image_id"] for line in read(tmp_path / f"out/{name}/train.jsonl")} for name in ("half", "few")
+    )
+    asked = {Path(line["image"]).stem: line for line in read(tmp_path / "out/pairs.jsonl")}
+    assert len(teachers) == 2 and len(few) == len(asked) == 1 and teachers | few | {*asked} == {*CAPTIONS}
+    assert all(set(line) == {"image", "phrase"} for line in asked.values())
+    with pytest.raises(InputError, match=r"nowhere has no train\.jsonl: --photos names"):
+        sets.make("halves", tmp_path / "nowhere", tmp_path / "other")
+
+
+def test_phrases_of_nothing_share_no_kind_with_the_captions(photographs, tmp_path):
+    sets = script("photo_sets")
+    sets.make("absent", photographs, tmp_path / "out")
+    lines = read(tmp_path / "out/train.jsonl")
+    none = {(line["image_id"], line["phrase"][0]) for line in lines if not line["boxes"]}
+    assert {phrase for image, phrase in none if image == "1"} <= {"A man", "a red bike", "a frisbee", "The woman"}
+    assert ("4", "A man") not in none or "man" not in sets.family("woman")
+    assert not any("dog" in phrase for image, phrase in none if image in "13") and "another guitar" not in {
+        p for _, p in none
+    }
+    apart = next(line for line in lines if line["phrase"] == ["Two dogs"])
+    assert apart["boxes"] == [[5, 5, 30, 15]] * 2  # pixels of the picture as it is stored
+    assert (
+        sets.asked("two young women in hats") == "woman"
+        and sets.asked("grass") is None
+        and sets.asked("his dog") is None
+    )
 
 
 def test_every_experiment_passes_the_check_of_its_config():
