@@ -6,6 +6,7 @@ rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
@@ -181,7 +182,8 @@ class Abilities(NamedTuple):
     Attributes:
         encode_image, ground: the halves of the network, for several phrases about one image: ``encode_image(image)`` gives
             features, ``ground(features, tokens, image_index)`` predictions. None for a model without halves.
-        candidates: ``candidates(features, tokens, image_index)`` gives ``(boxes, scores)`` of every cell. None without.
+        candidates: ``candidates(features, tokens, image_index)`` gives what ``ground`` does and every cell's ``candidate_boxes``
+            and ``candidate_scores``, from one pass where ``ground`` takes ``candidates=True``. None without.
         one_only: why it cannot learn from phrases that name none or several objects; "" where it can. Such a model says
             so with an attribute ``several = True``, its own or its ``head``'s; a text there is the reason why not.
         weighted: whether it multiplies each phrase's losses by the batch's ``weight``; such a model has ``weighted = True``.
@@ -208,8 +210,14 @@ def abilities(model: "torch.nn.Module") -> Abilities:
     cells: Any = getattr(head, "candidates", None) if halves else None
     several: Any = getattr(model, "several", getattr(head, "several", False))
 
+    ground = known["ground"]
+    in_one = cells is not None and "candidates" in signature(ground).parameters
+
     def candidates(*arguments: Any) -> Any:
-        return cells(known["forward_features"](*arguments)["head"])
+        if in_one:
+            return ground(*arguments, candidates=True)
+        found = cells(known["forward_features"](*arguments)["head"])
+        return {**ground(*arguments), **dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))}
 
     return Abilities(
         known["encode_image"] if halves else None,

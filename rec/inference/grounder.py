@@ -289,10 +289,8 @@ class Grounder:
                 continue
             whole = owners is None and len(tokens) <= PHRASES_AT_ONCE
             arguments = (features, tokens[chunk], None if whole else index[chunk])
-            parts.append(can.ground(*arguments))
-            if candidates and can.candidates is not None:
-                found = can.candidates(*arguments)
-                parts[-1] |= dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
+            answer = can.candidates if candidates and can.candidates is not None else can.ground
+            parts.append(answer(*arguments))
         return parts
 
     def _grounding(self, item: "_Loaded", phrase: str, output: dict[str, np.ndarray], how: How) -> Grounding:

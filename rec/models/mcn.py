@@ -112,15 +112,23 @@ class MCN(nn.Module):
         return {"head": raw, "mask_head": mask_logits, "box_attended": box_attended, "mask_attended": mask_attended}
 
     def ground(
-        self, features: Sequence[Tensor], tokens: Tensor, image_index: Tensor | None = None
+        self,
+        features: Sequence[Tensor],
+        tokens: Tensor,
+        image_index: Tensor | None = None,
+        candidates: bool = False,
     ) -> dict[str, Tensor]:
         """Predictions for phrases on encoded images; arguments as for :meth:`forward_features`.
 
         Returns:
-            ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels, ``score`` ``(B,)``, ``mask`` logits ``(B, 1, S, S)``.
+            ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels, ``score`` ``(B,)``, ``mask`` logits ``(B, 1, S, S)``; with
+            ``candidates`` also every cell's, as :meth:`rec.models.simrec.SimREC.ground`.
         """
         raw = self.forward_features(features, tokens, image_index)
         predictions = self.head.predict(raw["head"], raw["mask_head"])
+        if candidates:
+            found = self.head.candidates(raw["head"])
+            predictions.update(zip(("candidate_boxes", "candidate_scores"), found, strict=True))
         if self.suppression:
             predictions["mask"] = weigh_by_box(predictions, hard=self.suppression == "hard")
         return predictions

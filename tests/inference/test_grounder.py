@@ -176,6 +176,14 @@ def test_candidates_are_best_first_and_do_not_overlap(grounder, pixels):
     assert scores == sorted(scores, reverse=True) and len(result.to_dict()["candidates"]) == len(scores)
 
 
+def test_candidates_cost_no_second_pass(grounder, pixels):
+    passes = []
+    hook = grounder.model.head.register_forward_hook(lambda *_: passes.append(1))
+    several, alone = grounder(pixels, "the red circle", top_k=3), grounder(pixels, "the red circle")
+    hook.remove()
+    assert len(passes) == 2 and (several.box, several.score) == (alone.box, alone.score)
+
+
 def test_suppression_keeps_the_best_of_overlapping_boxes():
     found = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 30, 30], [0, 0, 10, 9.5]], np.float64)
     assert suppress(found, np.array([0.5, 0.9, 0.3, 0.8]), 4, 0.5) == [1, 2]
