@@ -198,12 +198,12 @@ class Grounding:
         """``supervision.Detections`` of the objects, with the phrase as their ``class_name``; masks as in :meth:`to_coco`.
 
         Raises:
-            InputError: supervision is not installed.
+            InputError: supervision, or what it needs, is not installed.
         """
         try:
             from supervision import Detections
-        except ImportError:
-            raise InputError("supervision is not installed: pip install supervision") from None
+        except ImportError as error:
+            raise InputError(f"supervision cannot be imported ({error}): pip install supervision") from None
         found = self._objects()
         masks = [mask for _, _, mask in found if mask is not None]
         return Detections(
