@@ -39,6 +39,7 @@ def main() -> int:
     from accelerate import Accelerator
 
     from rec.evaluation.metrics import format_table
+    from rec.evaluation.parts import rows_of_parts
     from rec.evaluation.run import write
     from rec.inference.foreign import is_foreign
     from rec.training.launch import check_devices
@@ -54,7 +55,7 @@ def main() -> int:
     else:
         title, datasets, rows, lines = evaluate_model(args, accelerator, say)
     for split, records in lines.items():
-        rows |= breakdowns(split, records, rows)
+        rows |= rows_of_parts(split, records, rows)
 
     if accelerator.is_main_process:
         say(f"\n{format_table(rows)}\n")
@@ -338,30 +339,6 @@ def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> d
     if "model" in cfg:
         set_vocabulary_size(cfg, vocabulary)
     return datasets
-
-
-def breakdowns(split: str, records: list[dict[str, Any]], rows: Rows) -> Rows:
-    """Rows of parts of a split: by size of the object and, of shape scenes, by kind of phrase; and its mean accuracy.
-
-    Of phrases of none, one or several objects, by their number instead of size, and the baseline.
-    """
-    from rec.data.scenes import phrase_kind
-    from rec.evaluation import several
-    from rec.evaluation.bootstrap import mean_accuracy, size_class
-    from rec.evaluation.metrics import breakdown
-
-    if not records:
-        return {}
-    if (accuracy := mean_accuracy(records)) is not None and "count" in rows[split]:
-        rows[split] = rows[split] | {"Acc@0.5:0.95": accuracy, "count": rows[split].pop("count")}
-    parts: dict[Any, dict[str, float]] = {}
-    if any(str(record.get("source")).startswith("scenes") for record in records):
-        parts |= breakdown(records, lambda record: phrase_kind(record["sentence"]))
-    any_number = "targets" in records[0]
-    if not any_number:
-        parts |= breakdown(records, size_class)
-    named = {f"{split}/{part}": row for part, row in parts.items()}
-    return named | (several.rows(split, records) if any_number else {})
 
 
 if __name__ == "__main__":
