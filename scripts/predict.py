@@ -221,38 +221,30 @@ def parse_arguments() -> argparse.Namespace:
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="run or model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
-    parser.add_argument(
-        "inputs", nargs="*", metavar="IMAGE|PHRASE", help="images (files, folders, patterns) and phrases"
-    )
-    parser.add_argument("--pairs", type=user_path, metavar="JSONL", help="lines of image and phrase instead")
-    parser.add_argument(
-        "--out", type=user_path, metavar="PNG|FOLDER", help="marked picture; a folder where there are several images"
-    )
-    parser.add_argument("--crops", type=user_path, metavar="FOLDER", help="what is in each box, cut out, as PNG")
-    parser.add_argument(
-        "--jsonl", type=user_path, metavar="FILE", help="write one line per answer: boxes, scores, mask, warning"
-    )
-    parser.add_argument(
-        "--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap"
-    )
-    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
-    parser.add_argument("--batch-size", type=whole(1), default=8, help="images per forward pass")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
-    parser.add_argument("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
+    add = parser.add_argument
+    add("model", help="run or model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
+    add("inputs", nargs="*", metavar="IMAGE|PHRASE", help="images (files, folders, patterns) and phrases")
+    add("--pairs", type=user_path, metavar="JSONL", help="lines of image and phrase instead")
+    out = "marked picture; a folder where there are several images"
+    add("--out", type=user_path, metavar="PNG|FOLDER", help=out)
+    add("--crops", type=user_path, metavar="FOLDER", help="what is in each box, cut out, as PNG")
+    add("--jsonl", type=user_path, metavar="FILE", help="write one line per answer: boxes, scores, mask, warning")
+    add("--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap")
+    add("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
+    add("--batch-size", type=whole(1), default=8, help="images per forward pass")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
+    add("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
     add_trust_option(parser)
     add_foreign_options(parser)
-    labels = parser.add_argument_group("labels for a training of one's own, by this model as the teacher")
-    labels.add_argument(
-        "--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data"
-    )
-    labels.add_argument("--phrases", type=user_path, metavar="FILE", help="phrases to ask, one a line")
-    labels.add_argument("--min-score", type=share, default=0.0, help="of the teacher's answer")
-    labels.add_argument("--second", metavar="MODEL", help="another model that has to agree")
-    labels.add_argument("--mirror", action="store_true", help="the mirrored photograph has to agree")
-    labels.add_argument("--agree", type=share, default=0.7, metavar="IOU", help="of the boxes that have to agree; 0.7")
-    labels.add_argument("--review", type=ending(".html", ".htm"), metavar="HTML", help="a page to tick the labels off")
+    add = parser.add_argument_group("labels for a training of one's own, by this model as the teacher").add_argument
+    add("--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data")
+    add("--phrases", type=user_path, metavar="FILE", help="phrases to ask, one a line")
+    add("--min-score", type=share, default=0.0, help="of the teacher's answer")
+    add("--second", metavar="MODEL", help="another model that has to agree")
+    add("--mirror", action="store_true", help="the mirrored photograph has to agree")
+    add("--agree", type=share, default=0.7, metavar="IOU", help="of the boxes that have to agree; 0.7")
+    add("--review", type=ending(".html", ".htm"), metavar="HTML", help="a page to tick the labels off")
     args = parser.parse_args()
     if not args.labels and (args.second or args.mirror or args.review or args.min_score):
         parser.error("--second, --mirror, --review and --min-score are for --labels FILE")

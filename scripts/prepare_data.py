@@ -10,8 +10,7 @@ is named by --source: SimREC's JSON, COCO JSON with phrases, an export of Label 
 or CSV of your own, Visual Genome's region_descriptions.json, a Flickr30k Entities folder, parquet, a Hub id, scenes or
 scenes_hard:
 
-    rec prepare --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir
-    data
+    rec prepare --dataset mine --source boxes.jsonl --images photos --bbox-format xywh --output_dir data
 
 --fetch-images downloads the COCO images that are named and missing. An interrupted run continues when the same command is given
 again. The last line it prints is what training needs to take the table. See docs/data.md and docs/train_on_your_images.md.
