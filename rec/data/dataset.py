@@ -383,12 +383,15 @@ class RefCOCODataSet(Dataset):
         return sum(len(column) - column.null_count for column in columns)
 
     def image_groups(self) -> np.ndarray:
-        """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation."""
+        """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation, and for training on sources that are
+        seen a whole number of times (of others it is shorter)."""
         groups, used = [], 0
         for part in self._parts:
             numbers = image_numbers(part.table.rows) + used
             used = int(numbers.max(initial=used - 1)) + 1
-            groups.append(np.repeat(numbers, np.diff(part.sentence_offsets)) if self._expanded else numbers)
+            numbers = np.repeat(numbers, np.diff(part.sentence_offsets)) if self._expanded else numbers
+            whole = part.units and part.length % part.units == 0  # else its last pass is in another order each epoch
+            groups.append(np.resize(numbers, part.length) if whole else numbers)
         return np.concatenate(groups)
 
 

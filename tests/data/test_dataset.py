@@ -261,6 +261,11 @@ def test_lists_concatenate_and_mappings_mix(root, tmp_path):
     assert all(len(set(rows)) == 4 for rows in seen)
     assert {row for rows in seen for row in rows} == set(range(8))
     assert len(set(seen)) > 1
+    twice = RefCOCODataSet({"refcoco": 2, "refcoco+": 1}, paths, input_shape=[64, 64])
+    groups, images = twice.image_groups(), [(d["source"], d["image"]) for d in map(twice.describe, range(len(twice)))]
+    assert len(groups) == len(twice) and len(set(zip(groups.tolist(), images, strict=True))) == len(
+        set(groups.tolist())
+    )
     evaluation = RefCOCODataSet({"refcoco": 2, "refcoco+": 0.5}, paths, split="val", input_shape=[64, 64])
     assert len(evaluation) == 6 + 3
     assert len(RefCOCODataSet(["refcoco", "refcoco+"], paths, split="testA", input_shape=[64, 64])) == 3
