@@ -86,5 +86,6 @@ def row(**changes):
         "category": None,
         "source": "mine",
         "boxes": None,
+        "weight": None,
     }
     return valid | changes
