@@ -100,6 +100,8 @@ def _by_phrase(phrases: Sequence[str], answers: list[Grounding] | ValueError) ->
 def _reason(answer: Grounding, second: Grounding | None, flipped: Grounding | None, checks: Checks) -> str | None:
     if answer.box is None:
         return "nothing found"
+    if not boxes.is_visible(list(answer.box), answer.picture.height, answer.picture.width):
+        return "box outside the image"  # or without area: no label that a training takes
     if answer.score is None or answer.score < checks.min_score:
         return "low score"
     if checks.second is not None and _iou(answer, second) < checks.agree:

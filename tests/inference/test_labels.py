@@ -72,6 +72,10 @@ def test_a_second_model_has_to_agree_and_scores_have_to_be_high_enough(photos):
     assert reasons(label(Teacher(score=0.3), photos[:1], Checks(min_score=0.5)))[0] == "low score"
 
 
+def test_a_box_beside_the_image_is_no_label(photos):
+    assert set(reasons(label(Teacher(shift=200), photos[:1], Checks()))) == {"box outside the image", "nothing found"}
+
+
 def test_labels_are_ones_own_data(photos, tmp_path):
     counts = write(tmp_path / "train.jsonl", label(Teacher(), photos, Checks(mirror=True)))
     assert counts == {"kept": 6, "the mirrored photograph disagrees": 3, "nothing found": 3}
