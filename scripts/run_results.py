@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -32,6 +32,13 @@ SCENES = "configs/simrec_small_scenes_quickstart.py"
 DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
 ANY = "configs/simrec_small_scenes_any.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
+HARD_WORDS = "configs/simrec_small_scenes_hard.py"
+AS_LONG = "train.epochs=9"  # as HARD_WORDS
+FINER = ("model.visual_backbone.out_strides=[4,8,16,32]", "model.head.strides=[4]")
+WIDER = (
+    "model.visual_backbone.channels=[32,64,128,192,256]",
+    *(f"model.fusion_manner.modules.{i}.v_planes=null" for i in range(3)),
+)
 # A fraction of the quickstart, its schedule shortened with it: long enough for recipes to differ, short enough for three seeds.
 SHORT = ("train.train_iter=300", "train.warmup_ratio=0.15", "train.log_period=50")
 LONGER = "train.train_iter=1000"
@@ -97,6 +104,13 @@ EXPERIMENTS = {
     "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase", "train.epochs=1")),
     "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image", "train.epochs=1")),
     "scenes_hard": Experiment(SCENES, HARD),
+    "scenes_hard_long": Experiment(SCENES, (*HARD, AS_LONG)),
+    "scenes_hard_128": Experiment(SCENES, (*HARD, AS_LONG, "dataset.input_shape=[128,128]")),
+    "scenes_hard_wide": Experiment(SCENES, (*HARD, AS_LONG, *WIDER)),
+    "scenes_hard_words": Experiment(HARD_WORDS),
+    "scenes_hard_words_short": Experiment(HARD_WORDS, ("train.epochs=3",)),
+    "scenes_hard_words_128": Experiment(HARD_WORDS, ("dataset.input_shape=[128,128]",)),
+    "scenes_hard_words_fine": Experiment(HARD_WORDS, FINER),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
     "scenes_any": Experiment(ANY),
@@ -245,11 +259,11 @@ def random_object() -> dict[str, Any]:
     for level in ("easy", "hard"):
         rows = scenes.build_table("test", level=level).to_list()
         metrics = {"test": {"Acc@0.5": scenes.random_object_accuracy(rows)}}
-        for kind in ("attribute", "place", "relation"):
-            of_kind = [
-                row | {"sentences": [s for s in row["sentences"] if scenes.phrase_kind(s) == kind]} for row in rows
-            ]
-            metrics[f"test/{kind}"] = {"Acc@0.5": scenes.random_object_accuracy(of_kind)}
+        groups: list[tuple[str, Callable[[str], str | None]]] = [(kind, scenes.phrase_kind) for kind in scenes.KINDS]
+        groups += [(form, scenes.phrase_form) for form in scenes.FORMS if level == "hard"]
+        for group, of in groups:
+            chosen = [row | {"sentences": [s for s in row["sentences"] if of(s) == group]} for row in rows]
+            metrics[f"test/{group}"] = {"Acc@0.5": scenes.random_object_accuracy(chosen)}
         runs.append(
             {"level": level, "commands": [f"python scripts/run_results.py {RANDOM_OBJECT}"], "metrics": metrics}
         )

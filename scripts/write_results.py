@@ -18,6 +18,7 @@ from rec.files import write_text
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "not run"
 KINDS = ("attribute", "place", "relation")
+FORMS = ("negation", "ordinal", "two steps")  # of the hard level
 
 # (data set, its name in the configs, splits)
 DATA_SETS = (
@@ -59,7 +60,17 @@ ABSENT = (
     ("trained on phrases of one object each", "absent_before", "test"),
     ("trained on none, one and several", "absent_after", "test"),
 )
-HARD = (("random object of the scene", "scenes_random_object"), ("SimREC small", "scenes_hard"))
+HARD = (
+    ("random object of the scene", "scenes_random_object"),
+    ("SimREC small", "scenes_hard"),
+    ("three times as long", "scenes_hard_long"),
+    ("the same, 128 pixels", "scenes_hard_128"),
+    ("the same, 96 pixels, a wider trunk", "scenes_hard_wide"),
+    ("SimREC small, reads the words", "scenes_hard_words_short"),
+    ("three times as long", "scenes_hard_words"),
+    ("the same, 128 pixels", "scenes_hard_words_128"),
+    ("the same, 96 pixels, head at stride 4", "scenes_hard_words_fine"),
+)
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),
     ("box loss 1 - IoU² (SimREC's, weight 5)", "recipe_iou"),
@@ -156,14 +167,14 @@ def published(records: Mapping[str, Any]) -> str:
 
 def scenes(models: Sequence[tuple[str, str]], records: Mapping[str, Any], level: int) -> str:
     """Shape scenes of the easy (0) or hard (1) level."""
-    rows = []
+    rows, parts = [], KINDS + FORMS * level
     for label, name in models:
         record = records.get(name)
         if name == "scenes_random_object" and record is not None:
             record = record | {"runs": [record["runs"][level]]}
-        reads = [metric("test"), *(metric(f"test/{kind}") for kind in KINDS), metric("test", "mask_mIoU")]
+        reads = [metric("test"), *(metric(f"test/{part}") for part in parts), metric("test", "mask_mIoU")]
         rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *cost(record)])
-    return table(["model", "Acc@0.5", *KINDS, "mask mIoU", "updates", "minutes", "GB"], rows)
+    return table(["model", "Acc@0.5", *parts, "mask mIoU", "updates", "minutes", "GB"], rows)
 
 
 def any_number(models: Sequence[tuple[str, str, str]], records: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rec.data.scenes import phrase_kind
+from rec.data.scenes import phrase_form, phrase_kind
 from rec.evaluation import several
 from rec.evaluation.bootstrap import mean_accuracy, size_class
 from rec.evaluation.metrics import breakdown
@@ -12,7 +12,7 @@ from rec.evaluation.metrics import breakdown
 def rows_of_parts(
     split: str, records: Sequence[Mapping[str, Any]], rows: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Rows by size of the object and, of shape scenes, by kind of phrase.
+    """Rows by size of the object and, of shape scenes, by kind and form of phrase.
 
     Of phrases of none, one or several objects, by their number instead of size, and the baseline.
 
@@ -28,6 +28,7 @@ def rows_of_parts(
     parts: dict[Any, dict[str, float]] = {}
     if any(str(record.get("source")).startswith("scenes") for record in records):
         parts |= breakdown(records, lambda record: phrase_kind(record["sentence"]))
+        parts |= breakdown(records, lambda record: phrase_form(record["sentence"]))
     any_number = "targets" in records[0]
     if not any_number:
         parts |= breakdown(records, size_class)

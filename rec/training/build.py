@@ -28,6 +28,7 @@ from rec.evaluation import evaluate
 from rec.files import refuse_inputs
 from rec.model_folder.format import frozen_and_random
 from rec.model_folder.text_encoder import load_published, settle
+from rec.models.assembly import reads_words
 from rec.models.pretrained_text import text_encoders
 from rec.training.phrase_cache import remember_phrases
 from rec.training.schema import check_config, drop_helpers
@@ -239,7 +240,8 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
     model, known = instantiate(cfg.model), as_data_set(dataset)
     for encoder in text_encoders(model).values():
         load_published(encoder, cfg.model.language_encoder, "this run")
-        if encoder.is_frozen and not cfg.train.compile.enabled:  # its look-ups are no part of a graph
+        # Its look-ups are no part of a graph, and it keeps vectors of phrases, not their words.
+        if encoder.is_frozen and not cfg.train.compile.enabled and not any(map(reads_words, model.modules())):
             remember_phrases(encoder, cfg.model.language_encoder.digest)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

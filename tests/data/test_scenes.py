@@ -185,6 +185,21 @@ def test_the_kind_is_read_from_the_words(sentence: str, kind: str) -> None:
     assert scenes.phrase_kind(sentence) == kind
 
 
+def test_the_form_is_read_from_the_words_and_only_the_hard_level_has_any(sample: dict[str, list[scenes.Scene]]) -> None:
+    forms = {
+        level: Counter(scenes.phrase_form(sentence) for scene in many for _, sentence in scene.phrases)
+        for level, many in sample.items()
+    }
+    assert set(forms["easy"]) == {None} and set(forms["hard"]) == {None, *scenes.FORMS}
+    for sentence, form in (
+        ("the star above the square that is left of the big circle", "two steps"),
+        ("the small shape that is neither a star nor a ring", "negation"),
+        ("third red disc from the right", "ordinal"),
+        ("the disc furthest to the left", None),
+    ):
+        assert scenes.phrase_form(sentence) == form
+
+
 def test_vocabulary_and_length_stay_small(sample: dict[str, list[scenes.Scene]]) -> None:
     for level, many in sample.items():
         sentences = [sentence for scene in many for _, sentence in scene.phrases]

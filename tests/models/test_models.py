@@ -10,11 +10,13 @@ from rec.contracts import abilities
 from rec.models import SimREC
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
+from rec.models.word_attention import WordAttention
 
 MODELS = {
     "boxes": lambda: simrec(),
     "boxes and masks": lambda: simrec(masks=True, box_loss="giou"),
     "masks alone": lambda: simrec(boxes=False, masks=True),
+    "words": lambda: simrec(words=WordAttention(WIDTH, WIDTH)),
     "mcn": lambda: mcn(),
 }
 ALL = pytest.mark.parametrize("name", MODELS)
@@ -36,7 +38,7 @@ def test_evaluation_gives_boxes_in_pixels_scores_and_mask_logits(name: str) -> N
     data = batch()
     prediction = model({"image": data["image"], "tokens": data["tokens"]})
     assert ("box" in prediction) == (name != "masks alone")
-    assert ("mask" in prediction) == (name != "boxes")
+    assert ("mask" in prediction) == (name not in ("boxes", "words"))
     if "box" in prediction:
         assert prediction["box"].shape == (4, 4) and prediction["box"].dtype == torch.float32
         assert (prediction["box"][:, 2:] > prediction["box"][:, :2]).all()

@@ -16,6 +16,7 @@ from itertools import pairwise
 from rec.data.scenes.layout import SHAPES, SceneObject, pick, shuffled
 
 KINDS = ("attribute", "place", "relation")
+FORMS = ("negation", "ordinal", "two steps")
 MAX_WORDS = {"easy": 15, "hard": 20}
 
 _WORDS = {
@@ -53,6 +54,11 @@ DIRECTIONS = {
 _ORDINALS = ("second", "third", "fourth")
 
 _RELATION = re.compile(r"\b((left|right) of|above|below|under|(closest|nearest) to)\b")
+_FORM_PATTERNS = (
+    re.compile(r"\b(not|neither)\b"),
+    re.compile(rf"\b({'|'.join(_ORDINALS)}) .* from the\b"),
+    re.compile(rf"{_RELATION.pattern}.*{_RELATION.pattern}"),
+)
 _PLACE = re.compile(
     r"\b(left|right|top|bottom|upper|lower|middle|center|leftmost|rightmost|topmost|bottommost|highest|lowest)\b"
 )
@@ -63,6 +69,11 @@ def phrase_kind(sentence: str) -> str:
     if _RELATION.search(sentence):
         return "relation"
     return "place" if _PLACE.search(sentence) else "attribute"
+
+
+def phrase_form(sentence: str) -> str | None:
+    """Which of the hard level's :data:`FORMS` a phrase has, from its words alone; None for others."""
+    return next((form for form, said in zip(FORMS, _FORM_PATTERNS, strict=True) if said.search(sentence)), None)
 
 
 class SceneView:
