@@ -184,6 +184,8 @@ class Abilities(NamedTuple):
             features, ``ground(features, tokens, image_index)`` predictions. None for a model without halves.
         candidates: ``candidates(features, tokens, image_index)`` gives what ``ground`` does and every cell's ``candidate_boxes``
             and ``candidate_scores``, from one pass where ``ground`` takes ``candidates=True``. None without.
+        stride: pixels of the square that a cell of ``candidates`` spans; they come as (anchors, rows, columns). 0 where that is
+            not known.
         one_only: why it cannot learn from phrases that name none or several objects; "" where it can. Such a model says
             so with an attribute ``several = True``, its own or its ``head``'s; a text there is the reason why not.
         weighted: whether it multiplies each phrase's losses by the batch's ``weight``; such a model has ``weighted = True``.
@@ -194,6 +196,7 @@ class Abilities(NamedTuple):
     encode_image: Callable[..., Any] | None
     ground: Callable[..., Any] | None
     candidates: Callable[..., Any] | None
+    stride: int
     mask_threshold: float
     mask_any_overlap: bool
     one_only: str
@@ -208,6 +211,7 @@ def abilities(model: "torch.nn.Module") -> Abilities:
     halves = known["encode_image"] is not None and known["ground"] is not None
     head: Any = getattr(model, "head", None)
     cells: Any = getattr(head, "candidates", None) if halves else None
+    stride: Any = getattr(head, "stride", 0)
     several: Any = getattr(model, "several", getattr(head, "several", False))
 
     ground = known["ground"]
@@ -223,6 +227,7 @@ def abilities(model: "torch.nn.Module") -> Abilities:
         known["encode_image"] if halves else None,
         known["ground"] if halves else None,
         candidates if cells is not None else None,
+        stride if isinstance(stride, int) else 0,
         float(getattr(model, "mask_threshold", 0.5)),
         bool(getattr(model, "mask_any_overlap", False)),
         "" if several is True else several or "it knows the batch's `box` alone, one for each phrase",

@@ -12,25 +12,36 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rec.contracts import DataSet
+
+TILE = 240  # pixels of a sample's side, at least
 
 
 def picture_of(dataset: "DataSet", key: tuple[int, int]) -> Any:
-    """One sample as the model sees it."""
+    """One sample as the model sees it, at least :data:`TILE` pixels large."""
+    import cv2
+
     from rec import boxes
     from rec.evaluation.pictures import TRUE, annotate
 
     sample = dataset[key]
     named = sample["boxes"] if "boxes" in sample else sample["box"][None]
-    marks = boxes.cxcywh_to_xyxy(named.numpy()) * sample["image"].shape[-1]
+    scale = max(1.0, TILE / sample["image"].shape[-1])
+    marks = boxes.cxcywh_to_xyxy(named.numpy()) * sample["image"].shape[-1] * scale
     known = dataset.vocabulary.words if dataset.vocabulary is not None else ()
     words = " ".join(known[i] for i in sample["tokens"].tolist() if 0 < i < len(known))
     told = dataset.describe(key[1])
-    masks = [(sample["mask"][0].numpy() > 127, TRUE)] if "mask" in sample else []
+
+    def enlarged(pixels: "np.ndarray") -> "np.ndarray":  # a pixel stays a pixel: what the model sees is not smoothed
+        return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+
+    masks = [(enlarged(sample["mask"][0].numpy()) > 127, TRUE)] if "mask" in sample else []
     nothing = "" if len(named) else "names nothing here: "
     caption = f"{nothing}{words}\n({told['source']} {told['ref_id']})"
     drawn = [(box, TRUE, "") for box in marks.tolist()]
-    return annotate(sample["image"].permute(1, 2, 0).numpy(), drawn, masks, caption)
+    return annotate(enlarged(sample["image"].permute(1, 2, 0).numpy()), drawn, masks, caption)
 
 
 def main() -> int:

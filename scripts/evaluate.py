@@ -3,6 +3,7 @@
     rec evaluate RUN_FOLDER
     rec evaluate MODEL_FOLDER --config configs/x.py --splits val testA testB
     accelerate launch --num_processes 2 scripts/evaluate.py CHECKPOINT --out outputs/evaluation
+    rec evaluate RUN_FOLDER --report report.html --compare other/predictions.jsonl
     rec evaluate --answers answers.jsonl --coordinates 0-1000 --config configs/x.py --splits val
 
 The data come from the config (by default the run's own config.yaml), the model with its image size, normalisation and
@@ -11,17 +12,21 @@ vocabulary from the folder. Metrics are the same on any number of processes.
 
 import argparse
 import os
+import platform
+import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from rec.contracts import Answer, Words
+    from rec.evaluation.report import Look
     from rec.model_folder.find import Trained
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -29,9 +34,26 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU", "Pr@F1", "gIoU")
 Rows = dict[str, dict[str, float]]
 Lines = dict[str, list[dict[str, Any]]]
-Outcome = tuple[str, dict[str, Any], Rows, Lines]  # a title, the data sets, metrics and records by split
 Say = Callable[[str], None]
 Change = Callable[[Any], None]
+
+
+class Scored(NamedTuple):
+    """What came out.
+
+    Attributes:
+        what: was evaluated, in words.
+        datasets, rows, lines: by split: the data, its metrics and its records.
+        name: of the data set.
+        look: where the model looked, as the report asks for it; None where that cannot be told.
+    """
+
+    what: str
+    datasets: dict[str, Any]
+    rows: Rows
+    lines: Lines
+    name: str
+    look: "Look | None" = None
 
 
 def main() -> int:
@@ -51,9 +73,10 @@ def main() -> int:
         keep_freed_memory()
     say = print if accelerator.is_main_process else lambda *_: None
     if args.answers or is_foreign(args.model):
-        title, datasets, rows, lines = score_answers(args, accelerator, say)
+        scored = score_answers(args, accelerator, say)
     else:
-        title, datasets, rows, lines = evaluate_model(args, accelerator, say)
+        scored = evaluate_model(args, accelerator, say)
+    datasets, rows, lines = scored.datasets, scored.rows, scored.lines
     for split, records in lines.items():
         rows |= rows_of_parts(split, records, rows)
 
@@ -69,18 +92,17 @@ def main() -> int:
             save(prediction_grid(datasets[first], lines[first]), args.pictures)
             say(f"pictures     {args.pictures}")
         if args.report:
-            from rec.evaluation.report import write_report
-
-            write_report(args.report, datasets, lines, title=title)
+            report(args, scored)
             say(f"report       {args.report}")
     end_together(accelerator)
     return 0
 
 
-def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Outcome:
-    """Runs the model over each split: a title, the data sets, metrics and records by split."""
+def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Scored:
+    """Runs the model over each split."""
     from rec.errors import CheckpointError
     from rec.evaluation import several
+    from rec.evaluation.run import heat_maps
     from rec.model_folder.find import find_trained
     from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
@@ -129,7 +151,12 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
             say(f"{split}: threshold {answer.threshold:g}, chosen here for the best Pr@F1")
         if any(line["mask"] is not None for line in lines[split]) and not {"mask_mIoU", "gIoU"} & set(rows[split]):
             say(f"{split}: the model predicts masks, the split has none to compare with: dataset.with_masks=true?")
-    return f"{trained.folder}: {origin}", datasets, rows, lines
+    data = cfg.train.data
+
+    def look(split: str, indices: Sequence[int]) -> Mapping[int, Any]:
+        return heat_maps(model, datasets[split], indices, mean=data.mean, std=data.std)
+
+    return Scored(f"{type(model).__name__} of {trained.folder}, {origin}", datasets, rows, lines, data_name(cfg), look)
 
 
 def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
@@ -158,8 +185,8 @@ def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping
     return answer
 
 
-def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Outcome:
-    """Scores a file of answers, or asks a foreign model for them, on each split; returns what :func:`evaluate_model` does."""
+def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Scored:
+    """Scores a file of answers, or asks a foreign model for them, on each split."""
     from rec.conventions import Convention
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
@@ -180,7 +207,29 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     for split, dataset in datasets.items():
         say(f"{split}: {len(dataset)} phrases, fingerprint {dataset.fingerprint}")
     rows = {split: summarize_records(records) for split, records in answers.records.items()}
-    return f"{args.answers}, {convention}", datasets, rows, answers.records
+    return Scored(f"{args.answers}, {convention}", datasets, rows, answers.records, data_name(cfg))
+
+
+def data_name(cfg: Any) -> str:
+    return str(cfg.dataset.get("dataset") or getattr(cfg.dataset.get("_target_"), "__name__", "data set"))
+
+
+def report(args: argparse.Namespace, scored: Scored) -> None:
+    """Writes the page of ``--report``."""
+    import rec
+    from rec.evaluation.report import Other, write_report
+
+    splits = ", ".join(f"{split} ({len(part):,} phrases)" for split, part in scored.lines.items())
+    about = {
+        "Data set": f"{scored.name}: {splits}",
+        "Model": scored.what,
+        "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "Command": shlex.join(["rec", "evaluate", *sys.argv[1:]]),
+        "Version": f"rec {rec.__version__}, Python {platform.python_version()}",
+    }
+    title = f"{(args.model or args.answers)} on {scored.name} {', '.join(scored.lines)}"
+    other = Other(str(args.compare), args.others.records) if args.others else None
+    write_report(args.report, scored.datasets, scored.lines, title, about, other, scored.look)
 
 
 def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Mapping[str, Any]) -> Path:

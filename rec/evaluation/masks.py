@@ -1,4 +1,4 @@
-"""Masks on their way back from the letterboxed square to the image, and their overlap with the truth."""
+"""Masks and heat maps on their way back from the letterboxed square to the image, and masks' overlap with the truth."""
 
 import cv2
 import numpy as np
@@ -19,11 +19,34 @@ def to_image(
     Returns:
         bool ``(h, w)`` at the original image's size.
     """
-    h, w, nh, nw, dx, dy = (int(v) for v in geometry)
-    inside = np.ascontiguousarray(probability[dy : dy + nh, dx : dx + nw], np.float32)
+    h, w = (int(v) for v in geometry[:2])
+    kept = inside(probability, geometry)
     if any_overlap:
-        return cv2.resize((inside > threshold).astype(np.float32), (w, h), interpolation=cv2.INTER_LINEAR) > 0
-    return cv2.resize(inside, (w, h), interpolation=cv2.INTER_LINEAR) > threshold
+        return cv2.resize((kept > threshold).astype(np.float32), (w, h), interpolation=cv2.INTER_LINEAR) > 0
+    return cv2.resize(kept, (w, h), interpolation=cv2.INTER_LINEAR) > threshold
+
+
+def heat_map(scores: np.ndarray, geometry: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """Where a head looked: its cells' scores as a map of the image.
+
+    Args:
+        scores: float ``(N,)``, 0-1, of the cells as (anchors, rows, columns); of a place the best anchor counts.
+        geometry: ``(6,)`` letterbox record (see :mod:`rec.boxes`).
+        size: S, side of the letterboxed square.
+        stride: pixels of the square that a cell spans.
+
+    Returns:
+        float32 ``(nh, nw)``: the image as large as it is in the square; between the middles of cells it is bilinear.
+    """
+    side = size // stride
+    square = cv2.resize(scores.astype(np.float32).reshape(-1, side, side).max(0), (size, size))
+    return inside(square, geometry)
+
+
+def inside(square: np.ndarray, geometry: np.ndarray) -> np.ndarray:
+    """The part ``(nh, nw)`` of a square ``(S, S)`` that the image covers, float32, contiguous."""
+    _, _, nh, nw, dx, dy = (int(v) for v in geometry)
+    return np.ascontiguousarray(square[dy : dy + nh, dx : dx + nw], np.float32)
 
 
 def overlap(predicted: np.ndarray, target: np.ndarray) -> tuple[int, int]:

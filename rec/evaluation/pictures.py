@@ -4,7 +4,7 @@ import base64
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,26 +15,28 @@ from rec.data.masks import decode
 from rec.errors import InputError
 from rec.files import user_path, whole_file
 
+Colour = tuple[int, int, int]
 TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
-_PALETTE = (PREDICTED, (9, 105, 218), (191, 135, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
+_PALETTE = (PREDICTED, (9, 105, 218), (154, 103, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def colour(number: int) -> Colour:
     """The colour of the n-th of several answers on one image."""
     return _PALETTE[number % len(_PALETTE)]
 
 
 def data_address(picture: Image.Image) -> str:
-    """A picture as a ``data:`` address, JPEG."""
+    """A picture as a ``data:`` address: JPEG, or PNG where it has transparency."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    kind = "png" if picture.mode == "RGBA" else "jpeg"
+    (picture if kind == "png" else picture.convert("RGB")).save(buffer, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def annotate(
     image: np.ndarray,
-    marks: Sequence[tuple[Sequence[float] | None, tuple[int, int, int], str]] = (),
-    masks: Sequence[tuple[np.ndarray, tuple[int, int, int]]] = (),
+    marks: Sequence[tuple[Sequence[float] | np.ndarray | None, Colour, str]] = (),
+    masks: Sequence[tuple[np.ndarray, Colour]] = (),
     caption: str = "",
 ) -> Image.Image:
     """A copy of an image with boxes, labels, half-transparent masks, and a caption on a strip below.
@@ -111,6 +113,44 @@ def save(picture: Image.Image, path: str | os.PathLike[str]) -> None:
         picture.save(temporary)
 
 
+class Shown(NamedTuple):
+    """A prediction's image, small, with what is drawn on it.
+
+    Attributes:
+        image: uint8 ``(h, w, 3)`` RGB.
+        size: height and width of the original, in whose pixels boxes are.
+        masks: ``(bool (h, w), colour)``, the true one first.
+    """
+
+    image: np.ndarray
+    size: tuple[int, int]
+    masks: list[tuple[np.ndarray, Colour]]
+
+
+def shown(dataset: DataSet, record: Mapping[str, Any], side: int) -> Shown:
+    """The letterboxed image of a line of ``predictions.jsonl`` without its padding, its longer side of ``side`` pixels."""
+    sample = dataset[record["index"]]
+    h, w, nh, nw, dx, dy = (int(v) for v in sample["geometry"])
+    scale = side / max(nh, nw)
+    size = max(1, round(nw * scale)), max(1, round(nh * scale))
+    image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy()[dy : dy + nh, dx : dx + nw])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    masks = []
+    if record.get("mask") is not None:
+        for mask, tint in ((dataset.target_mask(record["index"]), TRUE), (decode(record["mask"]), PREDICTED)):
+            if mask is not None:
+                masks.append((cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0, tint))
+    return Shown(image, (h, w), masks)
+
+
+def marked_boxes(record: Mapping[str, Any]) -> list[tuple[list[float], Colour]]:
+    """The true boxes of a record, then those of its answer, xyxy in pixels of the original, with their colours."""
+    found: list[tuple[list[float], Colour]] = []
+    for one, many, tint in (("target", "targets", TRUE), ("box", "boxes", PREDICTED)):
+        found += [(box, tint) for box in record.get(many) or [record.get(one)] if box is not None]
+    return found
+
+
 def picture_of(dataset: DataSet, record: Mapping[str, Any], side: int = 320) -> Image.Image:
     """One prediction on its image: true box and mask green, predicted ones red, phrase and IoU below.
 
@@ -119,38 +159,39 @@ def picture_of(dataset: DataSet, record: Mapping[str, Any], side: int = 320) -> 
         record: A line of ``predictions.jsonl``.
         side: Length of the image's longer side in the picture.
     """
-    sample = dataset[record["index"]]
-    h, w, nh, nw, dx, dy = (int(v) for v in sample["geometry"])
-    scale = side / max(nh, nw)
-    size = max(1, round(nw * scale)), max(1, round(nh * scale))
-    image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy()[dy : dy + nh, dx : dx + nw])
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-    tinted = []
-    if record.get("mask") is not None:
-        for mask, tint in ((dataset.target_mask(record["index"]), TRUE), (decode(record["mask"]), PREDICTED)):
-            if mask is not None:
-                tinted.append((cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0, tint))
-    factors = np.array([size[0] / w, size[1] / h] * 2)
-    marks: list[Any] = []
-    for one, many, tint in (("target", "targets", TRUE), ("box", "boxes", PREDICTED)):
-        drawn = record.get(many) or [record.get(one)]
-        marks += [(None if box is None else np.array(box) * factors, tint, "") for box in drawn]
+    image, (h, w), masks = shown(dataset, record, side)
+    factors = np.array([image.shape[1] / w, image.shape[0] / h] * 2)
+    marks = [(np.array(box) * factors, tint, "") for box, tint in marked_boxes(record)]
     iou = "" if record.get("iou") is None else f"  (IoU {record['iou']:.2f})"
-    return annotate(image, marks, tinted, f"{record.get('sentence') or ''}{iou}")
+    return annotate(image, marks, masks, f"{record.get('sentence') or ''}{iou}")
 
 
 def grid(pictures: Sequence[Image.Image], columns: int = 6, gap: int = 8) -> Image.Image:
-    """Pictures in rows, each in a cell of the largest one's size."""
+    """Pictures in rows that they fill: about ``columns`` in each, in their order, none smaller than it was.
+
+    Raises:
+        ValueError: no picture.
+    """
     if not pictures:
         raise ValueError("a grid needs at least one picture; no predictions were made")
-    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, columns)
-        sheet.paste(picture, (gap + column * (width + gap), gap + row * (height + gap)))
+    # Rows of about the same width at one height; as wide as the widest, the others then grow a little.
+    aspects = np.array([picture.width / picture.height for picture in pictures])
+    count = max(1, round(len(pictures) / columns))
+    row_of = np.minimum(((aspects.cumsum() - aspects / 2) / aspects.sum() * count).astype(int), count - 1)
+    rows = [np.flatnonzero(row_of == row) for row in range(count) if (row_of == row).any()]
+    width = round(max(aspects[row].sum() * max(pictures[i].height for i in row) + gap * (len(row) - 1) for row in rows))
+    heights = [round((width - gap * (len(row) - 1)) / aspects[row].sum()) for row in rows]
+    sheet = Image.new("RGB", (width + 2 * gap, sum(heights) + gap * (len(rows) + 1)), "white")
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        edges = np.round(
+            np.append(0, aspects[row].cumsum() / aspects[row].sum()) * (width - gap * (len(row) - 1))
+        ).astype(int)
+        for place, i in enumerate(row):
+            size = (int(edges[place + 1] - edges[place]), height)
+            tile = pictures[i] if pictures[i].size == size else pictures[i].resize(size, Image.Resampling.LANCZOS)
+            sheet.paste(tile, (gap + int(edges[place]) + gap * place, top))
+        top += height + gap
     return sheet
 
 

@@ -1,21 +1,33 @@
 """One self-contained HTML report of predictions: where the model is good, where it fails, and what that looks like."""
 
 import html
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rec.contracts import DataSet
-from rec.evaluation import several
+from rec.data.scenes import phrase_kind
+from rec.evaluation import bootstrap, charts, overlay, several
 from rec.evaluation.metrics import mask_iou, summarize_records
+from rec.evaluation.pictures import TRUE, Colour, marked_boxes, shown
+from rec.evaluation.report_page import HEAD, SCRIPT
 from rec.files import user_path, write_text
 from rec.metric_cells import metric_cells
 
 Record = Mapping[str, Any]
+Groups = Mapping[str, Sequence[Record]]
+# Heat maps of some samples of a split, float32 (h, w) by their index (:func:`rec.evaluation.run.heat_maps`).
+Look = Callable[[str, Sequence[int]], Mapping[int, np.ndarray]]
 
+OTHER: Colour = (9, 105, 218)
+# What a table shows the interval of: the first that there is.
+HEADLINES = ("Acc@0.5", "Pr@F1", "mask_mIoU", "gIoU")
+SIDE, WORST, OTHERS = 320, 24, 12  # pixels of a picture; pictures of the worst, and of each other kind
 # Words that show what a phrase leans on; a phrase may be in several of these groups.
 WORDS = {
     "spatial words": (
@@ -30,18 +42,29 @@ WORDS = {
         "above below under over behind beside near next between with holding wearing of on in closest nearest facing"
     ),
 }
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 1em; color: #1f2328 }
-table { border-collapse: collapse; margin: .5em 0 } td, th { padding: .2em .8em; text-align: right }
-td:first-child, th:first-child { text-align: left } tr { border-bottom: 1px solid #d0d7de }
-.charts, .gallery { display: flex; flex-wrap: wrap; gap: 14px } figure { margin: 0 } figcaption { font-size: 13px }
-.gallery img { width: 240px; max-width: 100% } svg { max-width: 100% } .scroll { overflow-x: auto }
-.true { color: #2ea043 } .predicted { color: #da3633 }
-"""
+
+
+@dataclass(frozen=True)
+class Other:
+    """Answers of somebody else to the same phrases.
+
+    Attributes:
+        name: what they are called.
+        records: by split, as of :func:`write_report`.
+    """
+
+    name: str
+    records: Mapping[str, Sequence[Record]]
 
 
 def write_report(
-    path: str | Path, datasets: Mapping[str, Any], records: Mapping[str, Sequence[Record]], title: str
+    path: str | Path,
+    datasets: Mapping[str, Any],
+    records: Mapping[str, Sequence[Record]],
+    title: str,
+    about: Mapping[str, str] | None = None,
+    other: Other | None = None,
+    look: Look | None = None,
 ) -> None:
     """Write the report, replaced in one move.
 
@@ -50,65 +73,97 @@ def write_report(
         datasets: ``{split: data set}``, for the pictures.
         records: ``{split: lines of predictions.jsonl}``.
         title: What was evaluated.
+        about: Facts below the title, by name: data set, model, date, command, version.
+        other: To compare with.
+        look: Where the model looked, for the worst answers.
     """
-    parts = [
-        f"<h1>{_text(title)}</h1>",
-        _table({split: summarize_records(list(rows)) for split, rows in records.items()}),
-    ]
-    for split, rows in records.items():
+    facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(fact)}</dd>" for name, fact in (about or {}).items())
+    parts = [f"<h1>{_text(title)}</h1><dl>{facts}</dl>", _table(records)]
+    for number, (split, rows) in enumerate(records.items()):
         if rows:
-            parts += [f"<h2>{_text(split)}</h2>", *_split(datasets[split], list(rows))]
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+            compared = (other.name, other.records[split]) if other else None
+            body = "".join(_split(datasets[split], list(rows), split, compared, look))
+            parts.append(f'<section class="split" id="split-{number}"><h2>{_text(split)}</h2>{body}</section>')
+    write_text(
+        user_path(path),
+        f'<!doctype html><html lang="en"><head><title>{_text(title)}</title>{HEAD}</head>'
+        f"<body><main>{''.join(parts)}</main>{SCRIPT}</body></html>\n",
     )
-    write_text(user_path(path), page)
 
 
-def _split(dataset: DataSet, records: list[Record]) -> list[str]:
+def _split(
+    dataset: DataSet, records: list[Record], split: str, other: tuple[str, Sequence[Record]] | None, look: Look | None
+) -> list[str]:
     quality = np.array([overlap(record) for record in records])
     any_number = "targets" in records[0]
     parts = [
         '<div class="charts">',
-        _histogram(quality, "F1 of the phrase" if any_number else "IoU with the true object"),
+        charts.histogram(quality, "F1 of the phrase" if any_number else "IoU with the true object"),
     ]
     if any_number and records[0].get("candidates") is not None:
-        parts.append(_threshold_curve(records))
-    scored = (
-        []
-        if any_number
-        else [
-            (record["score"], value > 0.5)
-            for record, value in zip(records, quality, strict=True)
-            if record["score"] is not None
-        ]
-    )
+        parts.append(charts.threshold_curve(records))
+    scored = [
+        (record["score"], value > 0.5)
+        for record, value in zip(records, quality, strict=True)
+        if record["score"] is not None and not any_number
+    ]
     if scored:
-        parts.append(_calibration(np.array(scored, np.float64)))
+        parts.append(charts.calibration(np.array(scored, np.float64)))
     parts.append("</div>")
-    for name, group_of in groupings(records).items():
+
+    found = groupings(records)
+    for name, group_of in found.items():
         groups: dict[str, list[Record]] = {}
         for record in records:
             for group in group_of(record):
                 groups.setdefault(group, []).append(record)
         if len(groups) > 1:
-            rows = {group: summarize_records(groups[group]) for group in sorted(groups, key=_natural)}
-            parts += [f"<h3>By {_text(name)}</h3>", _table(rows)]
+            parts += [
+                f"<h3>By {_text(name)}</h3>",
+                _table({group: groups[group] for group in sorted(groups, key=_order)}),
+            ]
     if any_number:
         rows = {name.partition("/")[2]: row for name, row in several.rows("", records).items()}
-        parts += ["<h3>By number of objects, and to compare with</h3>", _table(rows)]
+        parts += ["<h3>By number of objects, and to compare with</h3>", _cells_table(metric_cells(rows))]
+    if other:
+        parts += _comparison(dataset, records, *other)
+
     surest = np.array([-(record["score"] or 0) for record in records], np.float64)
     order = np.lexsort([surest, quality])
     middle = len(order) // 2
+    worst = order[:WORST].tolist()
+    heat = look(split, [records[i]["index"] for i in worst]) if look else {}
+    galleries = ""
     for name, chosen in (
-        ("Worst (the surest first)", order[:12]),
-        ("Median", order[max(0, middle - 6) : middle + 6]),
-        ("Best", order[::-1][:12]),
+        ("Worst (the surest first)", worst),
+        ("Median", order[max(0, middle - OTHERS // 2) : middle + OTHERS // 2].tolist()),
+        ("Best", order[::-1][:OTHERS].tolist()),
     ):
-        pictures = "".join(_figure(dataset, records[i]) for i in chosen)
-        legend = '<span class="true">true</span>, <span class="predicted">predicted</span>'
-        parts.append(f'<h3>{name}: {legend}</h3><div class="gallery">{pictures}</div>')
+        maps = heat if chosen is worst else {}
+        galleries += _gallery(
+            name, [_figure(dataset, records[i], i, heat=maps.get(records[i]["index"])) for i in chosen], bool(maps)
+        )
+    return [*parts, "<h3>Every phrase</h3>", _filters(records, quality, found), galleries]
+
+
+def _comparison(dataset: DataSet, records: list[Record], name: str, others: Sequence[Record]) -> list[str]:
+    """What differs from other answers: metrics with the interval of the difference, and the phrases won and lost."""
+    mine, theirs = summarize_records(records), summarize_records(others)
+    lines = [["", "here", "there", "difference", "95 % interval"]]
+    for metric, (mean, low, high) in bootstrap.paired(records, others).items():
+        if metric in mine and metric in theirs:
+            shares = (f"{100 * part[metric]:.2f}" for part in (mine, theirs))
+            lines.append([metric, *shares, f"{100 * mean:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"])
+    parts = [f"<h3>Compared with {_text(name)}</h3>", _cells_table(lines)]
+    place = {record["index"]: number for number, record in enumerate(records)}
+    changes = bootstrap.changed(records, others)
+    for title, is_won in (("Won", True), ("Lost", False)):
+        part = [line for line in changes if (line["iou"] > 0.5) == is_won]
+        figures = [
+            _figure(dataset, records[place[line["index"]]], place[line["index"]], other=line["other_box"])
+            for line in part[:OTHERS]
+        ]
+        parts.append(_gallery(f"{title}: {len(part)} phrases", figures, other=name))
     return parts
 
 
@@ -127,8 +182,6 @@ def overlap(record: Record) -> float:
 
 def groupings(records: Sequence[Record]) -> dict[str, Callable[[Record], list[str]]]:
     """How the report breaks results down: by name, a function from a record to the groups it is in."""
-    sides = [np.sqrt(_area(record)) for record in records if record.get("target")]
-    cuts = np.quantile(sides, [0.25, 0.5, 0.75]) if sides else np.zeros(3)
 
     def by_length(record: Record) -> list[str]:
         count = len(_words(record))
@@ -138,116 +191,158 @@ def groupings(records: Sequence[Record]) -> dict[str, Callable[[Record], list[st
         return ["13 or more words"]
 
     def by_size(record: Record) -> list[str]:
-        if not record.get("target"):
-            return []
-        number = int(np.searchsorted(cuts, np.sqrt(_area(record))))
-        edge = f"up to {cuts[number]:.0f} px" if number < 3 else f"above {cuts[2]:.0f} px"
-        return [f"quarter {number + 1}, {edge}"]
+        size = bootstrap.size_class(record)
+        return [SIZES[size]] if size else []
 
     def by_words(record: Record) -> list[str]:
         words = set(_words(record))
         found = [name for name, listed in WORDS.items() if words & set(listed.split())]
         return found or ["none of these"]
 
-    return {
+    found = {
         "phrase length": by_length,
-        "object size (square root of the box area)": by_size,
+        "object size (COCO's classes)": by_size,
         "kind of words": by_words,
         "source": lambda record: [str(record.get("source"))],
     }
+    if any(str(record.get("source")).startswith("scenes") for record in records):
+        found["kind of phrase"] = lambda record: [phrase_kind(record["sentence"])]
+    return found
+
+
+SIZES = {
+    name: f"{name}, {'below' if np.isfinite(area) else 'from'} {round(min(area, 96.0**2) ** 0.5)}² px"
+    for name, area in bootstrap.COCO_SIZES.items()
+}
+
+
+def _order(name: str) -> list[Any]:
+    """Sizes as they grow, numbers by their value."""
+    sizes = list(SIZES.values())
+    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return ["", sizes.index(name)] if name in sizes else parts
 
 
 def _words(record: Record) -> list[str]:
     return re.findall(r"[a-z0-9]+", str(record.get("sentence") or "").lower())
 
 
-def _area(record: Record) -> float:
-    left, top, right, bottom = record["target"]
-    return max(0.0, right - left) * max(0.0, bottom - top)
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-
-
 def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    head, *lines = metric_cells(rows)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    names = "".join(f"<th>{_text(name)}</th>" for name in head)
-    return f'<div class="scroll"><table><tr>{names}</tr>{body}</table></div>'
+def _table(groups: Groups) -> str:
+    """Metrics of groups of records, each with how many they are and how surely its first metric is known."""
+    rows = {name: summarize_records(list(records)) for name, records in groups.items()}
+    head, *lines = metric_cells({name: {key: row[key] for key in row if key != "count"} for name, row in rows.items()})
+    sure = {name: bootstrap.intervals(records) for name, records in groups.items()}
+    first = next((name for name in HEADLINES if any(name in found for found in sure.values())), None)
+    cells = [[head[0], "phrases", *head[1:]]]
+    if first:
+        cells[0].insert(2 + head[1:].index(first) + 1, "95 % interval")
+    for (name, records), line in zip(groups.items(), lines, strict=True):
+        cells.append([line[0], f"{len(records):,}", *line[1:]])
+        if first:
+            low, high = sure[name].get(first, (float("nan"),) * 2)
+            told = f"{100 * low:.1f} to {100 * high:.1f}" if low == low else "-"
+            cells[-1].insert(2 + head[1:].index(first) + 1, told)
+    return _cells_table(cells)
 
 
-def _figure(dataset: DataSet, record: Record) -> str:
-    from rec.evaluation.pictures import data_address, picture_of
-
-    address = data_address(picture_of(dataset, record, side=240))
-    label = _text(f"{record.get('ref_id')} {record.get('sentence')}")
-    score = "" if record.get("score") is None else f"score {record['score']:.2f}"
-    image = f'<img loading="lazy" alt="{label}" src="{address}">'
-    return f"<figure>{image}<figcaption>{score}</figcaption></figure>"
-
-
-_WIDTH, _HEIGHT, _MARGIN = 380, 240, 38
+def _cells_table(cells: Sequence[Sequence[str]]) -> str:
+    head, *lines = cells
+    names = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{_text(line[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in line[1:])}</tr>'
+        for line in lines
+    )
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _chart(title: str, below: str, beside: str, inside: str) -> str:
-    """An SVG chart whose plotting area is the unit square, y upwards."""
-    w, h, m = _WIDTH, _HEIGHT, _MARGIN
-    ticks = ""
-    for k in range(6):
-        x, y = m + (w - 2 * m) * k / 5, h - m - (h - 2 * m) * k / 5
-        ticks += f'<text x="{x:.0f}" y="{h - m + 14}" text-anchor="middle">{k / 5:g}</text>'
-        ticks += f'<text x="{m - 5}" y="{y + 4:.0f}" text-anchor="end">{k / 5:g}</text>'
-        ticks += f'<line x1="{m}" x2="{w - m}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d0d7de"/>'
+def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str, Callable[[Record], list[str]]]) -> str:
+    """A table of all phrases that the reader narrows down and sorts; pictures follow what it is narrowed to."""
+    any_number = "targets" in records[0]
+    names = sorted({group for record in records for group_of in found.values() for group in group_of(record)}, key=str)
+    number = {name: k for k, name in enumerate(names)}
+    rows = [
+        [
+            record.get("sentence") or "",
+            _file(record),
+            str(record.get("ref_id") or ""),
+            round(float(value), 3),
+            None if record["score"] is None else round(record["score"], 3),
+            int(value == 1 if any_number else value > 0.5),
+            [number[group] for group_of in found.values() for group in group_of(record)],
+        ]
+        for record, value in zip(records, quality, strict=True)
+    ]
+    choices = "".join(
+        f'<optgroup label="By {_text(name)}">'
+        + "".join(
+            f'<option value="{number[group]}">{_text(group)}</option>'
+            for group in sorted({group for record in records for group in group_of(record)}, key=_order)
+        )
+        + "</optgroup>"
+        for name, group_of in found.items()
+    )
+    told = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    measure = "F1" if any_number else "IoU"
     return (
-        f'<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" font-size="11" role="img"><title>{title}</title>'
-        f'<text x="{w / 2}" y="16" text-anchor="middle" font-size="13">{title}</text>{ticks}{inside}'
-        f'<text x="{w / 2}" y="{h - 4}" text-anchor="middle">{below}</text>'
-        f'<text transform="translate(10 {h / 2}) rotate(-90)" text-anchor="middle">{beside}</text></svg>'
+        '<form class="filters" role="search">'
+        '<label>Phrase contains <input type="search" name="text"></label>'
+        '<label>Answers <select name="right"><option value="">all</option><option value="1">right</option>'
+        '<option value="0">wrong</option></select></label>'
+        f'<label>Of <select name="group"><option value="">all phrases</option>{choices}</select></label>'
+        '<label>Sort <select name="sort"><option value="worst">worst first</option><option value="best">best first</option>'
+        '<option value="sure">surest first</option><option value="unsure">least sure first</option>'
+        '<option value="phrase">by phrase</option><option value="data">as in the data</option></select></label>'
+        "<output></output></form>"
+        '<div class="scroll" tabindex="0"><table class="phrases"><thead><tr><th scope="col">phrase</th>'
+        f'<th scope="col">{measure}</th><th scope="col">score</th><th scope="col">file</th><th scope="col">ref id</th></tr></thead>'
+        '<tbody></tbody></table></div><button class="more" type="button">Show more</button>'
+        f'<script type="application/json">{told}</script>'
     )
 
 
-def _point(x: float, y: float) -> tuple[float, float]:
-    return _MARGIN + (_WIDTH - 2 * _MARGIN) * x, _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * y
+def _gallery(name: str, figures: Sequence[str], heat: bool = False, other: str | None = None) -> str:
+    lines = '<span class="line true">true</span> <span class="line predicted">answer</span>'
+    if other is not None:
+        lines += f' <span class="line other">{_text(other)}</span>'
+    switch = '<label><input type="checkbox" class="looked"> where the model looked</label>' if heat else ""
+    pictures = "".join(figures) or "<p>None.</p>"
+    legend = f'<p class="legend">{lines} {switch}</p>'
+    return f'<div class="pictures"><h4>{_text(name)}</h4>{legend}<div class="gallery">{pictures}</div></div>'
 
 
-def _threshold_curve(records: Sequence[Record]) -> str:
-    """``Pr@F1`` over the threshold of the score, with the one that was used."""
-    shares, used = several.curve(records), records[0]["threshold"]
-    path = " ".join("{:.1f},{:.1f}".format(*_point(x, y)) for x, y in zip(several.THRESHOLDS, shares, strict=True))
-    (x0, y0), (_, y1) = _point(used, 0), _point(used, 1)
-    marks = f'<line x1="{x0:.1f}" y1="{y0}" x2="{x0:.1f}" y2="{y1}" stroke="#57606a" stroke-dasharray="4"/>'
-    marks += f'<polyline points="{path}" fill="none" stroke="#0969da"/>'
-    return _chart(f"Pr@F1 over the threshold (used: {used:g})", "threshold", "Pr@F1", marks)
+def _figure(
+    dataset: DataSet, record: Record, row: int, *, heat: np.ndarray | None = None, other: Sequence[float] | None = None
+) -> str:
+    """A prediction on its image; ``row`` is its number in the table of all phrases."""
+    seen = shown(dataset, record, SIDE)
+    height, width = seen.size
+    marks = [(box, tint, "dashed" if tint == TRUE else "solid") for box, tint in marked_boxes(record)]
+    marks += [(list(other), OTHER, "dotted")] if other is not None else []
+    sides = np.array([width, height] * 2, np.float64)
+    layers = [("mask", overlay.veil(mask, tint)) for mask, tint in seen.masks]
+    layers += [("heat", overlay.heat(heat))] if heat is not None else []
+    sentence, score = str(record.get("sentence") or ""), record.get("score")
+    picture = overlay.picture(
+        seen.image,
+        [overlay.Mark((np.array(box) / sides).tolist(), tint, "", line) for box, tint, line in marks],
+        layers,
+        sentence,
+    )
+    numbers = [
+        f"{'F1' if 'targets' in record else 'IoU'} {overlap(record):.2f}",
+        *([f"score {score:.2f}"] if score is not None else []),
+        *(["nothing found"] if record.get("boxes") == [] else []),
+        *(["names nothing here"] if record.get("targets") == [] else []),
+    ]
+    return (
+        f'<figure data-row="{row}">{picture}<figcaption><b>{_text(sentence)}</b><span>{", ".join(numbers)}</span>'
+        f"<small>{_text(_file(record))}, ref {_text(record.get('ref_id'))}</small></figcaption></figure>"
+    )
 
 
-def _histogram(values: np.ndarray, title: str) -> str:
-    counts, edges = np.histogram(values.clip(0, 1), bins=20, range=(0, 1))
-    bars = ""
-    for count, left, right in zip(counts / len(values), edges[:-1], edges[1:], strict=True):
-        (x0, y0), (x1, y1) = _point(left, 0), _point(right, count)
-        tint = "#2ea043" if left >= 0.5 else "#da3633"
-        bars += f'<rect x="{x0 + 1:.1f}" y="{y1:.1f}" width="{x1 - x0 - 2:.1f}" height="{y0 - y1:.1f}" fill="{tint}"/>'
-    return _chart(title, title.split()[0], "share of phrases", bars)
-
-
-def _calibration(scored: np.ndarray) -> str:
-    """Accuracy at IoU 0.5 against the score, in ten bins; the diagonal is perfect calibration."""
-    bins = np.minimum((scored[:, 0] * 10).astype(int), 9)
-    (x0, y0), (x1, y1) = _point(0, 0), _point(1, 1)
-    marks = f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="#57606a" stroke-dasharray="4"/>'
-    error, points = 0.0, []
-    for number in range(10):
-        inside = scored[bins == number]
-        if len(inside):
-            score, accuracy = inside.mean(0)
-            error += abs(score - accuracy) * len(inside) / len(scored)
-            x, y = _point(score, accuracy)
-            points.append(f"{x:.1f},{y:.1f}")
-            marks += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * np.sqrt(len(inside) / len(scored)):.1f}" fill="#0969da"/>'
-    marks += f'<polyline points="{" ".join(points)}" fill="none" stroke="#0969da"/>'
-    return _chart(f"Calibration (mean error {error:.3f})", "score", "share right at IoU 0.5", marks)
+def _file(record: Record) -> str:
+    return Path(str(record.get("image") or record.get("image_id") or "")).name

@@ -286,6 +286,35 @@ class _Judging:
             self.judge.update(host, host)
 
 
+def heat_maps(
+    model: torch.nn.Module, dataset: DataSet, indices: Sequence[int], *, mean: Sequence[float], std: Sequence[float]
+) -> dict[int, np.ndarray]:
+    """Where a model looked in some samples: by index its head's scores over the image, see :func:`masks.heat_map`.
+
+    Args:
+        model: on its device; a model whose head does not score the places of an image gives no maps.
+        dataset: The split.
+        indices: Few enough for one batch.
+        mean, std: as of :func:`evaluate`.
+    """
+    from accelerate.utils import send_to_device
+
+    can = abilities(model)
+    if not indices or can.candidates is None or can.encode_image is None or not can.stride:
+        return {}
+    dataset = as_data_set(dataset)
+    batch = dataset.collate([dataset[index] for index in indices])
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        ready = model_input(send_to_device(batch, next(model.parameters()).device), mean, std)
+        scores = can.candidates(can.encode_image(ready["image"]), ready["tokens"], None)[1]
+    model.train(was_training)
+    size = batch["image"].shape[-1]
+    maps = zip(_numpy(scores), _numpy(batch["geometry"]), strict=True)
+    return dict(zip(indices, (masks.heat_map(one, where, size, can.stride) for one, where in maps), strict=True))
+
+
 def _refuse(samples: list[int], model: torch.nn.Module, dataset: DataSet) -> None:
     """Raises a PredictionError where there are any ``samples``: counted as misses they would hide what happened."""
     if not samples:

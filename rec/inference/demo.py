@@ -1,6 +1,7 @@
 """A web page to try a model: pick or upload an image, type phrases, see boxes and masks. Needs the extra ``demo``."""
 
 import atexit
+import copy
 import functools
 import html
 import os
@@ -8,75 +9,121 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gradio
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rec.evaluation.pictures import colour
-from rec.inference.grounder import Grounder, Grounding, draw
+from rec.contracts import Answer
+from rec.errors import InputError
+from rec.inference import answer_html
+from rec.inference.grounder import Grounder, Grounding
 from rec.inference.inputs import to_pixels
 
-MAX_UPLOAD = "15mb"
-MAX_PIXELS = 25_000_000
-MAX_PHRASES, MAX_LETTERS = 8, 300  # of one phrase
-_STYLE = """
-.gradio-container { max-width: 1100px !important; margin: 0 auto !important }
-#results ul { list-style: none; padding: 0 } #results li { margin: .4em 0 }
-#answer img, #picture img { object-fit: contain }
-@media (max-width: 600px) { .gradio-container { padding: 8px !important } }
+MAX_UPLOAD = 64 << 20  # bytes
+MAX_PIXELS = 25_000_000  # a larger picture is scaled down to these
+MAX_PHRASES, MAX_LETTERS, MAX_CANDIDATES = 8, 300, 10  # letters of one phrase
+UNSURE = 0.5  # an answer of a lower score is called a guess, where the model has no threshold of its own
+_EMPTY = '<div class="empty"><p>The answer appears here.</p></div>'
+_STYLE = (
+    answer_html.STYLE
+    + """
+.gradio-container { max-width: 1200px !important; margin: 0 auto !important; --stage: clamp(300px, 58vh, 520px);
+  --muted: #52525b; --block-info-text-color: var(--muted); --input-placeholder-color: var(--muted) }
+.dark .gradio-container, .dark.gradio-container { --muted: #b4b4bd }
+#answer .html-container, #said .html-container, #complaints .html-container { padding: 0 }
+#complaints:has(#complaint:empty) { display: none }
+#picture { height: clamp(240px, 42vh, 380px) } #picture img { object-fit: contain }
+#phrases textarea { height: 5.2em !important; overflow-y: auto !important }
+#said { min-height: 2.4em } #said p, #complaint { margin: 0 }
+#said .error, #complaint:not(:empty) { border: 2px solid #cf222e; border-left-width: 8px; border-radius: 6px; padding: .4em .7em }
+#more h2 { font-size: 1.1em; margin: .4em 0 0 }
+#examples { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px }
+#examples button { flex-flow: column nowrap; justify-content: flex-start; min-width: 0; height: 138px; padding: 6px;
+  overflow: hidden; font-weight: 400; font-size: 13px; line-height: 1.2; white-space: normal }
+#examples img { width: auto; height: 68px; margin: 0 0 4px; border-radius: 4px; flex: none }
+button:focus-visible, .gradio-container input:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px }
+@media (max-width: 900px) { #examples { grid-template-columns: repeat(2, minmax(0, 1fr)) } }
+@media (max-width: 700px) {
+  .gradio-container { padding: 8px !important; --stage: 320px }
+  #sides { flex-direction: column } #asking, #answering { display: contents } #answer { order: 1 } #more { order: 2 }
+}
+"""
+)
+_INTO_VIEW = """() => {
+  if (innerWidth <= 700 && document.querySelector('#answer .answer')) document.getElementById('answer').scrollIntoView();
+}"""
+# What gradio shows for some seconds in a corner (too large an upload, a lost connection) stays in the page, until the next try.
+_SCRIPT = """
+() => {
+  const complaint = document.getElementById('complaint');
+  for (const id of ['said', 'complaint']) document.getElementById(id).setAttribute('aria-live', 'polite');
+  new MutationObserver(() => document.querySelectorAll('.toast-body').forEach((toast) => {
+    complaint.textContent = (toast.querySelector('.toast-text') || toast).innerText;
+    (toast.querySelector('.toast-close') || toast).click();
+  })).observe(document.body, {childList: true, subtree: true});
+  for (const kind of ['click', 'change', 'keydown']) document.addEventListener(kind, (event) => {
+    if (event.isTrusted) complaint.textContent = '';
+  }, true);
+}
 """
 
 
-def answer(grounder: Grounder, path: str | None, text: str) -> tuple[Any, str]:
+def answer(
+    grounder: Grounder, path: str | None, text: str, top_k: int = 1, threshold: float | None = None
+) -> tuple[str, str]:
     """What the page shows for an uploaded file and the phrases of a text, one a line.
 
+    Args:
+        grounder: the model.
+        path: of the file.
+        text: at most :data:`MAX_PHRASES` lines.
+        top_k: how many boxes are shown of each phrase, those that are no answer among them.
+        threshold: as of :func:`rec.from_pretrained`, in place of the model's own.
+
     Returns:
-        The marked picture, and the results as HTML.
+        What came out in a line, and the answers, both as HTML.
 
     Raises:
-        gradio.Error: with a message for the person at the page.
+        InputError: with a message for the person at the page.
     """
     if len(text or "") > MAX_PHRASES * (MAX_LETTERS + 2):  # before anything is made of it
-        raise gradio.Error(f"At most {MAX_PHRASES} phrases of {MAX_LETTERS} letters.", print_exception=False)
+        raise InputError(f"At most {MAX_PHRASES} phrases of {MAX_LETTERS} letters.")
     phrases = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if path is None:
-        raise gradio.Error("Pick or upload an image first.", print_exception=False)
+        raise InputError("Pick or upload an image first.")
     if not phrases:
-        raise gradio.Error("Type what to look for, such as: the man on the left.", print_exception=False)
+        raise InputError("Type what to look for, such as: the man on the left.")
     if len(phrases) > MAX_PHRASES:
-        raise gradio.Error(f"At most {MAX_PHRASES} phrases at a time.", print_exception=False)
+        raise InputError(f"At most {MAX_PHRASES} phrases at a time.")
     if max(map(len, phrases)) > MAX_LETTERS:
-        raise gradio.Error(f"A phrase has at most {MAX_LETTERS} letters.", print_exception=False)
+        raise InputError(f"A phrase has at most {MAX_LETTERS} letters.")
     started = time.perf_counter()
+    if threshold is not None:
+        grounder = copy.copy(grounder)  # the model is shared
+        grounder.answer = replace(grounder.answer or Answer(), threshold=threshold)
     try:
-        pixels, warning = to_pixels(Path(path), max_pixels=MAX_PIXELS)
-        found: list[Grounding] = grounder(pixels, phrases)
+        pixels, warning = to_pixels(Path(path))
+        size = pixels.shape[:2]
+        remarks = [warning] if warning else []
+        if (scale := (MAX_PIXELS / (size[0] * size[1])) ** 0.5) < 1:
+            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            remarks.append(f"{size[1]} x {size[0]} pixels were scaled down to {pixels.shape[1]} x {pixels.shape[0]}")
+        found: list[Grounding] = grounder(pixels, phrases, top_k=int(top_k), keep_images=True, heat_maps=True)
     except ValueError as error:
-        raise gradio.Error(str(error).replace(path, "the file"), print_exception=False) from None
-    seconds = time.perf_counter() - started
-    items = "".join(_item(number, grounding) for number, grounding in enumerate(found))
-    took = f"{seconds:.2f} s on {grounder.device}" + (f"; {html.escape(warning)}" if warning else "")
-    return draw(found, with_label=False), f"<ul>{items}</ul><p>{took}</p>"
-
-
-def _item(number: int, grounding: Grounding) -> str:
-    told = [
-        f"score {score:.3f}, box {', '.join(f'{value:.1f}' for value in box)}"
-        for box, score in zip(grounding.boxes, grounding.scores, strict=True)
-    ]
-    if not grounding.found:
-        told = ["<strong>nothing found</strong>: no object in this picture fits the phrase"]
-    elif not told:
-        told = [f"score {grounding.score:.3f}, no box"]
-    elif len(told) > 1:
-        told = [f"{len(told)} objects", *told]
-    remark = f"<br><em>{html.escape(grounding.warning)}</em>" if grounding.warning else ""
-    mark = f'<span style="color:rgb{colour(number)}">&#9632;</span>'
-    return f"<li>{mark} <b>{html.escape(grounding.phrase)}</b><br>{'<br>'.join(told)}{remark}</li>"
+        raise InputError(str(error).replace(path, "the file")) from None
+    drawn = not grounder.knows_shapes_only or Path(path).name.startswith("scene_")
+    counts, shown = answer_html.answers_html(
+        found, pixels, size, Path(path).name, grounder.origin, unsure=0 if grounder.answer else UNSURE,
+        guess="" if drawn else "the model has seen drawn shapes only",
+    )  # fmt: skip
+    took = f"{counts}, in {time.perf_counter() - started:.2f} s on {grounder.device}"
+    return f"<p>{html.escape('; '.join([took, *remarks]))}</p>", shown
 
 
 def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:
@@ -98,37 +145,72 @@ def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:
 def build(grounder: Grounder) -> gradio.Blocks:
     """The page for one model."""
     folder = temporary_folder()
+    own = grounder.answer
 
-    def run(path: str | None, text: str) -> tuple[Any, str]:
-        return answer(grounder, path, text)
+    def run(path: str | None, text: str, top_k: float = 1, threshold: float = 0) -> tuple[str, str]:
+        try:
+            # A threshold of 0 stands for none, where the model has none of its own.
+            return answer(grounder, path, text, int(top_k), float(threshold) if own or threshold else None)
+        except InputError as error:
+            return f'<p class="error" role="alert"><b>Not answered.</b> {html.escape(str(error))}</p>', _EMPTY
 
     with gradio.Blocks(title="Find what a phrase names", analytics_enabled=False) as page:
-        gradio.Markdown(f"## Find what a phrase names\nThis model was {grounder.origin}.")
-        with gradio.Row():
-            with gradio.Column(min_width=300):
+        gradio.Markdown(f"# Find what a phrase names\nThis model was {grounder.origin}.")
+        with gradio.Row(elem_id="sides"):
+            with gradio.Column(min_width=300, elem_id="asking"):
                 image = gradio.Image(
-                    label="Image", type="filepath", sources=["upload", "clipboard"], elem_id="picture", height=340
+                    label="Image", type="filepath", sources=["upload", "clipboard"], elem_id="picture", buttons=[]
                 )
                 # Hands over the file as it is: reading it, and saying what is wrong with it, is ours.
                 vars(image)["preprocess"] = lambda payload: None if payload is None else payload.path
                 phrases = gradio.Textbox(
                     label="Phrases, one a line",
+                    info="Enter finds; Shift + Enter starts a new line",
                     placeholder="the man on the left",
-                    lines=2,
+                    max_lines=MAX_PHRASES,
                     max_length=MAX_PHRASES * (MAX_LETTERS + 1),
                     elem_id="phrases",
                 )
                 button = gradio.Button("Find", variant="primary", elem_id="find")
-            with gradio.Column(min_width=300):
-                marked = gradio.Image(label="Answer", interactive=False, elem_id="answer", height=340)
-                results = gradio.HTML(elem_id="results")
-        outputs = [marked, results]
-        gradio.Examples(scene_examples(folder), [image, phrases], outputs, run, run_on_click=True, cache_examples=False)
-        button.click(run, [image, phrases], outputs)
-        phrases.submit(run, [image, phrases], outputs)
+                gradio.HTML('<div id="complaint" role="alert"></div>', elem_id="complaints")
+                said = gradio.HTML(elem_id="said")
+                with gradio.Column(elem_id="more"):
+                    with gradio.Row(visible=grounder.gives_candidates):
+                        top_k = gradio.Slider(1, MAX_CANDIDATES, 1, step=1, min_width=220, label="Boxes shown", elem_id="top-k",
+                                              info="of each phrase, best first")  # fmt: skip
+                        threshold = gradio.Slider(
+                            0, 1, own.threshold if own else 0, step=0.01, min_width=220, label="Threshold", elem_id="threshold",
+                            info="lower scores: nothing found" if own else "0: always one object",
+                        )  # fmt: skip
+                    gradio.Markdown("## Or try one of these")
+                    with gradio.Row(elem_id="examples"):
+                        examples = [
+                            (gradio.Button(_short(text), icon=path), path, text)
+                            for path, text in scene_examples(folder)
+                        ]
+            with gradio.Column(min_width=300, elem_id="answering"):
+                answers = gradio.HTML(_EMPTY, elem_id="answer")
+        asked, outputs = [image, phrases, top_k, threshold], [said, answers]
+        runs = [button.click(run, asked, outputs), phrases.submit(run, asked, outputs)]
+        for pressed, path, text in examples:
+            filled = pressed.click(functools.partial(lambda *example: example, path, text), None, [image, phrases])
+            runs.append(filled.then(run, asked, outputs))
+        for done in runs:
+            done.then(None, None, None, js=_INTO_VIEW)
+        # What was found for something else does not stay beside what is asked now.
+        gradio.on(
+            [phrases.input, image.input, image.upload, image.clear, top_k.input, threshold.input],
+            None, None, outputs, js=f"() => ['', {_EMPTY!r}]", cancels=runs,
+        )  # fmt: skip
+        page.load(None, js=_SCRIPT)
     for block in page.blocks.values():  # any of them would fetch an address that it is sent in place of a file
         vars(block)["async_move_resource_to_block_cache"] = functools.partial(_uploaded, block)
     return page
+
+
+def _short(text: str) -> str:
+    first, *others = text.splitlines()
+    return f"{first} (and {len(others)} more)" if others else first
 
 
 async def _uploaded(block: Any, path: str | Path | None) -> str | None:

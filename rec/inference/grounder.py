@@ -17,7 +17,7 @@ from rec.boxes import suppress
 from rec.contracts import Answer, Preprocess, Words, abilities
 from rec.data.batch import Returning
 from rec.data.images import letterbox
-from rec.evaluation.masks import to_image
+from rec.evaluation.masks import heat_map, inside, to_image
 from rec.inference.grounding import Box, Grounding, Picture, draw
 from rec.inference.inputs import (
     Channels,
@@ -88,6 +88,11 @@ class Grounder:
         self.origin, self.knows_shapes_only = describe_origin(config), knows_shapes_only(config)
         self.weights = f"this {type(model).__name__}"
 
+    @property
+    def gives_candidates(self) -> bool:
+        """Whether ``top_k`` may be above 1."""
+        return self._can.candidates is not None
+
     def __repr__(self) -> str:
         return f"Grounder({type(self.model).__name__}, {self.device}, {self.origin})"
 
@@ -129,6 +134,7 @@ class Grounder:
         batch_size: int = 8,
         keep_images: bool = False,
         channels: Channels = "rgb",
+        heat_maps: bool = False,
     ) -> Any:
         """Ground phrases in images.
 
@@ -146,6 +152,7 @@ class Grounder:
             keep_images: Results hold their decoded image. Without, ``image`` and ``draw()`` read it anew from its file, or
                 find the object that was given while the caller has it.
             channels: Order of an array's or tensor's channels; ``"bgr"`` for frames of OpenCV.
+            heat_maps: Results tell where the model looked (:attr:`Grounding.heat_map`).
 
         Returns:
             A :class:`Grounding`, or lists of them, nested as ``phrase`` was (per image for several images). Of an iterator of
@@ -158,7 +165,7 @@ class Grounder:
         """
         images = several(image)
         if images is None:
-            how = self._how(top_k, nms_iou, threshold, keep_images, channels)
+            how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
             alone = self._answer([self._load(cast(ImageLike, image), phrase, how)], how)[0]
             return alone[0] if isinstance(phrase, str) else alone
         phrases: Iterable[Phrases] = repeat(phrase)
@@ -171,7 +178,7 @@ class Grounder:
                 )
         options: Options = {
             "top_k": top_k, "nms_iou": nms_iou, "threshold": threshold, "batch_size": batch_size,
-            "keep_images": keep_images, "channels": channels,
+            "keep_images": keep_images, "channels": channels, "heat_maps": heat_maps,
         }  # fmt: skip
         results = self._nested(zip(images, phrases, strict=False), options)
         return list(results) if isinstance(images, Sequence) else results
@@ -200,17 +207,18 @@ class Grounder:
         threshold: float | None = None,
         keep_images: bool = False,
         channels: Channels = "rgb",
+        heat_maps: bool = False,
     ) -> Iterator[list[Grounding] | ValueError]:
         """Answers for ``(image, phrase or phrases)`` pairs, in order, images being decoded ahead in the background.
 
         Args:
             pairs: Read as it goes.
-            batch_size, top_k, nms_iou, threshold, keep_images, channels: As of a call.
+            batch_size, top_k, nms_iou, threshold, keep_images, channels, heat_maps: As of a call.
 
         Yields:
             For each pair the answers to its phrases, or the error that its image or phrases gave.
         """
-        how = self._how(top_k, nms_iou, threshold, keep_images, channels)
+        how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
         iterator = iter(pairs)
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[Future[_Loaded | ValueError]] = deque()
@@ -224,9 +232,6 @@ class Grounder:
                 answers = iter(self._answer(good, how))
                 for item in loaded:
                     yield next(answers) if isinstance(item, _Loaded) else item
-
-    def _how(self, top_k: int, nms_iou: float, threshold: float | None, keep: bool, channels: Channels) -> How:
-        return How(top_k, nms_iou, with_threshold(self.answer, threshold), keep, channels)
 
     def _load(self, image: ImageLike, phrase: Phrases, how: How) -> "_Loaded":
         phrases = phrases_of(phrase)
@@ -257,7 +262,8 @@ class Grounder:
         # Without a repetition nothing needs to be copied, so no index is given.
         owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
-            cells = how.top_k > 1 or (how.answer is not None and self._several)
+            looked = how.heat_maps and self._can.candidates is not None
+            cells = how.top_k > 1 or looked or (how.answer is not None and self._several)
             parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, cells)
             joined = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
             # One wait for the device, whatever the model answers.
@@ -303,10 +309,14 @@ class Grounder:
             left, top, right, bottom = np.clip(box, 0, [width, height, width, height]).tolist()
             return left, top, right, bottom
 
-        mask = None
+        mask = heat = None
+        if how.heat_maps and "candidate_scores" in output and self._can.stride:
+            heat = heat_map(output["candidate_scores"], item.geometry, self._preprocess.size, self._can.stride)
         if "mask" in output:
             probability = torch.from_numpy(output["mask"][0]).sigmoid().numpy()
             mask = to_image(probability, item.geometry, self._can.mask_threshold, self._can.mask_any_overlap)
+            if how.heat_maps and "box" not in output:
+                heat = inside(probability, item.geometry)
         candidates: tuple[tuple[Box, float], ...] = ()
         if "candidate_boxes" in output and how.top_k > 1:
             cells, scores = output["candidate_boxes"], output["candidate_scores"]
@@ -334,6 +344,7 @@ class Grounder:
             boxes=tuple(box for box, _ in named),
             scores=tuple(score for _, score in named),
             found=found,
+            heat_map=heat,
         )
 
     def _not_finite(self, phrase: str) -> PredictionError:

@@ -90,6 +90,9 @@ class Grounding:
         boxes, scores: Every object that the phrase names, best first; empty where nothing was found, and for a
             segmentation-only model. One for a model that always answers with one.
         found: Whether there is an answer: False where the phrase names nothing in the image.
+        heat_map: With ``heat_maps``: where the model looked. The head's score at each place, 0-1, float32 ``(h, w)`` over the
+            whole image, as large as the network sees it; without a box head, the mask's probability. None for a model that
+            scores no places.
     """
 
     phrase: str
@@ -102,6 +105,7 @@ class Grounding:
     boxes: tuple[Box, ...] = ()
     scores: tuple[float, ...] = ()
     found: bool = True
+    heat_map: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.box is not None and not self.boxes:  # made by somebody who knows of one box alone

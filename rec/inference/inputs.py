@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     batch_size: int
     keep_images: bool
     channels: Channels
+    heat_maps: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class How:
     answer: Answer | None
     keep: bool
     channels: Channels
+    heat_maps: bool = False
 
 
 def find_images(place: str | Path) -> list[str] | None:

@@ -129,3 +129,14 @@ def test_all_validation_figures_equal_the_original(recorded):
 def test_masks_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="sizes must be equal"):
         masks.overlap(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+def test_a_heat_map_is_highest_at_the_middle_of_the_best_cell_and_leaves_the_padding_out():
+    geometry = boxes.letterbox_geometry(60, 120, 64)
+    scores = np.full((2, 4, 4), 0.1)
+    scores[1, 2, 3] = 0.9  # the second anchor, third row, last column
+    found = masks.heat_map(scores.ravel(), geometry, 64, 16)
+    assert found.shape == (32, 64) and found.dtype == np.float32
+    row, column = np.unravel_index(found.argmax(), found.shape)
+    assert abs(row + 16 - 2.5 * 16) <= 1 and column >= 3.5 * 16 - 1
+    assert found.max() == pytest.approx(0.9, abs=0.05) and found[0, 0] == pytest.approx(0.1)

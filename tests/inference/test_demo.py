@@ -1,8 +1,8 @@
-"""The web page in a real headless Chromium: an example clicked, an upload, several phrases, broken files, a phone."""
+"""The web page in a real headless Chromium: by keyboard, an upload, several phrases, heat maps, broken files, a phone."""
 
-import io
+import base64
+import json
 import os
-import re
 import shutil
 
 import numpy as np
@@ -20,7 +20,6 @@ if CHROMIUM is None:
     pytest.skip("no Chromium on this machine", allow_module_level=True)
 
 from rec.inference import demo  # noqa: E402 - imports gradio
-from rec.inference.grounder import draw  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,9 @@ def grounder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(grounder):
-    _, address, _ = demo.launch(grounder, prevent_thread_lock=True, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "MAX_UPLOAD", 1 << 20)
+        _, address, _ = demo.launch(grounder, prevent_thread_lock=True, quiet=True)
     yield address
     gradio.close_all()
 
@@ -62,81 +63,76 @@ def photo(tmp_path):
 
 
 def shown(page):
-    """The answer's pixels, and the boxes of the result lines."""
-    page.wait_for_selector("#answer img[src]")
-    page.wait_for_selector("#results li")
-    source = page.locator("#answer img").first.get_attribute("src")
-    pixels = np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB")).astype(int)
-    boxes = re.findall(r"box ([\d., ]+\d)", page.locator("#results").inner_text())
-    return pixels, [[float(value) for value in box.split(",")] for box in boxes]
+    """The boxes as they are drawn, as fractions of the picture, and the answers that can be downloaded."""
+    page.wait_for_selector(".answer li")
+    picture = page.locator(".answer .picture").bounding_box()
+    boxes = []
+    for mark in page.locator(".answer .mark").all():
+        box = mark.bounding_box()
+        left, top = (box["x"] - picture["x"]) / picture["width"], (box["y"] - picture["y"]) / picture["height"]
+        boxes.append([left, top, left + box["width"] / picture["width"], top + box["height"] / picture["height"]])
+    address = page.locator(".answer a[download$='.json']").get_attribute("href")
+    return boxes, json.loads(base64.b64decode(address.partition(",")[2]))
 
 
-def upload(page, path, text):
+def fractions(answers):
+    """Where the boxes of answers have to be drawn; the first phrase's is on top, and so the last."""
+    sides = [answers[0].picture.width, answers[0].picture.height] * 2
+    return [[value / side for value, side in zip(one.box, sides, strict=True)] for one in reversed(answers)]
+
+
+def upload(page, path):
     page.locator("#picture input[type=file]").set_input_files(str(path))
     page.locator("#picture img[src], #picture .file-preview").first.wait_for(timeout=10_000)
-    page.locator("#phrases textarea").fill(text)
-    page.locator("#find").click()
 
 
-def test_a_clicked_example_is_answered_as_in_python(page, grounder, tmp_path):
-    example = demo.scene_examples(tmp_path)[0]
-    page.locator("tr.tr-body").first.click()
-    pixels, boxes = shown(page)
-    expected = grounder(example[0], [example[1]])
-    np.testing.assert_allclose(boxes, [expected[0].box], atol=0.06)
-    drawn = np.asarray(draw(expected, with_label=False)).astype(int)
-    assert pixels.shape == drawn.shape and np.abs(pixels - drawn).mean() < 6, "the picture is sent slightly compressed"
-    undrawn = np.abs(drawn - expected[0].image.astype(int)).sum(2) > 150
-    assert undrawn.any() and np.abs(pixels - drawn)[undrawn].mean() < 40, "and the box is where Python draws it"
+def test_an_example_is_answered_by_keyboard_as_in_python(page, grounder, tmp_path):
+    path, text = demo.scene_examples(tmp_path)[0]
+    page.locator("#examples button").first.focus()
+    page.keyboard.press("Enter")
+    drawn, told = shown(page)
+    expected = grounder(path, [text], heat_maps=True)
+    assert told["answers"] == [one.to_dict() for one in expected]
+    np.testing.assert_allclose(drawn, fractions(expected), atol=0.01)
+    page.locator(".answer fieldset input").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".answer .heat-1").is_visible(), "where the model looked"
     assert not page.outside, "nothing is loaded from elsewhere"
 
 
-def test_an_upload_with_several_phrases_gets_one_line_each(page, grounder, photo):
-    upload(page, photo, "the red circle\nsmall <b>triangle\n")
-    _, boxes = shown(page)
+def test_phrases_are_typed_line_by_line_and_an_edited_one_takes_the_answer_away(page, grounder, photo):
+    upload(page, photo)
+    page.locator("#phrases textarea").focus()
+    page.keyboard.type("the red circle")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("small <b>triangle")
+    page.keyboard.press("Enter")
+    drawn, told = shown(page)
     expected = grounder(photo, ["the red circle", "small <b>triangle"])
-    np.testing.assert_allclose(boxes, [answer.box for answer in expected], atol=0.06)
-    said = page.locator("#results").inner_text()
-    assert "<b>triangle" in said and " s on cpu" in said
+    assert told["answers"] == [one.to_dict() for one in expected]
+    np.testing.assert_allclose(drawn, fractions(expected), atol=0.01)
+    said = page.locator("#answer").inner_text()
+    assert "<b>triangle" in said and "a guess" in said, "the model has seen drawn shapes only, and is not sure"
+    assert page.locator(".answer .name").all_inner_texts() == ["1 the red circle?", "2 small <b>triangle?"]
+    page.keyboard.type("s")
+    page.wait_for_selector("#answer .empty")
+    assert not page.locator("#said").inner_text().strip()
 
 
-@pytest.mark.parametrize(
-    ("content", "text", "said"),
-    [
-        (b"\xff\xd8\xff\xe0 this is no picture", "the red circle", "broken"),
-        (None, "", "Type what to look for"),
-        (None, "a\n" * 9, "At most 8"),
-    ],
-)
-def test_bad_input_shows_a_message_and_no_traceback(page, photo, content, text, said, capfd):
-    if content is not None:
-        photo.write_bytes(content)
-        page.locator("#picture input[type=file]").set_input_files(str(photo))
-        page.wait_for_timeout(1500)
-        page.locator("#phrases textarea").fill(text)
-        page.locator("#find").click()
-    else:
-        upload(page, photo, text)
-    toast = page.locator(".toast-body, [data-testid=toast-body]").first
-    toast.wait_for(timeout=10_000)
-    assert said in toast.inner_text() and "Traceback" not in page.content()
-    assert "Traceback" not in capfd.readouterr().err
-    page.locator("tr.tr-body").first.click()  # and the page still works
-    shown(page)
-
-
-def test_too_many_pixels_are_refused_by_the_header(grounder, tmp_path):
-    Image.new("1", (6000, 5000)).save(tmp_path / "large.png")
-    with pytest.raises(gradio.Error, match="the file has 6000 x 5000 pixels"):
-        demo.answer(grounder, str(tmp_path / "large.png"), "a circle")
-
-
-def test_too_large_uploads_are_refused(page, tmp_path):
-    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8" + b"x" * (16 << 20))
+def test_bad_input_is_told_in_the_page_and_stays_there(page, photo, tmp_path, capfd):
+    page.locator("#find").click()
+    page.locator("#said .error", has_text="Pick or upload an image first").wait_for()
+    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8" + b"x" * (2 << 20))
     page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "large.jpg"))
-    toast = page.locator(".toast-body, [data-testid=toast-body]").first
-    toast.wait_for(timeout=20_000)
-    assert "size" in toast.inner_text().lower()
+    page.locator("#complaint", has_text="size").wait_for()
+    photo.write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    upload(page, photo)
+    page.locator("#phrases textarea").fill("the red circle")
+    page.locator("#find").click()
+    page.locator("#said .error", has_text="broken").wait_for()
+    assert "Traceback" not in page.content() + capfd.readouterr().err
+    page.locator("#examples button").first.click()  # and the page still works
+    shown(page)
 
 
 def test_the_page_fits_a_phone(browser, address):
@@ -144,8 +140,11 @@ def test_the_page_fits_a_phone(browser, address):
     page.goto(address)
     page.wait_for_selector("#find")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.locator("#answer").bounding_box()["y"] > page.locator("#find").bounding_box()["y"], "one column"
-    page.locator("tr.tr-body").first.click()
+    places = [
+        page.locator(name).bounding_box()["y"] for name in ("#picture", "#phrases", "#find", "#answer", "#examples")
+    ]
+    assert places == sorted(places), "one column, the answer below what was asked"
+    page.locator("#examples button").last.click()
     shown(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()

@@ -1,14 +1,17 @@
 """The web page's server: only its own names are answered, phrases and addresses are limited, nothing stays behind."""
 
+import base64
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 import pytest
 from inference_toy import write_folder
@@ -18,6 +21,7 @@ import rec
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 gradio = pytest.importorskip("gradio", reason="the optional extra 'demo' is not installed")
+from rec.errors import InputError  # noqa: E402
 from rec.inference import demo  # noqa: E402 - imports gradio
 
 ROOT = Path(__file__).parents[2]
@@ -96,16 +100,17 @@ def test_an_address_in_place_of_an_upload_is_not_fetched(port, monkeypatch):
     config = json.loads(request(port, "GET", "/config", Host="localhost")[1])
     kinds = {component["id"]: component["type"] for component in config["components"]}
     tried = set()
+    functions = [function for function in config["dependencies"] if function["backend_fn"]]
     for path in ("https://example.org/photo.png", "HTTP://127.0.0.1/x", "/etc/passwd"):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        for function in config["dependencies"]:
+        for function in functions:
             for place in range(len(function["inputs"])):
                 said = asked_over_http(
                     port, function["id"], [file if n == place else None for n in range(len(function["inputs"]))]
                 )
                 assert '"success":false' in said and "root:" not in said
                 tried.add(kinds[function["inputs"][place]])
-    assert not fetched and tried >= {"image", "textbox", "dataset"}
+    assert not fetched and tried >= {"image", "textbox", "slider"}
 
 
 def test_an_upload_is_answered(port, grounder, tmp_path):
@@ -118,8 +123,8 @@ def test_an_upload_is_answered(port, grounder, tmp_path):
     )
     image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
     config = json.loads(request(port, "GET", "/config", Host="localhost")[1])
-    number = next(f["id"] for f in config["dependencies"] if len(f["inputs"]) == 2 and len(f["outputs"]) == 2)
-    said = asked_over_http(port, number, [image, "a circle"])
+    number = next(f["id"] for f in config["dependencies"] if len(f["inputs"]) == 4 and len(f["outputs"]) == 2)
+    said = asked_over_http(port, number, [image, "a circle", 1, 0])
     expected = ", ".join(f"{value:.1f}" for value in grounder(tmp_path / "photo.png", "a circle").box)
     assert f"box {expected}" in said
 
@@ -129,8 +134,29 @@ def test_phrases_have_a_length(grounder, tmp_path):
     photo, longest = str(tmp_path / "photo.png"), "x" * demo.MAX_LETTERS
     assert longest in demo.answer(grounder, photo, "\n".join([longest] * demo.MAX_PHRASES))[1]
     for text in (longest + "x", "x\n" * 2 + longest + "x", "x" * 10_000_000, "\n" * 10_000_000):
-        with pytest.raises(gradio.Error, match=r"at most 300 letters|8 phrases of 300 letters"):
+        with pytest.raises(InputError, match=r"at most 300 letters|8 phrases of 300 letters"):
             demo.answer(grounder, photo, text)
+
+
+def test_a_phone_photograph_is_scaled_down_and_boxes_are_told_in_its_pixels(grounder, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(3).integers(0, 255, (120, 160, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "phone.png")
+    monkeypatch.setattr(demo, "MAX_PIXELS", 80 * 60)
+    said, shown = demo.answer(grounder, str(tmp_path / "phone.png"), "a circle")
+    assert "160 x 120 pixels were scaled down to 80 x 60" in said
+    small = cv2.resize(pixels, (80, 60), interpolation=cv2.INTER_AREA)
+    expected = ", ".join(f"{2 * value:.1f}" for value in grounder(small, "a circle").box)
+    assert f"box {expected}" in shown
+    told = json.loads(base64.b64decode(re.search(r"application/json;base64,([^\"]+)", shown)[1]))["answers"][0]
+    assert (told["width"], told["height"]) == (160, 120)
+
+
+def test_none_above_the_threshold_is_nothing_found_and_candidates_are_shown_beside(grounder, tmp_path):
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (120, 160, 3), np.uint8)).save(tmp_path / "photo.png")
+    said, shown = demo.answer(grounder, str(tmp_path / "photo.png"), "a circle", 3, 1.0)
+    assert said.startswith("<p>0 of 1 found") and "Nothing found" in shown and "a guess" not in shown
+    assert shown.count('class="mark dotted"') == len(re.findall("score ", shown)) - 1 > 0, "and its heat map's highest"
+    assert grounder.answer is None, "the next visitor's answers are as before"
 
 
 def test_nothing_stays_behind_after_sigterm(tmp_path):

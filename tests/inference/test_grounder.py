@@ -64,6 +64,16 @@ def pointing(grounder, box):
     return Grounder(Pointer(box), grounder.config, grounder.vocabulary, device="cpu")
 
 
+def test_a_heat_map_is_the_scores_of_the_cells_over_the_image(grounder, pixels):
+    plain = grounder(pixels, "the red circle")
+    answer = grounder(pixels, "the red circle", heat_maps=True)
+    assert plain.heat_map is None and plain.to_dict() == answer.to_dict()
+    assert answer.heat_map.shape == (41, 64) and answer.heat_map.dtype == np.float32, "the square without its padding"
+    assert answer.heat_map.max() <= answer.score * (1 + 1e-6) < 1.5 * answer.heat_map.max()
+    masks_alone = pointing(grounder, [8.0, 16.0, 40.0, 48.0])(pixels, "it", heat_maps=True)
+    assert masks_alone.heat_map is None, "its box has no cells"
+
+
 def test_every_kind_of_input_gives_the_same_answer(grounder, pixels, tmp_path):
     path = tmp_path / "photo.png"
     path.write_bytes(as_png(pixels))

@@ -44,6 +44,10 @@ class ForeignGrounder(Grounder):
         self.config: dict[str, Any] = {}
         self.answer: Answer | None = None
 
+    @property
+    def gives_candidates(self) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.weights}, {self.device}, {self.origin})"
 

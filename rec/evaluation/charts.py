@@ -1,0 +1,71 @@
+"""Charts of the report, as SVG in its colours."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rec.evaluation import several
+
+Record = Mapping[str, Any]
+
+_WIDTH, _HEIGHT, _MARGIN = 380, 240, 38
+
+
+def _chart(title: str, below: str, beside: str, inside: str) -> str:
+    """An SVG chart whose plotting area is the unit square, y upwards."""
+    w, h, m = _WIDTH, _HEIGHT, _MARGIN
+    ticks = ""
+    for k in range(6):
+        x, y = m + (w - 2 * m) * k / 5, h - m - (h - 2 * m) * k / 5
+        ticks += f'<text x="{x:.0f}" y="{h - m + 14}" text-anchor="middle">{k / 5:g}</text>'
+        ticks += f'<text x="{m - 5}" y="{y + 4:.0f}" text-anchor="end">{k / 5:g}</text>'
+        ticks += f'<line x1="{m}" x2="{w - m}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--rule)"/>'
+    return (
+        f'<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" font-size="11" fill="currentColor" role="img"><title>{title}</title>'
+        f'<text x="{w / 2}" y="16" text-anchor="middle" font-size="13">{title}</text>{ticks}{inside}'
+        f'<text x="{w / 2}" y="{h - 4}" text-anchor="middle">{below}</text>'
+        f'<text transform="translate(10 {h / 2}) rotate(-90)" text-anchor="middle">{beside}</text></svg>'
+    )
+
+
+def _point(x: float, y: float) -> tuple[float, float]:
+    return _MARGIN + (_WIDTH - 2 * _MARGIN) * x, _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * y
+
+
+def threshold_curve(records: Sequence[Record]) -> str:
+    """``Pr@F1`` over the threshold of the score, with the one that was used."""
+    shares, used = several.curve(records), records[0]["threshold"]
+    path = " ".join("{:.1f},{:.1f}".format(*_point(x, y)) for x, y in zip(several.THRESHOLDS, shares, strict=True))
+    (x0, y0), (_, y1) = _point(used, 0), _point(used, 1)
+    marks = f'<line x1="{x0:.1f}" y1="{y0}" x2="{x0:.1f}" y2="{y1}" stroke="var(--quiet)" stroke-dasharray="4"/>'
+    marks += f'<polyline points="{path}" fill="none" stroke="var(--line)"/>'
+    return _chart(f"Pr@F1 over the threshold (used: {used:g})", "threshold", "Pr@F1", marks)
+
+
+def histogram(values: np.ndarray, title: str) -> str:
+    counts, edges = np.histogram(values.clip(0, 1), bins=20, range=(0, 1))
+    bars = ""
+    for count, left, right in zip(counts / len(values), edges[:-1], edges[1:], strict=True):
+        (x0, y0), (x1, y1) = _point(left, 0), _point(right, count)
+        tint = "var(--right)" if left >= 0.5 else "var(--wrong)"
+        bars += f'<rect x="{x0 + 1:.1f}" y="{y1:.1f}" width="{x1 - x0 - 2:.1f}" height="{y0 - y1:.1f}" fill="{tint}"/>'
+    return _chart(title, title.split()[0], "share of phrases", bars)
+
+
+def calibration(scored: np.ndarray) -> str:
+    """Accuracy at IoU 0.5 against the score, in ten bins; the diagonal is perfect calibration."""
+    bins = np.minimum((scored[:, 0] * 10).astype(int), 9)
+    (x0, y0), (x1, y1) = _point(0, 0), _point(1, 1)
+    marks = f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="var(--quiet)" stroke-dasharray="4"/>'
+    error, points = 0.0, []
+    for number in range(10):
+        inside = scored[bins == number]
+        if len(inside):
+            score, accuracy = inside.mean(0)
+            error += abs(score - accuracy) * len(inside) / len(scored)
+            x, y = _point(score, accuracy)
+            points.append(f"{x:.1f},{y:.1f}")
+            marks += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * np.sqrt(len(inside) / len(scored)):.1f}" fill="var(--line)"/>'
+    marks += f'<polyline points="{" ".join(points)}" fill="none" stroke="var(--line)"/>'
+    return _chart(f"Calibration (mean error {error:.3f})", "score", "share right at IoU 0.5", marks)
