@@ -179,6 +179,13 @@ def grid(pictures: Sequence[Image.Image], columns: int = 6, gap: int = 8) -> Ima
     count = max(1, round(len(pictures) / columns))
     row_of = np.minimum(((aspects.cumsum() - aspects / 2) / aspects.sum() * count).astype(int), count - 1)
     rows = [np.flatnonzero(row_of == row) for row in range(count) if (row_of == row).any()]
+    # What no caption of a row needs of its strip is left out.
+    pictures = list(pictures)
+    for row in rows:
+        spare = min(_white_below(pictures[i]) for i in row)
+        for i in row:
+            pictures[i] = pictures[i].crop((0, 0, pictures[i].width, pictures[i].height - max(spare - gap, 0)))
+            aspects[i] = pictures[i].width / pictures[i].height
     width = round(max(aspects[row].sum() * max(pictures[i].height for i in row) + gap * (len(row) - 1) for row in rows))
     heights = [round((width - gap * (len(row) - 1)) / aspects[row].sum()) for row in rows]
     sheet = Image.new("RGB", (width + 2 * gap, sum(heights) + gap * (len(rows) + 1)), "white")
@@ -193,6 +200,12 @@ def grid(pictures: Sequence[Image.Image], columns: int = 6, gap: int = 8) -> Ima
             sheet.paste(tile, (gap + int(edges[place]) + gap * place, top))
         top += height + gap
     return sheet
+
+
+def _white_below(picture: Image.Image) -> int:
+    """How many of the lowest lines are white."""
+    coloured = np.flatnonzero(np.asarray(picture.convert("L")).min(1) < 250)
+    return picture.height - 1 - int(coloured[-1]) if len(coloured) else 0
 
 
 def prediction_grid(dataset: DataSet, records: Sequence[Mapping[str, Any]], count: int = 24) -> Image.Image:
