@@ -256,7 +256,8 @@ def _cells_table(cells: Sequence[Sequence[str]]) -> str:
         f'<tr><th scope="row">{_text(line[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in line[1:])}</tr>'
         for line in lines
     )
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" role="region" aria-label="Metrics" tabindex="0">{table}</div>'
 
 
 def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str, Callable[[Record], list[str]]]) -> str:
@@ -297,7 +298,8 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
         '<option value="sure">surest first</option><option value="unsure">least sure first</option>'
         '<option value="phrase">by phrase</option><option value="data">as in the data</option></select></label>'
         "<output></output></form>"
-        '<div class="scroll" tabindex="0"><table class="phrases"><thead><tr><th scope="col">phrase</th>'
+        '<div class="scroll" role="region" aria-label="Phrases" tabindex="0">'
+        '<table class="phrases"><thead><tr><th scope="col">phrase</th>'
         f'<th scope="col">{measure}</th><th scope="col">score</th><th scope="col">file</th><th scope="col">ref id</th></tr></thead>'
         '<tbody></tbody></table></div><button class="more" type="button">Show more</button>'
         f'<script type="application/json">{told}</script>'
