@@ -57,7 +57,7 @@ def answers_html(
     *,
     unsure: float,
     guess: str,
-) -> str:
+) -> tuple[str, str]:
     """The marked picture, what was found for each phrase, and the same to download.
 
     Args:
@@ -74,8 +74,8 @@ def answers_html(
     """
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    shown = [in_size(one, *small.shape[:2], small) for one in found]
-    told = [in_size(one, *size) for one in found]
+    shown = [in_size(one, (small.shape[0], small.shape[1]), small) for one in found]
+    told = [in_size(one, size) for one in found]
     doubts = [_doubt(one, unsure) or guess for one in found]
 
     marks: list[overlay.Mark] = []
@@ -104,8 +104,9 @@ def answers_html(
     )
 
 
-def in_size(one: Grounding, height: int, width: int, pixels: np.ndarray | None = None) -> Grounding:
-    """The answer about the picture at another size, which is ``pixels`` where they are given."""
+def in_size(one: Grounding, size: tuple[int, int], pixels: np.ndarray | None = None) -> Grounding:
+    """The answer about the picture at another size, height and width, which is ``pixels`` where they are given."""
+    height, width = size
     if (height, width) == (one.picture.height, one.picture.width) and pixels is None:
         return one
     factors = np.array([width / one.picture.width, height / one.picture.height] * 2)

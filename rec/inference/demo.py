@@ -109,7 +109,7 @@ def answer(
         grounder.answer = replace(grounder.answer or Answer(), threshold=threshold)
     try:
         pixels, warning = to_pixels(Path(path))
-        size = pixels.shape[:2]
+        size = pixels.shape[0], pixels.shape[1]
         remarks = [warning] if warning else []
         if (scale := (MAX_PIXELS / (size[0] * size[1])) ** 0.5) < 1:
             pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
