@@ -80,6 +80,7 @@ def test_a_mask_model_is_judged_by_masks_at_image_size_where_the_split_has_them(
     status, said, error = evaluate("mcn", "--config", "scenes.py", "--out", "mcn_out", "dataset.with_masks=true",
                                    "--report", "mcn_out/report.html")  # fmt: skip
     assert status == 0 and "mask_mIoU" in said, error
+    assert 'class="heat"' in (place / "mcn_out" / "report.html").read_text(encoding="utf-8"), "where it looked"
     line = json.loads((place / "mcn_out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert line["mask"]["size"] == [SIZE, SIZE] and 0 <= line["mask_intersection"] <= line["mask_union"]
     status, said, _ = evaluate("mcn", "--config", "scenes.py", "--out", "mcn_out")
@@ -110,6 +111,11 @@ def test_answers_of_anybody_are_scored_to_the_same_digits(place, evaluate):
     )
     assert status == 0 and "27 answers matched" in said and "fingerprint" in said and "0 phrases won, 0 lost" in said, (
         error
+    )
+    report = (place / "judged.html").read_text(encoding="utf-8")
+    assert (
+        "<h1>model/predictions.jsonl on scenes val, test</h1>" in report
+        and "Compared with model/predictions.jsonl" in report
     )
     for name in ("metrics.json", "predictions.jsonl", "intervals.json"):
         assert (place / "judged" / name).read_bytes() == (place / "model" / name).read_bytes(), name
