@@ -308,7 +308,7 @@ def heat_maps(
     model.eval()
     with torch.inference_mode():
         ready = model_input(send_to_device(batch, next(model.parameters()).device), mean, std)
-        scores = can.candidates(can.encode_image(ready["image"]), ready["tokens"], None)[1]
+        scores = can.candidates(can.encode_image(ready["image"]), ready["tokens"], None)["candidate_scores"]
     model.train(was_training)
     size = batch["image"].shape[-1]
     maps = zip(_numpy(scores), _numpy(batch["geometry"]), strict=True)

@@ -1,7 +1,6 @@
 """A web page to try a model: pick or upload an image, type phrases, see boxes and masks. Needs the extra ``demo``."""
 
 import atexit
-import copy
 import functools
 import html
 import os
@@ -9,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rec.contracts import Answer
 from rec.errors import InputError
 from rec.inference import answer_html
 from rec.inference.grounder import Grounder, Grounding
@@ -63,7 +60,8 @@ _SCRIPT = """
 () => {
   const complaint = document.getElementById('complaint');
   for (const id of ['said', 'complaint']) document.getElementById(id).setAttribute('aria-live', 'polite');
-  new MutationObserver(() => document.querySelectorAll('.toast-body').forEach((toast) => {
+  new MutationObserver(() => document.querySelectorAll('.toast-body:not([data-told])').forEach((toast) => {
+    toast.dataset.told = '';
     complaint.textContent = (toast.querySelector('.toast-text') || toast).innerText;
     (toast.querySelector('.toast-close') || toast).click();
   })).observe(document.body, {childList: true, subtree: true});
@@ -104,9 +102,6 @@ def answer(
     if max(map(len, phrases)) > MAX_LETTERS:
         raise InputError(f"A phrase has at most {MAX_LETTERS} letters.")
     started = time.perf_counter()
-    if threshold is not None:
-        grounder = copy.copy(grounder)  # the model is shared
-        grounder.answer = replace(grounder.answer or Answer(), threshold=threshold)
     try:
         pixels, warning = to_pixels(Path(path))
         size = pixels.shape[0], pixels.shape[1]
@@ -114,12 +109,14 @@ def answer(
         if (scale := (MAX_PIXELS / (size[0] * size[1])) ** 0.5) < 1:
             pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             remarks.append(f"{size[1]} x {size[0]} pixels were scaled down to {pixels.shape[1]} x {pixels.shape[0]}")
-        found: list[Grounding] = grounder(pixels, phrases, top_k=int(top_k), keep_images=True, heat_maps=True)
+        found: list[Grounding] = grounder(
+            pixels, phrases, top_k=top_k, threshold=threshold, keep_images=True, heat_maps=True
+        )
     except ValueError as error:
         raise InputError(str(error).replace(path, "the file")) from None
     drawn = not grounder.knows_shapes_only or Path(path).name.startswith("scene_")
     counts, shown = answer_html.answers_html(
-        found, pixels, size, Path(path).name, grounder.origin, unsure=0 if grounder.answer else UNSURE,
+        found, pixels, size, Path(path).name, grounder.origin, unsure=0 if grounder.answer or threshold is not None else UNSURE,
         guess="" if drawn else "the model has seen drawn shapes only",
     )  # fmt: skip
     took = f"{counts}, in {time.perf_counter() - started:.2f} s on {grounder.device}"
