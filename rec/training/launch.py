@@ -101,6 +101,7 @@ def check_devices() -> None:
             f"the launch profile divides the model over GPUs (FSDP), and {there}: take accelerate_configs/one_device.yaml{remedy}"
         )
     if processes > 1:
+        environment["ACCELERATE_USE_CPU"] = "true"  # without it, each process would take itself for the only one
         announce(
             f"warning: the launch profile asks for {processes} processes with a GPU each, and {there}: they share the CPU, which "
             f"one process does as well (`rec train`, accelerate_configs/one_device.yaml){remedy}"

@@ -122,7 +122,8 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
 def test_devices_that_are_not_there_are_told_in_words(gpus, environment, said, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     for name in ("LOCAL_WORLD_SIZE", "RANK", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is undone
+        monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if isinstance(said, TrainingError):
@@ -131,6 +132,8 @@ def test_devices_that_are_not_there_are_told_in_words(gpus, environment, said, m
     else:
         check_devices()
         assert (said in capsys.readouterr().out) if said else not capsys.readouterr().out
+        together = gpus == 0 and "LOCAL_WORLD_SIZE" in environment  # each would train alone, into one folder
+        assert (os.environ.get("ACCELERATE_USE_CPU") == "true") == together
 
 
 def test_the_page_on_distribution_lists_every_profile_and_owns_up_to_what_was_not_run():
