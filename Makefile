@@ -10,7 +10,7 @@ NEWEST := .venv-newest
 TORCH := torch==2.14.1 torchvision==0.29.1
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-annotate --custom-compile-command "make lock" --python-version 3.11
 
-.PHONY: setup quickstart test style smoke lock lowest-setup lowest newest gpu gpu-pack
+.PHONY: setup quickstart test style smoke web lock lowest-setup lowest newest gpu gpu-pack
 
 setup: $(READY)
 
@@ -44,6 +44,11 @@ style: $(READY)
 # Two batches of everything, in under a minute.
 smoke: $(READY)
 	$(BIN)/python scripts/train.py $(QUICKSTART) train.fast_dev_run=true train.output_dir=outputs/smoke
+
+# onnxruntime-web, which the tests of the exported web page need: without it they are skipped.
+web:
+	npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+	    onnxruntime-web@$(shell sed -n 's/^RUNTIME = "\(.*\)".*/\1/p' rec/inference/web.py)
 
 # Writes both lock files anew: the newest versions that fit pyproject.toml, for every system, and the lowest ones, for
 # the Python and the system they are tested on. torch is of the version above in both.

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from rec.contracts import Answer, Words
+    from rec.contracts import Answer
     from rec.evaluation.report import Look
     from rec.model_folder.find import Trained
 
@@ -35,7 +35,6 @@ HEADLINES = ("Acc@0.5", "Acc@0.5:0.95", "mIoU", "mask_mIoU", "Pr@F1", "gIoU")
 Rows = dict[str, dict[str, float]]
 Lines = dict[str, list[dict[str, Any]]]
 Say = Callable[[str], None]
-Change = Callable[[Any], None]
 
 
 class Scored(NamedTuple):
@@ -106,14 +105,15 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     from rec.model_folder.find import find_trained
     from rec.model_folder.format import files_of
     from rec.models.soundness import PredictionError
-    from rec.training.build import build_dataset, evaluate_split
+    from rec.training.build import build_dataset, build_datasets, evaluate_split, read_run_config
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, damage
 
     trained = find_trained(args.model)
     read = AVERAGED if (trained.folder / AVERAGED).exists() else WEIGHTS
     if trained.is_checkpoint and (trouble := damage(trained.folder, only=[read])):
         raise CheckpointError(f"{trouble}; evaluate another checkpoint of the run")
-    cfg, vocabulary = read_run_config(args, trained)
+    args.config = args.config or trained.run_config
+    cfg, vocabulary = read_run_config(trained, args.config, args.overrides, args.trust_config)
     if vocabulary is None and trained.is_checkpoint:
         # That of the training, while no best/ holds it: the vocabulary of another split would number the words differently.
         vocabulary = build_dataset(cfg, cfg.dataset.get("split", "train"), training=True).vocabulary
@@ -191,11 +191,13 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
     from rec.evaluation.metrics import summarize_records
+    from rec.training.build import build_datasets, read_data_config
 
     convention = Convention(args.coordinates or "pixel", args.box_format) if args.answers else Convention()
     if args.config is None:
         raise InputError("answers are scored on the data of a config: add --config configs/x.py and --splits")
-    cfg = read_data_config(args, ("dataset", "train", "train.evaluation"))
+    groups = ("dataset", "train", "train.evaluation")
+    cfg = read_data_config(args.config, groups, args.overrides, args.trust_config)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
     if args.answers is None:
@@ -328,66 +330,6 @@ def parse_arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; overrides are written key=value")
     return args
-
-
-def read_run_config(args: argparse.Namespace, trained: "Trained") -> tuple[Any, Any]:
-    """The config the data come from, with the model folder's own input size, and the model's vocabulary (or None)."""
-    from rec.model_folder.format import ModelFolderError, checked_file, read_folder_config
-    from rec.model_folder.reader import load_vocabulary
-
-    args.config = args.config or trained.run_config
-    if args.config is None:
-        raise ModelFolderError(
-            f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"
-        )
-
-    def take_preprocess(cfg: Any) -> None:
-        preprocess = read_folder_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
-        for key in ("input_shape", "max_token_length"):
-            if key in cfg.dataset:
-                cfg.dataset[key] = preprocess[key]
-        cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
-
-    groups = ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else []))
-    cfg = read_data_config(args, groups, None if trained.is_checkpoint else take_preprocess)
-    for folder in (trained.folder, trained.folder.parent.parent / "best"):
-        if (folder / "vocab.json").exists():
-            return cfg, load_vocabulary(folder, args.trust_config, cfg.dataset.get("tokenizer", "simrec"))
-    return cfg, None
-
-
-def read_data_config(args: argparse.Namespace, groups: tuple[str, ...], change: Change | None = None) -> Any:
-    """The config of ``--config``, which has these groups, with ``change`` and then the overrides applied."""
-    from rec.config import ConfigError, LazyConfig, try_get_key
-    from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
-    from rec.model_folder.format import ModelFolderError
-    from rec.training.keys import check_values
-
-    load_config(args.config, trust_config=args.trust_config)  # before anything in it is looked at
-    cfg = fill_in(at_home(LazyConfig.load(args.config), args.config))
-    for group in groups:
-        if not isinstance(try_get_key(cfg, group), Mapping):
-            raise ModelFolderError(f"{args.config} has no group `{group}`, which an evaluation needs")
-    if "candidate_transforms" in cfg.dataset:
-        cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
-    if change is not None:
-        change(cfg)
-    cfg = checked_config(LazyConfig.apply_overrides(cfg, args.overrides), args.config, args.trust_config)
-    if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
-        raise ConfigError("; ".join(problems))
-    return cfg
-
-
-def build_datasets(cfg: Any, splits: list[str], vocabulary: "Words | None") -> dict[str, Any]:
-    from rec.training.build import build_dataset, set_vocabulary_size
-
-    datasets: dict[str, Any] = {}
-    for split in splits:
-        datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
-        vocabulary = vocabulary or datasets[split].vocabulary
-    if "model" in cfg:
-        set_vocabulary_size(cfg, vocabulary)
-    return datasets
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import yaml
@@ -64,6 +66,7 @@ class Place:
         from inference_toy import SIZE, model_node, new_model, write_folder
         from PIL import Image
         from safetensors.torch import save_file
+        from test_pretrained_folder import write as write_published
 
         from rec.config import LazyConfig, to_native
         from rec.files import DIGEST
@@ -84,6 +87,7 @@ class Place:
         sys.path.insert(0, str(root))
 
         self.model = write_folder(root / "model")
+        self.published = write_published(root / "published", name="user/tiny-text")
         Image.new("RGB", (SIZE, SIZE), (90, 120, 30)).save(root / "photo.png")
         cfg = LazyConfig.load(ROOT / "configs" / "simrec_small_scenes_quickstart.py")
         counts = {"train": 4, "val": 2, "test": 2}
@@ -123,10 +127,11 @@ class Place:
         shutil.copytree(self.model, self.work / "run" / "best")
         write_file(self.work / ("hostile.yaml" if "hostile.yaml" in words else "run/config.yaml"), config)
 
-    def model_copy(self) -> Path:
-        """The good model folder to spoil, as attacks of ``test_untrusted_folders`` expect it: two levels below the root."""
+    def model_copy(self, of: Path | None = None) -> Path:
+        """The good model folder (or another) to spoil, as attacks of ``test_untrusted_folders`` expect it: two levels below the
+        root."""
         folder = self.work / "outer" / "best"
-        shutil.copytree(self.model, folder)
+        shutil.copytree(of or self.model, folder)
         for name, source in (("secret.pth", "bomb.pkl"), ("secret.safetensors", "model/model.safetensors")):
             shutil.copyfile(self.root / source, self.work / name)
         return folder
@@ -383,8 +388,87 @@ def by_config(*calls_of: list[str], allowed: tuple[object, ...] = (2,)) -> Calla
     return cases
 
 
-def by_folder(*words: str, every: int) -> Callable[[Place, bool], Iterator[Case]]:
-    """A script that is given a hostile model folder; ``rotate`` takes every so many of them."""
+def published_attacks(place: Place) -> dict[str, Callable[[Path], object]]:
+    """What the folder of a model with a published text encoder (format 2) may hold: functions that spoil a good one."""
+
+    def put_file(name: str, content: Content) -> Callable[[Path], object]:
+        return lambda folder: ((folder / name).unlink(), write_file(folder / name, content))
+
+    def edit(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
+        def attack(folder: Path) -> None:
+            text = (folder / name).read_text(encoding="utf-8")
+            content = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+            change(content)
+            write_file(folder / name, json.dumps(content) if name.endswith(".json") else yaml.safe_dump(content))
+
+        return attack
+
+    files: dict[str, Content] = {
+        "a FIFO": os.mkfifo,
+        "a folder": Path.mkdir,
+        "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+        "a link to a secret": lambda path: path.symlink_to(place.root / "secret.txt"),
+        "a link to another folder's": lambda path: path.symlink_to(place.published / path.name),
+        "of 2^40 bytes": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+        "a pickle": (place.root / "bomb.pkl").read_bytes(),
+        "deep lists": "[" * 100_000,
+        "a number of 5,000 digits": f'{{"model_type": "bert", "hidden_size": {"9" * 5000}}}',
+        "no UTF-8": b"\xff\xfe{}",
+        "nothing": "",
+    }  # fmt: skip
+    found = {
+        f"{name}: {kind}": put_file(name, content)
+        for name in ("encoder.json", "tokenizer.json")
+        for kind, content in files.items()
+    }
+    encoder: dict[str, Any] = {
+        "code of its own": {"auto_map": {"AutoModel": "stranger/code--evil.Model"}},
+        "a kernel from a hub": {"attn_implementation": "stranger/kernel"},
+        "a quantizer": {"quantization_config": {"quant_method": "evil"}},
+        "another architecture": {"model_type": "gpt2"},
+        "an architecture that is a path": {"model_type": "../../canary_package"},
+        "an activation that is a name": {"hidden_act": "os.system"},
+        "10^9 layers": {"num_hidden_layers": 10**9},
+        "a table of 10^12 rows": {"vocab_size": 10**12},
+        "heads that do not divide": {"num_attention_heads": 7},
+        "not a number": {"layer_norm_eps": float("nan")},
+    }
+    found |= {
+        f"encoder.json: {kind}": edit("encoder.json", lambda c, v=values: c.update(v))
+        for kind, values in encoder.items()
+    }
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    growth = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    tokenizer: dict[str, Any] = {
+        "a step that runs Python": {"pre_tokenizer": {"type": "Custom", "module": "canary_package"}},
+        "endless backtracking": {"pre_tokenizer": split},
+        "phrases that grow": {"normalizer": {"type": "Sequence", "normalizers": [growth] * 4}},
+        "a vocabulary beyond memory": {"model": {"type": "WordLevel", "vocab": {"a": 1 << 40}, "unk_token": "a"}},
+        "ids beyond the encoder's table": {"model": {"type": "WordLevel", "vocab": {"a": 900_000}, "unk_token": "a"}},
+    }
+    found |= {
+        f"tokenizer.json: {kind}": edit("tokenizer.json", lambda c, v=values: c.update(v))
+        for kind, values in tokenizer.items()
+    }
+    for name in (
+        "transformers:stranger/model",
+        "file:../../secret.txt",
+        "file:/etc/passwd",
+        "file:tokenizer.json/../x",
+    ):
+        found[f"vocab.json names {name}"] = edit("vocab.json", lambda c, v=name: c.update(tokenizer=v))
+    evil = {"_target_": "os.system", "command": f"touch {place.canary}"}
+    for name, value in {"name": evil, "pool": evil, "lora": {"rank": 10**9}, "layers": 10**9}.items():
+        found[f"language_encoder.{name}"] = edit(
+            "config.yaml", lambda c, n=name, v=value: c["model"]["language_encoder"].update({n: v})
+        )
+    found["a format from the future"] = edit("config.yaml", lambda c: c.update(format=10**30))
+    return found
+
+
+def by_folder(*words: str, every: int, first: int = 0) -> Callable[[Place, bool], Iterator[Case]]:
+    """A script that is given a hostile model folder; ``rotate`` takes every so many of them, of those of format 2 every fourth
+    from ``first`` on: with the four scripts that read folders, each once."""
 
     def cases(place: Place, rotate: bool) -> Iterator[Case]:
         from test_untrusted_folders import HOSTILE
@@ -392,6 +476,10 @@ def by_folder(*words: str, every: int) -> Callable[[Place, bool], Iterator[Case]
         for name in list(HOSTILE)[:: every if rotate else 1]:
             place.clear()
             HOSTILE[name](place.model_copy())
+            yield name, list(words), (2,)
+        for name, attack in list(published_attacks(place).items())[first if rotate else 0 :: 4 if rotate else 1]:
+            place.clear()
+            attack(place.model_copy(place.published))
             yield name, list(words), (2,)
         for name, spoil in RUNS.items():
             place.clear()
@@ -425,7 +513,7 @@ RUNS: dict[str, Callable[[Place], None]] = {
 
 def by_link_to_publish(place: Place, rotate: bool) -> Iterator[Case]:
     """Files that would be published with a model folder or its checkpoint."""
-    yield from by_folder("outer/best", "stranger/model", every=12)(place, rotate)
+    yield from by_folder("outer/best", "stranger/model", every=12, first=1)(place, rotate)
     for name in ("README.md", "vocab.json", "config.yaml"):
         place.clear()
         folder = place.model_copy()
@@ -528,6 +616,21 @@ def by_training(place: Place, rotate: bool) -> Iterator[Case]:
         (place.work / "stranger" / "model.safetensors").symlink_to("/dev/zero")
         (place.work / "stranger" / "trainer_state.json").symlink_to("/dev/zero")
         yield name, ["hostile.yaml"], (2,)
+    for name, change in {
+        "10^9 layers": {"num_hidden_layers": 10**9},
+        "code of its own": {"auto_map": {"AutoModel": "stranger/code--evil.Model"}},
+        "endless weights": {},
+    }.items():
+        encoder = {"_target_": "rec.models.pretrained_text.PretrainedText", "name": "encoder", "hidden_size": 16}
+        model = place.good["model"] | {"language_encoder": encoder}
+        place.lay_out(
+            yaml.safe_dump(json.loads(json.dumps(place.good | {"model": model}, default=list))), ["hostile.yaml"]
+        )
+        (place.work / "encoder").mkdir()
+        content = json.loads((place.published / "encoder.json").read_text(encoding="utf-8")) | change
+        (place.work / "encoder" / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        (place.work / "encoder" / "model.safetensors").symlink_to("/dev/zero")
+        yield f"starts from a text encoder: {name}", ["hostile.yaml"], (2,)
     for name in (
         "float64 weights that are infinite as float32",
         "a negative variance",
@@ -541,13 +644,20 @@ def by_training(place: Place, rotate: bool) -> Iterator[Case]:
         yield f"load_weight: {name}", ["hostile.yaml", "train.load_weight=outer/best"], (2,)
 
 
+def by_export(place: Place, rotate: bool) -> Iterator[Case]:
+    """A folder; and the config of its run, which says on what data ``--int8`` looks."""
+    yield from by_folder("outer/best", "--out", "out.onnx", every=12)(place, rotate)
+    configs = by_config(["run", "--out", "out.onnx", "--int8"])(place, rotate)  # read as evaluate reads them
+    yield from itertools.islice(configs, 0, None, 6 if rotate else 1)
+
+
 EXTREMES = (-1, 0, 1, 7, 2**31, 10**9, 10**18, 1e308, float("nan"), float("inf"), -0.5, True, None, "x", [], {})
 EXTREMES += ([1] * 1000, [10**9] * 3, [8, 16, 32] * 3)
 
 
 def by_arguments(place: Place, rotate: bool) -> Iterator[Case]:
     """Every argument of every part of a model, each with numbers, texts and lists that nobody expects of it."""
-    yield from by_folder("outer/best", "../photo.png", "a circle", every=8)(place, rotate)
+    yield from by_folder("outer/best", "../photo.png", "a circle", every=8, first=2)(place, rotate)
     from inference_toy import folder_config, mcn_node, model_node
 
     from rec.config import locate, to_native
@@ -594,8 +704,8 @@ SWEEPS: dict[str, Callable[[Place, bool], Iterator[Case]]] = {
     "migrate_config": by_config(["hostile.yaml", "--out", "out"], allowed=(0, 2)),  # it writes, and calls nothing
     "benchmark": by_config(["model", "--config", "hostile.yaml", "--out", "out", "--work", "out"]),
     "predict": by_arguments,
-    "export": by_folder("outer/best", "--out", "out.onnx", every=12),
-    "demo": by_folder("outer/best", every=12),
+    "export": by_export,
+    "demo": by_folder("outer/best", every=12, first=3),
     "push_to_hub": by_link_to_publish,
     "convert_weights": by_weights,
     "plot_metrics": by_records,

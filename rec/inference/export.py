@@ -1,7 +1,7 @@
 """A model as one file for other runtimes: ONNX or ``torch.export``, decoding included.
 
 Inputs of the exported graph: ``image`` uint8 ``(B, 3, S, S)``, RGB, letterboxed (:func:`rec.data.images.letterbox`:
-long side scaled to S, centred, padded with 127); ``tokens`` int64 ``(B, L)``, ids of the vocabulary (of a
+long side scaled to S, centred, padded with 127); ``tokens`` int64 or int32 ``(B, L)``, ids of the vocabulary (of a
 ``tokenizer.json``: plus one), 0 is padding. Outputs: ``box`` float32 ``(B, 4)`` xyxy in letterboxed pixels and
 ``score`` ``(B,)``; for mask models ``mask`` float32 ``(B, 1, S, S)``, probabilities; for models that answer with none,
 one or several objects ``candidate_boxes`` float32 ``(B, N, 4)`` and ``candidate_scores`` ``(B, N)``, of which the
@@ -11,6 +11,7 @@ multiple of 32; L is fixed.
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ FORMATS = ("onnx", "torch")
 MAX_ONE_FILE = 1 << 30  # bytes of parameters in an .onnx itself (Protobuf ends at 2 GiB); more go into a file beside it
 _OUTPUTS = ("box", "score", "mask", "candidate_boxes", "candidate_scores")
 MAX_BOX_DIFFERENCE = 0.5  # pixels, between the exported file and PyTorch
+Run = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 class ExportError(RecError):
@@ -52,6 +54,7 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """See the module's description."""
+        tokens = tokens.long()  # nothing in the graph where they are
         batch: Batch = {"image": image, "tokens": tokens}
         if self.any_number:  # by which a model knows that every cell's box is wanted
             batch["box_count"] = torch.zeros_like(tokens[:, 0])
@@ -70,14 +73,15 @@ def export(
     kind: str = "onnx",
     size: int | None = None,
     dynamic_size: bool = False,
+    int32_tokens: bool = False,
 ) -> None:
     """Write the model to one file, with all that is needed to use it: vocabulary, sizes, thresholds, origin.
 
     ONNX keeps these as metadata properties, ``torch.export`` as the extra file ``rec.json``; their JSON has the keys
     ``answer`` (null, or threshold, suppress_iou and min_pixels, see :class:`rec.contracts.Answer`), ``input_size``
-    (null: any multiple of 32), ``max_token_length``, ``tokenizer``, ``words``, ``tokenizer_file`` (the content of
-    ``tokenizer.json``, for the package ``tokenizers``; null for a vocabulary of words), ``mask_threshold`` and
-    ``origin``.
+    (null: any multiple of 32), ``tokens`` (their type; older files do not say: int64), ``max_token_length``, ``tokenizer``,
+    ``words``, ``tokenizer_file`` (the content of ``tokenizer.json``, for the package ``tokenizers``; null for a vocabulary
+    of words), ``mask_threshold`` and ``origin``.
 
     Args:
         model, config, vocabulary: As :func:`rec.model_folder.read` gives them.
@@ -85,6 +89,7 @@ def export(
         kind: ``onnx`` or ``torch``.
         size: Side of the input in pixels; by default the model folder's.
         dynamic_size: Leave the side free.
+        int32_tokens: Take ``tokens`` as int32, which JavaScript and phones have, in place of int64.
 
     Raises:
         ExportError: the model holds something the format cannot express.
@@ -100,12 +105,14 @@ def export(
     # Traced sizes that happen to be equal are taken for the same one: the example's batch is unlike any map's side.
     count = next(n for n in (3, 5, 7, 11, 13) if n not in (size // 32, size // 16, size // 8, length))
     image, tokens = example_inputs(size, length, len(vocabulary), count)
+    tokens = tokens.int() if int32_tokens else tokens
     batch = torch.export.Dim("batch", min=1, max=4096)
     side = 32 * torch.export.Dim("cells", min=2, max=128) if dynamic_size else None
     shapes = {"image": {0: batch} | ({2: side, 3: side} if dynamic_size else {}), "tokens": {0: batch}}
     # What a user of the file needs besides it.
     about = {
         "input_size": None if dynamic_size else size,
+        "tokens": "int32" if int32_tokens else "int64",
         "max_token_length": length,
         "tokenizer": vocabulary.tokenizer,
         "words": list(vocabulary.words),
@@ -184,17 +191,21 @@ def compare(path: str | Path, model: nn.Module, config: dict[str, Any], samples:
     return worst
 
 
-def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
-    """A function from NumPy ``image`` and ``tokens`` to NumPy outputs by name, and what the file says of itself."""
+def load(path: str | Path, threads: int = 0) -> tuple[Run, dict[str, Any]]:
+    """A function from NumPy ``image`` and ``tokens``, of any integer type, to NumPy outputs by name, and what the file says of
+    itself; ``threads`` of onnxruntime, 0: one per core."""
     if str(path).endswith(".onnx"):
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(user_path(path)), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(user_path(path)), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         about = json.loads(session.get_modelmeta().custom_metadata_map["rec"])
 
         def run(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
-            return dict(zip(names, session.run(names, {"image": image, "tokens": tokens}), strict=True))
+            given = {"image": image, "tokens": tokens.astype(about.get("tokens", "int64"))}
+            return dict(zip(names, session.run(names, given), strict=True))
 
     else:
         extra = {"rec.json": ""}
@@ -203,7 +214,43 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
 
         def run(image: np.ndarray, tokens: np.ndarray) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                outputs = program(torch.from_numpy(image), torch.from_numpy(tokens))
+                ids = torch.from_numpy(tokens.astype(about.get("tokens", "int64")))
+                outputs = program(torch.from_numpy(image), ids)
             return {name: value.numpy() for name, value in outputs.items()}
 
     return run, about
+
+
+def annotate(path: str | Path, **more: Any) -> None:
+    """Adds to what an ONNX file says of itself."""
+    import onnx
+
+    model = onnx.load(user_path(path))
+    about = json.loads({item.key: item.value for item in model.metadata_props}["rec"])
+    onnx.helper.set_model_props(model, {"rec": json.dumps(about | more)})
+    onnx.save(model, user_path(path))
+
+
+class Exported(nn.Module):
+    """An exported file with the face of a model, so that it can be evaluated; it takes pixels from 0 to 1, not normalised.
+
+    Args:
+        path: The file.
+        mask_any_overlap: As of the model it was made of (:class:`rec.contracts.Abilities`).
+    """
+
+    def __init__(self, path: str | Path, mask_any_overlap: bool = False) -> None:
+        super().__init__()
+        self.run, about = load(path)
+        self.mask_threshold, self.mask_any_overlap = about["mask_threshold"], mask_any_overlap
+        self.nowhere = nn.Parameter(torch.empty(0))  # a model is where its parameters are: on the CPU
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """A prepared batch to predictions, see :mod:`rec.evaluation.run`."""
+        image = (batch["image"] * 255).round().to(torch.uint8).contiguous()
+        found = {
+            name: torch.from_numpy(value) for name, value in self.run(image.numpy(), batch["tokens"].numpy()).items()
+        }
+        if "mask" in found:
+            found["mask"] = found["mask"].logit(1e-6)
+        return found

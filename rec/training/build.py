@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from rec.config import ConfigError, instantiate, locate, to_native, try_get_key
+from rec.config import ConfigError, LazyConfig, instantiate, locate, to_native, try_get_key
+from rec.config.call import parameters
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
 from rec.data.adapter import as_data_set
 from rec.data.loader import (
@@ -26,7 +27,9 @@ from rec.data.workers import Loader
 from rec.errors import UntrustedError
 from rec.evaluation import evaluate
 from rec.files import refuse_inputs
-from rec.model_folder.format import frozen_and_random
+from rec.model_folder.find import Trained
+from rec.model_folder.format import ModelFolderError, checked_file, frozen_and_random, read_folder_config
+from rec.model_folder.reader import load_vocabulary
 from rec.model_folder.text_encoder import load_published, settle
 from rec.models.assembly import reads_words
 from rec.models.pretrained_text import text_encoders
@@ -71,6 +74,85 @@ def read_training_config(path: str, overrides: Sequence[str], trust_config: bool
     return cfg
 
 
+def read_data_config(
+    path: str | Path,
+    groups: Sequence[str],
+    overrides: Sequence[str] = (),
+    trust_config: bool = False,
+    change: Callable[[Any], None] | None = None,
+) -> Any:
+    """The config that names the data of an evaluation, with ``change`` and then the overrides applied; nothing is built.
+
+    Args:
+        path: ``.py`` or ``.yaml``.
+        groups: config paths that it must have.
+        overrides: ``key=value`` each.
+        trust_config: let a YAML file call any target.
+        change: what the model evaluated wants otherwise.
+
+    Raises:
+        ConfigError, UntrustedError: as :func:`rec.model_folder.allowed.load_config`; a value that fits no key.
+        ModelFolderError: a group is missing.
+    """
+    from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
+    from rec.training.keys import check_values
+
+    load_config(path, trust_config=trust_config)  # before anything in it is looked at
+    cfg = fill_in(at_home(LazyConfig.load(path), path))
+    for group in groups:
+        if not isinstance(try_get_key(cfg, group), Mapping):
+            raise ModelFolderError(f"{path} has no group `{group}`, which an evaluation needs")
+    if "candidate_transforms" in cfg.dataset:
+        cfg.dataset.candidate_transforms = {}  # augmentation is for training; building it would only cost time
+    if change is not None:
+        change(cfg)
+    cfg = checked_config(LazyConfig.apply_overrides(cfg, overrides), path, trust_config)
+    if problems := check_values(cfg, ("dataset", "train.data", "train.evaluation")):
+        raise ConfigError("; ".join(problems))
+    return cfg
+
+
+def read_run_config(
+    trained: Trained, path: str | Path | None, overrides: Sequence[str] = (), trust_config: bool = False
+) -> tuple[Any, Words | None]:
+    """The config the data of a trained model come from, with the model folder's own input size, and the model's vocabulary.
+
+    Args:
+        trained: as :func:`rec.model_folder.find.find_trained` finds it.
+        path: by default the config of its run.
+        overrides, trust_config: as of :func:`read_data_config`.
+
+    Returns:
+        The config, and the words; None for a checkpoint of a run without ``best/``.
+
+    Raises:
+        ModelFolderError: there is no config.
+        ConfigError, UntrustedError: as :func:`read_data_config`.
+    """
+    path = path or trained.run_config
+    if path is None:
+        raise ModelFolderError(
+            f"{trained.folder} has no run config beside it; name the data with --config configs/x.py"
+        )
+
+    def take_preprocess(cfg: Any) -> None:
+        preprocess = read_folder_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
+        target = cfg.dataset.get("_target_")
+        takes = parameters(locate(target) if isinstance(target, str) else target) if target else None
+        for key in ("input_shape", "max_token_length"):
+            if key in cfg.dataset or key in (takes or {}):
+                cfg.dataset[key] = preprocess[key]
+        cfg.train.data.mean, cfg.train.data.std = preprocess["mean"], preprocess["std"]
+
+    groups = ("dataset", "train", "train.data", "train.evaluation", *(["model"] if trained.is_checkpoint else []))
+    change = None if trained.is_checkpoint else take_preprocess
+    cfg = read_data_config(path, groups, overrides, trust_config, change)
+    places = (trained.folder, trained.folder.parent.parent / "best")
+    found = [folder for folder in places if (folder / "vocab.json").exists()]
+    tokenizer = cfg.dataset.get("tokenizer", "simrec")
+    return cfg, load_vocabulary(found[0], trust_config, tokenizer) if found else None
+
+
 def warnings(cfg: Any) -> list[str]:
     """What a run begins by saying because it is seldom meant."""
     how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
@@ -93,6 +175,18 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | N
     if vocabulary is not None:
         known["vocabulary"] = vocabulary
     return as_data_set(instantiate_with(cfg.dataset, known))
+
+
+def build_datasets(cfg: Any, splits: Sequence[str], vocabulary: Words | None) -> dict[str, DataSet]:
+    """:func:`build_dataset` of each split for evaluation, all with one vocabulary: the first one's where none is given. Where the
+    config has a model, its size is set."""
+    datasets: dict[str, DataSet] = {}
+    for split in splits:
+        datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
+        vocabulary = vocabulary or datasets[split].vocabulary
+    if "model" in cfg:
+        set_vocabulary_size(cfg, vocabulary)
+    return datasets
 
 
 def build_loader(

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rec.config import LazyConfig
+from rec.training.build import build_dataset, build_datasets
 from rec.training.checkpoint_format import TrainerState, described, state_text
 
 ROOT = Path(__file__).parents[2]
@@ -175,12 +176,11 @@ def test_a_run_folder_and_a_checkpoint_need_no_config(place, evaluate):
 def test_a_checkpoint_of_a_run_without_best_reads_phrases_with_the_vocabulary_of_its_training(place, monkeypatch):
     """The words of another split come in another order: every phrase would be read as another one, and nothing would say so."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / "cache"))
-    script = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))
     cfg = LazyConfig.load(str(place / "scenes.py"))
-    trained_with = script["training_vocabulary"](cfg)
-    own = script["build_datasets"](cfg, ["val"], None)["val"].vocabulary
+    trained_with = build_dataset(cfg, "train", training=True).vocabulary
+    own = build_datasets(cfg, ["val"], None)["val"].vocabulary
     assert own.words != trained_with.words
-    assert script["build_datasets"](cfg, ["val"], trained_with)["val"].vocabulary.words == trained_with.words
+    assert build_datasets(cfg, ["val"], trained_with)["val"].vocabulary.words == trained_with.words
 
 
 def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_test(place, evaluate):

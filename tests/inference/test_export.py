@@ -19,11 +19,12 @@ from PIL import Image
 import rec
 from rec import files, model_folder
 from rec.contracts import Answer
-from rec.inference import export
+from rec.inference import export, quantize
 from rec.inference.export import ExportError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the optional extra 'export' is not installed")
+onnx = pytest.importorskip("onnx")
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,7 +62,7 @@ def test_the_file_says_what_it_needs(simrec):
     assert (
         about["input_size"] is None and about["max_token_length"] == 6 and about["words"][:3] == ["PAD", "UNK", "CLS"]
     )
-    assert about["tokenizer"] == "simrec" and "drawn shapes only" in about["origin"]
+    assert about["tokens"] == "int64" and about["tokenizer"] == "simrec" and "drawn shapes only" in about["origin"]
     session = onnxruntime.InferenceSession(str(file))
     assert [(i.name, i.type) for i in session.get_inputs()] == [("image", "tensor(uint8)"), ("tokens", "tensor(int64)")]
 
@@ -103,6 +104,29 @@ def test_torch_export_answers_the_same_and_leaves_no_partial_file(tmp_path, run_
     assert difference and float(difference[1]) < 1e-3, said  # rounding of the fast path, in pixels
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.pt2"]
     assert export.load(tmp_path / "deep" / "model.pt2")[1]["input_size"] == 96
+
+
+def test_parts_named_stay_in_float32_and_the_file_is_small_all_the_same(simrec, tmp_path):
+    feeds = []
+    for seed in range(4):
+        image, tokens = export.example_inputs(SIZE, 6, 10, 4, seed)
+        feeds.append({"image": image.numpy(), "tokens": tokens.numpy()})
+    network = quantize.Network(simrec[1], feeds[:2], tmp_path)
+    parts = network.parts()
+    assert {"head", "visual_backbone", "language_encoder"} < {part.partition(".")[0] for part in parts}
+    expected = [network.run(**feed) for feed in feeds[2:]]
+    rounded = {}
+    for name, kept in {"none": [], "one": parts[:1], "all": parts}.items():
+        network.write(kept, tmp_path / f"{name}.onnx")
+        run, about = export.load(tmp_path / f"{name}.onnx")
+        assert (tmp_path / f"{name}.onnx").stat().st_size < 0.45 * simrec[1].stat().st_size and about[
+            "input_size"
+        ] is None
+        nodes = onnx.load(tmp_path / f"{name}.onnx").graph.node
+        rounded[name] = sum(node.op_type == "QuantizeLinear" for node in nodes)
+        found = [run(**feed) for feed in feeds[2:]]
+    assert rounded["none"] > rounded["one"] > rounded["all"] == 0, "activations are rounded in the other parts alone"
+    assert quantize.apart(expected, found) < 0.02, "weights of eight bits change little"
 
 
 def test_an_answer_that_differs_is_an_error(simrec):
