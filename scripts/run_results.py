@@ -77,7 +77,7 @@ def recipe(*overrides: str) -> Experiment:
     return Experiment(SCENES, (DRAWN, *SHORT, *overrides), splits=(), seeds=SEEDS)
 
 
-PHOTOS = "configs/simrec_timm_flickr_scratch.py"
+PHOTOS = "configs/simrec_photos.py"
 
 
 def own(name: str, path: str, box_format: str = "xywh") -> tuple[str, ...]:
@@ -116,6 +116,9 @@ EXPERIMENTS = {
     "scenes_any": Experiment(ANY),
     "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
+    "photos": Experiment(
+        "configs/simrec_photos.py", ("train.seed=0",), splits=("val", "test"), profile="accelerate_configs/bf16.yaml"
+    ),
     "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
     "teacher_none": student(),
     "teacher_labels": student(()),
@@ -218,7 +221,10 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
         memory = round(max(line["memory_gb"] for line in steps), 2)
         entry = {"seed": seed, "commands": told, "updates": steps[-1]["update"]}
         entry |= {} if continued else {"train_seconds": round(seconds, 1)}
-        runs.append(entry | {"memory_gb": memory, "metrics": metrics})
+        entry |= {"memory_gb": memory, "metrics": metrics}
+        if experiment.splits:
+            entry["intervals"] = json.loads((output / "test" / "intervals.json").read_text(encoding="utf-8"))
+        runs.append(entry)
         write_json(finished, runs[-1])
     return {"name": name, **circumstances(), "runs": runs}
 

@@ -24,6 +24,7 @@ from rec.data.subwords import PREFIX, Subwords, load_words
 from rec.data.tables import RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary, get_tokenizer
 from rec.data.text_statistics import text_statistics
+from rec.data.word_vectors import vector_words
 from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
 
@@ -50,17 +51,19 @@ class RefCOCODataSet(Dataset):
         ann_path: name to source, or one source for all; see :func:`rec.data.tables.open_table`.
         image_path, mask_path: name to folder, or one folder.
         input_shape: ``[S, S]`` in pixels; only squares.
-        flip_lr: mirror half of the training samples, with the phrase's left and right
+        flip_lr: mirror half of the training images, with the phrase's left and right
             (:func:`~rec.data.text.mirror_phrase`); phrases that cannot be mirrored keep their image.
         transforms: SimREC's ToTensor and Normalize; accepted where it changes nothing, else refused: normalisation
             happens on the device with ``train.data.mean`` and ``train.data.std``.
-        candidate_transforms: name to transform; one is drawn for each training sample. See :mod:`rec.data.augment`.
+        candidate_transforms: name to transform; one is drawn for each image of an epoch. See :mod:`rec.data.augment`.
         max_token_length: words per sentence; more are cut. -1 takes the longest sentence of the split.
         use_glove: whether :attr:`pretrained_emb` holds word vectors, from ``word_vectors``.
         split: the data set's own name; ``"train+val"`` joins several.
         training: whether to sample as in training; by default for splits with ``train`` in them.
         vocabulary: :class:`~rec.contracts.Words` or the path of their file; by default built.
-        vocabulary_from: ``"train"``, or ``"all"`` to build it from all splits as the original does.
+        vocabulary_from: ``"train"``; ``"all"`` to build it from all splits as the original does; ``"vectors"`` for the words of
+            the training split and all others of the text file ``word_vectors``, which a model with frozen vectors can then
+            be asked about though it was trained on none of their phrases.
         tokenizer: of a vocabulary that is built, and the spaCy pipeline that a vocabulary file may name; see
             :func:`rec.data.text.get_tokenizer`. ``"transformers:<folder or Hub id>"`` takes the tokenizer of a published
             language model (:class:`rec.data.subwords.Subwords`): nothing is built.
@@ -119,7 +122,7 @@ class RefCOCODataSet(Dataset):
         # What is asked for, checked before a file is touched.
         _choice("targets", targets, TARGETS)
         _choice("sentence_sampling", sentence_sampling, ("per_object", "per_sentence"))
-        _choice("vocabulary_from", vocabulary_from, ("train", "all"))
+        _choice("vocabulary_from", vocabulary_from, ("train", "all", "vectors"))
         if len(input_shape) != 2 or input_shape[0] != input_shape[1]:
             raise ValueError(f"dataset.input_shape is {list(input_shape)}; expected a square such as [416, 416]")
         self.split = split
@@ -233,6 +236,8 @@ class RefCOCODataSet(Dataset):
             for split in splits if vocabulary_from == "all" else [train or splits[0]]:
                 table = opened.get(split) or self._open_table(name, split)
                 words.update(dict.fromkeys(text_statistics(table, tokenizer, get_tokenizer(tokenizer))["words"]))
+        if vocabulary_from == "vectors":
+            words.update(dict.fromkeys(vector_words(self.word_vectors)))
         return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """One row and one sentence to one sample: decode, augment, letterbox, tokenise."""
 
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,23 +127,35 @@ class SampleMaker:
         height, width = row["height"], row["width"]
         # The image on the model's square. Phrases of one picture share its decoding, and without augmentation the square itself.
         key: tuple[str, ...] = (table.fingerprint, table.image_root, picture_key(row["image"]))
-        if self.augmentation is None and not self.flip_lr:
+        # Changes are drawn once per picture and epoch, so that its phrases still share it wherever they come out alike.
+        mirrored = None
+        if self.flip_lr or self.augmentation is not None:
+            drawn = np.random.default_rng((*random_key[:-1], zlib.crc32(key[-1].encode())))
+            if self.flip_lr and drawn.random() < 0.5 and (mirrored := mirror_phrase(sentence)) is not None:
+                sentence = mirrored
+        if self.augmentation is None:
+            if mirrored is not None:
+                key = *key, "mirrored"
+                box, mask = _flipped(box, mask, width)
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = decoded.get(key)
             if image is None:
-                image = decoded[key] = torch.from_numpy(self._square(table, row, geometry))
+                image = decoded[key] = torch.from_numpy(self._square(table, row, geometry, mirrored is not None))
         else:
             pixels = decoded.get(key)
             if pixels is None:
                 pixels = decoded[key] = self.pixels(table, row)
             box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
-            as_stored = pixels
-            pixels, box, mask, sentence = self._augment(pixels, box, mask, sentence, rng)
+            pixels, box, mask = self.augmentation(pixels, box, mask, drawn)
             height, width = pixels.shape[:2]
+            if mirrored is not None:
+                pixels = cv2.flip(pixels, 1)
+                box, mask = _flipped(box, mask, width)
+            key = *key, xxhash.xxh3_64_hexdigest(pixels.tobytes())
             geometry = boxes.letterbox_geometry(height, width, self.size)
-            image = torch.from_numpy(letterbox(pixels, geometry, self.size))
-            if pixels is not as_stored:
-                key = *key, *map(str, random_key)
+            image = decoded.get(key)
+            if image is None:
+                image = decoded[key] = torch.from_numpy(letterbox(pixels, geometry, self.size))
         if self.hide == "image":
             image = torch.full_like(image, PAD_VALUE)
         # Labels and words as the model takes them.
@@ -174,11 +187,12 @@ class SampleMaker:
             sample["weight"] = torch.tensor(weight)
         return sample
 
-    def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray) -> np.ndarray:
+    def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray, mirrored: bool) -> np.ndarray:
         """uint8 ``(3, S, S)``."""
-        if table.stored_size == self.size and is_raw(row["image"]["path"]):
+        if table.stored_size == self.size and is_raw(row["image"]["path"]) and not mirrored:
             return read_raw(os.path.join(table.image_root, row["image"]["path"]), self.size)
-        return letterbox(self.pixels(table, row), geometry, self.size)
+        pixels = self.pixels(table, row)
+        return letterbox(cv2.flip(pixels, 1) if mirrored else pixels, geometry, self.size)
 
     def pixels(self, table: Table, row: dict[str, Any]) -> np.ndarray:
         """uint8 ``(H, W, 3)``, RGB, as stored."""
@@ -208,16 +222,10 @@ class SampleMaker:
             shape = f"{row['height']} x {row['width']}"
             raise ImageError(f"the mask of an image of {shape} is broken: {error} ({_named(row)})") from None
 
-    def _augment(
-        self, pixels: np.ndarray, box: np.ndarray, mask: np.ndarray | None, sentence: str, rng: Any
-    ) -> tuple[Any, Any, Any, str]:
-        if self.augmentation is not None:
-            pixels, box, mask = self.augmentation(pixels, box, mask, rng)
-        if self.flip_lr and rng.random() < 0.5 and (mirrored := mirror_phrase(sentence)) is not None:
-            pixels, sentence = cv2.flip(pixels, 1), mirrored
-            box = boxes.flip_left_right(box, pixels.shape[1])
-            mask = None if mask is None else np.asfortranarray(mask[:, ::-1])
-        return pixels, box, mask, sentence
+
+def _flipped(box: np.ndarray, mask: np.ndarray | None, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Boxes and mask of the mirrored image."""
+    return boxes.flip_left_right(box, width), None if mask is None else np.asfortranarray(mask[:, ::-1])
 
 
 def _first(box: np.ndarray) -> torch.Tensor:

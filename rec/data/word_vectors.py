@@ -11,6 +11,7 @@ import numpy as np
 
 from rec import trust
 from rec.contracts import Words
+from rec.data.text import MAX_WORD, MAX_WORDS
 from rec.files import user_path
 from rec.names import moved
 
@@ -52,6 +53,31 @@ def look_up_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *,
     share = len(found) / len(vocabulary)
     logger.info("%d of %d words (%.1f %%) have a vector in %s", len(found), len(vocabulary), 100 * share, source)
     return vectors.astype(np.float32)
+
+
+def vector_words(source: str | None) -> Iterator[str]:
+    """All words of a GloVe file, in its order.
+
+    Raises:
+        ValueError: no such file is named, it cannot be read, or it has more words than a vocabulary may.
+    """
+    if source is None or not source.endswith(TEXT_SUFFIXES):
+        raise ValueError(
+            f"dataset.vocabulary_from=vectors takes its words from a text file: set dataset.word_vectors to a GloVe file "
+            f"({', '.join(TEXT_SUFFIXES)}), not to {source}, or dataset.vocabulary_from=train"
+        )
+    number = 0
+    try:
+        for number, line in enumerate(_lines(user_path(source)), 1):
+            if number > MAX_WORDS:
+                raise ValueError(f"more than {MAX_WORDS:,} words: keep its first, most frequent ones")
+            word = line.partition(b" ")[0].decode("utf-8", "replace")
+            if 0 < len(word) <= MAX_WORD and not (
+                number == 1 and line.count(b" ") == 1
+            ):  # word2vec begins with two numbers
+                yield word
+    except (OSError, EOFError, zlib.error, ValueError, trust.UntrustedError) as error:
+        raise ValueError(f"cannot read word vectors from {source}, line {number}: {error}") from None
 
 
 def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]]:

@@ -48,8 +48,18 @@ _DATA: tuple[str, ...] = ("rec.data.dataset.RefCOCODataSet", "rec.data.stream.st
 _DATA += ("rec.data.augment.RandAugment", "rec.data.augment.RandomErasing")
 # SimREC's and what is common beside them; albumentations has others that read files or call what they are given.
 _TRANSFORMS = (
-    *("CLAHE", "ColorJitter", "ElasticTransform", "GaussianBlur", "GaussNoise", "GridDistortion", "HueSaturationValue"),
-    *("ImageCompression", "MotionBlur", "RandomBrightnessContrast", "RandomSizedBBoxSafeCrop"),
+    *("Affine", "CLAHE", "CoarseDropout", "ColorJitter", "Compose", "ElasticTransform", "GaussianBlur", "GaussNoise"),
+    *("GridDistortion", "HueSaturationValue", "ImageCompression", "MotionBlur", "OneOf", "Perspective", "Posterize"),
+    *(
+        "RandomBrightnessContrast",
+        "RandomGamma",
+        "RandomSizedBBoxSafeCrop",
+        "Rotate",
+        "SafeRotate",
+        "Sharpen",
+        "SomeOf",
+        "ToGray",
+    ),
 )
 _OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta")
 ALLOWED_RUN_TARGETS = (

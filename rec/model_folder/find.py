@@ -1,5 +1,7 @@
 """Finding the model in what training leaves behind: a run folder, one of its checkpoints, or a model folder."""
 
+import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,10 @@ from rec.model_folder.reader import load_model, read
 from rec.model_folder.text_encoder import whole
 from rec.trust import is_below, read_text, weights_of_others
 
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 EMA = "ema.safetensors"
+HUB_USER = "REC_HUB_USER"  # environment variable: whose models on the hub go without their user's name
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def find_trained(path: str | Path) -> Trained:
         ModelFolderError: none of these is there.
     """
     folder = user_path(path)
+    if not folder.exists():
+        folder = shipped(str(path)) or folder
     if hint := weights_of_others(folder):
         raise ModelFolderError(hint)
     if (folder / "best" / WEIGHTS).is_file():
@@ -132,8 +138,33 @@ def find_folder(source: str | Path) -> Path:
             f"{source} is {'one file' if folder.is_file() else 'not there'}; expected a model folder, which also tells how the "
             "model is built and what its words are. To start a training from the weights alone: train.load_weight"
         )
-    if not _HUB_ID.fullmatch(str(source).partition("@")[0]):
-        raise ModelFolderError(f"{source} is neither a model folder nor a hub id such as user/name")
+    name = str(source)
+    if (found := shipped(name)) is not None:
+        return found
+    if _NAME.fullmatch(name) and (user := os.environ.get(HUB_USER)):
+        name = f"{user}/{name}"
+    if not _HUB_ID.fullmatch(name.partition("@")[0]):
+        raise ModelFolderError(
+            f"{source} is neither a model folder nor a hub id such as user/name. A model that comes with the project, such as "
+            "photo-small, is found in a clone (models/), installed from one (pip install ./models/photo-small), or on a hub "
+            f"among the models of the user that {HUB_USER} names"
+        )
     from rec.model_folder.hub import pull
 
-    return pull(str(source))
+    return pull(name)
+
+
+def shipped(name: str) -> Path | None:
+    """The folder of a model that comes with the project, ``photo-small``: in a clone of it, else installed beside it.
+
+    Such a model is a distribution of its own, whose package ``refexp_photo_small`` is the model folder; it is not imported.
+    """
+    if not _NAME.fullmatch(name):
+        return None
+    package = f"refexp_{name.replace('-', '_')}"
+    in_clone = Path(__file__).parents[2] / "models" / name / package
+    if (in_clone / WEIGHTS).is_file():
+        return in_clone
+    found = importlib.util.find_spec(package)
+    folder = Path(found.origin).parent if found is not None and found.origin is not None else None
+    return folder if folder is not None and (folder / WEIGHTS).is_file() else None

@@ -23,12 +23,13 @@ from rec.data.loader import (
     sharing_groups,
     training_loader,
 )
+from rec.data.subwords import PREFIX
 from rec.data.workers import Loader
 from rec.errors import UntrustedError
 from rec.evaluation import evaluate
-from rec.files import refuse_inputs
-from rec.model_folder.find import Trained
-from rec.model_folder.format import ModelFolderError, checked_file, frozen_and_random, read_folder_config
+from rec.files import refuse_inputs, user_path
+from rec.model_folder.find import Trained, find_folder
+from rec.model_folder.format import VOCABULARY, ModelFolderError, checked_file, frozen_and_random, read_folder_config
 from rec.model_folder.reader import load_vocabulary
 from rec.model_folder.text_encoder import load_published, settle
 from rec.models.assembly import reads_words
@@ -168,12 +169,18 @@ def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:
 
 
 def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> DataSet:
-    """The data set of ``cfg.dataset`` at ``split``; the vocabulary is its own where none is given."""
+    """The data set of ``cfg.dataset`` at ``split``; the vocabulary is its own where none is given.
+
+    ``cfg.dataset.vocabulary`` may name a model, whose words it then takes.
+    """
     known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
     if torch.distributed.is_initialized():
         known |= {"rank": torch.distributed.get_rank(), "processes": torch.distributed.get_world_size()}
+    named = cfg.dataset.get("vocabulary")
     if vocabulary is not None:
         known["vocabulary"] = vocabulary
+    elif isinstance(named, str) and not named.startswith(PREFIX) and not user_path(named).is_file():
+        known["vocabulary"] = str(find_folder(named) / VOCABULARY)
     return as_data_set(instantiate_with(cfg.dataset, known))
 
 

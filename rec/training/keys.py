@@ -19,14 +19,14 @@ from rec.trust import MAX_SIDE
 # key | what it may be: alternatives with " or " between them | meaning
 _TABLE = """
 train.output_dir | text | folder for everything the run writes; a checkpoint found there is continued from
-train.epochs | whole number >= 1 | length of training
+train.epochs | whole number >= 1 or auto | length of training; auto: 300 updates, or 8 epochs where those are more
 train.train_iter | whole number >= 1 or null | optimizer updates, in place of epochs
 train.warmup_epochs | number >= 0 | warm-up
 train.warmup_ratio | number 0..1 or null | warm-up as a share of all updates, in place of warmup_epochs
 train.base_lr | number > 0 | where the schedule's factor on optim.lr is 1
 train.warmup_lr | number >= 0 | rate at the first update
 train.min_lr | number >= 0 | rate at the last one
-train.batch_size | whole number >= 1 | samples per update over all processes and accumulation steps
+train.batch_size | whole number >= 1 or auto | samples per update of all processes; auto: 8 to 64, by the data's size
 train.num_accumulation_steps | whole number >= 1 | batches per update
 train.seed | whole number 0..2147483647 | of everything random
 train.clip_grad_norm | number >= 0 or null | total norm; 0 turns clipping off
@@ -38,7 +38,7 @@ train.checkpointer.max_to_keep | whole number >= 1 | complete checkpoints that s
 train.evaluation.enabled | true/false | evaluate while training
 train.evaluation.splits | list of texts | best/ is decided on the first
 train.evaluation.eval_batch_size | whole number 1..4096 | phrases per process
-train.evaluation.eval_period | whole number >= 1 | epochs
+train.evaluation.eval_period | whole number >= 1 or auto | epochs; auto: a tenth of the run
 train.evaluation.eval_iter | number >= 1 or null | at most this many batches per process
 train.evaluation.eval_metric | text | decides best/: Acc@0.5, mIoU, mask_mIoU, … or one of the evaluator's
 train.evaluation.eval_mode | max or min | which way eval_metric is better
@@ -89,13 +89,13 @@ dataset.ann_path | text or mapping or null | one source, or name to source
 dataset.image_path | text or mapping or null | one folder, or name to folder
 dataset.mask_path | text or mapping or null | one folder, or name to folder
 dataset.input_shape | square | pixels
-dataset.flip_lr | true/false | mirror half of the training samples, left and right swapped in the phrase
-dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each training sample
+dataset.flip_lr | true/false | mirror half of the training images, left and right swapped in the phrase
+dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each image of an epoch
 dataset.max_token_length | whole number 1..512 or -1 | words (or subwords) per phrase; -1 takes the longest of the split
 dataset.use_glove | true/false | word vectors from word_vectors
 dataset.split | text | for training; train+val joins several
-dataset.vocabulary | text or null or object | vocab.json to use instead of building one
-dataset.vocabulary_from | train or all | splits whose words are taken
+dataset.vocabulary | text or null or object | vocab.json, or a model whose words are taken, instead of building one
+dataset.vocabulary_from | train or all or vectors | splits whose words are taken; vectors: and those of word_vectors
 dataset.tokenizer | text | simrec, spacy:<language or pipeline>, or transformers:<folder or Hub id>
 dataset.word_vectors | text or null | spaCy pipeline, its folder, or a GloVe text file
 dataset.sentence_sampling | per_object or per_sentence | a random phrase of each object in an epoch, or each phrase

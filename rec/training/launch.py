@@ -20,6 +20,7 @@ from rec.config import solve_batch_size
 from rec.errors import TrainingError
 from rec.models.pretrained_text import borrowed_names
 from rec.training.process import fork_safely, use_all_cores
+from rec.training.schedules import settle_sizes
 
 
 def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
@@ -60,6 +61,7 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
             f"train.amp.enabled={train.amp.enabled} disagrees with the launch profile's mixed_precision={precision!r}: leave "
             f"train.amp.enabled=null, or launch with --mixed_precision {'bf16' if train.amp.enabled else 'no'}"
         )
+    settle_sizes(cfg, accelerator.num_processes)
     _, per_process, accumulation = solve_batch_size(
         total=train.batch_size, processes=accelerator.num_processes, accumulation=accumulation
     )

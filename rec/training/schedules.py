@@ -8,10 +8,12 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import length_hint
 from typing import Any
 
 from rec.contracts import ConfigNode
-from rec.training.build import instantiate_with
+from rec.errors import TrainingError
+from rec.training.build import build_dataset, instantiate_with
 
 Schedule = Callable[[int], float]
 
@@ -75,6 +77,40 @@ def build_schedule(
 def due(count: int, period: int | None) -> bool:
     """Whether what happens every ``period`` happens at ``count``; never, where there is no period."""
     return bool(period) and count % (period or 1) == 0
+
+
+def settle_sizes(cfg: Any, processes: int) -> None:
+    """Numbers in place of the "auto" of ``cfg.train`` (:func:`follow_size`), where there is one."""
+    train = cfg.train
+    if "auto" in (train.batch_size, train.epochs, train.evaluation.eval_period):
+        dataset = build_dataset(cfg, cfg.dataset.get("split", "train"), training=True)
+        if not (samples := length_hint(dataset)):
+            raise TrainingError(
+                "a stream does not tell how many samples it has: set train.batch_size, train.epochs and "
+                "train.evaluation.eval_period to numbers in place of auto"
+            )
+        follow_size(train, samples, processes)
+
+
+def follow_size(train: ConfigNode, samples: int, processes: int) -> None:
+    """Puts numbers where ``batch_size``, ``epochs`` and ``evaluation.eval_period`` are "auto": for data of any size.
+
+    The batch is an eighth of the data as a power of two, 8 to 64, rounded up to what processes and accumulation divide; the
+    run has 300 updates, or 8 epochs where those are more; it is evaluated ten times. So 30 objects train for 100 epochs with
+    batches of 8, and 30,000 for 8 with batches of 64.
+
+    Args:
+        train: ``cfg.train``; changed.
+        samples: of the training split.
+        processes: of the run.
+    """
+    if train.batch_size == "auto":
+        share = processes * train.num_accumulation_steps
+        train.batch_size = -(-min(64, max(8, 2 ** (max(samples, 8).bit_length() - 4))) // share) * share
+    if train.epochs == "auto":
+        train.epochs = max(8, -(-300 // max(1, samples // train.batch_size)))
+    if train.evaluation.eval_period == "auto":
+        train.evaluation.eval_period = max(1, round(train.epochs / 10))
 
 
 def length(train: ConfigNode, updates_per_epoch: int) -> tuple[int, int]:

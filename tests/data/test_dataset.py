@@ -1,5 +1,6 @@
 """RefCOCODataSet: what a sample holds, and that randomness is a function of seed, epoch and index."""
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -56,14 +57,22 @@ def test_a_sample_is_as_documented(root):
     assert torch.allclose(boxes.to_letterbox(sample["box_pixels"], sample["geometry"]), corners, atol=1e-4)
 
 
-@pytest.mark.parametrize("flip_lr", [False, True])
-def test_samples_of_one_image_have_one_key_and_no_others(root, flip_lr):
-    dataset = open_dataset(root, sentence_sampling="per_sentence", flip_lr=flip_lr)
-    samples = [dataset[(0, index)] for index in range(len(dataset))]
-    for one in samples:
-        for other in samples:
-            same, one_key = torch.equal(one["image"], other["image"]), one["image_key"] == other["image_key"]
-            assert same if one_key else flip_lr or not same
+@pytest.mark.parametrize(
+    "changes", [{}, {"flip_lr": True}, {"flip_lr": True, "candidate_transforms": {"grey": A.ToGray(3, p=0.5)}}]
+)
+def test_phrases_of_one_image_share_it_and_its_key_and_others_do_not(root, changes):
+    dataset = open_dataset(root, sentence_sampling="per_sentence", **changes)
+    shown = set()
+    for epoch in range(8):
+        samples = dataset.__getitems__([(epoch, index) for index in range(len(dataset))])
+        groups = dataset.image_groups()
+        for one, of_one in zip(samples, groups, strict=True):
+            for other, of_other in zip(samples, groups, strict=True):
+                same = torch.equal(one["image"], other["image"])
+                assert same == bool(one["image_key"] == other["image_key"])
+                assert same == (of_one == of_other)  # the toy's phrases can all be mirrored
+        shown.add(samples[0]["image"].numpy().tobytes())
+    assert len(shown) == {0: 1, 1: 2, 2: 4}[len(changes)]  # as it is, mirrored, grey, both
 
 
 def test_image_mask_and_box_show_the_same_place(root):

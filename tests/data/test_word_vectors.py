@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rec.data.text import Vocabulary
-from rec.data.word_vectors import look_up_vectors
+from rec.data.word_vectors import look_up_vectors, vector_words
 
 VOCABULARY = Vocabulary.build(["red circle left", "caffè"])
 LINES = ["the 0.5 0.5 0.5", "red 1 2 3", "at name 9 9 9", "circle 4 5 6", "caffè -1 -2 -3", "red 7 7 7"]
@@ -35,6 +35,19 @@ def test_a_glove_file_is_streamed(tmp_path, suffix, caplog):
 def test_word2vec_headers_are_skipped(tmp_path):
     (tmp_path / "w.vec").write_text("6 3\n" + "\n".join(LINES), encoding="utf-8")
     assert look_up_vectors(VOCABULARY, tmp_path / "w.vec")[3].tolist() == [1, 2, 3]
+
+
+def test_a_vocabulary_of_all_words_of_the_file(tmp_path):
+    file = tmp_path / "glove.txt"
+    file.write_text("\n".join(["6 3", *LINES]))
+    assert list(vector_words(str(file))) == ["the", "red", "at", "circle", "caffè", "red"]
+    for source, message in (
+        (None, "vocabulary_from=vectors"),
+        ("en_core_web_lg", "GloVe file"),
+        ("none.txt", "none.txt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(vector_words(source))
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

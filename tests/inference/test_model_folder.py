@@ -7,6 +7,7 @@ import re
 import resource
 import shlex
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from rec import model_folder
+from rec.model_folder.find import find_folder, find_trained
 from rec.model_folder.format import ModelFolderError
+from rec.training.weights import find_weights
 
 
 def test_a_written_folder_gives_back_the_same_model(tmp_path):
@@ -31,6 +34,19 @@ def test_a_written_folder_gives_back_the_same_model(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert vocabulary == VOCABULARY and config["preprocess"]["input_shape"] == [SIZE, SIZE]
     assert not model.training and next(model.parameters()).device.type == "cpu"
+
+
+def test_a_model_that_comes_with_the_project_goes_by_its_name(tmp_path, monkeypatch):
+    package = tmp_path / "refexp_toy_small"  # as if it were installed
+    write_folder(package)
+    (package / "__init__.py").write_text("raise SystemExit('it was imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_folder("toy-small") == package == find_trained("toy-small").folder == find_weights("toy-small")
+    (tmp_path / "toy-small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_folder("toy-small") == Path("toy-small")  # an existing folder wins
+    with pytest.raises(ModelFolderError, match=r"pip install \./models/photo-small"):
+        find_folder("toy-smaller")
 
 
 def test_read_parameters_can_be_trained_on(tmp_path):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from rec.config import LazyCall
-from rec.training.schedules import build_schedule, from_config
+from rec.training.schedules import build_schedule, follow_size, from_config
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 COMMON = {
@@ -73,3 +74,26 @@ def test_a_schedule_of_ones_own_receives_what_it_takes():
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'cosine' or 'step'"):
         build_schedule("cosin", **COMMON)
+
+
+@pytest.mark.parametrize(
+    ("samples", "processes", "batch", "epochs", "period"),
+    [
+        (5, 1, 8, 300, 30),
+        (27, 1, 8, 100, 10),
+        (150, 1, 16, 34, 3),
+        (1000, 1, 64, 20, 2),
+        (30_000, 1, 64, 8, 1),
+        (27, 3, 9, 100, 10),
+    ],
+)
+def test_auto_follows_the_size_of_the_data(samples, processes, batch, epochs, period):
+    train = OmegaConf.create({"batch_size": "auto", "epochs": "auto", "num_accumulation_steps": 1})
+    train.evaluation = {"eval_period": "auto"}
+    follow_size(train, samples, processes)
+    assert (train.batch_size, train.epochs, train.evaluation.eval_period) == (batch, epochs, period)
+    said = OmegaConf.create(
+        {"batch_size": 10, "epochs": 2, "num_accumulation_steps": 1, "evaluation": {"eval_period": 1}}
+    )
+    follow_size(said, samples, processes)
+    assert (said.batch_size, said.epochs, said.evaluation.eval_period) == (10, 2, 1)

@@ -1,0 +1,50 @@
+"""SimREC of two million parameters for photographs of 192 to 320 pixels, on YOLOX-Nano's trunk and neck.
+
+Where the pretrained parts lie is told by two environment variables, or by overrides: REC_YOLOX_NANO, the detector's weights
+(model.visual_backbone.pretrained_weight_path), and REC_GLOVE, a GloVe file of 50 dimensions (dataset.word_vectors).
+"""
+
+import os
+
+from torch import nn
+
+from rec.config import LazyCall
+from rec.models import SimREC
+from rec.models.backbones import YOLOX
+from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
+from rec.models.heads import REChead
+from rec.models.language_encoders import LSTM_SA
+
+WIDTH = 128
+
+model = LazyCall(SimREC)(
+    visual_backbone=LazyCall(YOLOX)(
+        pretrained=True,
+        pretrained_weight_path=os.environ.get("REC_YOLOX_NANO", "data/weights/yolox_nano.safetensors"),
+        neck=True,
+        fixed_statistics=True,
+        out_strides=(16, 32),
+    ),
+    language_encoder=LazyCall(LSTM_SA)(
+        depth=1,
+        hidden_size=WIDTH,
+        num_heads=4,
+        ffn_size=2 * WIDTH,
+        flat_glimpses=1,
+        word_embed_size=50,
+        dropout_rate=0.1,
+        freeze_embedding=True,
+        use_glove=True,
+    ),
+    multi_scale_manner=LazyCall(MultiScaleFusion)(v_planes=(WIDTH, WIDTH), hidden_planes=WIDTH),
+    fusion_manner=LazyCall(nn.ModuleList)(
+        modules=[
+            LazyCall(SimpleFusion)(v_planes=planes, out_planes=WIDTH, q_planes=WIDTH, coordinates=True)
+            for planes in (128, 256)
+        ]
+    ),
+    attention_manner=LazyCall(GaranAttention)(d_q=WIDTH, d_v=WIDTH, dropout_rate=0.0),
+    head=LazyCall(REChead)(
+        width=0.5, strides=[16], in_channels=[WIDTH], box_loss="giou", box_loss_weight=2.0, prior_probability=0.01
+    ),
+)

@@ -1,0 +1,15 @@
+"""For 30 to 30,000 objects of your own on photographs: starts from photo-small, and follows the size of the data."""
+
+from .simrec_photos import dataset, model, optim, train
+
+dataset.dataset = "mine"
+dataset.ann_path = {"mine": "data/anns/mine"}  # what `rec prepare --dataset mine` wrote
+dataset.vocabulary = "photo-small"  # its words, whose vectors come with its weights
+dataset.use_glove = False
+model.visual_backbone.pretrained = False
+model.language_encoder.use_glove = False
+
+optim.lr = train.base_lr = 5e-4
+train.load_weight = "photo-small"
+train.batch_size = train.epochs = train.evaluation.eval_period = "auto"
+train.output_dir = "outputs/mine"

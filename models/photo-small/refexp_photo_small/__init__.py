@@ -1,0 +1,1 @@
+"""A model folder: ``rec.from_pretrained("photo-small")``. Nothing is imported from here."""
