@@ -1,6 +1,7 @@
 """For 30 to 30,000 objects of your own on photographs: starts from photo-small, and follows the size of the data."""
 
-from .simrec_photos import dataset, model, optim, train
+from .common.models.simrec_photos import model
+from .common.photos import dataset, optim, train
 
 dataset.dataset = "mine"
 dataset.ann_path = {"mine": "data/anns/mine"}  # what `rec prepare --dataset mine` wrote

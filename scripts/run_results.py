@@ -116,9 +116,7 @@ EXPERIMENTS = {
     "scenes_any": Experiment(ANY),
     "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
-    "photos": Experiment(
-        "configs/simrec_photos.py", ("train.seed=0",), splits=("val", "test"), profile="accelerate_configs/bf16.yaml"
-    ),
+    "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile="accelerate_configs/bf16.yaml"),
     "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
     "teacher_none": student(),
     "teacher_labels": student(()),

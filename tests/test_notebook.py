@@ -18,5 +18,5 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "outputs" / "mine" / "best" / "model.safetensors").exists()
-    assert "the spoon [" in done.stdout
+    assert "the spoon (" in done.stdout
     assert not any(cell.get("outputs") for cell in cells)

@@ -1,7 +1,7 @@
 """SimREC of two million parameters for photographs of 192 to 320 pixels, on YOLOX-Nano's trunk and neck.
 
-Where the pretrained parts lie is told by two environment variables, or by overrides: REC_YOLOX_NANO, the detector's weights
-(model.visual_backbone.pretrained_weight_path), and REC_GLOVE, a GloVe file of 50 dimensions (dataset.word_vectors).
+Where the detector's weights lie is told by the environment variable REC_YOLOX_NANO, or by
+model.visual_backbone.pretrained_weight_path.
 """
 
 import os
