@@ -33,8 +33,9 @@ quickstart: $(READY)
 	@echo "test metrics     $(RUN)/test/metrics.json, predictions.jsonl"
 	@echo "picture grid     $(RUN)/test/grid.png"
 
+# Files in turn on two processes: most of a test's time is waiting for a process it started.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 style: $(READY)
 	$(BIN)/ruff check .

@@ -1,8 +1,25 @@
-"""The tests send signals to what they start: whoever starts them may ignore or block some (``nohup``, a shell's ``&``)."""
+"""The tests send signals to what they start: whoever starts them may ignore or block some (``nohup``, a shell's ``&``).
 
+A run that is trained in a test's own process leaves its log's file to later ones: each test begins without.
+"""
+
+import logging
 import signal
+
+import pytest
 
 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _usual_logging():
+    logger = logging.getLogger("rec")
+    before = logger.handlers, logger.level, logger.propagate, logging.raiseExceptions
+    yield
+    for handler in logger.handlers:
+        if handler not in before[0]:
+            handler.close()
+    logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before

@@ -51,11 +51,11 @@ class RefCOCODataSet(Dataset):
         ann_path: name to source, or one source for all; see :func:`rec.data.tables.open_table`.
         image_path, mask_path: name to folder, or one folder.
         input_shape: ``[S, S]`` in pixels; only squares.
-        flip_lr: mirror half of the training images, with the phrase's left and right
+        flip_lr: mirror half of the training samples, with the phrase's left and right
             (:func:`~rec.data.text.mirror_phrase`); phrases that cannot be mirrored keep their image.
         transforms: SimREC's ToTensor and Normalize; accepted where it changes nothing, else refused: normalisation
             happens on the device with ``train.data.mean`` and ``train.data.std``.
-        candidate_transforms: name to transform; one is drawn for each image of an epoch. See :mod:`rec.data.augment`.
+        candidate_transforms: name to transform; one is drawn for each training sample. See :mod:`rec.data.augment`.
         max_token_length: words per sentence; more are cut. -1 takes the longest sentence of the split.
         use_glove: whether :attr:`pretrained_emb` holds word vectors, from ``word_vectors``.
         split: the data set's own name; ``"train+val"`` joins several.
@@ -76,6 +76,9 @@ class RefCOCODataSet(Dataset):
             :func:`rec.data.prepare.prepare`.
         seed: of everything random.
         targets: ``"one"`` for phrases that name one object each; ``"any"`` for those that name none, one or several.
+
+        share_images: mirroring and augmentation are drawn once for all phrases of an image in an epoch, so that they share it;
+            training passes ``train.data.share_images``.
 
     Attributes:
         vocabulary: the :class:`~rec.contracts.Words`.
@@ -118,6 +121,7 @@ class RefCOCODataSet(Dataset):
         allow_paths: bool = False,
         seed: int = 0,
         targets: str = "one",
+        share_images: bool = False,
     ) -> None:
         # What is asked for, checked before a file is touched.
         _choice("targets", targets, TARGETS)
@@ -175,6 +179,7 @@ class RefCOCODataSet(Dataset):
             label_clip=label_clip,
             hide=hide,
             targets=targets,
+            share_images=share_images,
         )
 
     def _open(self, splits: Sequence[str]) -> list[Part]:

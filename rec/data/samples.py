@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -74,6 +74,7 @@ class SampleMaker:
         label_clip: float | None = None,
         hide: str | None = None,
         targets: str = "one",
+        share_images: bool = False,
     ) -> None:
         if targets not in TARGETS:
             raise ValueError(f"dataset.targets is {targets!r}; expected one of {', '.join(map(repr, TARGETS))}")
@@ -87,7 +88,7 @@ class SampleMaker:
         self.flip_lr = flip_lr and training
         self.augmentation = Augmentation(candidate_transforms) if training and candidate_transforms else None
         self.training, self.with_masks, self.label_clip, self.hide = training, with_masks, label_clip, hide
-        self.targets = targets
+        self.targets, self.share_images = targets, share_images
 
     def __call__(
         self,
@@ -127,13 +128,13 @@ class SampleMaker:
         height, width = row["height"], row["width"]
         # The image on the model's square. Phrases of one picture share its decoding, and without augmentation the square itself.
         key: tuple[str, ...] = (table.fingerprint, table.image_root, picture_key(row["image"]))
-        # Changes are drawn once per picture and epoch, so that its phrases still share it wherever they come out alike.
-        mirrored = None
-        if self.flip_lr or self.augmentation is not None:
+        # With shared images the changes are drawn once per picture and epoch, so that its phrases still share it wherever they
+        # come out alike; else anew for each sample.
+        drawn = rng
+        if rng is not None and self.share_images and (self.flip_lr or self.augmentation is not None):
             drawn = np.random.default_rng((*random_key[:-1], zlib.crc32(key[-1].encode())))
-            if self.flip_lr and drawn.random() < 0.5 and (mirrored := mirror_phrase(sentence)) is not None:
-                sentence = mirrored
         if self.augmentation is None:
+            mirrored = self._mirrored(sentence, drawn)
             if mirrored is not None:
                 key = *key, "mirrored"
                 box, mask = _flipped(box, mask, width)
@@ -146,16 +147,17 @@ class SampleMaker:
             if pixels is None:
                 pixels = decoded[key] = self.pixels(table, row)
             box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
-            pixels, box, mask = self.augmentation(pixels, box, mask, drawn)
+            pixels, box, mask = self.augmentation(pixels, box, mask, cast(np.random.Generator, drawn))
             height, width = pixels.shape[:2]
-            if mirrored is not None:
+            if (mirrored := self._mirrored(sentence, drawn)) is not None:
                 pixels = cv2.flip(pixels, 1)
                 box, mask = _flipped(box, mask, width)
-            key = *key, xxhash.xxh3_64_hexdigest(pixels.tobytes())
+            key = *key, xxhash.xxh3_64_hexdigest(pixels.tobytes()) if self.share_images else str(random_key)
             geometry = boxes.letterbox_geometry(height, width, self.size)
             image = decoded.get(key)
             if image is None:
                 image = decoded[key] = torch.from_numpy(letterbox(pixels, geometry, self.size))
+        sentence = sentence if mirrored is None else mirrored
         if self.hide == "image":
             image = torch.full_like(image, PAD_VALUE)
         # Labels and words as the model takes them.
@@ -186,6 +188,10 @@ class SampleMaker:
         if self.training and (weight := weight_of(row)) is not None:
             sample["weight"] = torch.tensor(weight)
         return sample
+
+    def _mirrored(self, sentence: str, drawn: np.random.Generator | None) -> str | None:
+        """The phrase of the mirrored image, or None where the image is not to be mirrored."""
+        return mirror_phrase(sentence) if self.flip_lr and drawn is not None and drawn.random() < 0.5 else None
 
     def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray, mirrored: bool) -> np.ndarray:
         """uint8 ``(3, S, S)``."""

@@ -89,8 +89,8 @@ dataset.ann_path | text or mapping or null | one source, or name to source
 dataset.image_path | text or mapping or null | one folder, or name to folder
 dataset.mask_path | text or mapping or null | one folder, or name to folder
 dataset.input_shape | square | pixels
-dataset.flip_lr | true/false | mirror half of the training images, left and right swapped in the phrase
-dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each image of an epoch
+dataset.flip_lr | true/false | mirror half of the training samples, left and right swapped in the phrase
+dataset.candidate_transforms | mapping or null | name to transform; one is drawn for each training sample
 dataset.max_token_length | whole number 1..512 or -1 | words (or subwords) per phrase; -1 takes the longest of the split
 dataset.use_glove | true/false | word vectors from word_vectors
 dataset.split | text | for training; train+val joins several

@@ -61,7 +61,7 @@ def test_a_sample_is_as_documented(root):
     "changes", [{}, {"flip_lr": True}, {"flip_lr": True, "candidate_transforms": {"grey": A.ToGray(3, p=0.5)}}]
 )
 def test_phrases_of_one_image_share_it_and_its_key_and_others_do_not(root, changes):
-    dataset = open_dataset(root, sentence_sampling="per_sentence", **changes)
+    dataset = open_dataset(root, sentence_sampling="per_sentence", share_images=True, **changes)
     shown = set()
     for epoch in range(8):
         samples = dataset.__getitems__([(epoch, index) for index in range(len(dataset))])

@@ -16,7 +16,7 @@ def config(folder):
 
 
 class Split(list):
-    vocabulary = ("PAD", "UNK", "red")
+    vocabulary, weighted_rows = ("PAD", "UNK", "red"), 0
 
 
 def test_the_beginning_tells_folder_data_parts_and_device_in_words(tmp_path):
