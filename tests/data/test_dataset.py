@@ -63,7 +63,7 @@ def test_a_sample_is_as_documented(root):
 def test_phrases_of_one_image_share_it_and_its_key_and_others_do_not(root, changes):
     dataset = open_dataset(root, sentence_sampling="per_sentence", share_images=True, **changes)
     shown = set()
-    for epoch in range(8):
+    for epoch in range(20):
         samples = dataset.__getitems__([(epoch, index) for index in range(len(dataset))])
         groups = dataset.image_groups()
         for one, of_one in zip(samples, groups, strict=True):

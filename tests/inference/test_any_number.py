@@ -133,7 +133,7 @@ def test_the_page_says_nothing_found_and_counts_several(tmp_path):
     assert "2 objects" in items[0] and "score 0.900, box" in items[0] and "score 0.600, box" in items[0]
     assert "score 0.700, box" in items[1] and "objects" not in items[1]
     assert "nothing found" in items[2].lower() and "box" not in items[2]
-    assert "1 of them nothing found" in line, line
+    assert "2 of 3 found" in line
 
 
 def test_the_script_prints_and_writes_none_and_several(tmp_path, monkeypatch, capsys):
