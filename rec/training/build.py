@@ -174,7 +174,8 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | N
     ``cfg.dataset.vocabulary`` may name a model, whose words it then takes.
     """
     known: dict[str, Any] = {"split": split, "training": training, "seed": cfg.train.seed}
-    known["share_images"] = bool(cfg.train.data.share_images)
+    if training:
+        known["share_images"] = bool(try_get_key(cfg, "train.data.share_images", default=False))
     if torch.distributed.is_initialized():
         known |= {"rank": torch.distributed.get_rank(), "processes": torch.distributed.get_world_size()}
     named = cfg.dataset.get("vocabulary")
