@@ -123,6 +123,17 @@ def answer(
     return f"<p>{html.escape('; '.join([took, *remarks]))}</p>", shown
 
 
+def photo_examples(folder: Path) -> list[list[str]]:
+    """Files and phrases of the photographs in docs/photos; none where there is no clone."""
+    photos = Path(__file__).parents[2] / "docs" / "photos"
+    asked = {"coffee.jpg": "the cup", "chelsea.jpg": "the cat", "astronaut.jpg": "a woman\nan orange suit"}
+    return [
+        [shutil.copy(str(photos / name), str(folder / name)), text]
+        for name, text in asked.items()
+        if (photos / name).is_file()
+    ]
+
+
 def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:
     """Files and phrases of a few shape scenes no model was trained on (seeds of the test split)."""
     from rec.data.scenes import generate_rows, split_seeds
@@ -179,12 +190,10 @@ def build(grounder: Grounder) -> gradio.Blocks:
                             0, 1, own.threshold if own else 0, step=0.01, min_width=220, label="Threshold", elem_id="threshold",
                             info="lower scores: nothing found" if own else "0: always one object",
                         )  # fmt: skip
-                    gradio.Markdown("## Or try one of these")
+                    offered = scene_examples(folder) if grounder.knows_shapes_only else photo_examples(folder)
+                    gradio.Markdown("## Or try one of these", visible=bool(offered))
                     with gradio.Row(elem_id="examples"):
-                        examples = [
-                            (gradio.Button(_short(text), icon=path), path, text)
-                            for path, text in scene_examples(folder)
-                        ]
+                        examples = [(gradio.Button(_short(text), icon=path), path, text) for path, text in offered]
             with gradio.Column(min_width=300, elem_id="answering"):
                 answers = gradio.HTML(_EMPTY, elem_id="answer")
         asked, outputs = [image, phrases, top_k, threshold], [said, answers]

@@ -175,3 +175,10 @@ def test_nothing_stays_behind_after_sigterm(tmp_path):
     time.sleep(0.1)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path / "best"]
     assert not left and not list((tmp_path / "temporary").glob("rec-demo-*"))
+
+
+def test_examples_are_of_the_kind_that_the_model_knows(tmp_path):
+    names = [Path(path).name for path, _ in demo.photo_examples(tmp_path)]
+    assert names == ["coffee.jpg", "chelsea.jpg", "astronaut.jpg"] and all(
+        (tmp_path / name).is_file() for name in names
+    )
