@@ -17,8 +17,8 @@ Config keys it reads (configs/common/train.py has every train key, its default a
     train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
                amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
-               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend,mode}
-               freeze_schedule max_skipped_updates
+               multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
+               cuda_graphs.enabled freeze_schedule max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
@@ -29,6 +29,7 @@ import argparse
 import math
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
+    from rec.cuda_graphs import Replayed
     from rec.model_folder.allowed import STARTED_IN
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
@@ -109,7 +111,9 @@ def train(cfg: Any) -> int:
     log.progress(total_updates, state.update)
     window = Window()
     window.load(state.window, accelerator, state.update)
-    run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window)
+    compute = partial(forward_and_backward, accelerator, cfg.train.data)
+    compute = Replayed(compute, copied=False) if cfg.train.cuda_graphs.enabled else compute
+    run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window, compute)
     scales, status, due_save, stopping, finite = cfg.train.multi_scale_training, 0, False, False, True
     model.train()
 
@@ -209,14 +213,10 @@ def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int |
     """
     import torch
 
-    from rec.data.batch import model_input
-
     train, accelerator = run.cfg.train, run.accelerator
     for batch in feed.batches:
         with accelerator.accumulate(model):
-            with accelerator.autocast():
-                losses = model(model_input(batch, train.data.mean, train.data.std, size))
-            accelerator.backward(losses["loss"])
+            losses = run.compute(model, batch, size)
         run.window.add(losses, len(batch["image"]))
     norm = accelerator.clip_grad_norm_(run.weights, train.clip_grad_norm or math.inf).float()
     flags = torch.stack([norm, norm.new_full((), run.stop.requested)])
@@ -226,8 +226,18 @@ def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int |
     gradient_norm, asked = flags.tolist()
     if math.isfinite(gradient_norm) or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and learns
         optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=not train.cuda_graphs.enabled)  # a graph adds to the memory it was recorded with
     return gradient_norm, asked > 0
+
+
+def forward_and_backward(accelerator: Any, data: Any, model: Any, batch: Any, size: int | None) -> dict[str, Any]:
+    """A batch's losses ``()``, their gradients added to those of the weights; waits for nothing."""
+    from rec.data.batch import model_input
+
+    with accelerator.autocast():
+        losses = model(model_input(batch, data.mean, data.std, size))
+    accelerator.backward(losses["loss"])
+    return {name: value.detach() for name, value in losses.items()}
 
 
 def evaluate_splits(run: "Run", validation: list[Any]) -> bool:

@@ -53,9 +53,10 @@ train = dict(
     multi_scale_training=dict(enabled=True, img_scales=[[size, size] for size in range(224, 609, 32)]),
     activation_checkpoint=dict(enabled=False),
     # dynamic=null: one graph for the first image size and one for all others; false: one for each size (faster, more to
-    # compile). backend: inductor, or any name torch.compile knows. mode: default, or reduce-overhead (CUDA graphs: for one
-    # image size and batch; for steps so short that the GPU waits for Python)
-    compile=dict(enabled=False, dynamic=None, backend="inductor", mode="default"),
+    # compile). backend: inductor, or any name torch.compile knows.
+    compile=dict(enabled=False, dynamic=None, backend="inductor"),
+    # Forward and backward pass of each image size recorded once and replayed: for steps in which the GPU waits for Python
+    cuda_graphs=dict(enabled=False),
     # [{modules: [visual_backbone.stages.0, ...], from_update: 0, until_update: 2000}, ...]: frozen in those updates
     freeze_schedule=[],
     trackers=["tensorboard"],

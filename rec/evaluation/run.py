@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rec import boxes
 from rec.contracts import Answer, DataSet, Evaluator, abilities
+from rec.cuda_graphs import Replayed
 from rec.data.adapter import as_data_set
 from rec.data.batch import Returning, model_input
 from rec.data.masks import encode
@@ -165,6 +166,7 @@ def evaluate(
     progress: bool = False,
     stop: Callable[[], bool] | None = None,
     answer: Answer | None = None,
+    replay: bool = False,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and per-sample records of ``model`` on one split.
 
@@ -189,6 +191,7 @@ def evaluate(
             Not asked where parameters are sharded: processes would wait for one that left.
         answer: Of the built-in evaluator, where phrases name none, one or several objects. None chooses the threshold on this
             split, which must then be one for validation.
+        replay: On a GPU record the model's work and replay it (:class:`rec.cuda_graphs.Replayed`); one process.
 
     Returns:
         Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
@@ -203,7 +206,8 @@ def evaluate(
 
     # Who runs where, on one model: BatchNorm statistics differ between processes after an update.
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
-    runner = model if _is_sharded(accelerator) else bare
+    runner: Any = model if _is_sharded(accelerator) else bare
+    runner = Replayed(runner) if replay else runner
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)

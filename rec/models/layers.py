@@ -1,10 +1,12 @@
 """Small layers the models share: convolution blocks, upsampling, and convolutions that keep predictions in float32."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from rec.models.folding import foldable, folded
 
@@ -88,7 +90,33 @@ class PredictionConv(nn.Conv2d):
 
 def upsample(x: Tensor, factor: int) -> Tensor:
     """Bilinear upsampling of ``(B, C, H, W)`` by a whole factor, corners aligned as in SimREC and MCN."""
+    if x.is_cuda and x.requires_grad:
+        return Upsampled.apply(x, factor)
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+
+
+class Upsampled(torch.autograd.Function):
+    """:func:`upsample` with a gradient of two matrix products: on a GPU torch's own adds up in an order that changes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
+        ctx.size = x.shape[-2:]
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        cells = grad.permute(0, 2, 3, 1)  # the order in memory of a channels-last map
+        rows, columns = (_bilinear_weights(*sizes, grad) for sizes in zip(grad.shape[-2:], ctx.size, strict=True))
+        halved = (rows.T @ cells.flatten(2)).unflatten(2, cells.shape[2:])
+        return (columns.T @ halved).permute(0, 3, 1, 2), None
+
+
+def _bilinear_weights(large: int, small: int, like: Tensor) -> Tensor:
+    """``(large, small)``: how much of each of ``small`` places lies in each of ``large`` ones, corners aligned."""
+    how: Any = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
+    places = torch.arange(large, **how) * ((small - 1) / max(1, large - 1))
+    return (1 - (places[:, None] - torch.arange(small, **how)).abs()).clamp(min=0).to(like.dtype)
 
 
 def coordinate_channels(x: Tensor) -> Tensor:

@@ -272,7 +272,8 @@ def evaluate_split(
         on_lost_worker=on_lost_worker,
     )
     evaluator = instantiate(options.evaluator) if options.get("evaluator") else None
-    return evaluate(model, loader, dataset, accelerator, mean=data.mean, std=data.std, evaluator=evaluator, **how)
+    how |= {"mean": data.mean, "std": data.std, "replay": cfg.train.cuda_graphs.enabled}
+    return evaluate(model, loader, dataset, accelerator, evaluator=evaluator, **how)
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
@@ -340,11 +341,12 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
             weights the model does not know; or pixels are normalised otherwise than the backbone's pretrained weights know them.
     """
     settle(cfg.model)
+    recorded = cfg.train.compile.enabled or cfg.train.cuda_graphs.enabled
     model, known = instantiate(cfg.model), as_data_set(dataset)
     for encoder in text_encoders(model).values():
         load_published(encoder, cfg.model.language_encoder, "this run")
         # Its look-ups are no part of a graph, and it keeps vectors of phrases, not their words.
-        if encoder.is_frozen and not cfg.train.compile.enabled and not any(map(reads_words, model.modules())):
+        if encoder.is_frozen and not recorded and not any(map(reads_words, model.modules())):
             remember_phrases(encoder, cfg.model.language_encoder.digest)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

@@ -73,7 +73,7 @@ train.activation_checkpoint.enabled | true/false | compute the backbone's activa
 train.compile.enabled | true/false | torch.compile
 train.compile.dynamic | true/false or null | null: one graph for the first image size, one for all others
 train.compile.backend | text | inductor, or any that torch.compile knows
-train.compile.mode | default or reduce-overhead | reduce-overhead replays CUDA graphs, for one image size and batch
+train.cuda_graphs.enabled | true/false | forward and backward pass of each image size recorded once and replayed; one process on a GPU
 train.freeze_schedule | list of mappings or nothing | {modules: [...], from_update: 0, until_update: 2000}
 train.trackers | list of trackers or nothing | tensorboard, wandb, … as Accelerate knows them
 train.log_image | true/false | draw predictions at every evaluation
@@ -233,21 +233,19 @@ def _together(cfg: Any) -> list[str]:
 
 def _varying(cfg: Any) -> list[str]:
     """What a CUDA graph cannot follow: it repeats the very same work, on the memory it was recorded on."""
-    mode = _find(cfg, "train.compile.mode")
-    if mode is None or mode[0] != "reduce-overhead":
+    enabled = _find(cfg, "train.cuda_graphs.enabled")
+    if enabled is None or enabled[0] is not True:
         return []
-    wanted = {
-        "train.compile.enabled": True,
-        "train.compile.backend": "inductor",
-        "train.multi_scale_training.enabled": False,
+    wanted: dict[str, object] = {
         "train.data.share_images": False,  # another number of images in every batch
-        "train.num_accumulation_steps": 1,  # the next batch would be written over the gradients of this one
-        "train.activation_checkpoint.enabled": False,
+        "train.activation_checkpoint.enabled": False,  # it reads the state of random numbers back
+        "train.compile.enabled": False,
+        "train.freeze_schedule": [],
     }
     found = {name: _find(cfg, name) for name in wanted}
-    wrong = [name for name, value in found.items() if value is not None and value[0] != wanted[name]]
+    wrong = [name for name, value in found.items() if value is not None and (value[0] or wanted[name]) != wanted[name]]
     needs = " ".join(f"{name}={str(wanted[name]).lower()}" for name in wrong)
-    return [f"cfg.train.compile.mode is 'reduce-overhead', which needs {needs}"] if wrong else []
+    return [f"cfg.train.cuda_graphs.enabled is true, which needs {needs}"] if wrong else []
 
 
 def _is_ours(cfg: Any, name: str) -> bool:

@@ -119,6 +119,12 @@ def prepare_model(
         TrainingError: a switch that cannot work here, with the override that turns it off.
     """
     train = cfg.train
+    if train.cuda_graphs.enabled and (
+        accelerator.device.type != "cuda" or accelerator.num_processes > 1 or accelerator.scaler is not None
+    ):
+        raise TrainingError(
+            "CUDA graphs are for one process on a GPU, in float32 or bfloat16: here use train.cuda_graphs.enabled=false"
+        )
     if train.sync_bn.enabled:
         if accelerator.device.type == "cpu":
             raise TrainingError("SyncBatchNorm needs GPUs: on CPU use train.sync_bn.enabled=false")
@@ -146,9 +152,6 @@ def prepare_model(
             raise TrainingError(f"train.compile.backend is {train.compile.backend!r}; expected one of {known}")
         # More image sizes than the default of 8 graphs would silently run uncompiled.
         torch._dynamo.config.recompile_limit = 2 * max(8, len(train.multi_scale_training.img_scales))
-        mode = train.compile.get("mode", "default")  # what else it needs is in rec.training.keys
         # In place: state-dict names stay.
-        model.compile(
-            dynamic=train.compile.dynamic, backend=train.compile.backend, mode=None if mode == "default" else mode
-        )
+        model.compile(dynamic=train.compile.dynamic, backend=train.compile.backend)
     return accelerator.prepare(model, optimizer)

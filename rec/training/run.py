@@ -1,5 +1,6 @@
 """What the functions of a run's loop share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ class Run:
         stop: whether the run is asked to stop.
         log: of the run.
         window: of the losses since the last line of the log.
+        compute: a model, a batch and an image size to the batch's losses, with the gradients added to those of the weights.
     """
 
     cfg: ConfigNode
@@ -37,3 +39,4 @@ class Run:
     stop: StopRequest
     log: RunLog
     window: Window
+    compute: Callable[..., dict[str, torch.Tensor]]

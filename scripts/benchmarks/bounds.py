@@ -36,8 +36,8 @@ BOUNDS: dict[str, dict[str, str]] = {
         "cold start of predict.py, quickstart model, beyond importing torch": "<= 3",
     },
     "cuda": {
-        "training step, batch 8, bf16": ">= 4",
-        "training step, batch 32, bf16": ">= 4",
+        "training step, batch 8, bf16, CUDA graphs": ">= 4",
+        "training step, batch 32, bf16, CUDA graphs": ">= 4",
         "training step, batch 64, bf16, the published backbone trained, share of the layer-wise floor": ">= 0.5",
         "prediction latency in ms, batch 1, bf16, compiled": "<= 4",
         "loss with assignment alone, batch 32": ">= 50",

@@ -6,6 +6,7 @@ same again. Losses, attention, optimizer and averages are left out of it: what t
 """
 
 import copy
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,20 @@ TRAINED = "model.visual_backbone.freeze_backbone=false"
 CASES = (
     ("the published backbone frozen", 2, ()),
     ("the published backbone trained", 2, (TRAINED,)),
+)
+# What is in the names of kernels, first match first.
+KERNELS = (
+    ("bn_|batch_?norm|batchnorm", "batch normalisation"),
+    ("fprop|dgrad|wgrad|conv", "convolutions"),
+    ("gemm|nvjet|cutlass", "matrix products and 1x1 convolutions"),
+    ("upsample", "upsampling"),
+    ("pool", "pooling"),
+    ("multi_tensor|fused_adam|lpnorm", "optimizer, averages, clipping"),
+    ("cat", "joining maps"),
+    ("memcpy|memset|copy", "copies and conversions"),
+    ("rnn|gru|lstm", "recurrent layers"),
+    ("elementwise", "elementwise"),
+    ("reduce", "sums"),
 )
 REFCOCO = 25 * 42_404  # samples of the published recipe: 25 epochs of RefCOCO's training objects
 MATRIX = {
@@ -105,7 +120,7 @@ def against_floor(options: Options, rates: Rates, name: str, times: int, overrid
     """A training step in bf16: its share of the floor and the gap's parts, images per second, memory, hours for RefCOCO."""
     count, on_gpu = times * max(options.batches), options.device == "cuda"
     options = replace(options, overrides=(*options.overrides, *overrides))
-    training, batch = network.OurTraining(options), batch_of(count, options)
+    training, batch = network.OurTraining(options, graphs=on_gpu), batch_of(count, options)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     step = partial(training.step, batch, bf16=True)
@@ -129,12 +144,20 @@ def shares_of_time(run: Callable[[], Any], device: str, most: int = 6) -> list[s
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as recorded:
         took = interleave({"step": run}, 1, device)["step"][0]
-    spent = [(e.self_device_time_total if on_gpu else e.self_cpu_time_total, e.key) for e in recorded.key_averages()]
-    # Of three calls, in microseconds.
-    times = sorted(((each / 3e6, key) for each, key in spent if key.startswith("aten::")), reverse=True)
-    idle = [("no operation of torch's", max(0.0, took - sum(each for each, _ in times)))] if on_gpu else []
-    named = [(key.removeprefix("aten::"), each) for each, key in times[:most]]
-    rest = ("others", sum(each for each, _ in times[most:]))
-    return [f"{key} {spell(each)}" for key, each in [*named, rest, *idle]]
+    spent: dict[str, float] = defaultdict(float)
+    for event in recorded.key_averages():  # of three calls, in microseconds
+        if on_gpu:  # kernels: a graph that is replayed calls no operations
+            spent[kind_of(event.key)] += event.self_device_time_total / 3e6
+        elif event.key.startswith("aten::"):
+            spent[event.key.removeprefix("aten::")] += event.self_cpu_time_total / 3e6
+    times = sorted(spent.items(), key=lambda item: -item[1])
+    idle = [("nothing", max(0.0, took - sum(spent.values())))] if on_gpu else []
+    rest = [("others", sum(each for _, each in times[most:]))]
+    return [f"{key} {spell(each)}" for key, each in [*times[:most], *rest, *idle]]
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel of a GPU is for, by its name."""
+    return next((kind for pattern, kind in KERNELS if re.search(pattern, kernel, re.IGNORECASE)), kernel[:60])

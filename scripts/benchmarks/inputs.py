@@ -1,5 +1,7 @@
 """What is measured: the model of a config, batches for it, and a data set of generated photographs."""
 
+import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +47,12 @@ def build(options: Options, original_arithmetic: bool = False) -> Any:
 
     BatchNorm has the statistics of a few images, so that evaluation mode sees signals of a trained network's size.
     """
+    built = _built(replace(options, batches=(), rounds=0, device="cpu"), original_arithmetic)
+    return copy.deepcopy(built).to(options.device)
+
+
+@functools.cache
+def _built(options: Options, original_arithmetic: bool) -> Any:
     from rec.config import instantiate
 
     cfg = config(options)
@@ -53,14 +61,14 @@ def build(options: Options, original_arithmetic: bool = False) -> Any:
     torch.manual_seed(0)
     model = instantiate(cfg.model).train()
     norms = [layer.train() for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    batch = batch_of(16, replace(options, size=min(options.size, 128), device="cpu"))
+    batch = batch_of(16, replace(options, size=min(options.size, 128)))
     for layer in norms:
         layer.momentum = None
     with torch.no_grad():
         model({"image": batch["image"].float() / 255, "tokens": batch["tokens"], "box": batch["box"]})
     for layer in norms:
         layer.momentum = 0.1
-    return model.train().to(options.device)
+    return model.train()
 
 
 def batch_of(count: int, options: Options, images: int | None = None, length: int = 15) -> Any:

@@ -24,6 +24,7 @@ from benchmarks.plain_loop import PlainTraining
 from benchmarks.plain_loss import plain_losses
 from benchmarks.plain_model import PlainSimREC
 from benchmarks.timing import Row, Sides, check, interleave, median, ratio, ratios, single
+from rec.cuda_graphs import Replayed
 from rec.inference.grounder import compile_network
 from rec.models.heads import REChead
 from rec.training.ema import EMA
@@ -45,31 +46,33 @@ BATCHES = (2, 4, 8, 16, 32, 64)  # of section growth; BatchNorm over the phrases
 
 
 class OurTraining:
-    """Our training step as ``scripts/train.py`` composes it, on one process."""
+    """Our training step as ``scripts/train.py`` composes it, on one process; ``graphs``: with ``train.cuda_graphs.enabled``."""
 
-    def __init__(self, options: Options, original_arithmetic: bool = False) -> None:
+    def __init__(self, options: Options, original_arithmetic: bool = False, graphs: bool = False) -> None:
         self.model = build(options, original_arithmetic).to(memory_format=torch.channels_last)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
         self.ema = EMA(self.model)
+        self.forward_and_backward = Replayed(self._forward_and_backward, copied=False) if graphs else self._forward_and_backward
+        self._anew = not graphs  # gradients in new memory for every update
 
     def step(self, batch: Any, bf16: bool = False) -> float:
         """One update from uint8 images; reads back one number, the gradient norm."""
-        self._backward(our_batch(batch), bf16)
+        self.forward_and_backward(our_batch(batch), bf16)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 0.15)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(self._anew)
         self.ema.update(self.model)
         return norm.item()
 
     def bare(self, prepared: Any, optimizer: bool = False, bf16: bool = False) -> None:
         """Forward, loss, backward on a ready batch; with the optimizer's step where asked."""
-        self._backward(prepared, bf16)
+        self.forward_and_backward(prepared, bf16)
         if optimizer:
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(self._anew)
 
-    def _backward(self, prepared: Any, bf16: bool) -> None:
+    def _forward_and_backward(self, prepared: Any, bf16: bool) -> None:
         with torch.autocast(self.parameters[0].device.type, torch.bfloat16, enabled=bf16):
             losses = self.model(prepared)
         losses["loss"].backward()
@@ -117,11 +120,14 @@ def training_step(options: Options, count: int) -> list[Row]:
     if bfloat16_is_fast(options.device):
         # A model of its own: the frozen trunk's folded weights are kept in the dtype of the last step.
         sides["ours bf16"] = partial(OurTraining(options).step, batch, bf16=True)
+    if options.device == "cuda":
+        sides["graphs"] = partial(OurTraining(options, graphs=True).step, batch, bf16=True)
     name = f"training step, batch {count}"
     return ratios(
         interleave(sides, options.rounds, options.device),
         (f"{name}, float32", "plain", "ours"),
         (f"{name}, bf16", "plain", "ours bf16"),
+        (f"{name}, bf16, CUDA graphs", "plain", "graphs"),
         (f"{name}, ours over the floor", "ours", "floor"),
     )
 

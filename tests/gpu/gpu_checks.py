@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rec.config import LazyConfig
+from rec.cuda_graphs import Replayed
 from rec.training.feed import Feed
 from rec.training.launch import build_accelerator, prepare_model
 from rec.training.run_log import Window
@@ -86,6 +87,7 @@ def training(
     sizes: Sequence[int | None] = (None,),
     batch: dict[str, Any] | None = None,
     model: Any = None,
+    lr: float = 3e-3,
 ) -> Iterator[float]:
     """The loss of each update of ``scripts/train.py``'s own step, on one batch again and again, the sizes in turn."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = precision  # as the launch profile says; the fixture puts it back
@@ -98,12 +100,14 @@ def training(
     assert accelerator.device.type == device.type and accelerator.mixed_precision == precision
     torch.manual_seed(0)
     model = small.simrec() if model is None else model
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     feed = Feed(itertools.repeat(batch), accumulation, accelerator.device)
+    compute = partial(train_script().forward_and_backward, accelerator, cfg.train.data)
     run = SimpleNamespace(
         cfg=cfg, accelerator=accelerator, window=Window(), weights=list(model.parameters()),
         stop=SimpleNamespace(requested=False),
+        compute=Replayed(compute, copied=False) if cfg.train.cuda_graphs.enabled else compute,
     )  # fmt: skip
     for size, _ in zip(itertools.cycle(sizes), range(updates), strict=False):
         feed.take()

@@ -10,6 +10,7 @@ from rec.contracts import abilities
 from rec.models import SimREC
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
+from rec.models.layers import Upsampled, upsample
 from rec.models.word_attention import WordAttention
 
 MODELS = {
@@ -282,3 +283,10 @@ def test_simrec_learns_from_any_number_of_objects_and_then_answers_with_every_ce
 def test_a_model_tells_whether_it_can_learn_from_any_number_of_objects(model, reason: str) -> None:
     said = abilities(model()).one_only
     assert reason in said and bool(said) == bool(reason)
+
+
+def test_upsampling_has_the_gradient_that_torch_gives_it():
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, 3, 8, 10, dtype=torch.float64)
+    own, wanted = (torch.autograd.grad(f(x, 2), x, grad)[0] for f in (Upsampled.apply, upsample))
+    assert torch.allclose(own, wanted, atol=1e-12)
