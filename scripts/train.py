@@ -108,10 +108,9 @@ def train(cfg: Any) -> int:
     for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
         log.line(note)
     log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
-    log.progress(total_updates, state.update)
     window = Window()
     window.load(state.window, accelerator, state.update)
-    compute = partial(forward_and_backward, accelerator, cfg.train.data)
+    compute: Any = partial(forward_and_backward, accelerator, cfg.train.data)
     compute = Replayed(compute, copied=False) if cfg.train.cuda_graphs.enabled else compute
     run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window, compute)
     scales, status, due_save, stopping, finite = cfg.train.multi_scale_training, 0, False, False, True
@@ -195,8 +194,6 @@ def train(cfg: Any) -> int:
         raise resume.diverged(state, writer, log)
     if writer.failure is not None:
         raise resume.TrainingError(f"the last checkpoint could not be saved: {writer.failure}")
-    if state.skipped_updates:
-        log.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
     publisher.close(state, finished=status == 0)
     log.close(cfg, state, total_updates)
     del lock
@@ -254,7 +251,6 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     options = train.evaluation
     limit = 2 if train.fast_dev_run else options.eval_iter
     first: dict[str, float] = {}
-    bare.eval()
     try:
         with as_published(bare, run.ema):
             for split, dataset in validation:
@@ -272,7 +268,6 @@ def evaluate_splits(run: "Run", validation: list[Any]) -> bool:
     except EvaluationStopped:
         return False
     finally:
-        bare.train()
         run.window.restart_clock(state.update)
     state.due_evaluation = False
     return is_best(options, state, validation[0][0], first)

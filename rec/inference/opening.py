@@ -37,8 +37,8 @@ def from_pretrained(
         dtype: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast; None runs in float32.
         trust_config: Build any target the config names. It can then run any code: for folders of your own only.
         allow_urls: Fetch images given as http(s) addresses.
-        compile: Compile the network (``torch.compile``), for services on a GPU: the first calls take minutes in all (one
-            image and several, one phrase and several, become programs of their own), later ones are faster.
+        compile: For services: on a GPU the network's work on arguments of each shape is recorded at their second call and
+            replayed from then on; elsewhere it is compiled (``torch.compile``), and the first calls take minutes in all.
         threshold: Answer with every object of at least this score, and with nothing where there is none. By default that of
             the folder; a model whose folder has none always answers with one object.
         foreign: ``coordinates``, ``prompt``, ``send_images`` of a foreign model.

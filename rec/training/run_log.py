@@ -50,6 +50,7 @@ class RunLog:
     ) -> None:
         self.accelerator = accelerator
         self.main = accelerator.is_main_process
+        self.before = update
         self.started_at = update if not due_evaluation else -1
         self.metrics_file = folder / "metrics.jsonl"
         self.bar: tqdm | None = None
@@ -120,10 +121,13 @@ class RunLog:
         per_process: int,
         accumulation: int,
     ) -> None:
-        """The lines a run begins with (:func:`rec.training.summary.beginning`); decides how often it logs."""
+        """The lines a run begins with (:func:`rec.training.summary.beginning`), and a progress bar where the console is a
+        terminal; decides how often it logs."""
         self.period = min(cfg.train.log_period, max(1, updates // summary.LINES))
         for text in summary.beginning(cfg, self.accelerator, model, splits, updates, per_process, accumulation):
             self.line(text)
+        on_terminal = self.main and sys.stderr.isatty()
+        self.bar = tqdm(total=updates, initial=self.before, unit="update", disable=not on_terminal)
         self.caches = [encoder.cache for encoder in text_encoders(model).values() if encoder.cache is not None]
         for cache in self.caches:
             self.line(f"features of phrases that stand still: {cache}")
@@ -177,10 +181,6 @@ class RunLog:
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({f"predictions/{split}": np.asarray(picture)[None]}, step=update, **layout)
 
-    def progress(self, total: int, done: int) -> None:
-        """Starts a progress bar where the console is a terminal."""
-        self.bar = tqdm(total=total, initial=done, unit="update", disable=not (self.main and sys.stderr.isatty()))
-
     def advance(self) -> None:
         if self.bar is not None:
             self.bar.update()
@@ -189,6 +189,8 @@ class RunLog:
         """Ends the log; where all ``updates`` are done, with what came out and the next commands."""
         for cache in self.caches:
             self.line(f"features of phrases that stand still: {cache}")
+        if state.skipped_updates:
+            self.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
         if self.bar is not None:
             self.bar.close()
         if state.update >= updates and not state.due_evaluation:

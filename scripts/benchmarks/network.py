@@ -53,7 +53,9 @@ class OurTraining:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
         self.ema = EMA(self.model)
-        self.forward_and_backward = Replayed(self._forward_and_backward, copied=False) if graphs else self._forward_and_backward
+        self.forward_and_backward = (
+            Replayed(self._forward_and_backward, copied=False) if graphs else self._forward_and_backward
+        )
         self._anew = not graphs  # gradients in new memory for every update
 
     def step(self, batch: Any, bf16: bool = False) -> float:

@@ -295,7 +295,7 @@ def eval(options: Options) -> Iterator[Row]:
 
     def ours(bf16: bool) -> None:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            how = {"mean": [0.0] * 3, "std": [1.0] * 3, "replay": device == "cuda"}
+            how: Any = {"mean": [0.0] * 3, "std": [1.0] * 3, "replay": device == "cuda"}
             accuracy["ours"] = evaluate(model, loader(), dataset, **how)[0]["Acc@0.5"]
 
     sides: Sides = {"ours bf16": partial(ours, True)} if bfloat16_is_fast(device) else {}

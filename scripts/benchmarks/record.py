@@ -31,13 +31,8 @@ def measure(section: str, args: argparse.Namespace) -> None:
     started = time.perf_counter()
     module: Any = importlib.import_module(f"benchmarks.{MODULES[section]}")
     as_bound = (options.config, options.overrides, options.size) == (Options.config, (), Options.size)
-    rows = []
-    for row in getattr(module, section)(options):
-        if as_bound and not row.bound:
-            row.bound = BOUNDS[options.device].get(row.what, "")
-        print(row.line(), flush=True)
-        rows.append(row)
-    content = {
+    file, rows = user_path(args.out) / f"{section}.json", list[dict[str, Any]]()
+    content: dict[str, Any] = {
         "section": section,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine(options.device),
@@ -45,11 +40,16 @@ def measure(section: str, args: argparse.Namespace) -> None:
             "config": options.config, "overrides": list(options.overrides), "size": options.size,
             "rounds": options.rounds, "device": options.device, "clock": args.clock,
         },
-        "seconds": round(time.perf_counter() - started, 1),
-        "rows": [row.to_json() for row in rows],
+        "seconds": 0.0,
+        "rows": rows,
     }  # fmt: skip
-    file = user_path(args.out) / f"{section}.json"
-    write_json(file, content)
+    for row in getattr(module, section)(options):
+        if as_bound and not row.bound:
+            row.bound = BOUNDS[options.device].get(row.what, "")
+        print(row.line(), flush=True)
+        rows.append(row.to_json())
+        content["seconds"] = round(time.perf_counter() - started, 1)
+        write_json(file, content)  # what is there is there, should the rest be cut off
     print(f"written      {file}  ({content['seconds']} s)", flush=True)
 
 

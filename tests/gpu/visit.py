@@ -42,7 +42,7 @@ def tests(work: Path, out: Path, device: str) -> Commands:
             "-m",
             "pytest",
             "tests/gpu",
-            "-v",
+            "-vv",
             "-n",
             "4",
             "-rs",

@@ -119,7 +119,9 @@ def test_values_of_parts_from_elsewhere_are_left_to_them():
 def test_cuda_graphs_are_refused_where_the_work_varies():
     graphs = "train.cuda_graphs.enabled=true"
     assert problems(graphs, "train.data.share_images=false", "train.num_accumulation_steps=2") == []
-    [found] = problems(graphs, "train.compile.enabled=true", "train.freeze_schedule=[{modules: [head], from_update: 0}]")
+    [found] = problems(
+        graphs, "train.compile.enabled=true", "train.freeze_schedule=[{modules: [head], from_update: 0}]"
+    )
     assert found.endswith("needs train.data.share_images=false train.compile.enabled=false train.freeze_schedule=[]")
 
 
