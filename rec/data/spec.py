@@ -22,7 +22,7 @@ class SourceSpec:
         split_by: of REFER folders.
         bbox_format: of JSONL, CSV, foreign tables, COCO files and conversations.
         coordinates: what the numbers of its boxes mean, see :class:`rec.conventions.Convention`; pixels without.
-        columns: of foreign tables and Label Studio's JSON_MIN.
+        columns: of foreign tables, COCO files and Label Studio's JSON_MIN.
         prompt: of conversations: the question, or several, with ``{}`` in place of the phrase.
         configuration, revision, splits: of a Hub id; of the splits all are downloaded, or those named.
         boxes: of Flickr30k Entities.

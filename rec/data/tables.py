@@ -189,7 +189,7 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
     if path.suffix == ".json" and path.is_file():
         content = load_json(path)
         if is_coco(content):
-            return open_coco(path, content, name, image_path, chosen.bbox_format)
+            return open_coco(path, content, name, image_path, chosen.bbox_format, chosen.columns)
         if is_label_studio(content):
             return open_label_studio(path, content, name, image_path, chosen.columns)
         if isinstance(content, list) and is_conversations(next(iter(content), None)):

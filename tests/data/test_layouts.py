@@ -35,6 +35,12 @@ def table(folder, spec, split="train", **options):
     return list(open_table(spec, split, name="mine", **options).rows)
 
 
+def faults(folder, spec):
+    """What the reader itself says of bad records."""
+    source = open_source(spec, name="mine", image_path=str(folder / "photos"))
+    return "\n".join(str(row) for row in source.read("train") if isinstance(row, BadRecord))
+
+
 def fault(folder, spec, **options):
     """What the only bad record of a source is told of."""
     source = open_source(spec, name="mine", image_path=str(folder / "photos"))
@@ -112,6 +118,25 @@ def test_coco_files_without_phrases_say_what_they_have(folder):
         open_source(write(folder, content), name="mine")
     with pytest.raises(SourceError, match="expected a list of objects with id"):
         open_source(write(folder, coco() | {"images": 3}), name="mine")
+
+
+def test_spans_of_mdetr_are_the_words_of_their_captions(folder):
+    """The phrase is what stands in the spans, without spans the whole caption; or the caption, where a column says so."""
+    content = coco(caption=None, tokens_positive=[[0, 7], [27, 32]])
+    content["images"][0]["caption"] = "red box beside a gray one, below"
+    content["images"][1]["caption"] = "the gray one"
+    content["annotations"][2]["tokens_positive"] = []
+    file = write(folder, content)
+    phrases = [["red box below"], ["gray", "the gray one"], ["the gray one"]]
+    assert [row["sentences"] for row in table(folder, file)] == phrases
+    whole = table(folder, {"path": file, "columns": {"sentences": "caption"}})
+    assert [row["sentences"][0] for row in whole] == ["red box beside a gray one, below", *["the gray one"] * 2]
+    with pytest.raises(SourceError, match="columns of a COCO file may name sentences, got bbox"):
+        open_source({"path": file, "columns": {"bbox": "x"}}, name="mine")
+    for spans in ([[0, 33]], [[-3, 4]], [[5, 5]], [[0, "7"]], [0, 7], "red"):
+        content["annotations"][0]["tokens_positive"] = spans
+        told = faults(folder, write(folder, content))
+        assert "span outside the caption" in told and "annotation number 0" in told and "32 characters" in told
 
 
 # --- Label Studio -------------------------------------------------------------------------------------------------------
@@ -363,6 +388,67 @@ def test_a_column_inside_a_struct_is_named_with_dots(folder):
     assert row["bbox"] == [30, 45, 60, 45] and row["sentences"] == ["it"]
     with pytest.raises(SourceError, match=r"bbox = objects\.no: .*objects\.place"):
         open_source({"path": file, "columns": {"bbox": "objects.no"}}, name="mine")
+
+
+def test_parallel_lists_of_objects_give_a_row_for_each(folder):
+    """In a struct, as the library keeps a Sequence of objects, and as columns of the table."""
+    from datasets import List, Sequence, Value
+
+    text, whole = Value("string"), Value("int64")
+    boxes, texts = List(List(Value("float32"))), List(text)
+    entry = {"bbox": List(Value("float32")), "caption": text, "id": whole}
+    objects = {"bbox": [BOX, OTHER], "caption": ["red box", "gray one"], "id": [3, 4]}
+    nothing = {"bbox": [], "caption": [], "id": None}
+    rows = [{"image": "a.jpg", "id": 5, "objects": objects}, {"image": "b.jpg", "id": 6, "objects": nothing}]
+    file = saved(folder, rows, {"image": text, "id": whole, "objects": Sequence(entry)})
+    told = [(row["bbox"], row["sentences"], row["ref_id"]) for row in table(folder, file)]
+    assert told == [(BOX, ["red box"], "3"), (OTHER, ["gray one"], "4")]
+
+    # Columns: the picture's own id is no object's. `phrases` go with the boxes one by one, `sentences` name all of them.
+    row = {"image": "a.jpg", "id": 5, "boxes": [BOX, OTHER], "phrases": ["red box", "gray one"]}
+    features = {"image": text, "id": whole, "boxes": boxes, "phrases": texts}
+    file = saved(folder, [row], features)
+    told = [(row["bbox"], row["sentences"], row["ref_id"]) for row in table(folder, file)]
+    assert told == [(BOX, ["red box"], "train-0-0"), (OTHER, ["gray one"], "train-0-1")]
+    assert table(folder, {"path": file, "columns": {"boxes": "boxes"}})[0]["boxes"] == [BOX, OTHER]
+    for name in ("sentences", "captions"):
+        file = saved(folder, [{"image": "a.jpg", "boxes": [BOX, OTHER], name: ["both", "all"]}],
+                     {"image": text, "boxes": boxes, name: texts})  # fmt: skip
+        if name == "sentences":
+            assert [row["boxes"] for row in table(folder, file)] == [[BOX, OTHER]]
+            continue
+        with pytest.raises(SourceError, match=r"each box a text of its own \(--columns bbox=boxes.*or .*boxes=boxes"):
+            open_source(file, name="mine")
+        assert len(table(folder, {"path": file, "columns": {"bbox": "boxes"}})) == 2
+        assert len(table(folder, {"path": file, "columns": {"boxes": "boxes"}})) == 1
+    bad = saved(folder, [row, row | {"phrases": ["one"]}], features)
+    assert "lists of different lengths: " in (told := faults(folder, bad)) and "boxes 2, phrases 1" in told
+
+
+def test_own_records_list_the_objects_of_an_image(folder):
+    lists = {"boxes": [BOX, OTHER], "phrases": ["red box", ["gray one", "it"]], "categories": ["box", None]}
+    several = [{"bbox": BOX, "phrase": "red box"}, {"boxes": [BOX, OTHER], "phrase": "both"}]
+    lines = [
+        {"image": "a.jpg", "ref_id": 7, "objects": "not looked at"} | lists,
+        {"image": "b.jpg", "objects": {"bbox": [BOX], "phrase": ["red box"]}, "split": "val"},
+        {"image": "b.jpg", "objects": several},
+        {"image": "b.jpg", "bbox": BOX, "phrase": "it", "objects": 3},
+    ]
+    spec = {"path": write(folder, lines, "x.jsonl"), "bbox_format": "xywh"}
+    rows = table(folder, spec)
+    assert [row["ref_id"] for row in rows] == ["7-0", "7-1", "x-3-0", "x-3-1", "x-4"]
+    assert [row["boxes"] for row in rows] == [[BOX], [OTHER], [BOX], [BOX, OTHER], [BOX]]
+    assert rows[1]["sentences"] == ["gray one", "it"] and rows[0]["category"] == "box"
+    assert [row["sentences"] for row in table(folder, spec, "val")] == [["red box"]]
+    for change, words in (
+        ({"phrases": ["one"]}, "lists of different lengths: .*line 1: boxes 2, phrases 1, categories 2"),
+        ({"phrases": "one"}, "no list of objects: .*phrases is 'one'"),
+        ({"phrase": "one"}, "two different phrases"),
+        ({"boxes": None}, "incomplete record: .*no boxes"),
+        ({"phrases": None, "objects": [3]}, "no list of objects"),
+    ):
+        file = write(folder, [lines[0] | change, lines[2]], "x.jsonl")
+        assert re.search(words, faults(folder, {"path": file, "bbox_format": "xywh"})), change
 
 
 def test_a_column_of_boxes_and_of_mask_pictures_is_of_several_objects(folder):

@@ -248,3 +248,24 @@ class ById:
 def given(value: object, otherwise: object = None) -> Any:
     """A field's value, or ``otherwise`` where it says nothing; 0 says something."""
     return otherwise if is_missing(value) else value
+
+
+def one_each(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Parallel lists, the n-th entry of each about the n-th object of an image, as one mapping for each object.
+
+    Args:
+        lists: name to list; what is missing (null) is so for every object.
+
+    Raises:
+        BadRecord: one is no list, or they are of different lengths; names them.
+    """
+    there = {name: values for name, values in lists.items() if not is_missing(values)}
+    if odd := [name for name, values in there.items() if not isinstance(values, list)]:
+        raise BadRecord(
+            "no list of objects", f"{odd[0]} is {shown(there[odd[0]])}; expected a list, one for each object"
+        )
+    if len({len(values) for values in there.values()}) > 1:
+        told = ", ".join(f"{name} {len(values)}" for name, values in there.items())
+        raise BadRecord("lists of different lengths", f"{told}; expected one entry for each object in all of them")
+    count = len(next(iter(there.values()), ()))
+    return [{name: there[name][n] if name in there else None for name in lists} for n in range(count)]

@@ -4,9 +4,13 @@ Format (https://cocodataset.org/#format-data): ``{images: [{id, file_name, width
 bbox [x, y, w, h] pixels, segmentation, category_id}], categories: [{id, name}]}``, and in each annotation one of
 :data:`PHRASES`: a text, a list of texts, or a list of REFER's ``{sent, raw}``. Annotations without such a key are objects
 nobody refers to: they are left out, and counted.
+
+MDETR's variant (https://github.com/ashkamath/mdetr/tree/main/scripts/pre-training): ``caption`` in each image, and in each
+annotation ``tokens_positive``, spans ``[begin, end]`` of its characters; the phrase is what stands in them, one behind another,
+or without spans the whole caption.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,14 @@ def is_coco(content: object) -> bool:
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 
 
-def open_coco(path: Path, content: Any, name: str, image_root: str | None, bbox_format: str | None) -> Source:
+def open_coco(
+    path: Path,
+    content: Any,
+    name: str,
+    image_root: str | None,
+    bbox_format: str | None,
+    columns: Mapping[str, str] | None = None,
+) -> Source:
     """Opens a COCO file with phrases.
 
     Splits are what ``split`` of annotations or images says; where they say nothing, the file's own name if it is one of
@@ -38,10 +49,16 @@ def open_coco(path: Path, content: Any, name: str, image_root: str | None, bbox_
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images; by default the file's.
         bbox_format: ``xywh``, COCO's own, without.
+        columns: ``{"sentences": key}`` takes the phrases from that key of the annotation, or else of its image, whole.
 
     Raises:
-        SourceError: no list of images or annotations, or no annotation has a phrase; says which keys are looked for.
+        SourceError: no list of images or annotations, no annotation has a phrase (says which keys are looked for), or a
+            column that is not ``sentences``.
     """
+    columns = dict(columns or {})
+    if unknown := sorted(columns.keys() - {"sentences"}):
+        raise SourceError(f"{path}: columns of a COCO file may name sentences, got {', '.join(unknown)}")
+    key = columns.get("sentences")
     check_bbox_format(bbox_format or "xywh", str(path))
     images, categories = (
         ById(content.get(key) or [], "id", f"{key} of {path.name}") for key in ("images", "categories")
@@ -49,11 +66,13 @@ def open_coco(path: Path, content: Any, name: str, image_root: str | None, bbox_
     entries = content["annotations"]
     if not isinstance(entries, list):
         raise SourceError(f"annotations of {path} is {shown(entries)}; expected a list of objects")
-    bare = [isinstance(entry, dict) and _phrases(entry) is None for entry in entries]
+    said = [attempt(_phrases, entry, images, key) for entry in entries]
+    bare = [phrases is None for phrases in said]
     if all(bare):
-        keys = sorted({str(key)[:40] for entry in entries[:100] for key in entry})[:40]
+        keys = sorted({str(name)[:40] for entry in entries[:100] for name in entry})[:40]
         raise SourceError(
-            f"no annotation of {path} has a phrase: looked for {', '.join(PHRASES)}; they have {', '.join(keys) or 'nothing'}"
+            f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have {', '.join(keys) or 'nothing'}. "
+            "Another key, of annotations or images, is named with --columns sentences=…"
         )
     otherwise = next((split for split in ("train", "val", "test") if split in path.stem.lower()), "train")
     found = [attempt(_split, entry, images, otherwise) for entry in entries]
@@ -67,17 +86,43 @@ def open_coco(path: Path, content: Any, name: str, image_root: str | None, bbox_
                 continue
             place = f"{path.stem}-{number}"
             where = f"{path.name}, annotation number {number}"
-            row = attempt(_row, entry, images, categories, root, name, place, where=where)
+            row = attempt(_row, entry, said[number], images, categories, root, name, place, where=where)
             if left and not isinstance(row, BadRecord):
                 row, left = row | {"left_out": {"annotations without a phrase": left}}, 0
             yield row if isinstance(row, BadRecord) else row | {"bbox_format": bbox_format}
 
     named = dict.fromkeys(own for own, without in zip(splits, bare, strict=True) if not without)
-    return Source(name, tuple(named), read, (path,), str(root), {"kind": "coco", "bbox_format": bbox_format})
+    options = {"kind": "coco", "bbox_format": bbox_format} | ({"columns": columns} if columns else {})
+    return Source(name, tuple(named), read, (path,), str(root), options)
 
 
-def _phrases(annotation: dict[str, Any]) -> Any:
-    return next((annotation[key] for key in PHRASES if annotation.get(key) is not None), None)
+def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
+    """What an annotation says in ``key``, or in one of :data:`PHRASES`; of MDETR's the words of its spans. None: nothing.
+
+    Raises:
+        BadRecord: a span that is none, or outside the caption.
+    """
+    if not isinstance(annotation, dict):
+        raise BadRecord("broken record", f"{shown(annotation)} is no object {{…}}")
+    keys = PHRASES if key is None else (key,)
+    if (own := next((annotation[name] for name in keys if annotation.get(name) is not None), None)) is not None:
+        return own
+    if key is None and "tokens_positive" not in annotation:  # a caption is then of the whole picture
+        return None
+    image = attempt(images.find, annotation.get("image_id"))
+    caption = image.get(key or "caption") if isinstance(image, dict) else None
+    spans = annotation.get("tokens_positive") if key is None else None
+    if not isinstance(caption, str) or not spans:
+        return caption
+    for span in spans if isinstance(spans, list) else [spans]:
+        whole = isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
+        if not whole or not 0 <= span[0] < span[1] <= len(caption):
+            raise BadRecord(
+                "span outside the caption",
+                f"tokens_positive has {shown(span)}; expected [begin, end] among the {len(caption)} characters of the image's "
+                f"caption {shown(caption)}",
+            )
+    return " ".join(caption[begin:end].strip() for begin, end in spans)
 
 
 def _split(annotation: Any, images: ById, otherwise: str) -> str:
@@ -90,9 +135,11 @@ def _split(annotation: Any, images: ById, otherwise: str) -> str:
     return own_split(given(annotation.get("split"), image.get("split")), otherwise)
 
 
-def _row(annotation: Any, images: ById, categories: ById, root: Path, name: str, place: str) -> dict[str, Any]:
-    if not isinstance(annotation, dict):
-        raise BadRecord("broken record", f"{shown(annotation)} is no object {{…}}")
+def _row(
+    annotation: Any, phrases: Any, images: ById, categories: ById, root: Path, name: str, place: str
+) -> dict[str, Any]:
+    if isinstance(phrases, BadRecord):
+        raise phrases
     _split(annotation, images, "train")
     image = images.find(annotation.get("image_id"))
     if image is None:
@@ -101,7 +148,6 @@ def _row(annotation: Any, images: ById, categories: ById, root: Path, name: str,
         )
     if not isinstance(image.get("file_name"), str) or not image["file_name"]:
         raise BadRecord("no image", f"file_name of image {shown(image['id'])} is {shown(image.get('file_name'))}")
-    phrases = _phrases(annotation)
     if isinstance(phrases, list):
         phrases = [given(p.get("sent"), p.get("raw")) if isinstance(p, dict) else p for p in phrases]
     return {

@@ -1,8 +1,10 @@
 """Tables of other people: Hub data sets, parquet, ``datasets.save_to_disk`` folders, with a column map.
 
 A row of the table is what some phrases name in an image; or it is an image, with a column that lists its objects as structs
-with a box and phrases each (``samples[{sentences, bbox}]``, ``ref_list[{ann_info: {bbox}, ref_info: {sentences}}]``): then
-every entry of that list becomes a row. Columns inside structs are named with dots, ``samples.bbox``.
+with a box and phrases each (``samples[{sentences, bbox}]``, ``ref_list[{ann_info: {bbox}, ref_info: {sentences}}]``), or with
+parallel lists of them, in a struct (``objects: {bbox: [[…], …], phrase: […, …]}``, which is what the library makes of
+``Sequence({…})``) or as columns (``boxes: [[…], …], phrases: […, …]``): then every object becomes a row. Columns inside structs
+are named with dots, ``samples.bbox``.
 """
 
 import hashlib
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rec import boxes
 from rec.data.schema import BadRecord, attempt, is_missing, shown
-from rec.data.sources import Source, SourceError, given
+from rec.data.sources import Source, SourceError, given, one_each
 from rec.data.sources.tabular import number_of, numbers_of
 from rec.trust import MAX_OBJECTS
 
@@ -54,12 +56,14 @@ def open_foreign(
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images, where the image column holds file names.
         columns: schema column to the table's column, for example ``{"sentences": "answer"}`` or ``{"bbox": "objects.box"}``;
-            what it leaves out is recognised by :data:`KNOWN_COLUMNS`. ``boxes`` is a list of boxes, in place of ``bbox``.
+            what it leaves out is recognised by :data:`KNOWN_COLUMNS`. ``boxes`` is a list of boxes that every phrase of the row
+            names all of, in place of ``bbox``; a ``bbox`` that lists boxes has one phrase, mask, … for each, in lists too.
         bbox_format: ``xywh`` (the default), ``xyxy`` or ``cxcywh``, in pixels.
         folder: of the tables; None for those that came over the network.
 
     Raises:
-        SourceError: a column that is not there or not recognised; lists those there are.
+        SourceError: a column that is not there or not recognised (lists those there are), or lists of boxes and of texts of
+            which neither is told: one text for each box, or all for all.
     """
     bbox_format = bbox_format or "xywh"
     if bbox_format not in boxes.FORMATS:
@@ -67,55 +71,81 @@ def open_foreign(
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        names, group = found[split]
+        names, listed = found[split]
         # As they are stored: the library would decode pictures (and sounds, and documents) by its own rule.
         used = {path if path in tables[split].features else path.partition(".")[0] for path in names.values()}
         table = tables[split].select_columns(sorted(used)).with_format("arrow")
 
-        def row_of(row: dict[str, Any], place: str) -> dict[str, Any]:
-            return _row(row, names, place, name, image_root, bbox_format)
+        def objects_of(number: int) -> list[dict[str, Any]]:
+            whole = table[number].to_pylist()[0]
+            values = {path: _value(whole, path) for path in names.values()}
+            if not listed:
+                return [values]
+            return [values | entry for entry in one_each({names[ours]: values[names[ours]] for ours in sorted(listed)})]
 
         for number in range(len(table)):
             where, place = f"row {number} of split {split}", f"{split}-{number}"
-            whole = attempt(lambda number: table[number].to_pylist()[0], number, where=where)
-            if isinstance(whole, BadRecord) or group is None:
-                yield whole if isinstance(whole, BadRecord) else attempt(row_of, whole, place, where=where)
+            objects = attempt(objects_of, number, where=where)
+            if isinstance(objects, BadRecord):
+                yield objects
                 continue
-            for count, entry in enumerate(whole[group] or ()):
-                yield attempt(row_of, whole | {group: entry}, f"{place}-{count}", where=f"{where}, {group}[{count}]")
+            for count, values in enumerate(objects):
+                own = (f"{place}-{count}", f"{where}, object {count}") if listed else (place, where)
+                yield attempt(_row, values, names, own[0], name, image_root, bbox_format, where=own[1])
 
     prints = {split: table._fingerprint for split, table in tables.items()}
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
+    if any("bbox" in listed and "." not in names["bbox"] for names, listed in found.values()):
+        options["objects"] = "parallel"  # earlier versions took the same columns for boxes that every phrase names
     folders = (folder,) if folder else ()
     return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
 
 
+def _inside(feature: Any) -> dict[str, Any]:
+    """The columns of a struct, of a list of structs, or of a struct of lists, for one object each."""
+    inner = getattr(feature, "feature", feature)
+    if not isinstance(inner, dict):
+        return {}
+    return inner if inner is not feature else {key: getattr(value, "feature", value) for key, value in inner.items()}
+
+
 def _paths(feature: Any, path: str, group: str | None) -> Iterator[tuple[str, Any]]:
-    """Dotted paths of all columns with their features: through structs, and through the one list of them that is ``group``."""
+    """Dotted paths of all columns with their features: through structs, and through the one list of objects that is ``group``."""
     yield path, feature
-    inner = getattr(feature, "feature", None) if path == group else feature
+    inner = _inside(feature) if path == group else feature
     for key, value in inner.items() if isinstance(inner, dict) else ():
         yield from _paths(value, f"{path}.{key}", group)
 
 
-def _lists_of_objects(features: "datasets.Features") -> list[str]:
-    """Columns that list structs with a box in each."""
-    named = {*KNOWN_COLUMNS["bbox"], *KNOWN_COLUMNS["boxes"]}
-    return [
-        column
-        for column, feature in features.items()
-        if isinstance(getattr(feature, "feature", None), dict)
-        and any(path.rpartition(".")[2] in named for path, _ in _paths(feature, column, column))
-    ]
+def _lists_boxes(feature: Any) -> bool:
+    """Whether a column lists boxes, each four numbers or a text of them; a single box does not."""
+    inner = getattr(feature, "feature", None)
+    return hasattr(inner, "feature") or getattr(inner, "dtype", None) == "string"
+
+
+def _lists_objects(column: str, feature: Any, columns: Mapping[str, str]) -> bool:
+    """Whether a column lists structs with a box in each, or is a struct of parallel lists of boxes and texts."""
+    known = {ours: {*KNOWN_COLUMNS[ours], columns.get(ours)} for ours in ("bbox", "boxes", "sentences")}
+
+    def is_of(path: str, *ours: str) -> bool:
+        return any(path in known[one] or path.rpartition(".")[2] in known[one] for one in ours)
+
+    if not isinstance(feature, dict):
+        return any(is_of(path, "bbox", "boxes") for path, _ in _paths(feature, column, column) if path != column)
+    inside = [(f"{column}.{key}", inner) for key, inner in feature.items()]
+    listed = [path for path, inner in inside if is_of(path, "bbox", "boxes") and _lists_boxes(inner)]
+    texts = [path for path, inner in inside if is_of(path, "sentences") and hasattr(inner, "feature")]
+    return bool(listed and texts) and columns.get("boxes") not in listed
 
 
 def _find_columns(
     features: "datasets.Features", columns: Mapping[str, str], name: str
-) -> tuple[dict[str, str], str | None]:
-    """Our columns to the table's, as dotted paths, and the column that lists objects, if rows are images."""
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Our columns to the table's, as dotted paths, and those of ours that hold a value for each object of an image."""
     from datasets import ClassLabel, Value
 
-    lists = _lists_of_objects(features)
+    # The column that lists objects, if rows are images.
+    lists = [column for column, feature in features.items() if _lists_objects(column, feature, columns)]
     flat = any(known in features for ours in ("bbox", "boxes") for known in KNOWN_COLUMNS[ours])
     chosen = [path.partition(".")[0] for path in columns.values() if "." in path]
     group = next((column for column in lists if column in chosen), None if flat or chosen else next(iter(lists), None))
@@ -145,6 +175,8 @@ def _find_columns(
         names["bbox"] = columns.get("bbox")
     elif "boxes" not in columns:
         names["boxes"] = None
+    if names["bbox"] is None and names["boxes"] is not None and _one_box_each(names, there, columns, group, name):
+        names["bbox"], names["boxes"] = names["boxes"], None
     missing = [ours for ours in ("image", "bbox", "sentences") if names[ours] is None]
     if names["boxes"] is not None and "bbox" in missing:
         missing.remove("bbox")
@@ -153,22 +185,57 @@ def _find_columns(
             f"{name}: which columns hold {', '.join(missing)}? The table has {', '.join(there)}; say so with columns "
             f"(--columns {missing[0]}=… of `rec prepare`)"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs is not None}, group
+    used = {ours: theirs for ours, theirs in names.items() if theirs is not None}
+    if group is not None:
+        return used, frozenset(ours for ours, theirs in used.items() if theirs.startswith(f"{group}."))
+    if "bbox" not in used or not (_lists_boxes(there[used["bbox"]]) and hasattr(there[used["sentences"]], "feature")):
+        return used, frozenset()
+    # Columns of parallel lists: an id that is none is the image's.
+    listed = {ours for ours, theirs in used.items() if hasattr(there[theirs], "feature")} - {"image", "image_id"}
+    return {ours: used[ours] for ours in used if ours in listed or ours not in ("ref_id", "ann_id")}, frozenset(listed)
+
+
+def _one_box_each(
+    names: Mapping[str, str | None], there: Mapping[str, Any], columns: Mapping[str, str], group: str | None, name: str
+) -> bool:
+    """Whether what is called ``boxes`` holds one for each object, not several that every phrase of a row names.
+
+    Raises:
+        SourceError: lists of boxes and of texts of which no name tells it.
+    """
+    boxes_at, texts_at = names["boxes"], names["sentences"]
+    if boxes_at is None or texts_at is None or "boxes" in columns:
+        return False
+    if group is not None:  # a struct of lists has been taken apart, and lists of structs may hold either
+        return not _lists_boxes(there[boxes_at])
+    if not (_lists_boxes(there[boxes_at]) and hasattr(there[texts_at], "feature")) or texts_at == "sentences":
+        return False
+    if texts_at != "phrases":
+        raise SourceError(
+            f"{name}: {boxes_at} lists boxes and {texts_at} texts. Has each box a text of its own (--columns bbox={boxes_at} of "
+            f"`rec prepare`), or does every text name all of them (--columns boxes={boxes_at})?"
+        )
+    return True
 
 
 def _value(row: Mapping[str, Any], path: str) -> Any:
+    """What a dotted path holds; through a list of structs, the list of what it holds in each."""
     if path in row:  # a name with dots in it
         return row[path]
     value: Any = row
-    for key in path.split("."):
+    keys = path.split(".")
+    for place, key in enumerate(keys):
+        if isinstance(value, list):
+            rest = ".".join(keys[place:])
+            return [_value(entry, rest) if isinstance(entry, dict) else None for entry in value]
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def _row(
-    row: Mapping[str, Any], names: Mapping[str, str], place: str, name: str, image_root: str | None, bbox_format: str
+    found: Mapping[str, Any], names: Mapping[str, str], place: str, name: str, image_root: str | None, bbox_format: str
 ) -> dict[str, Any]:
-    values = {ours: _value(row, path) for ours, path in names.items()}
+    values = {ours: found[path] for ours, path in names.items()}
     image, sentences = _picture(values["image"], image_root), values["sentences"]
     if image is None and not is_missing(values["image"]):
         raise BadRecord("no image", f"column {names['image']} holds {shown(values['image'])}")

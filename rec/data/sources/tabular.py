@@ -4,7 +4,9 @@ Columns: ``image`` (file below the image folder), ``phrase`` (a text, or in JSON
 numbers in pixels; in CSV separated by spaces or commas) or in JSONL ``boxes`` (a list of those, empty where the phrase
 names nothing in the image) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
 in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``, ``weight``
-(what the line's loss is multiplied by in training; 1 where it is missing). One line is what its phrases name.
+(what the line's loss is multiplied by in training; 1 where it is missing). One line is what its phrases name; or it is an
+image with all of its objects, in parallel lists (``boxes`` and ``phrases``, as wanted ``masks``, ``categories``,
+``weights``) or as ``objects``, a list of objects or an object of lists with those columns.
 """
 
 import csv
@@ -16,11 +18,23 @@ from typing import Any, TextIO
 
 from rec import boxes
 from rec.data.schema import BadRecord, attempt, is_missing, shown
-from rec.data.sources import Source, SourceError, as_text, given, load_json, open_annotations, own_split, parse_json
+from rec.data.sources import (
+    Source,
+    SourceError,
+    as_text,
+    given,
+    load_json,
+    one_each,
+    open_annotations,
+    own_split,
+    parse_json,
+)
 from rec.trust import MAX_LINE
 
 SUFFIXES = (".jsonl", ".csv")
 _NEEDED = ("image", "phrase", "bbox")
+# Lists with an entry for each object of an image, and what an entry is.
+_LISTS = {"boxes": "bbox", "phrases": "phrase", "masks": "mask", "categories": "category", "weights": "weight"}
 
 
 def numbers_of(bbox: object) -> Any:
@@ -79,8 +93,13 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
         for number, row in _lines(file):
             own = split if path.is_dir() else _split_of(row)
             if own == split or (own is None and split == first):
-                where = f"{file}, line {number}"
-                yield attempt(_row, row, f"{file.stem}-{number}", name, root, boxes_as, where=where)
+                place, where = f"{file.stem}-{number}", f"{file}, line {number}"
+                objects = attempt(_objects, row, place, where=where)
+                if isinstance(objects, BadRecord):
+                    yield objects
+                    continue
+                for own_place, entry in objects:
+                    yield attempt(_row, entry, own_place, name, root, boxes_as, where=where)
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
 
@@ -173,9 +192,31 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str,
         yield reader.line_num, row
 
 
-def _row(row: dict[str, Any] | BadRecord, place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
+def _objects(row: dict[str, Any] | BadRecord, place: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a record, each as a record of its own with its place: of one with a phrase, itself."""
     if isinstance(row, BadRecord):
         raise row
+    listed, objects = not is_missing(row.get("phrases")), row.get("objects")
+    if not is_missing(row.get("phrase")) or not (listed or isinstance(objects, dict | list)):
+        if listed:
+            raise BadRecord("two different phrases", "it has phrase and phrases; give one of them")
+        return [(place, row)]
+    if listed:
+        lists = {key: row[key] for key in _LISTS if not is_missing(row.get(key))}
+        if "boxes" not in lists:
+            raise BadRecord("incomplete record", "it has phrases, which are one for each of its boxes, and no boxes")
+        objects = [{_LISTS[key]: value for key, value in entry.items()} for entry in one_each(lists)]
+    elif isinstance(objects, dict):
+        objects = one_each(objects)
+    if not isinstance(objects, list) or not all(isinstance(entry, dict) for entry in objects):
+        raise BadRecord("no list of objects", f"objects is {shown(objects)}; expected objects with phrase and bbox")
+    common = {key: value for key, value in row.items() if key not in {*_LISTS, "objects"}}
+    if not is_missing(common.get("ref_id")):  # of the whole record
+        place = f"{common.pop('ref_id')}"
+    return [(f"{place}-{number}", common | entry) for number, entry in enumerate(objects)]
+
+
+def _row(row: dict[str, Any], place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
     own_split(row.get("split"), "train")
     several = row.get("boxes")
     listed = not is_missing(several)
