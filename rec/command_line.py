@@ -20,12 +20,14 @@ from rec.files import NO_SPACE, user_path
 
 __all__ = [
     "InputError",
+    "add_model_options",
     "add_trust_option",
     "announce",
     "device",
     "ending",
     "exit_with",
     "explained",
+    "model_options",
     "printable",
     "whole",
 ]
@@ -46,6 +48,19 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a .yaml config call anything and a vocabulary load any tokenizer: for files of your own only",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What every script has that asks a model: ``--device``, ``--threshold``, and those of trust and of foreign models."""
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
+    add_trust_option(parser)
+    add_foreign_options(parser)
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`rec.from_pretrained` out of :func:`add_model_options`."""
+    return {name: getattr(args, name) for name in ("device", "threshold", "trust_config")} | foreign_options(args)
 
 
 def add_foreign_options(parser: argparse.ArgumentParser) -> None:

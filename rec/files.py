@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
@@ -134,7 +134,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def growing_file(path: PathLike, task: str = "") -> Iterator[TextIO]:
+def growing_file(path: PathLike, task: str = "", unfinished: Callable[[], bool] = lambda: False) -> Iterator[TextIO]:
     """A text file for lines that come one by one over hours; it takes ``path``'s place when the block ends.
 
     Until then, and after an error or a kill, ``path`` is as it was, and the lines so far are beside it in
@@ -145,6 +145,8 @@ def growing_file(path: PathLike, task: str = "") -> Iterator[TextIO]:
         path: the file.
         task: all that the lines depend on. Where it is given, the same task that was cut off before goes on: its lines are in
             ``<path>.<digest of the task>.partial``, stand in the file that is given, to be read first, and stay.
+        unfinished: asked when the block ends. Where something is left to do, ``path`` gets the lines, and the task goes on next
+            time as one that was cut off.
 
     Raises:
         InputError: another process is at the same task.
@@ -161,7 +163,11 @@ def growing_file(path: PathLike, task: str = "") -> Iterator[TextIO]:
         try:
             with file:
                 yield file
-            _put_in_place(Path(file.name), final)
+            if unfinished():
+                with whole_file(final) as copy:
+                    shutil.copyfile(file.name, copy)
+            else:
+                _put_in_place(Path(file.name), final)
         except BaseException as error:
             if os.path.getsize(file.name):
                 goes_on = ", and the same command goes on from there" if task else ""

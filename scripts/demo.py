@@ -13,16 +13,7 @@ import os
 
 
 def main() -> int:
-    from rec.command_line import (
-        THRESHOLD,
-        InputError,
-        add_foreign_options,
-        add_trust_option,
-        device,
-        foreign_options,
-        share,
-        whole,
-    )
+    from rec.command_line import InputError, add_model_options, model_options, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="model folder, hub id user/name, transformers:ID or openai:MODEL@ADDRESS")
@@ -35,10 +26,7 @@ def main() -> int:
         help="a further name under which the page is reached",
     )
     parser.add_argument("--port", type=whole(1, 65535), help="default: the first free one from 7860 on")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
-    add_trust_option(parser)
-    add_foreign_options(parser)
+    add_model_options(parser)
     args = parser.parse_args()
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the web page is made with gradio, which is not installed: pip install gradio")
@@ -46,13 +34,7 @@ def main() -> int:
     import rec
     from rec.inference.demo import launch
 
-    grounder = rec.from_pretrained(
-        args.model,
-        device=args.device,
-        trust_config=args.trust_config,
-        threshold=args.threshold,
-        **foreign_options(args),
-    )
+    grounder = rec.from_pretrained(args.model, **model_options(args))
     print(f"model: {grounder.origin}", flush=True)
     launch(grounder, args.host, args.port, args.allow_host)
     return 0

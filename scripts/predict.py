@@ -8,7 +8,7 @@
 MODEL is a run folder (its best/), a model folder or a hub id; nothing else is needed on disk. Arguments that name files,
 folders or patterns are images, the others phrases; every phrase is asked of every image. A line of --pairs is
 {"image": path, "phrase": text or list}, paths relative to the file. A bad image is reported and left out; the exit status is
-then 1. Cut off among several images, the same command goes on where it stopped.
+then 1. The same command again goes on where it was cut off, and of a finished one asks only the images that failed.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import os
 import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -27,10 +28,9 @@ from rec.console import require_output
 
 if TYPE_CHECKING:
     from rec.inference import Grounder, Grounding
+    from rec.inference.inputs import Pair
 
-MAX_PHRASES = 16 << 20  # bytes of --phrases
 SHOWN = 20  # names of further images that failed alike
-Pairs = list[tuple[str, list[str]]]  # images with their phrases
 
 
 def main() -> int:
@@ -38,13 +38,15 @@ def main() -> int:
     tells = not (args.out or args.crops or args.jsonl or args.labels)
     if tells:
         require_output()
-    pairs = find_pairs(args)
+    from rec.inference.inputs import find_pairs, read_pairs
+
+    pairs = read_pairs(args.pairs) if args.pairs else find_pairs(args.inputs, args.phrases)
     pictures = picture_places(args.out, pairs)
     crops = crop_places(args.crops, args.out, pairs)
     from tqdm import tqdm
 
     import rec
-    from rec.command_line import foreign_options
+    from rec.command_line import model_options
     from rec.evaluation.pictures import save
     from rec.files import growing_file, refuse_inputs, user_path
     from rec.inference.grounder import draw
@@ -58,10 +60,7 @@ def main() -> int:
     refuse_inputs(outputs, [*read, *files_of(folder / "best")])
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
-    grounder = rec.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, trust_config=args.trust_config, allow_urls=args.allow_urls,
-        threshold=args.threshold, **foreign_options(args),
-    )  # fmt: skip
+    grounder = rec.from_pretrained(args.model, dtype=args.dtype, allow_urls=args.allow_urls, **model_options(args))
     print(f"model: {grounder.origin}", flush=True)
     if args.send_images:
         print(f"{len(pairs)} images are sent", flush=True)
@@ -69,16 +68,20 @@ def main() -> int:
         return write_labels(args, grounder, pairs)
 
     # The journal is the file of answers, or where none is asked for one that is hidden beside the pictures. What an earlier
-    # start of the same work has answered is in it, and not asked again.
+    # start of the same work has answered is in it, and not asked again; images that failed are.
     started = time.perf_counter()
     journal = args.jsonl
     if journal is None and len(pairs) > 1:
         journal = next((place / ".answers.jsonl" for place in (args.out, args.crops) if place is not None), None)
     failures, told = Failures(len(pairs)), Counter[bool]()
-    with growing_file(journal, work(args, grounder, pairs)) if journal else nullcontext() as file:
-        todo = unanswered(pairs, file, told)
-        if len(todo) < len(pairs):
-            print(f"{len(pairs) - len(todo)} of {len(pairs)} images were answered before; going on", flush=True)
+    task = work(args, grounder, pairs)
+    with growing_file(journal, task, lambda: failures.count > 0) if journal else nullcontext() as file:
+        todo = unanswered(pairs, pictures, file, told)
+        if len(todo) < (before := len(pairs)):
+            print(
+                f"{before - len(todo)} of {before} images were answered before; going on with the other {len(todo)}",
+                flush=True,
+            )
         # Answers as they come; an image that cannot be used is told and left out.
         progress = tqdm(total=len(todo), disable=None if len(pairs) > 1 else True, leave=False, unit=" images")
         keep = args.out is not None or crops is not None
@@ -106,6 +109,8 @@ def main() -> int:
             for answer in answers if tells or len(pairs) == 1 else ():
                 progress.write(f"{image}  {answer}")
         progress.close()
+        if todo != list(range(len(pairs) - len(todo), len(pairs))):  # some in the middle: back to the images' order
+            unanswered(pairs, pictures, file, Counter())
     if journal is not None and journal is not args.jsonl:
         journal.unlink()
 
@@ -116,7 +121,8 @@ def main() -> int:
             f"in {time.perf_counter() - started:.1f} s{': ' if where else ''}{where}"
         )
     if failures.count:
-        print(failures.summary(), file=sys.stderr)
+        again = "; the same command again tries these, and keeps the other answers" if journal is not None else ""
+        print(f"{failures.summary()}{again}", file=sys.stderr)
     return 1 if failures.count else 0
 
 
@@ -149,7 +155,7 @@ class Failures:
         return "\n".join(lines)
 
 
-def work(args: argparse.Namespace, grounder: "Grounder", pairs: Pairs) -> str:
+def work(args: argparse.Namespace, grounder: "Grounder", pairs: "Sequence[Pair]") -> str:
     """All that the answers depend on: the model's weights, the options, the images and phrases."""
     from rec import __version__
 
@@ -160,34 +166,48 @@ def work(args: argparse.Namespace, grounder: "Grounder", pairs: Pairs) -> str:
     return json.dumps([__version__, model, options, pairs])
 
 
-def unanswered(pairs: Pairs, file: TextIO | None, told: "Counter[bool]") -> list[int]:
-    """Which pairs the lines of ``file`` do not answer; ``told`` counts what those that it does answer have found."""
+def unanswered(
+    pairs: "Sequence[Pair]", pictures: Sequence[Path | None], file: TextIO | None, told: "Counter[bool]"
+) -> list[int]:
+    """Which pairs the lines of ``file`` do not answer; those of the others stay in it, in the order of the pairs.
+
+    An image is answered where the lines of all its phrases are there, its picture and its crops; ``told`` counts what those have
+    found.
+    """
     from rec.errors import InputError
 
-    lines = list(file) if file is not None and file.readable() else []
+    if file is None or not file.readable():
+        return list(range(len(pairs)))
+    file.seek(0)
+    lines = list(file)
+    known = defaultdict[tuple[str, str], list[tuple[str, bool]]](list)
     try:
-        records = [json.loads(line) for line in lines]
-        known = Counter((record["image"], record["phrase"]) for record in records)
-        found = [bool(record["found"]) for record in records]
-    except (ValueError, KeyError, TypeError) as error:
+        for line in lines:
+            record = json.loads(line)
+            if all(os.path.isfile(place) for place in record.get("crops", ())):
+                known[record["image"], record["phrase"]].append((line, bool(record["found"])))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file and file.name} holds what are no answers ({error!r}): delete it, and all is asked anew"
+            f"{file.name} holds what are no answers ({error!r}): delete it, and all is asked anew"
         ) from None
-    todo = []
-    for number, (image, phrases) in enumerate(pairs):
+    todo: list[int] = []
+    kept: list[str] = []
+    for number, ((image, phrases), picture) in enumerate(zip(pairs, pictures, strict=True)):
         asked = Counter((image, phrase) for phrase in phrases)
-        if asked <= known:
-            known -= asked
-        else:
+        if any(len(known[key]) < count for key, count in asked.items()) or not (picture is None or picture.is_file()):
             todo.append(number)
-    if known and file is not None:  # the last image's lines were cut off in the middle
-        lines = lines[: -known.total()]
-        file.truncate(sum(len(line.encode()) for line in lines))
-    told.update(found[: len(lines)])
+            continue
+        for phrase in phrases:
+            line, found = known[image, phrase].pop(0)
+            kept.append(line)
+            told[found] += 1
+    if kept != lines:
+        file.truncate(0)
+        file.write("".join(kept))
     return todo
 
 
-def crop_places(folder: Path | None, out: Path | None, pairs: Pairs) -> list[Path] | None:
+def crop_places(folder: Path | None, out: Path | None, pairs: "Sequence[Pair]") -> list[Path] | None:
     """What the names of each image's crops begin with; the folder is made."""
     from rec.errors import InputError
 
@@ -217,7 +237,7 @@ def write_crops(answer: "Grounding", stem: Path, number: int) -> list[str]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import THRESHOLD, add_foreign_options, add_trust_option, device, ending, share, whole
+    from rec.command_line import add_model_options, ending, share, whole
     from rec.files import user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,13 +250,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--crops", type=user_path, metavar="FOLDER", help="what is in each box, cut out, as PNG")
     add("--jsonl", type=user_path, metavar="FILE", help="write one line per answer: boxes, scores, mask, warning")
     add("--top-k", type=whole(1, 1000), default=1, help="also give the next best boxes that do not overlap")
-    add("--threshold", type=share, metavar="SCORE", help=THRESHOLD)
     add("--batch-size", type=whole(1), default=8, help="images per forward pass")
-    add("--device", type=device, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 and float16 run faster")
     add("--allow-urls", action="store_true", help="fetch images given as http(s) addresses")
-    add_trust_option(parser)
-    add_foreign_options(parser)
+    add_model_options(parser)
     add = parser.add_argument_group("labels for a training of one's own, by this model as the teacher").add_argument
     add("--labels", type=user_path, metavar="JSONL", help="write what stands the checks as training data")
     add("--phrases", type=user_path, metavar="FILE", help="phrases to ask, one a line")
@@ -255,64 +272,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def find_pairs(args: argparse.Namespace) -> Pairs:
-    """Every image with its phrases."""
-    from rec.errors import InputError
-    from rec.inference.inputs import IMAGE_ENDINGS, find_images, is_address
-    from rec.trust import read_text
-
-    if args.pairs:
-        return read_pairs(args.pairs)
-    images: list[str] = []
-    phrases: list[str] = []
-    for word in args.inputs:
-        path = os.path.expanduser(word)
-        if os.path.isdir(path) or word.lower().endswith(IMAGE_ENDINGS):
-            images += find_images(path) or [path]
-        elif os.path.isfile(path) or is_address(word):
-            images.append(path)
-        else:
-            phrases.append(word)
-    if args.phrases:
-        phrases += [
-            line.strip() for line in read_text(args.phrases, "phrases", MAX_PHRASES).splitlines() if line.strip()
-        ]
-    if not images:
-        raise InputError(f"no image among the arguments; is the path right? Read as phrases: {', '.join(phrases)}")
-    if not phrases:
-        raise InputError("no phrase among the arguments; say what to look for, such as 'the man on the left'")
-    return [(image, phrases) for image in images]
-
-
-def read_pairs(path: Path) -> Pairs:
-    """Lines of a file; neighbouring lines about one image are put together, so that they share its pass."""
-    from rec.errors import InputError
-    from rec.files import user_path
-    from rec.inference.inputs import is_address
-    from rec.trust import read_text
-
-    pairs: Pairs = []
-    for number, line in enumerate(read_text(path, "pairs").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            pair = json.loads(line)
-            image, phrase = str(pair["image"]), pair["phrase"]
-            phrases = [phrase] if isinstance(phrase, str) else [str(one) for one in phrase]
-        except (ValueError, KeyError, TypeError) as error:
-            text = f'{path}:{number}: expected {{"image": …, "phrase": …}}, got {line.strip()[:80]!r} ({error!r})'
-            raise InputError(text) from None
-        image = image if is_address(image) else str(path.parent / user_path(image))
-        if pairs and pairs[-1][0] == image:
-            pairs[-1][1].extend(phrases)
-        else:
-            pairs.append((image, phrases))
-    if not pairs:
-        raise InputError(f"{path} has no lines")
-    return pairs
-
-
-def picture_places(out: Path | None, pairs: Pairs) -> list[Path | None]:
+def picture_places(out: Path | None, pairs: "Sequence[Pair]") -> list[Path | None]:
     """Where each marked picture goes: ``out`` itself for one image, else a name of its own in the folder ``out``.
 
     The folder is made, so that a place that cannot be written is told before the work.
@@ -355,21 +315,19 @@ def picture_names(images: list[str]) -> list[str]:
     return names
 
 
-def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: Pairs) -> int:
+def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: "Sequence[Pair]") -> int:
     """Writes the teacher's answers that stand the checks; the exit status is 1 where images could not be used."""
     from collections.abc import Iterator
 
     from tqdm import tqdm
 
     import rec
-    from rec.command_line import foreign_options
+    from rec.command_line import model_options
     from rec.inference.labels import Checks, Label, label, write
 
     second = None
     if args.second:
-        second = rec.from_pretrained(
-            args.second, device=args.device, trust_config=args.trust_config, **foreign_options(args)
-        )
+        second = rec.from_pretrained(args.second, **model_options(args) | {"threshold": None})
         print(f"second: {second.origin}", flush=True)
     checks = Checks(args.min_score, second, args.agree, args.mirror)
     failed: list[str] = []

@@ -1,7 +1,8 @@
 """What a Grounder is given: images as users have them (paths, bytes, PIL, arrays, tensors, addresses; folders, patterns,
-batches), phrases, options."""
+batches), phrases, options; and both as a command line or a file names them."""
 
 import glob
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +18,15 @@ from PIL import Image
 from rec import trust
 from rec.contracts import Answer
 from rec.data.images import ImageError, check_size, decode_image, open_image, read_bytes, rgb_from_array, rgb_from_pil
+from rec.errors import InputError
 from rec.files import user_path
 
 # What users have: a path, an http(s) address, encoded bytes, a PIL image, an array or a tensor.
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 Channels = Literal["rgb", "bgr"]
 Phrases = str | Sequence[str]  # about one image
+Pair = tuple[str, list[str]]  # an image and the phrases asked of it
+MAX_PHRASES = 16 << 20  # bytes of a file of phrases
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -73,6 +77,64 @@ def find_images(place: str | Path) -> list[str] | None:
     if not images:
         raise ImageError(f"{missing} ({', '.join(IMAGE_ENDINGS)})")
     return sorted(images)
+
+
+def find_pairs(words: Sequence[str], phrases_file: Path | None = None) -> list[Pair]:
+    """Images and phrases in any order: what names files, folders or patterns is images, the rest phrases, each asked of each.
+
+    Args:
+        words: as they stand on a command line.
+        phrases_file: further phrases, one a line.
+
+    Raises:
+        InputError: no image, or no phrase; a folder or pattern without an image.
+    """
+    images: list[str] = []
+    phrases: list[str] = []
+    for word in words:
+        path = os.path.expanduser(word)
+        if os.path.isdir(path) or word.lower().endswith(IMAGE_ENDINGS):
+            images += find_images(path) or [path]
+        elif os.path.isfile(path) or is_address(word):
+            images.append(path)
+        else:
+            phrases.append(word)
+    if phrases_file:
+        lines = trust.read_text(phrases_file, "phrases", MAX_PHRASES).splitlines()
+        phrases += [line.strip() for line in lines if line.strip()]
+    if not images:
+        raise InputError(f"no image among the arguments; is the path right? Read as phrases: {', '.join(phrases)}")
+    if not phrases:
+        raise InputError("no phrase among the arguments; say what to look for, such as 'the man on the left'")
+    return [(image, phrases) for image in images]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Lines ``{"image": path, "phrase": text or list}`` of a file, paths relative to it; neighbouring lines about one image are
+    put together, so that they share its pass.
+
+    Raises:
+        InputError: another line, or none.
+    """
+    pairs: list[Pair] = []
+    for number, line in enumerate(trust.read_text(path, "pairs").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            pair = json.loads(line)
+            image, phrase = str(pair["image"]), pair["phrase"]
+            phrases = [phrase] if isinstance(phrase, str) else [str(one) for one in phrase]
+        except (ValueError, KeyError, TypeError) as error:
+            text = f'{path}:{number}: expected {{"image": …, "phrase": …}}, got {line.strip()[:80]!r} ({error!r})'
+            raise InputError(text) from None
+        image = image if is_address(image) else str(path.parent / user_path(image))
+        if pairs and pairs[-1][0] == image:
+            pairs[-1][1].extend(phrases)
+        else:
+            pairs.append((image, phrases))
+    if not pairs:
+        raise InputError(f"{path} has no lines")
+    return pairs
 
 
 def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:

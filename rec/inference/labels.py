@@ -23,9 +23,7 @@ from rec.evaluation.pictures import annotate, colour, data_address
 from rec.files import write_json_lines, write_text
 from rec.inference.grounder import Grounder
 from rec.inference.grounding import Grounding
-from rec.inference.inputs import to_pixels
-
-Pair = tuple[str, list[str]]  # an image and the phrases asked of it
+from rec.inference.inputs import Pair, to_pixels
 
 
 @dataclass(frozen=True)

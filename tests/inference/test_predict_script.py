@@ -87,12 +87,26 @@ def test_pairs_are_read_relative_to_their_file(place, predict, tmp_path):
     assert all("candidates" in line for line in lines)
 
 
-def test_it_goes_on_after_a_bad_image_and_says_so_at_the_end(predict, tmp_path):
-    status, said, error = predict(
-        "model", "absent.png", "cut.jpg", "photos/0.jpg", "a circle", "--jsonl", tmp_path / "o"
-    )
-    assert status == 1 and "1 of 3 images, 1 answers" in said and "2 of 3 images" in error and "cut.jpg" in error
-    assert [line["image"] for line in read(tmp_path / "o")] == ["photos/0.jpg"] and "Traceback" not in error
+def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_again(place, predict, tmp_path):
+    answers, marked = tmp_path / "answers.jsonl", tmp_path / "marked"
+    command = ["model", "absent.png", "cut.jpg", "photos", "a circle", "a star", "--jsonl", answers, "--out", marked]
+    status, said, error = predict(*command)
+    assert status == 1 and "3 of 5 images, 6 answers" in said and "2 of 5 images" in error and "cut.jpg" in error
+    assert "the same command again tries these, and keeps the other answers" in error and "Traceback" not in error
+    assert len(before := read(answers)) == 6
+    shutil.copy(place / "photos" / "1.jpg", place / "cut.jpg")
+    kept = (marked / "0.png").stat().st_mtime_ns
+    (marked / "2.png").unlink()  # an answer without its picture is none
+    status, said, error = predict(*command)
+    assert status == 1 and "2 of 5 images were answered before; going on with the other 3" in said
+    assert "4 of 5 images, 8 answers" in said and "1 of 5 images could not be used" in error
+    assert (marked / "0.png").stat().st_mtime_ns == kept and (marked / "2.png").is_file()
+    told = read(answers)
+    assert [line["image"] for line in told] == ["cut.jpg"] * 2 + [line["image"] for line in before], "the images' order"
+    assert told[2:] == before
+    shutil.copy(place / "photos" / "1.jpg", place / "absent.png")
+    assert predict(*command)[0] == 0 and len(read(answers)) == 10
+    assert sorted(os.listdir(tmp_path)) == ["answers.jsonl", "marked"], "done: nothing is left of it"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +156,8 @@ def test_errors_are_told_once_a_kind_and_names_at_the_end(place, predict, tmp_pa
     )
     assert error.count("is no image in a known format") == 1 and "5 of 8 images could not be used" in error
     assert "3 like photos/empty0.png: photos/empty1.png, photos/empty2.png, photos/empty3.png" in error
-    assert sorted(os.listdir(tmp_path / "crops")) == ["0_1_1.png", "1_1_1.png", "2_1_1.png"]
+    left, *crops = sorted(os.listdir(tmp_path / "crops"))
+    assert crops == ["0_1_1.png", "1_1_1.png", "2_1_1.png"] and left.startswith(".answers.jsonl.")
 
 
 def test_crops_are_named_in_the_answers(place, predict, tmp_path):
