@@ -71,8 +71,8 @@ def open_coco(
     if all(bare):
         keys = sorted({str(name)[:40] for entry in entries[:100] for name in entry})[:40]
         raise SourceError(
-            f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have {', '.join(keys) or 'nothing'}. "
-            "Another key, of annotations or images, is named with --columns sentences=…"
+            f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have "
+            f"{', '.join(keys) or 'nothing'}. Another key, of annotations or images, is named with --columns sentences=…"
         )
     otherwise = next((split for split in ("train", "val", "test") if split in path.stem.lower()), "train")
     found = [attempt(_split, entry, images, otherwise) for entry in entries]
