@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results.md from the records in docs/results/ (scripts/run_results.py makes them).
+"""Writes the tables of docs/results.md, and docs/figures/, from the records in docs/results/ (scripts/run_results.py makes them).
 
     python scripts/write_results.py
 
@@ -13,11 +13,13 @@ from typing import Any
 
 from page_tables import fill, table
 
+from rec.evaluation.charts import as_file, calibration
 from rec.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "not run"
 KINDS = ("attribute", "place", "relation")
+SIZES = ("small", "medium", "large")  # COCO's classes
 FORMS = ("negation", "ordinal", "two steps")  # of the hard level
 
 # (data set, its name in the configs, splits)
@@ -120,6 +122,12 @@ def tables(folder: Path) -> dict[str, str]:
     }
 
 
+def figures(folder: Path) -> dict[str, str]:
+    """Name to SVG of every figure of results.md, from the ``*.json`` of ``folder``."""
+    (run,) = json.loads((folder / "photos.json").read_text(encoding="utf-8"))["runs"]
+    return {"photos_reliability.svg": as_file(calibration(run["reliability"]["val"]))}
+
+
 def value(record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], float | None], form: str) -> str:
     """A figure over the runs of a record: the one, or mean ± standard deviation; "not run" and "-" for none."""
     if record is None:
@@ -198,14 +206,16 @@ def any_number(models: Sequence[tuple[str, str, str]], records: Mapping[str, Any
 
 def photos(records: Mapping[str, Any]) -> str:
     """Flickr30k Entities on the photographs that are also in Flickr8k."""
-    rows = [[label, f"{val:.1f}", f"{test:.1f}", *["-"] * 5] for label, val, test in PHOTO_FLOORS]
+    rows = [[label, f"{val:.1f}", f"{test:.1f}", *["-"] * 8] for label, val, test in PHOTO_FLOORS]
     for label, name in PHOTOS:
         record = records.get(name)
         reads = [metric("val"), metric("test"), metric("test", "mIoU")]
         ends = [bounds for run in (record or {"runs": []})["runs"] if (bounds := run.get("intervals", {}).get("test"))]
         shown = " to ".join(f"{100 * end:.1f}" for end in ends[0]["Acc@0.5"]) if len(ends) == 1 else "-"
-        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), shown, *cost(record)])
-    return table(["model", "val Acc@0.5", "test Acc@0.5", "test mIoU", "test, 95 %", "updates", "minutes", "GB"], rows)
+        sizes = [value(record, metric(f"test/{size}"), "{:.1f}") for size in SIZES]
+        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), shown, *sizes, *cost(record)])
+    head = ["model", "val Acc@0.5", "test Acc@0.5", "test mIoU", "test, 95 %", *(f"test, {size}" for size in SIZES)]
+    return table([*head, "updates", "minutes", "GB"], rows)
 
 
 def recipes(records: Mapping[str, Any]) -> str:
@@ -271,4 +281,6 @@ def machines(records: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     page = DOCS / "results.md"
     write_text(page, fill(page.read_text(encoding="utf-8"), tables(DOCS / "results")))
+    for name, figure in figures(DOCS / "results").items():
+        write_text(DOCS / "figures" / name, figure)
     print(page)

@@ -28,6 +28,10 @@ def test_the_page_is_what_the_records_give():
     written, writer = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8"), script("write_results")
     filled = writer.fill(written, writer.tables(REPOSITORY / "docs" / "results"))
     assert written == filled, "run: python scripts/write_results.py"
+    for name, figure in writer.figures(REPOSITORY / "docs" / "results").items():
+        assert (REPOSITORY / "docs" / "figures" / name).read_text(
+            encoding="utf-8"
+        ) == figure and f"figures/{name}" in written
 
 
 def test_a_page_without_marks_for_a_table_is_an_error():
@@ -53,6 +57,19 @@ def test_figures_of_several_seeds_are_shown_with_their_spread(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
     tables = script("write_results").tables(tmp_path)
     assert "| 60.0 ± 14.1 | +10.0 | 40.0 ± 0.0 |" in tables["recipes"] and "not run" in tables["scenes"]
+
+
+def test_a_run_keeps_how_far_its_scores_can_be_trusted(tmp_path):
+    from rec.evaluation.charts import calibration
+
+    lines = [("val", 0.25, 0.9), ("val", 0.21, 0.1), ("val", 1.0, 0.6), ("test", None, 0.6)]
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(
+        "".join(json.dumps({"split": s, "score": p, "iou": i}) + "\n" for s, p, i in lines), encoding="utf-8"
+    )
+    found = script("run_results").reliability(file)
+    assert found == {"val": [(2, pytest.approx(0.23), 0.5), (1, 1.0, 1.0)]}
+    assert f"ECE {2 / 3 * (0.5 - 0.23):.3f}" in calibration(found["val"])
 
 
 CAPTIONS = {

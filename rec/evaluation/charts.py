@@ -53,19 +53,37 @@ def histogram(values: np.ndarray, title: str) -> str:
     return _chart(title, title.split()[0], "share of phrases", bars)
 
 
-def calibration(scored: np.ndarray) -> str:
-    """Accuracy at IoU 0.5 against the score, in ten bins; the diagonal is perfect calibration."""
+def reliability(scored: np.ndarray) -> list[tuple[int, float, float]]:
+    """Ten equal bins of the score, those that are not empty: (answers, mean score, share right).
+
+    Args:
+        scored: ``(N, 2)``, score and whether it is right.
+    """
     bins = np.minimum((scored[:, 0] * 10).astype(int), 9)
+    found = [scored[bins == number] for number in range(10)]
+    return [(len(inside), *inside.mean(0).tolist()) for inside in found if len(inside)]
+
+
+def calibration(bins: Sequence[tuple[int, float, float]]) -> str:
+    """Accuracy at IoU 0.5 against the score, by :func:`reliability`; the diagonal is perfect calibration.
+
+    The title has the expected calibration error, ECE (Naeini et al., AAAI 2015): the mean distance from it.
+    """
     (x0, y0), (x1, y1) = _point(0, 0), _point(1, 1)
     marks = f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="var(--quiet)" stroke-dasharray="4"/>'
-    error, points = 0.0, []
-    for number in range(10):
-        inside = scored[bins == number]
-        if len(inside):
-            score, accuracy = inside.mean(0)
-            error += abs(score - accuracy) * len(inside) / len(scored)
-            x, y = _point(score, accuracy)
-            points.append(f"{x:.1f},{y:.1f}")
-            marks += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * np.sqrt(len(inside) / len(scored)):.1f}" fill="var(--line)"/>'
+    total, points = sum(count for count, _, _ in bins), []
+    for count, score, accuracy in bins:
+        x, y = _point(score, accuracy)
+        points.append(f"{x:.1f},{y:.1f}")
+        marks += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 6 * np.sqrt(count / total):.1f}" fill="var(--line)"/>'
     marks += f'<polyline points="{" ".join(points)}" fill="none" stroke="var(--line)"/>'
-    return _chart(f"Calibration (mean error {error:.3f})", "score", "share right at IoU 0.5", marks)
+    error = sum(count * abs(score - accuracy) for count, score, accuracy in bins) / total
+    return _chart(f"Calibration (ECE {error:.3f})", "score", "share right at IoU 0.5", marks)
+
+
+def as_file(chart: str) -> str:
+    """A chart as an SVG file of its own, with the report's light colours on white."""
+    style = "svg { --rule: #d0d7de; --quiet: #59636e; --line: #0969da; color: #1f2328; background: #fff; font-family: sans-serif }"
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        "<title>", f"<style>{style}</style><title>", 1
+    )

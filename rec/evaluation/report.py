@@ -102,13 +102,8 @@ def _split(
     ]
     if any_number and records[0].get("candidates") is not None:
         parts.append(charts.threshold_curve(records))
-    scored = [
-        (record["score"], value > 0.5)
-        for record, value in zip(records, quality, strict=True)
-        if record["score"] is not None and not any_number
-    ]
-    if scored:
-        parts.append(charts.calibration(np.array(scored, np.float64)))
+    if bins := charts.reliability(scored(records)):
+        parts.append(charts.calibration(bins))
     parts.append("</div>")
 
     found = groupings(records)
@@ -178,6 +173,16 @@ def overlap(record: Record) -> float:
     if record.get("mask_union") is not None:
         return float(mask_iou(record["mask_intersection"], record["mask_union"]))
     return 0.0
+
+
+def scored(records: Sequence[Record]) -> np.ndarray:
+    """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects."""
+    told = [
+        (record["score"], overlap(record) > 0.5)
+        for record in records
+        if record["score"] is not None and "targets" not in record
+    ]
+    return np.array(told, np.float64).reshape(-1, 2)
 
 
 def groupings(records: Sequence[Record]) -> dict[str, Callable[[Record], list[str]]]:
