@@ -242,7 +242,7 @@ def test_command_lines_of_scripts(words):
     assert (args.config, args.overrides, args.check) == ("c.py", ["a.b=1", "~d", "+e=2"], "--check" in words)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(alphabet=st.characters(exclude_characters="$\0")))
 def test_a_printed_override_survives_the_shell_and_the_grammar(text):
     for value in (text, {text or "empty": text}, 3, 0.5, None, True):

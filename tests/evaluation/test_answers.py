@@ -253,14 +253,14 @@ def test_boxes_are_found_in_what_chat_models_say(text, found):
     assert boxes_in_text(text) == found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="[](){},. 0123456789-+eE<>_loc\"'`bx:ntrufalsNI\n\t", max_size=200) | st.text(max_size=200))
 def test_no_text_is_a_crash(text):
     for box in boxes_in_text(text):
         assert len(box) == 4 and np.isfinite(box).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
                     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
                     max_leaves=8), st.sampled_from(["box", "boxes", "scores", "text", "score"]))  # fmt: skip

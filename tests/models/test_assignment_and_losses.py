@@ -37,7 +37,7 @@ def looped_assignment(boxes: Tensor, target: Tensor, centres: Tensor, stride: in
     return set(sorted(costs, key=costs.__getitem__)[:k])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     grid=st.integers(2, 12),
@@ -66,7 +66,7 @@ def test_batched_assignment_is_the_rule_applied_image_by_image(seed, grid, centr
         assert {c for c in cells if overlaps[c] > 0} == {c for c in want if overlaps[c] > 0}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), grid=st.integers(3, 12), objects=st.integers(2, 5), quality=st.floats(0.02, 0.5))
 def test_a_cell_that_several_objects_want_goes_to_the_one_it_overlaps_most(seed, grid, objects, quality) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -166,7 +166,7 @@ def test_label_smoothing_clamps_objectness_targets_and_touches_nothing_else() ->
     assert smooth["loss_iou"] == plain["loss_iou"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0.1, 0.9), min_size=8, max_size=8))
 def test_box_losses_are_their_formulas(values: list[float]) -> None:
     a, b = torch.tensor(values, dtype=torch.float64).view(2, 4)
