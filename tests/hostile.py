@@ -734,25 +734,29 @@ def prepared(root: Path) -> Iterator[Place]:
 
 
 def main() -> int:
-    chosen = sys.argv[1:] or list(SWEEPS)
-    counts: dict[str, collections.Counter[str]] = {}
-    slowest: dict[str, float] = {}
+    runs = problems = 0
     with tempfile.TemporaryDirectory() as folder, prepared(Path(folder) / "place") as place:
-        for name in chosen:
-            counts[name] = collections.Counter()
-            for attack, words, allowed in SWEEPS[name](place, False):
+        print(f"{'script':<18}{'runs':>6}{'refused':>9}{'shown':>7}{'problems':>10}{'slowest':>9}", flush=True)
+        for name in sys.argv[1:] or SWEEPS:
+            found: collections.Counter[str] = collections.Counter()
+            slowest = 0.0
+            for number, (attack, words, allowed) in enumerate(SWEEPS[name](place, False)):
+                if number and number % 100 == 0:
+                    print(f"{name:<18}{number:>6} so far", flush=True)
                 outcome = run(place, name, words, allowed)
-                counts[name][str(outcome.status)[:20]] += 1
-                slowest[name] = max(slowest.get(name, 0.0), outcome.seconds)
+                found[str(outcome.status)] += 1
+                slowest = max(slowest, outcome.seconds)
                 if outcome.problems:
-                    counts[name]["PROBLEM"] += 1
+                    found["problems"] += 1
                     print(f"{name} {' '.join(words)}: {attack}: {'; '.join(outcome.problems)}", flush=True)
-    print(f"{'script':<18}{'runs':>6}{'refused':>9}{'shown':>7}{'problems':>10}{'slowest':>9}")
-    for name, found in counts.items():
-        runs = sum(found.values()) - found["PROBLEM"]
-        print(f"{name:<18}{runs:>6}{found['2']:>9}{found['0']:>7}{found['PROBLEM']:>10}{slowest.get(name, 0):>8.1f}s")
-    print(f"{sum(sum(f.values()) - f['PROBLEM'] for f in counts.values())} hostile files and folders")
-    return 1 if any(found["PROBLEM"] for found in counts.values()) else 0
+            runs, problems = runs + found.total() - found["problems"], problems + found["problems"]
+            print(
+                f"{name:<18}{found.total() - found['problems']:>6}{found['2']:>9}{found['0']:>7}{found['problems']:>10}"
+                f"{slowest:>8.1f}s",
+                flush=True,
+            )
+    print(f"{runs} hostile files and folders, {problems} problems")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
