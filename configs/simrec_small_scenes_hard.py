@@ -8,8 +8,6 @@ from .simrec_small_scenes_quickstart import dataset, optim, train
 
 dataset.dataset = "scenes_hard"  # drawn when the run starts
 dataset.max_token_length = 20
-model.fusion_manner = None  # words meet cells in the attention alone
-model.multi_scale_manner.v_planes = None
 model.attention_manner = LazyCall(WordAttention)(d_q=WIDTH, d_v=WIDTH)
 train.epochs = train.evaluation.eval_period = 9
 train.output_dir = "outputs/simrec_small_scenes_hard"

@@ -34,7 +34,6 @@ ANY = "configs/simrec_small_scenes_any.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
 HARD_WORDS = "configs/simrec_small_scenes_hard.py"
 AS_LONG = "train.epochs=9"  # as HARD_WORDS
-FINER = ("model.visual_backbone.out_strides=[4,8,16,32]", "model.head.strides=[4]")
 WIDER = (
     "model.visual_backbone.channels=[32,64,128,192,256]",
     *(f"model.fusion_manner.modules.{i}.v_planes=null" for i in range(3)),
@@ -110,7 +109,6 @@ EXPERIMENTS = {
     "scenes_hard_words": Experiment(HARD_WORDS),
     "scenes_hard_words_short": Experiment(HARD_WORDS, ("train.epochs=3",)),
     "scenes_hard_words_128": Experiment(HARD_WORDS, ("dataset.input_shape=[128,128]",)),
-    "scenes_hard_words_fine": Experiment(HARD_WORDS, FINER),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
     "scenes_any": Experiment(ANY),

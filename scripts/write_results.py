@@ -77,7 +77,6 @@ HARD = (
     ("SimREC small, reads the words", "scenes_hard_words_short"),
     ("three times as long", "scenes_hard_words"),
     ("the same, 128 pixels", "scenes_hard_words_128"),
-    ("the same, 96 pixels, head at stride 4", "scenes_hard_words_fine"),
 )
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),
