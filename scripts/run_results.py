@@ -76,7 +76,8 @@ def recipe(*overrides: str) -> Experiment:
     return Experiment(SCENES, (DRAWN, *SHORT, *overrides), splits=(), seeds=SEEDS)
 
 
-PHOTOS = "configs/simrec_photos.py"
+PHOTOS, BF16 = "configs/simrec_photos.py", "accelerate_configs/bf16.yaml"
+MINUTES = ("train.epochs=3", "train.seed=0")  # about ten of them
 
 
 def own(name: str, path: str, box_format: str = "xywh") -> tuple[str, ...]:
@@ -114,7 +115,12 @@ EXPERIMENTS = {
     "scenes_any": Experiment(ANY),
     "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
-    "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile="accelerate_configs/bf16.yaml"),
+    "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
+    "photos_short": Experiment(PHOTOS, MINUTES, ("val", "test"), profile=BF16),
+    "photos_random_trunk": Experiment(
+        PHOTOS, (*MINUTES, "model.visual_backbone.pretrained=false"), ("val", "test"), profile=BF16
+    ),
+    "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
     "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
     "teacher_none": student(),
     "teacher_labels": student(()),
@@ -132,7 +138,7 @@ EXPERIMENTS = {
     "recipe_phrases_apart": recipe("train.data.share_images=false"),
     "recipe_no_ema": recipe("train.ema.enabled=false"),
     "precision_float32": Experiment(SCENES, (DRAWN, LONGER), seeds=SEEDS),
-    "precision_bf16": Experiment(SCENES, (DRAWN, LONGER), seeds=SEEDS, profile="accelerate_configs/bf16.yaml"),
+    "precision_bf16": Experiment(SCENES, (DRAWN, LONGER), seeds=SEEDS, profile=BF16),
     "vocabulary_scratch": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS),
     "vocabulary_mapped": Experiment(SCENES, (*HARD, *SHORT), splits=(), seeds=SEEDS, start_from="scenes_quickstart"),
 }

@@ -51,7 +51,12 @@ ANY = (  # label, record, row of its metrics
     ("SimREC small, sees no image", "scenes_any_no_image", "test"),
     ("SimREC small", "scenes_any", "test"),
 )
-PHOTOS = (("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),)
+PHOTOS = (
+    ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
+    ("the same, three epochs", "photos_short"),
+    ("three epochs, trunk not pretrained", "photos_random_trunk"),
+    ("three epochs, sees no phrase", "photos_no_phrase"),
+)
 PHOTO_FLOORS = (  # of the data, as their README has them: val, test
     ("whole image", 24.0, 25.1),
     ("best fixed box", 28.5, 29.7),
