@@ -23,7 +23,7 @@ th[scope=row], thead th:first-child { position: sticky; left: 0; background: var
   min-width: 8em }
 .phrases { width: 100% } .phrases tbody th { min-width: 12em; overflow-wrap: anywhere }
 .charts, .filters, .legend { display: flex; flex-wrap: wrap; gap: .6em 1.2em; align-items: center }
-.charts svg { max-width: 100%; height: auto }
+.charts svg { flex: 1 1 300px; max-width: min(100%, 520px); height: auto }
 .filters { background: var(--raised); padding: .7em 1em; border-radius: 6px; position: sticky; top: 0; z-index: 2 }
 input, select, button { font: inherit; max-width: 100% } button.more { margin: .6em 0; padding: .3em 1em }
 .filters :is(input, select) { padding: .2em .4em } output { color: var(--quiet) }
@@ -37,8 +37,11 @@ figcaption :is(small, span) { color: var(--quiet) } .picture .heat { display: no
 .legend { margin: 0 0 .6em } .line { border-bottom: 3px solid; padding-bottom: 1px }
 .true { border-color: #2ea043; border-bottom-style: dashed } .predicted { border-color: #da3633 }
 .other { border-color: #0969da; border-bottom-style: dotted }
+@media (max-width: 900px) { td, th { padding: .3em } }
 @media (max-width: 600px) {
-  td, th { padding: .3em .5em } .filters { position: static } .filters label, .filters :is(input, select) { width: 100% }
+  table { font-size: 13px } th[scope=row], thead th:first-child { min-width: 6em } .phrases tbody th { min-width: 8em }
+  .phrases td:nth-child(n+4) { white-space: normal; overflow-wrap: anywhere; min-width: 5.5em; font-size: 12px }
+  .filters { position: static } .filters label, .filters :is(input, select) { width: 100% }
   .gallery { grid-template-columns: 1fr 1fr; gap: 12px } figcaption { font-size: 13px }
   dl { grid-template-columns: 1fr } dd { margin-bottom: .4em }
 }
