@@ -31,7 +31,7 @@ KNOWN_NAMES = (
 
 
 def parse_arguments() -> argparse.Namespace:
-    from rec.command_line import whole
+    from rec.command_line import share, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -134,16 +134,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, such as 0.1, found {text!r}")
-    return value
-
-
 def column(text: str) -> tuple[str, str]:
     ours, equals, theirs = text.partition("=")
     if not equals:
@@ -184,7 +174,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     if arguments.fetch_images:
         count = fetch_images(source, arguments.splits, arguments.fetch_images)
         print(f"{count} images came, {source.image_root} has all that are named")
-    if arguments.val_fraction:
+    if arguments.val_fraction is not None:
         source = with_validation(source, arguments.val_fraction)
     info = prepare(
         source,

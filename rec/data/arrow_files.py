@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,22 @@ def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":
         if pa.types.is_dictionary(field.type):
             schema = schema.set(number, field.with_type(field.type.value_type))
     return schema
+
+
+def parquet_files(path: Path) -> dict[str, list[Path]]:
+    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there is none."""
+    files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        splits.setdefault(re.split(r"-\d", file.stem)[0] if len(files) > 1 else "train", []).append(file)
+    return splits
+
+
+def load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
+    """Split to table, of ``save_to_disk`` folders and parquet; {} for anything else."""
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return load_saved(path)
+    return {split: load_parquet(files) for split, files in parquet_files(path).items()}
 
 
 def load_saved(folder: Path) -> dict[str, "datasets.Dataset"]:

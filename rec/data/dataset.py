@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
-from rec.data.parts import Part, image_numbers, sentence_offsets
+from rec.data.parts import Part, Parts
 from rec.data.samples import SAMPLE_COLUMNS, TARGETS, SampleMaker, collate
 from rec.data.saved import check_single
 from rec.data.schema import boxes_of
@@ -134,11 +134,10 @@ class RefCOCODataSet(Dataset):
         self.use_glove, self.word_vectors, self.seed = use_glove, word_vectors, seed
         self._sources = name_sources(dataset, ann_path, image_path, mask_path)
         self._with_masks, self._allow_paths, self.targets = with_masks, allow_paths, targets
-        self._expanded = not self.training or sentence_sampling == "per_sentence"
-        # The tables, memory-mapped, one behind another: a sample's number leads to its table and row.
-        self._parts = self._open([split_name(part) for part in split.split("+")])
-        self._firsts = np.array([part.first for part in self._parts])
-        self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
+        # The tables, memory-mapped.
+        opened = self._open([split_name(part) for part in split.split("+")])
+        expanded = not self.training or sentence_sampling == "per_sentence"
+        self._parts = Parts(opened, expanded, self.training, seed)
         self.available_splits = tuple(dict.fromkeys(s for part in self._parts for s in part.table.splits))
         # The words, and how many of them a phrase may have.
         if vocabulary is None:
@@ -196,11 +195,7 @@ class RefCOCODataSet(Dataset):
                     missing = error
                     continue
                 reader = RowReader(table.rows, [*SAMPLE_COLUMNS, "mask"] if self._with_masks else SAMPLE_COLUMNS)
-                part = Part(table, name, split, source.repeat, sentence_offsets(table.rows), reader)
-                part.units = int(part.sentence_offsets[-1]) if self._expanded else len(table.rows)
-                part.length = round(part.units * (source.repeat if self.training else 1))
-                part.first = parts[-1].first + parts[-1].length if parts else 0
-                parts.append(part)
+                parts.append(Part(table, name, split, source.repeat, reader))
         if missing is not None and len({part.split for part in parts}) < len(set(splits)):
             raise missing
         return parts
@@ -246,11 +241,11 @@ class RefCOCODataSet(Dataset):
         return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
 
     def __len__(self) -> int:
-        return self._parts[-1].first + self._parts[-1].length
+        return self._parts.samples
 
     @cached_property
     def fingerprint(self) -> str:
-        content = [(p.table.fingerprint, p.split, p.repeat) for p in self._parts], self._expanded, self.training
+        content = [(p.table.fingerprint, p.split, p.repeat) for p in self._parts], self._parts.expanded, self.training
         return hashlib.sha256(repr(content).encode()).hexdigest()[:24]
 
     @cached_property
@@ -259,7 +254,7 @@ class RefCOCODataSet(Dataset):
             return ""
         changed = [part.table.images.changed() if part.table.images else [] for part in self._parts]
         parts = [(p.table.content, found, p.split, p.repeat) for p, found in zip(self._parts, changed, strict=True)]
-        return digest(repr((parts, self._expanded, self.training)).encode())
+        return digest(repr((parts, self._parts.expanded, self.training)).encode())
 
     @cached_property
     def pretrained_emb(self) -> np.ndarray | None:
@@ -269,28 +264,6 @@ class RefCOCODataSet(Dataset):
         from rec.data.word_vectors import look_up_vectors
 
         return look_up_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
-
-    def _locate(self, epoch: int, index: int) -> tuple[Part, int, int | None]:
-        """Part, row and sentence number (None: to be drawn) of a sample."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of a data set of {len(self)} samples")
-        number = int(np.searchsorted(self._firsts, index, "right")) - 1
-        part = self._parts[number]
-        unit = index - part.first
-        if part.length % part.units:
-            unit = int(self._order(epoch, number)[unit % part.units])
-        unit %= part.units
-        if not self._expanded:
-            return part, unit, None
-        row = int(np.searchsorted(part.sentence_offsets, unit, "right")) - 1
-        return part, row, unit - int(part.sentence_offsets[row])
-
-    def _order(self, epoch: int, number: int) -> np.ndarray:
-        """Which units a source that is not seen a whole number of times gives in an epoch."""
-        if self._order_cache is None or self._order_cache[0] != (epoch, number):
-            order = np.random.default_rng((self.seed, epoch, number)).permutation(self._parts[number].units)
-            self._order_cache = (epoch, number), order
-        return self._order_cache[1]
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         return self._sample(key, {})
@@ -302,7 +275,7 @@ class RefCOCODataSet(Dataset):
 
     def _sample(self, key: int | tuple[int, int], decoded: dict[Any, Any]) -> dict[str, torch.Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        part, row, sentence = self._locate(epoch, index)
+        part, row, sentence = self._parts.locate(epoch, index)
         return self._make(part.table, part.reader[row], sentence, index, (self.seed, epoch, index), decoded)
 
     def collate(
@@ -329,7 +302,7 @@ class RefCOCODataSet(Dataset):
     def describe(self, index: int) -> dict[str, Any]:
         """What sample ``index`` of evaluation is: ``image`` (path), ``image_id``, ``ref_id``, ``sentence_index``,
         ``sentence`` (None where a sentence is drawn), ``source``."""
-        part, number, sentence = self._locate(0, index)
+        part, number, sentence = self._parts.locate(0, index)
         row = part.table.rows[number]
         path = row["image"]["path"]
         return {
@@ -363,21 +336,21 @@ class RefCOCODataSet(Dataset):
     def target_boxes(self, index: int) -> tuple[np.ndarray, int, int]:
         """The true boxes of evaluation's sample ``index``, float32 ``(N, 4)`` xyxy in pixels, and the image's height and width;
         the image is not read."""
-        part, number, _ = self._locate(0, index)
+        part, number, _ = self._parts.locate(0, index)
         row = part.reader[number]
         found = boxes.xywh_to_xyxy(np.array(boxes_of(row), np.float64).reshape(-1, 4))
         return found.astype(np.float32), row["height"], row["width"]
 
     def picture(self, index: int) -> np.ndarray:
         """The image of evaluation's sample ``index``, uint8 ``(H, W, 3)`` RGB, as large as it is stored."""
-        part, number, _ = self._locate(0, index)
+        part, number, _ = self._parts.locate(0, index)
         return self._make.pixels(part.table, part.reader[number])
 
     def target_mask(self, index: int) -> np.ndarray | None:
         """The true mask of evaluation's sample ``index``, bool ``(H, W)`` at the original image's size; None where the
         row has none.
         """
-        part, number, _ = self._locate(0, index)
+        part, number, _ = self._parts.locate(0, index)
         rle = part.table.rows[number]["mask"]
         return None if rle is None else masks.decode(rle).astype(bool)
 
@@ -395,14 +368,7 @@ class RefCOCODataSet(Dataset):
     def image_groups(self) -> np.ndarray:
         """int64 ``(len(self),)``: equal numbers for samples of the same image; for evaluation, and for training on sources that are
         seen a whole number of times (of others it is shorter)."""
-        groups, used = [], 0
-        for part in self._parts:
-            numbers = image_numbers(part.table.rows) + used
-            used = int(numbers.max(initial=used - 1)) + 1
-            numbers = np.repeat(numbers, np.diff(part.sentence_offsets)) if self._expanded else numbers
-            whole = part.units and part.length % part.units == 0  # else its last pass is in another order each epoch
-            groups.append(np.resize(numbers, part.length) if whole else numbers)
-        return np.concatenate(groups)
+        return self._parts.image_groups()
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

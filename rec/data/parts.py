@@ -1,6 +1,7 @@
 """The tables of a data set, one behind another, and what is counted in them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +20,75 @@ class Part:
     name: str
     split: str
     repeat: float
-    sentence_offsets: np.ndarray  # int64 (rows + 1,)
     reader: RowReader
+    sentence_offsets: np.ndarray = field(init=False)  # int64 (rows + 1,)
     units: int = 0  # objects or sentences of one pass
     first: int = 0
     length: int = 0  # units x repeat
+
+
+class Parts:
+    """Tables one behind another: a sample's number leads to its table, row and sentence.
+
+    Args:
+        parts: in order; at least one.
+        expanded: whether a sample is a sentence; else an object, of whose sentences one is drawn.
+        training: whether ``repeat`` counts; evaluation takes every object once.
+        seed: of which objects a source that is not seen a whole number of times gives in an epoch.
+    """
+
+    def __init__(self, parts: Sequence[Part], expanded: bool, training: bool, seed: int) -> None:
+        self.parts, self.expanded, self._seed = parts, expanded, seed
+        samples = 0
+        for part in parts:
+            part.sentence_offsets = sentence_offsets(part.table.rows)
+            part.units = int(part.sentence_offsets[-1]) if expanded else len(part.table.rows)
+            part.first, part.length = samples, round(part.units * (part.repeat if training else 1))
+            samples += part.length
+        self.samples = samples
+        self._firsts = np.array([part.first for part in parts])
+        self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts)
+
+    def locate(self, epoch: int, index: int) -> tuple[Part, int, int | None]:
+        """Part, row and sentence number (None: to be drawn) of a sample.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        if not 0 <= index < self.samples:
+            raise IndexError(f"index {index} of a data set of {self.samples} samples")
+        number = int(np.searchsorted(self._firsts, index, "right")) - 1
+        part = self.parts[number]
+        unit = index - part.first
+        if part.length % part.units:
+            unit = int(self._order(epoch, number)[unit % part.units])
+        unit %= part.units
+        if not self.expanded:
+            return part, unit, None
+        row = int(np.searchsorted(part.sentence_offsets, unit, "right")) - 1
+        return part, row, unit - int(part.sentence_offsets[row])
+
+    def _order(self, epoch: int, number: int) -> np.ndarray:
+        """Which units a source that is not seen a whole number of times gives in an epoch."""
+        if self._order_cache is None or self._order_cache[0] != (epoch, number):
+            order = np.random.default_rng((self._seed, epoch, number)).permutation(self.parts[number].units)
+            self._order_cache = (epoch, number), order
+        return self._order_cache[1]
+
+    def image_groups(self) -> np.ndarray:
+        """int64 ``(samples,)``: equal numbers for samples of the same image; of sources that are not seen a whole number of times
+        it has one pass."""
+        groups, used = [], 0
+        for part in self.parts:
+            numbers = image_numbers(part.table.rows) + used
+            used = int(numbers.max(initial=used - 1)) + 1
+            numbers = np.repeat(numbers, np.diff(part.sentence_offsets)) if self.expanded else numbers
+            whole = part.units and part.length % part.units == 0  # else its last pass is in another order each epoch
+            groups.append(np.resize(numbers, part.length) if whole else numbers)
+        return np.concatenate(groups)
 
 
 def sentence_offsets(rows: "datasets.Dataset") -> np.ndarray:

@@ -80,7 +80,8 @@ class RefCOCOStream(IterableDataset):
     ) -> None:
         from datasets import load_dataset
 
-        from rec.data.tables import check_finished, parquet_files
+        from rec.data.arrow_files import parquet_files
+        from rec.data.tables import check_finished
 
         path = os.path.expanduser(path)
         self._count: int | None = None

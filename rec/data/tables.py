@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rec.data.arrow_files import load_parquet, load_saved, load_split
+from rec.data.arrow_files import load_parquet, load_split, load_tables, parquet_files
 from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
@@ -132,7 +132,7 @@ def open_table(
         return _open_prepared(path, split, image_path)
     check_finished(path)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
-        tables = _load_tables(path)
+        tables = load_tables(path)
         if _has_schema(tables):
             return _of_saved(tables, split, path, image_path, chosen.on_bad_record)
     source = open_source(chosen, name=name, image_path=image_path, mask_path=mask_path)
@@ -179,7 +179,9 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
     text = chosen.path
     path = Path(text)
     if text in SCENES and not path.exists():
-        return _open_scenes(chosen)
+        from rec.data.scenes.rows import open_scenes
+
+        return open_scenes(chosen)
     if path.is_dir() and is_refer(path):
         return open_refer(path, name, image_path, chosen.split_by)
     if path.name == REGIONS_FILE or (path / REGIONS_FILE).is_file():
@@ -201,7 +203,7 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
     if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
-    tables = _load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None
+    tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None
     if tables:
         folder = str(path if path.is_dir() else path.parent) if path.exists() else None
         return open_foreign(tables, name, image_path, chosen.columns, chosen.bbox_format, folder)
@@ -260,22 +262,6 @@ def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str,
         f"the images of {folder} are not there: {first} is neither in image_path ({image_path}) nor in {recorded}, "
         "where they were at preparation; point dataset.image_path to their folder"
     )
-
-
-def parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there is none."""
-    files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
-    splits: dict[str, list[Path]] = {}
-    for file in sorted(files):
-        splits.setdefault(re.split(r"-\d", file.stem)[0] if len(files) > 1 else "train", []).append(file)
-    return splits
-
-
-def _load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
-    """Split to table, of ``save_to_disk`` folders and parquet; {} for anything else."""
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return load_saved(path)
-    return {split: load_parquet(files) for split, files in parquet_files(path).items()}
 
 
 def check_finished(folder: Path) -> None:
@@ -383,27 +369,3 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def _open_scenes(chosen: SourceSpec) -> Source:
-    from rec.data import scenes
-
-    level = "hard" if chosen.path == "scenes_hard" else "easy"
-    counts = {} if chosen.count is None else chosen.count
-    options = chosen.chosen("size", "phrases_per_scene", "targets")
-    listed = counts.values() if isinstance(counts, Mapping) else [counts]
-    if any(type(count) is not int and count is not None for count in listed):
-        raise SourceError(f"count of {chosen.path} is {str(counts)[:80]!r}; expected a number, or split to number")
-    try:
-        of_split = {
-            s: scenes.split_seeds(s, counts if isinstance(counts, int) else counts.get(s)) for s in scenes.SPLITS
-        }
-    except ValueError as error:
-        raise SourceError(str(error)) from None
-
-    def read(split: str) -> Any:
-        seeds = of_split[split]
-        processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
-        return scenes.generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
-
-    return Source(chosen.path, tuple(scenes.SPLITS), read, options={"level": level, "count": counts} | options)

@@ -118,7 +118,7 @@ def test_edited_rows_are_noticed(tmp_path, caplog, store, change):
     edit_rows(folder, change)
     after = known(folder)
     assert after[1] != before[1] and "its rows are not those that were prepared" in caplog.text
-    assert (after[0] != before[0]) == ("big" in str(opened(folder)._parts[0].table.rows[0]["sentences"]))
+    assert (after[0] != before[0]) == ("big" in str(opened(folder)._parts.parts[0].table.rows[0]["sentences"]))
     assert known(folder, "val") == evaluated, "another split is another matter"
 
 

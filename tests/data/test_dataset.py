@@ -266,7 +266,7 @@ def test_lists_concatenate_and_mappings_mix(root, tmp_path):
     assert {joined.describe(i)["source"] for i in (0, 19)} == {"refcoco", "refcoco+"}
     mixed = RefCOCODataSet({"refcoco": 2, "refcoco+": 0.5}, paths, input_shape=[64, 64])
     assert len(mixed) == 24 + 4
-    seen = [tuple(sorted(int(mixed._locate(epoch, i)[1]) for i in range(24, 28))) for epoch in range(20)]
+    seen = [tuple(sorted(int(mixed._parts.locate(epoch, i)[1]) for i in range(24, 28))) for epoch in range(20)]
     assert all(len(set(rows)) == 4 for rows in seen)
     assert {row for rows in seen for row in rows} == set(range(8))
     assert len(set(seen)) > 1
@@ -313,7 +313,7 @@ def test_a_data_set_survives_being_sent_to_another_process(root):
 def test_memory_per_row_is_a_few_bytes(root):
     dataset = open_dataset(root, "val")
     held = [value for part in dataset._parts for value in vars(part).values() if isinstance(value, list | np.ndarray)]
-    assert sum(np.asarray(value).nbytes for value in held) <= 8 * (len(dataset._parts[0].table.rows) + 1)
+    assert sum(np.asarray(value).nbytes for value in held) <= 8 * (len(dataset._parts.parts[0].table.rows) + 1)
 
 
 def two_pictures_of_one_id():

@@ -165,7 +165,7 @@ def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, mo
         "train": 9,
         "val": 1,
     }
-    for wrong in ("0", "1", "ten", "nan"):
+    for wrong, error in (("0", SourceError), ("1", SourceError), ("ten", SystemExit), ("nan", SystemExit)):
         monkeypatch.setattr(sys, "argv", ["prepare", *words, "--val-fraction", wrong])
-        with pytest.raises(SystemExit):
+        with pytest.raises(error):
             prepare_data.main()

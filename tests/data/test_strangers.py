@@ -127,7 +127,7 @@ def test_masks_come_from_the_folders_given(place, mask):
     with pytest.raises(BadRecord, match=r"mask outside the folders.*dataset\.allow_paths=true"):
         RefCOCODataSet("mine", {"mine": spec}, with_masks=True)
     allowed = RefCOCODataSet("mine", {"mine": spec}, with_masks=True, allow_paths=True)
-    assert decode(allowed._parts[0].table.rows[0]["mask"]).sum() == 40 * 30
+    assert decode(allowed._parts.parts[0].table.rows[0]["mask"]).sum() == 40 * 30
 
 
 def test_a_table_from_the_network_names_no_files_of_this_machine(place):

@@ -5,7 +5,7 @@ import math
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,12 @@ from rec import boxes
 from rec.data import masks
 from rec.data.scenes.layout import LEVELS
 from rec.data.scenes.scene import Scene, make_scene
+from rec.data.sources import Source, SourceError
 
 if TYPE_CHECKING:
     import datasets
+
+    from rec.data.spec import SourceSpec
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +133,31 @@ def _rows_of_seeds(chunk: tuple[int, int, str, int, int, str]) -> list[dict[str,
     start, end, level, size, phrases_per_scene, targets = chunk
     scenes = (make_scene(seed, level, size, phrases_per_scene, targets) for seed in range(start, end))
     return [row for scene in scenes for row in scene_rows(scene, level, targets)]
+
+
+def open_scenes(chosen: "SourceSpec") -> Source:
+    """Scenes as a source, by the ``count``, ``size``, ``phrases_per_scene`` and ``targets`` of ``chosen``; its path is the level.
+
+    Raises:
+        SourceError: a count that is none.
+    """
+    level = "hard" if chosen.path == "scenes_hard" else "easy"
+    counts = {} if chosen.count is None else chosen.count
+    options = chosen.chosen("size", "phrases_per_scene", "targets")
+    listed = counts.values() if isinstance(counts, Mapping) else [counts]
+    if any(type(count) is not int and count is not None for count in listed):
+        raise SourceError(f"count of {chosen.path} is {str(counts)[:80]!r}; expected a number, or split to number")
+    try:
+        of_split = {s: split_seeds(s, counts if isinstance(counts, int) else counts.get(s)) for s in SPLITS}
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+    def read(split: str) -> Iterable[dict[str, Any]]:
+        seeds = of_split[split]
+        processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
+        return generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
+
+    return Source(chosen.path, tuple(SPLITS), read, options={"level": level, "count": counts} | options)
 
 
 def build_table(

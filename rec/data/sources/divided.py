@@ -21,8 +21,10 @@ def with_validation(source: Source, fraction: float) -> Source:
         fraction: above 0 and below 1; at least one image is taken and one is left.
 
     Raises:
-        SourceError: it has a validation split already, no training split, or fewer than two images there.
+        SourceError: another fraction, it has a validation split already, no training split, or fewer than two images there.
     """
+    if not 0 < fraction < 1:
+        raise SourceError(f"--val-fraction is {fraction:g}; expected a number above 0 and below 1, such as 0.1")
     train = find_split("train", source.splits)
     if train is None or find_split("val", source.splits) is not None:
         raise SourceError(
