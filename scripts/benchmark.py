@@ -5,9 +5,10 @@
     python scripts/benchmark.py --device cuda  section gpu: what matters on a GPU, in under two minutes
     python scripts/benchmark.py page           writes docs/performance.md from the results, measures nothing
 
-Sections: model, loss, data, loop, eval, checkpoint, startup, growth, predict, gpu. Each prints ratios with their spread and
-the bounds they are to keep, writes docs/performance/SECTION.json and docs/performance.md. It starts itself anew with glibc's
-allocator set as `scripts/train.py` sets it, so that both sides keep the memory of freed tensors.
+Sections: model, loss, data, loop, eval, checkpoint, startup, growth, predict, time_to_accuracy (half an hour), gpu. Each
+prints ratios with their spread and the bounds they are to keep, writes docs/performance/SECTION.json and
+docs/performance.md. It starts itself anew with glibc's allocator set as `scripts/train.py` sets it, so that both sides keep
+the memory of freed tensors.
 
 key=value words override the config, e.g. for a quick look at a smaller network:
 
@@ -18,6 +19,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # Both sides keep the memory of freed tensors: glibc reads these once, before the process starts.
 ALLOCATOR = {
@@ -25,8 +27,13 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
-GPU_DEFAULTS = {"rounds": 3, "images": 64}  # where they are not given
-SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict")
+QUICKSTART = {"config": "configs/simrec_small_scenes_quickstart.py", "size": 96}
+# Of a section, where they are not given.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpu": {"rounds": 3, "images": 64},
+    "time_to_accuracy": {"rounds": 3, "images": 11_000} | QUICKSTART,
+}
+SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict", "time_to_accuracy")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,9 +46,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
     parser.add_argument("--size", type=whole(32, 4096), default=416, help="side of the images in pixels")
     parser.add_argument("--batches", type=whole(1), nargs="+", default=[8, 32], metavar="N")
-    parser.add_argument("--rounds", type=whole(1), default=5, help="how often each side is timed; of gpu 3")
     parser.add_argument(
-        "--images", type=whole(1), default=200, help="generated photographs of data and eval; of gpu 64"
+        "--rounds",
+        type=whole(1),
+        default=5,
+        help="how often each side is timed; of gpu 3; of time_to_accuracy its seeds, 3",
+    )
+    parser.add_argument(
+        "--images",
+        type=whole(1),
+        default=200,
+        help="generated photographs of data and eval; of gpu 64; of time_to_accuracy 11,000 scenes",
     )
     parser.add_argument("--refs", type=whole(1), default=50_000, help="objects of the generated REFER files of data")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
@@ -55,10 +70,14 @@ def parse_arguments() -> argparse.Namespace:
     args.section = args.section or ("gpu" if args.device == "cuda" else None)
     if args.section is None or (args.device == "cuda" and args.section not in ("gpu", "page")):
         parser.error("name a section; on a GPU there is one, gpu")
-    for name, value in GPU_DEFAULTS.items() if args.section == "gpu" else ():
-        if not any(word.partition("=")[0] == f"--{name}" for word in sys.argv):
-            setattr(args, name, value)
     return args
+
+
+def of_section(section: str, args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with the section's own defaults."""
+    given = {word.partition("=")[0] for word in sys.argv}
+    own = {name: value for name, value in DEFAULTS.get(section, {}).items() if f"--{name}" not in given}
+    return argparse.Namespace(**vars(args) | own)
 
 
 def main() -> int:
@@ -70,7 +89,7 @@ def main() -> int:
         from benchmarks.record import measure
 
         for section in SECTIONS if args.section == "all" else [args.section]:
-            measure(section, args)
+            measure(section, of_section(section, args))
     from benchmarks.page import write_page
 
     from rec.files import user_path

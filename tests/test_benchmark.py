@@ -1,12 +1,15 @@
 """The benchmark runs, judges its bounds, writes its JSON and page; its evaluation and data sides measure the same work."""
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,13 @@ from test_benchmark_plain import OPTIONS, TINY
 
 REPOSITORY = Path(__file__).parents[1]
 
-from benchmarks import gpu, page, pipeline  # noqa: E402
+from benchmarks import accuracy, gpu, page, pipeline  # noqa: E402
 from benchmarks.bounds import BOUNDS  # noqa: E402
 from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files  # noqa: E402
+from benchmarks.inputs import Options  # noqa: E402
 from benchmarks.timing import Row, check, interleave, ratio  # noqa: E402
+
+from rec.data.dataset import RefCOCODataSet  # noqa: E402
 
 
 def test_a_section_pins_the_allocator_and_writes_json_and_page(tmp_path) -> None:
@@ -150,3 +156,71 @@ def test_the_floor_of_a_training_step_is_measured_beside_it() -> None:
     share = rows[0]
     assert share.seconds["floor"] / share.seconds["step"] == share.value > 0 and "convolutions" in share.note
     assert rows[2].value == pytest.approx(gpu.REFCOCO / rows[1].value / 3600)
+
+
+def test_time_to_accuracy_starts_both_sides_alike_and_tells_what_was_not_reached(tmp_path, monkeypatch) -> None:
+    import benchmark
+
+    seen: dict[str, Any] = {}
+
+    def race(sides, total, asked, spent):
+        seen.update(sides)
+        batch = {name: value for name, value in asked[0].items() if name != "image_index"}
+        batch["image"] = asked[0]["image"][asked[0]["image_index"]]
+        plain, ours = sides["plain"].model, sides["ours"].model
+        losses, wanted = ours(batch), plain(batch["image"], batch["tokens"], batch["box"][:, None])
+        assert all(losses[name].item() == pytest.approx(wanted[name].item(), rel=1e-4) for name in wanted)
+        for model in (plain, ours):
+            model.eval()
+        assert torch.allclose(sides["ours"].answer(asked[0]), sides["plain"].answer(asked[0]), atol=1e-2)
+        assert accuracy.accuracy(sides["ours"], asked) == accuracy.accuracy(sides["plain"], asked) and plain.training
+        return run(sides, total, asked, spent)
+
+    run = accuracy.race
+    for name, value in {"race": race, "GOALS": (0.0, 2.0), "EVERY": 2}.items():
+        monkeypatch.setattr(accuracy, name, value)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "time_to_accuracy", "--rounds=1"])
+    args = benchmark.of_section("time_to_accuracy", argparse.Namespace(config="", rounds=1))
+    assert (args.rounds, args.images) == (1, 11_000)
+    tiny = ("train.train_iter=2", "train.batch_size=4")
+    options = Options(config=args.config, size=64, rounds=args.rounds, images=8, work=tmp_path, overrides=tiny)
+    reached, missed, update = accuracy.time_to_accuracy(options)
+    assert (
+        set(reached.seconds) == {"plain", "ours"} and reached.note == "updates: plain 2, ours 2" and not reached.bound
+    )
+    assert (
+        "not reached within" in missed.unit and "ours: not reached within 900 s or the schedule, 1 of 1" in missed.note
+    )
+    assert all(f"{side}: data " in update.note and "optimizer and EMA" in update.note for side in seen)
+
+    # Plain's samples are ours, a phrase after the other.
+    table = str(tmp_path / "scenes_8" / "scenes")
+    how: dict[str, Any] = {"input_shape": [64, 64], "split": "train", "sentence_sampling": "per_sentence"}
+    ours = RefCOCODataSet("scenes", {"scenes": table}, training=True, **how)
+    plain = plain_dataset(Path(table), Path(table), 64, training=False, split="train")
+    assert len(plain) == len(ours) == 24
+    tokens, image, _, label, *_ = plain[5]
+    assert torch.equal(tokens, ours[5]["tokens"]) and torch.allclose(label[0], ours[5]["box"], atol=1e-6)
+    assert (ours[5]["image"] / 255 - image).abs().max() < 1e-6
+
+
+def test_a_side_is_timed_until_it_has_reached_every_goal(monkeypatch) -> None:
+    class Side:
+        def __init__(self, *values: float) -> None:
+            self.values, self.updates, self.parts = iter(values), list[int](), [(self, "pause", "data")]
+
+        def pause(self) -> None: ...
+
+        def update(self, number: int) -> None:
+            self.updates.append(number)
+            self.pause()
+
+    monkeypatch.setattr(accuracy, "accuracy", lambda side, asked: next(side.values))
+    slow, fast = Side(0.1, 0.85, 0.7, 0.8), Side(0.95)
+    spent: dict[str, dict[str, float]] = {"slow": defaultdict(float), "fast": defaultdict(float)}
+    found = accuracy.race({"slow": slow, "fast": fast}, 90, [], spent)
+    assert [number for _, number in found["fast"].values()] == [25, 25] and fast.updates == list(range(25))
+    assert list(found["slow"]) == [0.8] and found["slow"][0.8][1] == 50 and slow.updates == list(range(90))
+    assert 0 < spent["slow"]["data"] < spent["slow"]["all"] and spent["slow"]["updates"] == 90
+    monkeypatch.setattr(accuracy, "LIMIT", 0.0)
+    assert accuracy.race({"slow": slow}, 90, [], spent) == {"slow": {}}

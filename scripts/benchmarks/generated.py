@@ -60,20 +60,27 @@ def our_dataset(folder: Path, size: int, *, training: bool, with_masks: bool = F
     return RefCOCODataSet("refcoco", sources, input_shape=shape, split="val", training=training, with_masks=with_masks)
 
 
-def plain_dataset(table: Path, source: Path, size: int, *, training: bool) -> Any:
-    """The plain data set of the same objects, from SimREC's JSON and dense masks that are written beside ``source``."""
+def plain_dataset(table: Path, source: Path, size: int, *, training: bool, split: str = "val") -> Any:
+    """The plain data set of the same objects, from SimREC's JSON and dense masks that are written beside ``source``.
+
+    So are images that the table holds itself.
+    """
     from datasets import load_from_disk
 
     from benchmarks.plain_data import PlainDataSet
     from rec.data import masks
 
     annotations, folder = source.parent / "simrec.json", source.parent / "masks"
+    images = source.parent / "images" / "train2014"
     if not annotations.exists():
         folder.mkdir(exist_ok=True)
+        images.mkdir(parents=True, exist_ok=True)
         items = []
-        for number, row in enumerate(load_from_disk(str(table / "val"))):
+        for number, row in enumerate(load_from_disk(str(table / split))):
             np.save(folder / f"{number}.npy", np.ascontiguousarray(masks.decode(row["mask"])))
-            file = int(Path(row["image"]["path"]).stem)
+            file = int(Path(row["image"]["path"]).stem.rpartition("_")[2])
+            if row["image"]["bytes"]:
+                (images / f"{file:06d}.jpg").write_bytes(row["image"]["bytes"])
             items.append({"iid": file, "bbox": row["bbox"], "cat_id": 1, "refs": row["sentences"], "mask_id": number})
-        annotations.write_text(json.dumps({"val": items}), encoding="utf-8")
-    return PlainDataSet(annotations, source.parent / "images" / "train2014", folder, "val", training, size)
+        annotations.write_text(json.dumps({split: items}), encoding="utf-8")
+    return PlainDataSet(annotations, images, folder, split, training, size)

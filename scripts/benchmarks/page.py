@@ -21,6 +21,7 @@ TITLES = {
     "startup": "Startup",
     "growth": "How cost grows",
     "predict": "Prediction",
+    "time_to_accuracy": "Time to accuracy",
     "gpu": "On a GPU",
 }
 

@@ -1,6 +1,6 @@
 """The plain training step and evaluation: per-tensor EMA, meters read back in every step, a pass per sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,20 @@ class Meter:
 
 
 class PlainTraining:
-    """Model, unfused Adam on the trainable parameters, clipping at 0.15, EMA, meters: one :meth:`step` per batch."""
+    """Model, unfused Adam on the trainable parameters, clipping, EMA, meters: one :meth:`step` per batch."""
 
-    def __init__(self, model: PlainSimREC) -> None:
-        self.model, self.ema = model.train(), PlainEMA(model)
+    def __init__(
+        self,
+        model: PlainSimREC,
+        rate: float = 1e-4,
+        clip: float = 0.15,
+        alpha: float = 0.9997,
+        schedule: Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        self.model, self.ema, self.clip = model.train(), PlainEMA(model, alpha), clip
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: 1.0)
+        self.optimizer = torch.optim.Adam(self.parameters, rate, (0.9, 0.98), 1e-9)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
         self.meters = {"loss": Meter(), "loss_iou": Meter(), "loss_obj": Meter()}
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -56,7 +63,7 @@ class PlainTraining:
         losses = self.model(batch["image"], batch["tokens"], batch["label"])
         self.optimizer.zero_grad()
         losses["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 0.15)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.scheduler.step()
         self.ema.update(self.model)

@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rec.models.losses import BOX_LOSSES
 
-def plain_losses(raw: Tensor, label: Tensor, stride: int, box_weight: float = 5.0) -> dict[str, Tensor]:
+
+def plain_losses(
+    raw: Tensor, label: Tensor, stride: int, box_weight: float = 5.0, box_loss: str = "iou"
+) -> dict[str, Tensor]:
     """Losses of raw outputs ``(B, 5, H, W)`` against ``label`` ``(B, N, 4)`` cxcywh fractions; zero rows: no object."""
     batch, _, height, width = raw.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -39,7 +43,8 @@ def plain_losses(raw: Tensor, label: Tensor, stride: int, box_weight: float = 5.
         positives.append(positive)
     targets, wanted, positive = torch.cat(box_targets), torch.cat(object_targets), torch.cat(positives)
     number = max(total, 1)
-    loss_iou = (1 - elementwise_iou(boxes.reshape(-1, 4)[positive], targets) ** 2).sum() / number
+    answers = boxes.reshape(-1, 4)[positive]
+    loss_iou = BOX_LOSSES[box_loss](elementwise_iou(answers, targets), answers, targets).sum() / number
     loss_obj = F.binary_cross_entropy_with_logits(objectness.reshape(-1, 1), wanted, reduction="none").sum() / number
     return {"loss": box_weight * loss_iou + loss_obj, "loss_iou": loss_iou, "loss_obj": loss_obj}
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from benchmarks.plain_loss import plain_losses
 from rec.models import SimREC
 from rec.models.backbones.cspdarknet import CSPStage, PyramidPooling
-from rec.models.layers import ConvBlock
+from rec.models.layers import ConvBlock, coordinate_channels
 
 
 class PlainSimREC(nn.Module):
     """A plain twin of ``model`` with the same weights.
 
     Args:
-        model: SimREC with a CspDarkNet, a box head with SimREC's own losses, and no mask head.
+        model: SimREC with a CspDarkNet or SmallResNet, a box head with SimREC's own losses, and no mask head.
         frozen_statistics: whether BatchNorm layers of frozen stages keep their statistics, as ours do; False is the
             original's arithmetic.
     """
@@ -43,6 +43,9 @@ class PlainSimREC(nn.Module):
         hidden = self.multi_scale.up[0][1].conv.out_channels
         planes = [hidden + widths[0], *(2 * hidden + width for width in widths[1:-1]), hidden + widths[-1]]
         unread = set(range(len(widths))) - {self.level}
+        for planes_of_level in planes[len(self.multi_scale.down) : -1]:
+            layers = nn.AvgPool2d(2), ConvBlock(planes_of_level, hidden), ConvBlock(hidden, hidden, 3)
+            self.multi_scale.down.append(nn.Sequential(*layers))
         self.unread = nn.ModuleDict({str(i): ConvBlock(planes[i], self.multi_scale.out_planes) for i in sorted(unread)})
         self.unread_map = nn.Conv2d(self.attention.d_v, 1, 3, padding=1)
         self.to(self.head.box.weight)
@@ -63,7 +66,7 @@ class PlainSimREC(nn.Module):
         """
         raw = self.raw(image, tokens)
         if label is not None:
-            return plain_losses(raw, label, self.head.stride, self.head.box_loss_weight)
+            return plain_losses(raw, label, self.head.stride, self.head.box_loss_weight, self.head.box_loss)
         return self.decode(raw)
 
     def raw(self, image: Tensor, tokens: Tensor) -> Tensor:
@@ -151,11 +154,15 @@ def stage_of(stage: nn.Module, x: Tensor) -> Tensor:
         for _ in range(3):
             maps.append(F.max_pool2d(maps[-1], 5, 1, 2))
         return block(stage.merge, torch.cat(maps, 1))
+    if isinstance(stage, nn.Sequential):  # of SmallResNet
+        x, residual = block(stage[0], x), stage[1]
+        return x + block(residual.second, block(residual.first, x))
     return block(stage, x)
 
 
 def fusion(part: Any, v: Tensor, phrase: Tensor) -> Tensor:
     """SimpleFusion of a map with one phrase per image."""
+    v = torch.cat([v, coordinate_channels(v)], 1) if part.coordinates else v
     image = F.leaky_relu(part.image.norm(part.image.conv(v)), 0.1)
     text = F.leaky_relu(part.text.norm(part.text.conv(phrase[:, :, None, None])), 0.1)
     return F.leaky_relu(part.norm(image * text), 0.1)

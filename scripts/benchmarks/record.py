@@ -18,6 +18,7 @@ MODULES = {
     **dict.fromkeys(("model", "loss", "growth"), "network"),
     **dict.fromkeys(("data", "loop", "eval", "predict"), "pipeline"),
     **dict.fromkeys(("startup", "checkpoint"), "process"),
+    "time_to_accuracy": "accuracy",
     "gpu": "gpu",
 }
 
