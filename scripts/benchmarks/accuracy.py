@@ -56,7 +56,9 @@ class Ours:
         self.model, self.optimizer = launch.prepare_model(
             cfg, accelerator, network, build.build_optimizer(cfg, network)
         )
-        run = SimpleNamespace(cfg=cfg, accelerator=accelerator, weights=list(network.parameters()), window=Window())
+        run: Any = SimpleNamespace(
+            cfg=cfg, accelerator=accelerator, weights=list(network.parameters()), window=Window()
+        )
         run.compute = functools.partial(forward_and_backward, accelerator, data)
         run.stop = SimpleNamespace(requested=False)
         self.step = functools.partial(one_update, run, self.model, self.optimizer, self.feed, None)
