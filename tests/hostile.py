@@ -132,6 +132,7 @@ class Place:
         root."""
         folder = self.work / "outer" / "best"
         shutil.copytree(of or self.model, folder)
+        (folder / "digests.json").unlink()  # a stranger's would be right
         for name, source in (("secret.pth", "bomb.pkl"), ("secret.safetensors", "model/model.safetensors")):
             shutil.copyfile(self.root / source, self.work / name)
         return folder
@@ -392,7 +393,7 @@ def published_attacks(place: Place) -> dict[str, Callable[[Path], object]]:
     """What the folder of a model with a published text encoder (format 2) may hold: functions that spoil a good one."""
 
     def put_file(name: str, content: Content) -> Callable[[Path], object]:
-        return lambda folder: ((folder / name).unlink(), write_file(folder / name, content))
+        return lambda folder: ((folder / name).unlink(missing_ok=True), write_file(folder / name, content))
 
     def edit(name: str, change: Callable[[Any], object]) -> Callable[[Path], object]:
         def attack(folder: Path) -> None:
@@ -418,7 +419,7 @@ def published_attacks(place: Place) -> dict[str, Callable[[Path], object]]:
     }  # fmt: skip
     found = {
         f"{name}: {kind}": put_file(name, content)
-        for name in ("encoder.json", "tokenizer.json")
+        for name in ("encoder.json", "tokenizer.json", "digests.json")
         for kind, content in files.items()
     }
     encoder: dict[str, Any] = {

@@ -8,17 +8,20 @@
                           answer: threshold, suppress_iou, min_pixels, of a model that answers with none, one or several
       vocab.json          tokenizer and words by id
       README.md           model card, generated
+      digests.json        SHA-256 of each of these files but the card; folders of version 0.1 have none
 
 and, where it has a published text encoder (format 2; without them it is format 1)::
 
       encoder.json        the encoder's config: a model_type and keys of a fixed list
       tokenizer.json      its tokenizer; vocab.json then says file:tokenizer.json
 
-Here: its files' names, and what its ``config.yaml`` may say.
+Here: its files' names, their digests, and what its ``config.yaml`` may say.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -27,11 +30,13 @@ from rec.contracts import Answer
 from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError
 from rec.model_folder.allowed import without_pretrained
+from rec.model_folder.text_encoder import read_json
 from rec.trust import MAX_PIXELS, MAX_SIDE, MAX_TOKEN_LENGTH, regular_file
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocab.json", "README.md"
-ENCODER, TOKENIZER = "encoder.json", "tokenizer.json"
-FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD, ENCODER, TOKENIZER)
+ENCODER, TOKENIZER, DIGESTS = "encoder.json", "tokenizer.json", "digests.json"
+DIGESTED = (WEIGHTS, CONFIG, VOCABULARY, ENCODER, TOKENIZER)  # not the card: people write on it
+FILES = (*DIGESTED, CARD, DIGESTS)
 FORMAT = 2  # the newest that is read
 
 
@@ -64,6 +69,56 @@ def checked_file(folder: Path, name: str) -> Path:
         return regular_file(real, name)
     except (OSError, UntrustedError) as error:
         raise ModelFolderError(str(error)) from None
+
+
+def digests(folder: Path, names: Iterable[str] = DIGESTED) -> dict[str, str]:
+    """SHA-256 of those files of a model folder that are there: hexadecimal, by name."""
+    found = {}
+    for name in names:
+        if (folder / name).exists():
+            with open(checked_file(folder, name), "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def stored_digests(folder: Path) -> dict[str, str]:
+    """What ``digests.json`` says of the files of a model folder; nothing where it is not there, as in folders of version 0.1.
+
+    Raises:
+        ModelFolderError: it cannot be read, or says something else.
+    """
+    if not (folder / DIGESTS).exists():
+        return {}
+    try:
+        content = read_json(checked_file(folder, DIGESTS), "digests of a model folder")
+    except (UntrustedError, OSError) as error:
+        raise ModelFolderError(f"{error}. Copy or download the folder anew, or delete that file") from error
+    if not isinstance(content, dict) or not all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in content.values()):
+        raise ModelFolderError(
+            f"{folder / DIGESTS} is {_short(content)}, expected a SHA-256 for each file; copy or download the folder anew, or "
+            "delete that file"
+        )
+    return {name: value for name, value in content.items() if name in DIGESTED}
+
+
+def check_digests(folder: Path) -> dict[str, str]:
+    """Compares a model folder's files with its ``digests.json``, where it has one; returns what that says.
+
+    Raises:
+        ModelFolderError: one is damaged, was edited, or comes from another folder.
+    """
+    stored = stored_digests(folder)
+    found = digests(folder, stored)
+    wrong = next((name for name in stored if found.get(name) != stored[name]), None)
+    if wrong is None:
+        return stored
+    if stored_digests(folder) != stored:  # a training replaced the folder meanwhile
+        return check_digests(folder)
+    raise ModelFolderError(
+        f"{folder / wrong} is not the file that {DIGESTS} names: its SHA-256 is {found.get(wrong, 'none, it is not there')}, "
+        f"expected {stored[wrong]}. It was damaged or edited, or comes from another model: copy or download the folder anew; "
+        f"after an edit on purpose, delete {folder / DIGESTS}"
+    )
 
 
 def from_run(cfg: Any, dataset: object, update: int | None = None, threshold: float | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Pushed are the files of a model folder, never optimizer state unless a checkpoin
 the Hub client's own: ``HF_ENDPOINT``, ``HF_TOKEN`` or ``hf auth login``.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -15,7 +16,16 @@ from typing import Any
 
 from rec.errors import RecError
 from rec.files import link_or_copy, user_path
-from rec.model_folder.format import CONFIG, FILES, WEIGHTS, ModelFolderError, checked_file
+from rec.model_folder.format import (
+    CONFIG,
+    DIGESTS,
+    FILES,
+    WEIGHTS,
+    ModelFolderError,
+    check_digests,
+    checked_file,
+    digests,
+)
 
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 _WORTH_RETRYING = (408, 425, 429)
@@ -41,8 +51,8 @@ def push(
         The repository's address.
 
     Raises:
-        ModelFolderError: ``folder`` is no model folder, or a file of it or of the checkpoint is a link to elsewhere,
-            whose content nobody meant to publish.
+        ModelFolderError: ``folder`` is no model folder or a damaged one, or a file of it or of the checkpoint is a link to
+            elsewhere, whose content nobody meant to publish.
         HubError: the Hub refused, or every attempt failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -57,8 +67,11 @@ def push(
         if "trainer_state.json" not in state:
             raise ModelFolderError(f"{checkpoint} is no checkpoint: it has no trainer_state.json")
         files |= {f"checkpoint/{name}": checked_file(checkpoint, name) for name in state}
+    contents: dict[str, str | bytes] = {name: str(path) for name, path in files.items()}
+    if not check_digests(folder):  # the repository may have those of files before these
+        contents[DIGESTS] = json.dumps(digests(folder), indent=1).encode()
     api = HfApi()
-    additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
+    additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
     what = f"push to {repo_id} on {api.endpoint}"
     address = _repeated(what, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
     # Uploads that got through are remembered in the operations, so a repeated commit does not send them again.

@@ -1,8 +1,8 @@
 """Reading a model folder that may be a stranger's, without running anything it names.
 
 Safe YAML, exact allow-listed targets, ``pretrained`` off, shapes compared with the weights file's header before memory
-is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported, and a trial run
-(:mod:`rec.model_folder.trial`) that knows what a prediction will cost.
+is taken, no links out of the folder, no values that are not finite, no tokenizer that would be imported, a trial run
+(:mod:`rec.model_folder.trial`) that knows what a prediction will cost, and at last the files' digests.
 """
 
 import threading
@@ -21,8 +21,10 @@ from rec.model_folder.format import (
     VOCABULARY,
     WEIGHTS,
     ModelFolderError,
+    check_digests,
     checked_file,
     read_folder_config,
+    stored_digests,
 )
 from rec.model_folder.text_encoder import encoder_of, joined
 from rec.trust import weight_shapes
@@ -54,6 +56,7 @@ def read(
     folder = user_path(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+    stored = stored_digests(folder)
     config = read_folder_config(checked_file(folder, CONFIG))
     if encoder_of(config["model"]) is not None:
         try:
@@ -62,6 +65,8 @@ def read(
             raise ModelFolderError(str(error)) from error
     vocabulary = _read_vocabulary(folder, config, trust_config)
     model = load_model(config["model"], checked_file(folder, WEIGHTS), config["preprocess"], trust_config)
+    if check_digests(folder) != stored:  # a training replaced the folder meanwhile: these are parts of two
+        return read(folder, trust_config, device)
     return model.to(device), config, vocabulary
 
 

@@ -14,6 +14,7 @@ from rec.model_folder.card import model_card
 from rec.model_folder.format import (
     CARD,
     CONFIG,
+    DIGESTS,
     ENCODER,
     FORMAT,
     TOKENIZER,
@@ -21,6 +22,7 @@ from rec.model_folder.format import (
     WEIGHTS,
     ModelFolderError,
     describe_origin,
+    digests,
     read_folder_config,
 )
 from rec.model_folder.text_encoder import divided, joined
@@ -78,6 +80,7 @@ def write(
         if encoder is not None:
             saved = joined(saved, temporary / ENCODER)
         write_text(temporary / CARD, model_card(saved, metrics or {}, describe_origin(saved), folder.name))
+        write_json(temporary / DIGESTS, digests(temporary))
         # mkdtemp makes it private; a model folder is to be read by others.
         temporary.chmod(folder.stat().st_mode & 0o777 if folder.exists() else default_mode(folder=True))
         for path in (*temporary.iterdir(), temporary):

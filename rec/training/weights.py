@@ -10,7 +10,7 @@ from torch import nn
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
 from rec.files import user_path
-from rec.model_folder.format import VOCABULARY, checked_file
+from rec.model_folder.format import VOCABULARY, check_digests, checked_file
 from rec.models.soundness import unsound
 from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, damage
 from rec.trust import regular_file, weight_shapes, weights_of_others
@@ -32,7 +32,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
 
     Raises:
         CheckpointError: no weights there, none of them fits, or they cannot be trusted: not finite, a link out of the
-            folder, beyond the limits of :mod:`rec.trust`.
+            folder, not what its digests say, beyond the limits of :mod:`rec.trust`.
     """
     try:
         folder, file = _weight_file(source)
@@ -107,4 +107,5 @@ def _weight_file(source: Path) -> tuple[Path, Path]:
         )
     if (source / STATE).exists() and (trouble := damage(source, only=[name])):
         raise CheckpointError(f"{trouble}; take another checkpoint")
+    check_digests(source)
     return source, checked_file(source, name)

@@ -20,7 +20,7 @@ from rec.model_folder import hub
 from rec.model_folder.hub import HubError, Pusher
 
 ROOT = Path(__file__).parents[2]
-FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md"}
+FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
 TOKEN = "hf_averysecrettoken"
 
 
@@ -59,6 +59,18 @@ def test_a_push_and_a_download_give_identical_bytes_though_one_request_in_five_f
     assert "SimREC" in repr(rec.from_pretrained("user/shapes", device="cpu"))
     log = "\n".join(running.log)
     assert "optimizer" not in log and TOKEN not in log and running.requests > 15
+
+
+def test_the_digests_in_a_repository_are_those_of_what_was_pushed_last(server, folder):
+    running = server()
+    hub.push(folder, "user/shapes")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8") + "\n# mine\n", encoding="utf-8")
+    with pytest.raises(model_folder.ModelFolderError, match="edited"):
+        hub.push(folder, "user/shapes")
+    (folder / "digests.json").unlink()  # edited on purpose
+    hub.push(folder, "user/shapes")
+    assert set(running.files("user/shapes")) == FILES and model_folder.read(hub.pull("user/shapes"))
 
 
 def test_a_revision_can_be_asked_for(server, folder):

@@ -17,9 +17,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from rec import model_folder
+from rec.errors import CheckpointError
 from rec.model_folder.find import find_folder, find_trained
 from rec.model_folder.format import ModelFolderError
-from rec.training.weights import find_weights
+from rec.training.weights import find_weights, load_matching
+
+FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
 
 
 def test_a_written_folder_gives_back_the_same_model(tmp_path):
@@ -61,8 +64,36 @@ def test_the_folder_names_no_path_of_this_machine_and_fetches_nothing(tmp_path):
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     first, second = write_folder(tmp_path / "a" / "best"), write_folder(tmp_path / "b" / "best")
-    for name in ("model.safetensors", "config.yaml", "vocab.json", "README.md"):
+    for name in FILES:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (
+            "model.safetensors",
+            lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+        ),  # one bit of one number
+        ("config.yaml", lambda content: content.replace(b"samples: 8", b"samples: 9")),
+        ("vocab.json", lambda content: content.replace(b"circle", b"cirkle")),
+    ],
+)
+def test_a_file_that_is_not_the_one_written_is_named_and_taken_without_the_digests(name, damage, tmp_path):
+    folder = write_folder(tmp_path / "best")
+    (folder / "README.md").write_text("my own card", encoding="utf-8")
+    model_folder.read(folder)
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    expected = json.loads((folder / "digests.json").read_text(encoding="utf-8"))[name]
+    with pytest.raises(ModelFolderError) as caught:
+        model_folder.read(folder)
+    assert all(
+        part in str(caught.value) for part in (f"{folder / name} is not", expected, "copy or download", "delete")
+    )
+    with pytest.raises(CheckpointError, match=f"{name} is not the file"):
+        load_matching(new_model(), folder, VOCABULARY.words)
+    (folder / "digests.json").unlink()  # as in a folder of version 0.1, or of somebody who edited it on purpose
+    model_folder.read(folder)
 
 
 def test_a_weights_file_is_hard_linked(tmp_path):
@@ -83,10 +114,7 @@ def test_readers_see_a_whole_folder_while_it_is_replaced(tmp_path):
             listed = os.stat(folder).st_ino
             names = set(os.listdir(folder))
             # A listing goes on in the folder that it began in, also while that is removed.
-            if (
-                names != {"model.safetensors", "config.yaml", "vocab.json", "README.md"}
-                and listed == os.stat(folder).st_ino
-            ):
+            if names != FILES and listed == os.stat(folder).st_ino:
                 trouble.append(names)
 
     watcher = threading.Thread(target=look)
@@ -199,10 +227,8 @@ def test_the_config_comes_from_a_run_with_interpolations_resolved():
 
 
 def test_half_precision_files_are_read_as_the_models_own_type(tmp_path):
-    folder = write_folder(tmp_path / "best")
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
-    save_file(halves, folder / "model.safetensors")
-    model, _, _ = model_folder.read(folder)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in new_model().state_dict().items()}
+    model, _, _ = model_folder.read(model_folder.write(tmp_path / "best", halves, folder_config(), VOCABULARY))
     assert next(model.parameters()).dtype == torch.float32
 
 

@@ -26,7 +26,7 @@ from rec.model_folder.format import FILES, ModelFolderError
 from rec.models.pretrained_text import PretrainedText
 from rec.models.word_attention import WordAttention
 
-FILES_1 = {"model.safetensors", "config.yaml", "vocab.json", "README.md"}
+FILES_1 = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
 IMAGE = np.full((48, 64, 3), 90, np.uint8)
 
 

@@ -70,6 +70,7 @@ def place(original, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for path in original.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "digests.json").unlink()  # a stranger's would be right
     save_file(new_model().state_dict(), tmp_path / "secret.safetensors")
     (tmp_path / "secret.pth").write_bytes(pickle.dumps(Loot()))
     package = tmp_path / "canary_package"
