@@ -2,9 +2,13 @@
 
 A run that is trained in a test's own process leaves its log's file to later ones: each test begins without.
 What ``hypothesis`` tries is judged by what comes out, never by how long a busy machine took over it.
+
+Where several pytest processes share the machine (``make test``), each computes with one thread: threads of two processes on
+the same cores spend three quarters of a training waiting for each other.
 """
 
 import logging
+import os
 import signal
 
 import pytest
@@ -13,6 +17,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; what a test starts inherits it
 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
