@@ -6,7 +6,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from test_train_script import wait_for_update
 from torch import nn
 
 from rec.training.freezing import FreezingSchedule
@@ -44,7 +43,7 @@ def test_a_stopped_run_continues_with_the_same_parts_frozen(project):
     slow = SCHEDULE, "train.epochs=20", "train.log_period=1", "dataset.delay=0.002"
     project.run(*slow, "train.output_dir=through")
     process = project.start(*slow)
-    wait_for_update(project, process, "run", 11)  # between the two releases
+    project.wait_for_update(process, 11)  # between the two releases
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     project.run(*slow)
