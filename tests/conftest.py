@@ -9,13 +9,19 @@ the same cores spend three quarters of a training waiting for each other.
 
 import logging
 import os
+import runpy
 import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; what a test starts inherits it
@@ -34,3 +40,16 @@ def _usual_logging():
         if handler not in before[0]:
             handler.close()
     logger.handlers, logger.level, logger.propagate, logging.raiseExceptions = before
+
+
+@pytest.fixture
+def call_script(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a script as its user types it, in this process: its name, its words; gives exit status, stdout and stderr."""
+
+    def run(name: str, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run

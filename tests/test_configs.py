@@ -7,6 +7,7 @@ import torch
 
 from rec.config import LazyConfig, check, instantiate
 from rec.training.build import build_optimizer, set_vocabulary_size
+from rec.training.keys import check_values
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -23,6 +24,7 @@ def shrunk(path: Path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_checked_built_and_trained_two_steps(path):
+    assert check_values(LazyConfig.load(str(path))) == []
     cfg = shrunk(path)
     assert check(cfg) == []
     torch.manual_seed(0)

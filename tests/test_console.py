@@ -49,16 +49,10 @@ def start(tmp_path):
 @pytest.mark.parametrize(
     "console",
     [
-        "$P | head -1; exit ${PIPESTATUS[0]}",
-        "$P 2>&1 | head -1; exit ${PIPESTATUS[0]}",
-        "$P > /dev/full",
-        "$P 2> /dev/full",
-        "$P > /dev/full 2>&1",
-        "$P >&-",
-        "$P 2>&-",
-        "$P <&- >&- 2>&-",
+        "$P | head -1; exit ${PIPESTATUS[0]}", "$P 2>&1 | head -1; exit ${PIPESTATUS[0]}", "$P > /dev/full",
+        "$P 2> /dev/full", "$P > /dev/full 2>&1", "$P >&-", "$P 2>&-", "$P <&- >&- 2>&-",
     ],
-)
+)  # fmt: skip
 def test_a_program_outlasts_its_console_and_keeps_its_status(console, start, tmp_path):
     assert start(console).returncode == 7
     assert (tmp_path / "done").read_text() == "True", "and no file takes the place of a closed stream"

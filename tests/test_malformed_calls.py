@@ -1,7 +1,6 @@
 """Every script, called wrongly: one paragraph and status 2 (or what a missing file gives), nothing written, no traceback."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -173,17 +172,14 @@ def contents(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("script", "words"), CALLS, ids=[f"{number}-{script}" for number, (script, _) in enumerate(CALLS)]
 )
-def test_a_malformed_call_is_one_paragraph(script, words, place, monkeypatch, capsys):
+def test_a_malformed_call_is_one_paragraph(script, words, place, monkeypatch, call_script):
     before = contents(place)
     monkeypatch.chdir(place)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / "cache"))
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
-    said = capsys.readouterr()
-    assert ended.value.code in (1, 2), (said.out, said.err)
-    assert said.err.strip() and "Traceback" not in said.err
+    status, out, err = call_script(script, *words)
+    assert status in (1, 2), (out, err)
+    assert err.strip() and "Traceback" not in err
     assert contents(place) == before
 
 

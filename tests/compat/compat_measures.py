@@ -249,15 +249,9 @@ def run_content(folder: Path, step: str) -> tuple[Numbers, Words]:
     numbers["optimizer"] = torch.stack([value.double().abs().sum() for value in moments.values()]).sum()
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     kept = (
-        "epoch",
-        "update_in_epoch",
-        "update",
-        "ema_updates",
-        "processes",
-        "batch_size",
-        "accumulation",
+        "epoch", "update_in_epoch", "update", "ema_updates", "processes", "batch_size", "accumulation",
         "data_fingerprint",
-    )
+    )  # fmt: skip
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for number, record in enumerate(records):
         for key, value in record.items():

@@ -72,22 +72,10 @@ def test_values(text, value):
 @pytest.mark.parametrize(
     "text",
     [
-        "[1,2",
-        "(1",
-        "{a: 1",
-        "'abc",
-        '"abc',
-        "[1]x",
-        "'a'b",
-        "'a' 'b'",
-        "{a, b}",
-        "[{a}]",
-        "[a: b]",
-        "{a}",
-        "[a'b]",
+        "[1,2", "(1", "{a: 1", "'abc", '"abc', "[1]x", "'a'b", "'a' 'b'", "{a, b}", "[{a}]", "[a: b]", "{a}", "[a'b]",
         "[1]]",
     ],
-)
+)  # fmt: skip
 def test_unfinished_values_are_errors_that_say_what_to_do(text):
     with pytest.raises(ConfigError, match="put quotes around all of it"):
         parse_value(text)

@@ -83,7 +83,7 @@ def test_differences():
 
 
 @pytest.fixture
-def script(files):
+def script(files, call_script):
     path = files(
         base="train = dict(lr=0.1, epochs=25)\n",
         other="from .base import train\ntrain.epochs = 3\n",
@@ -94,35 +94,27 @@ def script(files):
         """,
     )
 
-    def run(*arguments, stdout=subprocess.PIPE, variables=None):
-        words = [sys.executable, str(ROOT / "scripts/print_config.py"), str(path), *arguments]
-        environment = {
-            "PYTHONPATH": f"{Path(__file__).parent}:{':'.join(p for p in sys.path if p)}",
-            "PATH": "/usr/bin",
-        }
-        environment |= variables or {}
-        return subprocess.run(words, stdout=stdout, stderr=subprocess.PIPE, env=environment, encoding="utf-8")
+    def run(*words):
+        return call_script("print_config", path, *words)
 
-    run.folder = path.parent
+    run.path = path
     return run
 
 
 def test_the_script_shows_the_resolved_config(script):
-    done = script("train.epochs=7")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "cfg.train.lr = 0.1\ncfg.train.epochs = 7\ncfg.head = config_targets.Head(in_channels=7)\n"
+    shown = "cfg.train.lr = 0.1\ncfg.train.epochs = 7\ncfg.head = config_targets.Head(in_channels=7)\n"
+    assert script("train.epochs=7") == (0, shown, "")
 
 
 def test_the_script_shows_differences(script):
-    done = script("--diff", str(script.folder / "other.py"))
-    assert done.stdout == (
+    assert script("--diff", script.path.with_name("other.py"))[1] == (
         '~ train.epochs: 25 → 3\n- head._target_ = "config_targets.Head"\n- head.in_channels = "${train.epochs}"\n'
     )
 
 
 def test_the_script_lists_keys_with_the_defaults_of_targets(script):
     assert (
-        script("--keys").stdout
+        script("--keys")[1]
         == """\
 train.lr = 0.1
 train.epochs = 25
@@ -140,7 +132,9 @@ def test_the_script_colours_a_terminal_only(script, variables):
     import pty
 
     master, slave = pty.openpty()
-    script("train.epochs=7", stdout=slave, variables=variables)
+    words = [sys.executable, str(ROOT / "scripts/print_config.py"), str(script.path), "train.epochs=7"]
+    environment = {"PYTHONPATH": f"{Path(__file__).parent}:{':'.join(p for p in sys.path if p)}", "PATH": "/usr/bin"}
+    subprocess.run(words, stdout=slave, env=environment | variables, check=True)
     os.close(slave)
     text = os.read(master, 10_000).decode()
     os.close(master)
@@ -159,8 +153,8 @@ def test_the_script_answers_mistakes_with_one_paragraph(script):
         ("~head.in_channels", "head._target_=gone.Head", "--keys"): "No module named 'gone'",
     }
     for words, text in mistakes.items():
-        done = script(*words)
-        assert done.returncode == 2 and done.stdout == "", words
-        told = " ".join(done.stderr.split())
+        status, out, error = script(*words)
+        assert (status, out) == (2, ""), words
+        told = " ".join(error.split())
         assert told.startswith("print_config.py: error: ") and text in told and "Traceback" not in told
-        assert "\n\n" not in done.stderr.strip(), "one paragraph"
+        assert "\n\n" not in error.strip(), "one paragraph"

@@ -33,21 +33,12 @@ def hostile(tmp_path):
 @pytest.mark.parametrize(
     "value",
     [
-        "!!python/object/apply:os.system ['touch {}']",
-        "!!python/object/new:os.system ['touch {}']",
-        "!!python/object:config_targets.Part {{}}",
-        "!!python/name:os.system ''",
-        "!!python/module:os ''",
-        "!!python/complex 1j",
-        "!!python/tuple x",
-        "!!python/object/apply:eval [\"open('{}', 'w')\"]",
-        "!!map x",
-        "!!seq x",
-        "!local x",
-        "!local [1]",
-        "!local {{a: 1}}",
+        "!!python/object/apply:os.system ['touch {}']", "!!python/object/new:os.system ['touch {}']",
+        "!!python/object:config_targets.Part {{}}", "!!python/name:os.system ''", "!!python/module:os ''",
+        "!!python/complex 1j", "!!python/tuple x", "!!python/object/apply:eval [\"open('{}', 'w')\"]", "!!map x",
+        "!!seq x", "!local x", "!local [1]", "!local {{a: 1}}",
     ],
-)
+)  # fmt: skip
 def test_yaml_tags_run_nothing(hostile, canary, value):
     path = hostile(f"a: 1\nb:\n  c: {value.format(canary)}\n")
     for load in (safe_load_yaml, LazyConfig.load):

@@ -89,3 +89,92 @@ def row(**changes):
         "weight": None,
     }
     return valid | changes
+
+
+BOX, OTHER = [10.0, 20.0, 30.0, 40.0], [50.0, 5.0, 60.0, 45.0]
+
+
+def simrec_item(**changes):
+    return {"iid": 7, "bbox": [10, 20, 30, 40], "cat_id": 0, "refs": ["red box", "box"], "mask_id": 3} | changes
+
+
+def make_visual_genome(root):
+    region = {"region_id": 1, "image_id": 5, "x": 10, "y": 20, "width": 30, "height": 40, "phrase": "a red box"}
+    entries = [
+        {"id": 5, "regions": [region, region | {"region_id": 2, "phrase": 'tricky "] text, [{', "x": -30}]},
+        {"id": 6, "regions": [region | {"region_id": 3, "image_id": 6}]},
+        {"id": 7, "regions": [region | {"region_id": 4, "image_id": 7}]},
+    ]
+    (root / "region_descriptions.json").write_text(json.dumps(entries), encoding="utf-8")
+    images = [
+        {"image_id": 5, "url": "https://x.org/rak248/VG_100K_2/5.jpg", "coco_id": 716, "width": 120, "height": 90}
+    ]
+    images.append(
+        {"image_id": 6, "url": "https://x.org/rak248/VG_100K/6.jpg", "coco_id": None, "width": 120, "height": 90}
+    )
+    (root / "image_data.json").write_text(json.dumps(images), encoding="utf-8")
+    write_image(root / "VG_100K_2" / "5.jpg", 120, 90)
+    write_image(root / "VG_100K" / "6.jpg", 120, 90)
+
+
+def make_flickr(root):
+    (root / "Sentences").mkdir()
+    (root / "Annotations").mkdir()
+    captions = [
+        "[/EN#1/people A man] in [/EN#2/clothing a red hat] .",
+        "[/EN#1/people The man] on [/EN#3/scene a street] .",
+    ]
+    (root / "Sentences" / "36.txt").write_text("\n".join(captions), encoding="utf-8")
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    objects = "".join(
+        f"<object><name>{name}</name>{box.format(*corners)}</object>"
+        for name, corners in (("1", (11, 21, 41, 61)), ("1", (51, 31, 71, 81)), ("2", (15, 5, 30, 20)))
+    )
+    xml = (
+        f"<annotation><filename>36.jpg</filename>{objects}<object><name>3</name><scene>1</scene></object></annotation>"
+    )
+    (root / "Annotations" / "36.xml").write_text(xml, encoding="utf-8")
+    (root / "Annotations" / "37.xml").write_text(xml[:-30], encoding="utf-8")
+    (root / "train.txt").write_text("36\n37\n", encoding="utf-8")
+    write_image(root / "images" / "36.jpg", 120, 90)
+
+
+def coco(**change):
+    images = [{"id": n, "file_name": f"{name}.jpg", "width": 120, "height": 90} for n, name in enumerate("ab")]
+    annotations = [
+        {"id": 7, "image_id": 0, "bbox": BOX, "category_id": 3, "segmentation": rectangle(BOX), "caption": "red box"},
+        {"id": 8, "image_id": 1, "bbox": OTHER, "segmentation": [], "referring_expressions": ["gray", "the gray one"]},
+        {"id": 9, "image_id": 1, "bbox": OTHER, "category_id": 3},
+    ]
+    annotations[0] |= change
+    return {
+        "info": {},
+        "licenses": [],
+        "categories": [{"id": 3, "name": "box"}],
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+SIZE = {"original_width": 120, "original_height": 90, "image_rotation": 0}
+PERCENT = {"x": 100 * 10 / 120, "y": 100 * 20 / 90, "width": 25, "height": 100 * 40 / 90, "rotation": 0}
+
+
+def task(image="/data/upload/3/0a1b2c3d-a.jpg", results=(), **change):
+    region = {"id": "r1", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
+    text = {"id": "r1", "type": "textarea", "value": PERCENT | {"text": ["red box", "the box"]}, **SIZE}
+    bare = {"id": "r2", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
+    annotation = {
+        "id": 1,
+        "was_cancelled": False,
+        "result": [region | change, text, bare, {"id": "r3", "type": "choices"}],
+    }
+    return {"id": 4, "data": {"image": image}, "annotations": [annotation], "predictions": [{"result": [bare]}]}
+
+
+ASK = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: {}"
+
+
+def talk(*turns, image="a.jpg", **more):
+    said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(turns)]
+    return {"id": "1", "image": image, "conversations": said, **more}

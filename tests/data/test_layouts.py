@@ -5,15 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from data_toys import rectangle, write_image
+from data_toys import ASK, BOX, OTHER, PERCENT, SIZE, coco, rectangle, talk, task, write_image
 
 from rec.data import masks
 from rec.data.prepare import prepare, report_of
 from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.tables import open_source, open_table
-
-BOX, OTHER = [10.0, 20.0, 30.0, 40.0], [50.0, 5.0, 60.0, 45.0]
 
 
 @pytest.fixture
@@ -52,23 +50,6 @@ def fault(folder, spec, **options):
 
 
 # --- COCO ---------------------------------------------------------------------------------------------------------------
-
-
-def coco(**change):
-    images = [{"id": n, "file_name": f"{name}.jpg", "width": 120, "height": 90} for n, name in enumerate("ab")]
-    annotations = [
-        {"id": 7, "image_id": 0, "bbox": BOX, "category_id": 3, "segmentation": rectangle(BOX), "caption": "red box"},
-        {"id": 8, "image_id": 1, "bbox": OTHER, "segmentation": [], "referring_expressions": ["gray", "the gray one"]},
-        {"id": 9, "image_id": 1, "bbox": OTHER, "category_id": 3},
-    ]
-    annotations[0] |= change
-    return {
-        "info": {},
-        "licenses": [],
-        "categories": [{"id": 3, "name": "box"}],
-        "images": images,
-        "annotations": annotations,
-    }
 
 
 def test_coco_annotations_with_phrases_become_rows(folder):
@@ -141,21 +122,6 @@ def test_spans_of_mdetr_are_the_words_of_their_captions(folder):
 
 # --- Label Studio -------------------------------------------------------------------------------------------------------
 
-SIZE = {"original_width": 120, "original_height": 90, "image_rotation": 0}
-PERCENT = {"x": 100 * 10 / 120, "y": 100 * 20 / 90, "width": 25, "height": 100 * 40 / 90, "rotation": 0}
-
-
-def task(image="/data/upload/3/0a1b2c3d-a.jpg", results=(), **change):
-    region = {"id": "r1", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
-    text = {"id": "r1", "type": "textarea", "value": PERCENT | {"text": ["red box", "the box"]}, **SIZE}
-    bare = {"id": "r2", "type": "rectanglelabels", "value": PERCENT | {"rectanglelabels": ["box"]}, **SIZE}
-    annotation = {
-        "id": 1,
-        "was_cancelled": False,
-        "result": [region | change, text, bare, {"id": "r3", "type": "choices"}],
-    }
-    return {"id": 4, "data": {"image": image}, "annotations": [annotation], "predictions": [{"result": [bare]}]}
-
 
 def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
     addresses = ["/data/local-files/?d=b.jpg", "s3://bucket/some/b.jpg", "https://x.org/a%2Ejpg?token=3", "b.jpg"]
@@ -217,13 +183,6 @@ def test_tasks_without_an_image_are_bad_records(folder):
 
 
 # --- conversations ------------------------------------------------------------------------------------------------------
-
-ASK = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: {}"
-
-
-def talk(*turns, image="a.jpg", **more):
-    said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(turns)]
-    return {"id": "1", "image": image, "conversations": said, **more}
 
 
 def test_questions_and_boxes_of_conversations_become_rows(folder):

@@ -3,10 +3,7 @@
 import json
 import os
 import resource
-import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +22,15 @@ from rec.data.tables import open_source, open_table
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_data.py"
 
 
-def run(*arguments):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, " ".join(done.stderr.split())
+@pytest.fixture
+def run(call_script):
+    """Prepares by the script; gives exit status, stdout, and stderr as one line."""
+
+    def prepare_data(*words):
+        status, out, err = call_script("prepare_data", *words)
+        return status, out, " ".join(err.split())
+
+    return prepare_data
 
 
 def boxes_jsonl(root, count=25, **last):
@@ -294,19 +296,10 @@ def test_the_coco_family_shares_its_image_ids():
 # --- scripts/prepare_data.py ------------------------------------------------------------------------------------------
 
 
-def test_the_script_takes_simrecs_words_and_prints_refers_counts(tmp_path):
+def test_the_script_takes_simrecs_words_and_prints_refers_counts(tmp_path, run):
     make_refer(tmp_path)
-    words = [
-        "--data_root",
-        tmp_path,
-        "--output_dir",
-        tmp_path,
-        "--dataset",
-        "refcoco",
-        "--split",
-        "unc",
-        "--generate_mask",
-    ]
+    words = ["--data_root", tmp_path, "--output_dir", tmp_path, "--dataset", "refcoco", "--split", "unc"]
+    words.append("--generate_mask")
     status, out, err = run(*words)
     assert status == 0, err
     assert "data set [refcoco_unc] contains:\n12 expressions for 8 refs in 4 images." in out
@@ -317,7 +310,7 @@ def test_the_script_takes_simrecs_words_and_prints_refers_counts(tmp_path):
     assert run(*words)[0] == 0
 
 
-def test_the_scripts_errors_are_one_paragraph(tmp_path):
+def test_the_scripts_errors_are_one_paragraph(tmp_path, run):
     for arguments, words in (
         (["--dataset", "nope", "--data_root", tmp_path], "there is no"),
         (["--dataset", "x", "--source", tmp_path / "x.jsonl"], "name the format of its boxes"),
@@ -330,7 +323,7 @@ def test_the_scripts_errors_are_one_paragraph(tmp_path):
         assert not out
 
 
-def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path):
+def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path, run):
     rows = [{"image": "a.jpg", "phrase": "b", "bbox": [10, 20, 100 + n, 80]} for n in range(9)]
     rows.append({"image": "a.jpg", "phrase": "b", "bbox": [10, 10, 20, 30]})
     rows.append({"image": "a.jpg", "phrase": "b", "bbox": [10, 10, 20, 0], "split": "val"})
@@ -355,7 +348,7 @@ def test_full_data_sets_of_other_counts_are_warned_of():
     assert "42403 refs in split train" in count_warnings("refcoco_unc", published | {"train": 42403})[0]
 
 
-def test_the_script_lists_leaks(tmp_path):
+def test_the_script_lists_leaks(tmp_path, run):
     make_refer(tmp_path, splits=("train", "val"))
     make_refer(tmp_path, name="refcoco+", splits=("val", "train"))
     for name in ("refcoco", "refcoco+"):
@@ -430,18 +423,15 @@ def test_a_store_that_does_not_fit_on_the_disk_is_an_error_at_its_start(tmp_path
 
 
 @pytest.mark.parametrize("name", ["mine", "my data's", "my.data", "a=b", "refcoco"])
-def test_the_printed_words_survive_the_shell(tmp_path, monkeypatch, capsys, name):
+def test_the_printed_words_survive_the_shell(tmp_path, monkeypatch, run, name):
     monkeypatch.setenv("HOME", str(tmp_path / "it's [1] home"))
     (tmp_path / "it's [1] home").mkdir()
     spec = boxes_jsonl(tmp_path / "it's [1] home")
     words = ["--dataset", name, "--source", f"~/{Path(spec['path']).name}"]
     words += ["--bbox-format", "xywh", "--output_dir", "~/a {b}: c"]
-    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    said = capsys.readouterr()
-    assert not ended.value.code, said.err
-    overrides = shlex.split(said.out.splitlines()[-1].partition(" is ready: ")[2])
+    status, out, err = run(*words)
+    assert status == 0, err
+    overrides = shlex.split(out.splitlines()[-1].partition(" is ready: ")[2])
     cfg = LazyConfig.load(SCRIPT.parents[1] / "configs" / "simrec_refcoco_scratch.py")
     apply_overrides(cfg, overrides)
     assert cfg.dataset.dataset == name
@@ -451,17 +441,15 @@ def test_the_printed_words_survive_the_shell(tmp_path, monkeypatch, capsys, name
 # --- scripts/browse_data.py -------------------------------------------------------------------------------------------
 
 
-def test_what_the_loader_feeds_can_be_looked_at(tmp_path):
+def test_what_the_loader_feeds_can_be_looked_at(tmp_path, call_script):
     import cv2
 
     make_refer(tmp_path)
     config = Path(__file__).parents[2] / "configs" / "simrec_small_scenes_quickstart.py"
     words = ["dataset.dataset=refcoco", f"dataset.ann_path={{refcoco: {tmp_path}/refcoco}}", "dataset.with_masks=true"]
     words += ["dataset.sentence_sampling=per_object"]
-    script = SCRIPT.with_name("browse_data.py")
-    command = [sys.executable, script, config, *words, "--count", "3", "--out", str(tmp_path / "out.png")]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert "3 of 4 samples of split train, epoch 0" in done.stdout, done.stderr
+    _, out, err = call_script("browse_data", config, *words, "--count", "3", "--out", tmp_path / "out.png")
+    assert "3 of 4 samples of split train, epoch 0" in out, err
     sheet = cv2.imread(str(tmp_path / "out.png"))
     assert sheet.shape[1] > 3 * 96
     green = (sheet[..., 1] > 140) & (sheet[..., 0] < 90) & (sheet[..., 2] < 70)

@@ -18,7 +18,6 @@ import yaml
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / name) for name in ("data", "inference", "training")]
-ENTITIES = "[/EN#1/people A man] in [/EN#2/clothing a red hat] .\n"
 
 
 class Nonsense(Exception):
@@ -49,7 +48,7 @@ def spoil(folder: Path, rng: Random) -> None:
         path.write_bytes(spoilt(path.suffix, path.read_bytes(), rng))
 
 
-KEPT_GOOD = {"good.jpg", "good.png"}
+KEPT_GOOD = {"good.jpg", "good.png", "a.jpg"}
 
 
 def spoilt(suffix: str, data: bytes, rng: Random) -> bytes:
@@ -158,11 +157,11 @@ def read_refer(folder: Path) -> list[str]:
     return prepared(folder, str(folder / "refcoco"), name="refcoco")
 
 
-def draw(folder: Path, *names: str) -> None:
+def draw(folder: Path, *names: str, size: tuple[int, int] = (60, 40)) -> None:
     from data_toys import write_image
 
     for number, name in enumerate(names):
-        write_image(folder / name, 60, 40, [5, 5, 20, 20], seed=number)
+        write_image(folder / name, *size, [5, 5, 20, 20], seed=number)
 
 
 def seed_simrec(folder: Path) -> None:
@@ -212,15 +211,9 @@ def read_tabular(folder: Path) -> list[str]:
 
 
 def seed_visual_genome(folder: Path) -> None:
-    draw(folder, "VG_100K/1.jpg", "VG_100K_2/2.jpg")
-    region = {"region_id": 1, "image_id": 1, "x": 5, "y": 5, "width": 20, "height": 20, "phrase": "a red box"}
-    regions = [{"id": 1, "regions": [region, region | {"region_id": 2}]}]
-    regions += [{"id": 2, "regions": [region | {"region_id": 3, "image_id": 2}]}]
-    url = "https://cs.stanford.edu/people/rak248/VG_100K/1.jpg"
-    images = [{"image_id": 1, "url": url, "width": 60, "height": 40, "coco_id": 9, "flickr_id": None}]
-    images += [{"image_id": 2, "url": url.replace("VG_100K/1", "VG_100K_2/2"), "coco_id": None}]
-    (folder / "region_descriptions.json").write_text(json.dumps(regions), encoding="utf-8")
-    (folder / "image_data.json").write_text(json.dumps(images), encoding="utf-8")
+    from data_toys import make_visual_genome
+
+    make_visual_genome(folder)
 
 
 def read_visual_genome(folder: Path) -> list[str]:
@@ -228,18 +221,9 @@ def read_visual_genome(folder: Path) -> list[str]:
 
 
 def seed_flickr30k(folder: Path) -> None:
-    draw(folder, "images/1.jpg", "images/2.jpg")
-    for name in ("Sentences", "Annotations"):
-        (folder / name).mkdir()
-    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>25</xmax><ymax>25</ymax></bndbox>"
-    objects = f"<object><name>1</name><name>2</name>{box}</object><object><name>3</name><nobndbox>1</nobndbox></object>"
-    for number in ("1", "2"):
-        (folder / "Sentences" / f"{number}.txt").write_text(ENTITIES * 2)
-        size = "<size><width>60</width><height>40</height></size>"
-        text = f"<annotation><filename>{number}.jpg</filename>{size}{objects}</annotation>"
-        (folder / "Annotations" / f"{number}.xml").write_text(text)
-    for split in ("train", "val"):
-        (folder / f"{split}.txt").write_text("1\n" if split == "train" else "2\n")
+    from data_toys import make_flickr
+
+    make_flickr(folder)
 
 
 def read_flickr30k(folder: Path) -> list[str]:
@@ -247,26 +231,10 @@ def read_flickr30k(folder: Path) -> list[str]:
 
 
 def seed_coco(folder: Path) -> None:
-    draw(folder, "good.jpg", "b.jpg")
-    outline = [[5, 5, 25, 5, 25, 25, 5, 25]]
-    entry = {
-        "id": 1,
-        "image_id": 1,
-        "bbox": [5, 5, 20, 20],
-        "segmentation": outline,
-        "category_id": 1,
-        "caption": "a box",
-    }
-    more = entry | {
-        "id": 2,
-        "image_id": 2,
-        "referring_expressions": ["red", {"sent": "it", "raw": "It"}],
-        "split": "val",
-    }
-    images = [{"id": n, "file_name": f, "width": 60, "height": 40} for n, f in enumerate(("good.jpg", "b.jpg"), 1)]
-    content = {"images": images, "categories": [{"id": 1, "name": "box"}]}
-    bare = {key: value for key, value in entry.items() if key != "caption"} | {"id": 3}
-    (folder / "x.json").write_text(json.dumps(content | {"annotations": [entry, more, bare]}), encoding="utf-8")
+    from data_toys import coco
+
+    draw(folder, "a.jpg", "b.jpg", size=(120, 90))
+    (folder / "x.json").write_text(json.dumps(coco()), encoding="utf-8")
 
 
 def read_coco(folder: Path) -> list[str]:
@@ -274,24 +242,15 @@ def read_coco(folder: Path) -> list[str]:
 
 
 def seed_label_studio(folder: Path) -> None:
-    draw(folder, "good.jpg", "b.jpg")
-    place = {"x": 10, "y": 12.5, "width": 33.3, "height": 50, "rotation": 0}
-    size = {"original_width": 60, "original_height": 40, "image_rotation": 0}
-    region = {"id": "r1", "type": "rectanglelabels", "value": place | {"rectanglelabels": ["box"]}, **size}
-    text = {"id": "r1", "type": "textarea", "value": place | {"text": ["a red box", "box"]}}
-    annotations = [
-        {"id": 1, "was_cancelled": False, "ground_truth": False, "result": [region, text, {"type": "choices"}]}
-    ]
-    tasks = [{"id": 1, "data": {"image": "/data/upload/1/0a1b2c3d-good.jpg"}, "annotations": annotations}]
-    tasks += [{"id": 2, "data": {"img": "/data/local-files/?d=b.jpg", "split": "val"}, "annotations": annotations}]
+    from data_toys import PERCENT, SIZE, task
+
+    draw(folder, "a.jpg", "b.jpg", size=(120, 90))
+    tasks = [task(), task("/data/local-files/?d=b.jpg")]
+    tasks[1]["data"]["split"] = "val"
     (folder / "full.json").write_text(json.dumps(tasks), encoding="utf-8")
-    least = {
-        "image": "s3://x/good.jpg",
-        "id": 1,
-        "label": [place | size] * 2,
-        "caption": ["a box", {"text": ["b", "c"]}],
-    }
-    records = [least | {"annotation_id": 1}, least | {"annotation_id": 2, "label": [place | size], "caption": "box"}]
+    boxes = [PERCENT | SIZE] * 2
+    least = {"image": "s3://x/a.jpg", "id": 1, "label": boxes, "caption": ["a box", {"text": ["b", "c"]}]}
+    records = [least | {"annotation_id": 1}, least | {"annotation_id": 2, "label": boxes[:1], "caption": "box"}]
     (folder / "min.json").write_text(json.dumps(records), encoding="utf-8")
 
 
@@ -301,23 +260,16 @@ def read_label_studio(folder: Path) -> list[str]:
 
 
 def seed_conversations(folder: Path) -> None:
+    from data_toys import ASK, talk
+
     draw(folder, "good.jpg", "b.jpg")
-    ask = "<image>\nPlease provide the bounding box coordinate of the region this sentence describes: the red box"
-    said = [
-        ask,
-        "[0.1, 0.125, 0.4, 0.6]",
-        "Where is <ref>a box</ref>?",
-        '{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}',
-        "And a dog?",
-        "no",
-    ]
-    turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(said)]
-    messages = [
-        {"role": "user", "content": [{"type": "image", "image": "b.jpg"}, {"type": "text", "text": "Describe it."}]}
-    ]
-    messages += [{"role": "assistant", "content": "<ref>A box</ref><box>(0.1,0.2),(0.5,0.9)</box> and <ref>fog</ref>."}]
-    messages += [{"role": "user", "content": "Find the cat now"}, {"role": "assistant", "content": "```json\n[]\n```"}]
-    records = [{"id": "1", "image": "good.jpg", "conversations": turns}, {"messages": messages, "split": "val"}]
+    turns = [ASK.format("the red box"), "[0.1, 0.125, 0.4, 0.6]", "Where is <ref>a box</ref>?"]
+    turns += ['{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}', "And a dog?", "no"]
+    asked = [{"type": "image", "image": "b.jpg"}, {"type": "text", "text": "Describe it."}]
+    told = ["<ref>A box</ref><box>(0.1,0.2),(0.5,0.9)</box> and <ref>fog</ref>.", "```json\n[]\n```"]
+    said = zip(("user", "assistant") * 2, (asked, told[0], "Find the cat now", told[1]), strict=True)
+    messages = [{"role": role, "content": content} for role, content in said]
+    records = [talk(*turns, image="good.jpg"), {"messages": messages, "split": "val"}]
     (folder / "t.json").write_text(json.dumps(records), encoding="utf-8")
     (folder / "t.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 

@@ -2,32 +2,28 @@
 
     python tests/fuzz/run.py READER [--minutes 10] [--seed N]      a reader of readers.py, or all of them in turn
 
-Cases run one after another in a forked process, each in a folder of its own; the process is watched from outside and
-replaced when it dies, or after some hundred cases. A finding is an exception that is no RecError, more than 10 s of processor
-time, more than 2 GB, or death by a signal. Its files are made small and kept in tests/fuzz/kept/READER, which test_fuzz.py
-replays.
+Each case runs in a forked process of its own, in a folder of its own, within limits that the kernel holds. A finding is an
+exception that is no RecError, more than 10 s of processor time, more than 2 GB, or death by a signal. Its files are made small
+and kept in tests/fuzz/kept/READER, which test_fuzz.py replays.
 """
 
 import argparse
-import contextlib
 import datetime
 import faulthandler
 import importlib
-import json
+import itertools
 import logging
-import math
 import os
 import random
 import re
 import resource
-import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +48,8 @@ for module in (
     importlib.import_module(module)
 
 SECONDS, MEGABYTES, WALL = 10, 2000, 300
-CASES = 300  # of one process
 KEPT = Path(__file__).parent / "kept"
 LARGEST = 128 << 10  # bytes of a file that is kept
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def outcome(reader: str, folder: Path) -> str:
@@ -86,108 +80,63 @@ def lay_out(reader: str, template: Path, folder: Path, changed: Path | int, seed
         READERS[reader].spoil(folder, random.Random(f"{reader}/{seed}/{changed}"))
 
 
-class Process:
-    """A forked process that works through cases, watched."""
+def forked(action: Callable[[], object], log: Path) -> tuple[int, resource.struct_rusage]:
+    """Status and use of a process of its own, whose output goes to ``log``: a process that has started threads is not forked."""
+    pid = os.fork()
+    if not pid:
+        try:
+            with open(log, "wb") as file:
+                for stream in (1, 2):
+                    os.dup2(file.fileno(), stream)
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    _, status, used = os.wait4(pid, 0)
+    return status, used
 
-    def __init__(self, reader: str, work: Path, cases: list[Path] | range, seed: int = 0) -> None:
-        self.log, self.work = work / "log", work
-        reading, writing = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            try:
-                self._run(reader, cases, seed, writing)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(1)
-        os.close(writing)
-        self.pipe, self.buffer = reading, b""
 
-    def _run(self, reader: str, cases: list[Path] | range, seed: int, pipe: int) -> None:
-        with open(self.log, "wb") as log:
-            for stream in (1, 2):
-                os.dup2(log.fileno(), stream)
-        faulthandler.enable()
-        faulthandler.register(signal.SIGUSR1)
-        logging.disable(logging.CRITICAL)
-        pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        # What asks for all of memory is refused, and the machine lives on.
-        resource.setrlimit(resource.RLIMIT_AS, (pages + (4 << 30), pages + (4 << 30)))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for count, case in enumerate(cases):
-            folder = self.work / f"{os.getpid()}-{count}"  # what is cached by a file's name must not be met again
-            lay_out(reader, self.work / "template", folder, case, seed)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-            os.write(pipe, b'{"begun": true}\n')
-            begun = time.process_time()
-            found = outcome(reader, folder)
-            seconds = time.process_time() - begun
-            shutil.rmtree(folder, ignore_errors=True)
-            status = Path("/proc/self/status").read_text()
-            peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000  # type: ignore[index]
-            result = {"found": found[:600], "seconds": seconds, "megabytes": peak}
-            os.write(pipe, json.dumps(result).encode() + b"\n")
+def limited(reader: str, folder: Path, found: Path) -> None:
+    """Reads a folder, within limits; ``found`` says what came of it."""
+    faulthandler.enable()
+    for late in (signal.SIGXCPU, signal.SIGALRM):
+        faulthandler.register(late, chain=True)
+    logging.disable(logging.CRITICAL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    # What asks for all of memory is refused, and the machine lives on.
+    resource.setrlimit(resource.RLIMIT_AS, (pages + (4 << 30), pages + (4 << 30)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+    signal.alarm(WALL)
+    found.write_text(outcome(reader, folder)[:600], encoding="utf-8", errors="replace")
 
-    def cpu(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
 
-    def results(self, until: float = math.inf) -> Iterator[dict[str, Any]]:
-        """What became of each case, in order; ends with the process, or at a time of the monotonic clock."""
-        begun: float | None = None
-        wall = time.monotonic()
-        while True:
-            if time.monotonic() > until:
-                self.end()
-                return
-            if not select.select([self.pipe], [], [], 0.5)[0]:
-                with contextlib.suppress(OSError):
-                    used = self.cpu() - (begun or 0)
-                    if begun is not None and (used > SECONDS or time.monotonic() - wall > WALL):
-                        os.kill(self.pid, signal.SIGUSR1)
-                        time.sleep(0.5)
-                        self.end()
-                        yield {"found": f"hang in {self.last_frame()}", "seconds": used, "megabytes": 0}
-                        return
-                continue
-            piece = os.read(self.pipe, 1 << 16)
-            self.buffer += piece
-            *lines, self.buffer = self.buffer.split(b"\n")
-            for line in lines:
-                result = json.loads(line)
-                if "begun" in result:
-                    begun, wall = self.cpu(), time.monotonic()
-                    continue
-                begun = None
-                if not result["found"] and result["megabytes"] > MEGABYTES:
-                    result["found"] = f"memory: {result['megabytes']:.0f} MB"
-                if not result["found"] and result["seconds"] > SECONDS:
-                    result["found"] = f"slow: {result['seconds']:.1f} s"
-                yield result
-            if not piece:
-                status = os.waitpid(self.pid, 0)[1]
-                os.close(self.pipe)
-                if begun is not None:
-                    yield {
-                        "found": f"died by signal {os.WTERMSIG(status)} in {self.last_frame()}",
-                        "seconds": 0,
-                        "megabytes": 0,
-                    }
-                elif status:
-                    raise SystemExit(f"a case cannot be made: {self.log.read_text(errors='replace')[-2000:]}")
-                return
+def run_case(reader: str, work: Path, case: Path | int, seed: int = 0) -> dict[str, Any]:
+    """What reading a case comes to, its processor time and its peak memory; its files are in ``spoilt`` as they were read."""
+    log, found, folder = work / "log", work / "found", work / f"case-{next(NUMBERS)}"  # names that a cache has not met
+    shutil.rmtree(work / "spoilt", ignore_errors=True)
+    status, _ = forked(lambda: lay_out(reader, work / "template", work / "spoilt", case, seed), log)
+    if status:
+        raise SystemExit(f"a case cannot be made: {log.read_text(errors='replace')[-2000:]}")
+    shutil.copytree(work / "spoilt", folder)
+    found.unlink(missing_ok=True)
+    status, used = forked(lambda: limited(reader, folder, found), log)
+    shutil.rmtree(folder, ignore_errors=True)
+    frames = re.findall(r'File "[^"]*/rec/(\S+?)", line \d+ in (\w+)', log.read_text(errors="replace"))
+    place, megabytes = ":".join(frames[0]) if frames else "?", used.ru_maxrss / 1000
+    if os.WIFSIGNALED(status):
+        late = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGALRM)
+        text = f"hang in {place}" if late else f"died by signal {os.WTERMSIG(status)} in {place}"
+    else:
+        text = found.read_text(encoding="utf-8") if found.exists() else f"ended with status {status} in {place}"
+    if not text and megabytes > MEGABYTES:
+        text = f"memory: {megabytes:.0f} MB"
+    return {"found": text, "seconds": used.ru_utime + used.ru_stime, "megabytes": megabytes}
 
-    def last_frame(self) -> str:
-        """The innermost line of ours in what the fault handler wrote."""
-        text = self.log.read_text(errors="replace")
-        frames = re.findall(r'File "[^"]*/rec/(\S+?)", line \d+ in (\w+)', text)
-        return ":".join(frames[0]) if frames else "?"
 
-    def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+NUMBERS = itertools.count()
 
 
 def signature(found: str) -> str:
@@ -197,7 +146,7 @@ def signature(found: str) -> str:
 
 def minimal(reader: str, work: Path, case: Path, found: str) -> Path:
     """The spoilt files of a finding, made as small as some hundred attempts can."""
-    wanted, slow = signature(found), found.startswith(("hang", "slow"))
+    wanted, slow = signature(found), found.startswith("hang")
     until = time.monotonic() + 90
     left = 12 if slow else 150
     files = {path.relative_to(case): path.read_bytes() for path in case.rglob("*") if path.is_file()}
@@ -205,8 +154,7 @@ def minimal(reader: str, work: Path, case: Path, found: str) -> Path:
     files = {
         name: data
         for name, data in files.items()
-        if name.parts[0] not in ("out", "cache", "saved.yaml")
-        and not ((template / name).is_file() and (template / name).read_bytes() == data)
+        if not ((template / name).is_file() and (template / name).read_bytes() == data)
     }
     trial = work / "trial"
 
@@ -214,8 +162,7 @@ def minimal(reader: str, work: Path, case: Path, found: str) -> Path:
         nonlocal left
         left -= 1
         write_files(trial, changed)
-        results = list(Process(reader, work, [trial]).results())
-        return bool(results) and signature(results[0]["found"]) == wanted
+        return signature(run_case(reader, work, trial)["found"]) == wanted
 
     for name in list(files):
         rest = {other: data for other, data in files.items() if other != name}
@@ -243,56 +190,36 @@ def write_files(folder: Path, files: dict[Path, bytes]) -> None:
         (folder / name).write_bytes(data)
 
 
-def make_template(reader: str, work: Path) -> None:
-    """The good files, made in a process of their own: what is forked later must not have started threads."""
-    pid = os.fork()
-    if not pid:
-        try:
-            (work / "template").mkdir(parents=True)
-            datasets.config.HF_DATASETS_CACHE = work / "cache"
-            datasets.disable_progress_bars()
-            READERS[reader].seed(work / "template")
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    if os.waitpid(pid, 0)[1]:
-        raise SystemExit(f"the good files of {reader} cannot be made")
-
-
 def fuzz(reader: str, minutes: float, seed: int, work: Path) -> dict[str, Any]:
     """Fuzzes one reader; keeps the findings, and returns a row of the table."""
-    make_template(reader, work)
     until = time.monotonic() + 60 * minutes
     row: dict[str, Any] = {"reader": reader, "cases": 0, "findings": {}, "slowest": 0.0, "peak": 0.0}
-    number = 0
+
+    def make_template() -> None:
+        datasets.config.HF_DATASETS_CACHE = work / "cache"
+        datasets.disable_progress_bars()
+        (work / "template").mkdir()
+        READERS[reader].seed(work / "template")
+
+    if forked(make_template, work / "log")[0]:
+        raise SystemExit(f"the good files of {reader} cannot be made: {(work / 'log').read_text(errors='replace')}")
     while time.monotonic() < until:
-        process = Process(reader, work, range(number, number + CASES), seed)
-        for result in process.results(until):
-            number += 1
-            row["cases"] += 1
-            row["slowest"], row["peak"] = max(row["slowest"], result["seconds"]), max(row["peak"], result["megabytes"])
-            if found := result["found"]:
-                known = signature(found) in row["findings"]
-                row["findings"][signature(found)] = row["findings"].get(signature(found), 0) + 1
-                if not known:
-                    keep(reader, work, number - 1, seed, found)
+        result = run_case(reader, work, row["cases"], seed)
+        row["cases"] += 1
+        row["slowest"], row["peak"] = max(row["slowest"], result["seconds"]), max(row["peak"], result["megabytes"])
+        if found := result["found"]:
+            known = signature(found) in row["findings"]
+            row["findings"][signature(found)] = row["findings"].get(signature(found), 0) + 1
+            if not known:
+                keep(reader, work, row["cases"] - 1, seed, found)
     return row
 
 
 def keep(reader: str, work: Path, number: int, seed: int, found: str) -> None:
     """Writes the smallest files of a finding to ``kept``, and says what it is."""
-    spoilt = work / "spoilt"
-    shutil.rmtree(spoilt, ignore_errors=True)
-    pid = os.fork()  # Arrow's threads must not start in this process
-    if not pid:
-        try:
-            lay_out(reader, work / "template", spoilt, number, seed)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    small = minimal(reader, work, spoilt, found)
+    case = (work / "spoilt").rename(work / "case")
+    small = minimal(reader, work, case, found)
+    shutil.rmtree(case)
     place = KEPT / reader / (re.sub(r"\W+", "_", signature(found)).strip("_").lower()[:60])
     size = max((path.stat().st_size for path in small.rglob("*") if path.is_file()), default=0)
     if size <= LARGEST and not place.exists():

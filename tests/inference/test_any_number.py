@@ -1,8 +1,6 @@
 """Answers of none, one or several objects: the Grounder's, in JSON, in pictures, on the page and from predict.py."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +18,6 @@ from rec.inference.grounding import Grounding, Picture, draw
 from rec.model_folder import ModelFolderError
 from rec.model_folder.format import from_run
 
-ROOT = Path(__file__).parents[2]
 CELLS = torch.tensor([[4.0, 4, 24, 24], [6, 4, 26, 24], [36, 30, 60, 60], [8, 40, 20, 60]])
 # What the model thinks of its cells, by the phrase's first word.
 SCORES = {"red": [0.9, 0.8, 0.6, 0.1], "circle": [0.3, 0.2, 0.7, 0.1], "triangle": [0.2, 0.1, 0.1, 0.3]}
@@ -136,7 +133,7 @@ def test_the_page_says_nothing_found_and_counts_several(tmp_path):
     assert "2 of 3 found" in line
 
 
-def test_the_script_prints_and_writes_none_and_several(tmp_path, monkeypatch, capsys):
+def test_the_script_prints_and_writes_none_and_several(tmp_path, monkeypatch, call_script):
     write_folder(tmp_path / "model")
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     monkeypatch.setattr(rec, "from_pretrained", lambda *_, threshold, **__: grounder(Answer(0.5), threshold))
@@ -144,11 +141,9 @@ def test_the_script_prints_and_writes_none_and_several(tmp_path, monkeypatch, ca
     for options in ([], ["--threshold", "0.95"]):
         arguments = ["model", "a.png", "red", "triangle", "--jsonl", "answers.jsonl", "--out", "marked.png", *options]
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["predict.py", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "predict.py"), run_name="__main__")
-        assert not ended.value.code
-        said = capsys.readouterr().out.splitlines()
+        status, out, _ = call_script("predict", *arguments)
+        said = out.splitlines()
+        assert status == 0
         counts[len(options)] = [
             len(json.loads(line)["boxes"]) for line in Path("answers.jsonl").read_text().splitlines()
         ]

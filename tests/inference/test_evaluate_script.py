@@ -3,10 +3,10 @@
 import json
 import os
 import resource
-import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,19 +48,10 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(place, monkeypatch, capsys):
-    """Runs the script in this process; gives (exit status, stdout, stderr)."""
+def evaluate(place, monkeypatch, call_script):
     monkeypatch.chdir(place)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(place / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+    return partial(call_script, "evaluate")
 
 
 def test_a_model_folder_is_evaluated_with_its_own_preprocessing(place, evaluate):
@@ -235,11 +226,6 @@ def test_bad_input_is_one_paragraph_and_status_2(place, evaluate, arguments, sai
     assert status == 2 and said in error and "Traceback" not in error and "\n\n" not in error.strip()
 
 
-def test_help_shows_how_to_call_it(evaluate):
-    status, said, _ = evaluate("--help")
-    assert status == 0 and "accelerate launch" in said
-
-
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Photographs with boxes in JSONL, a config of them, and a model; the working folder is theirs."""
@@ -329,13 +315,10 @@ def test_results_of_before_stay_when_the_disk_is_full(photos, evaluate, monkeypa
     assert contents(photos / "out") == before
 
 
-def test_browsing_writes_over_no_picture(photos, monkeypatch, capsys):
+def test_browsing_writes_over_no_picture(photos, monkeypatch, call_script):
     for out, expected in (("photos/2.png", 2), ("~/samples.png", 0)):
         monkeypatch.setenv("HOME", str(photos))
         before = contents(photos / "photos")
-        monkeypatch.setattr(sys, "argv", ["browse_data.py", "mine.py", "--split", "val", "--out", out])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "browse_data.py"), run_name="__main__")
-        assert (ended.value.code or 0) == expected, capsys.readouterr().err
+        assert call_script("browse_data", "mine.py", "--split", "val", "--out", out)[0] == expected
         assert contents(photos / "photos") == before
     assert (photos / "samples.png").is_file()

@@ -4,10 +4,10 @@ import ast
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,8 @@ def simrec(tmp_path_factory):
 
 
 @pytest.fixture
-def run_script(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+def run_script(call_script):
+    return partial(call_script, "export")
 
 
 def test_onnx_of_simrec_equals_pytorch_on_batches_and_sizes(simrec):

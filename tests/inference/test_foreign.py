@@ -3,8 +3,6 @@
 import base64
 import json
 import os
-import runpy
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from rec.inference.foreign.families import family_of
 from rec.inference.foreign.openai import ServerError
 from rec.model_folder.format import ModelFolderError
 
-ROOT = Path(__file__).parents[2]
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 140, 3), np.uint8)
 needs_transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
 
@@ -161,7 +158,7 @@ def test_families_see_the_size_their_processor_would_make():
 @needs_transformers
 @pytest.mark.parametrize("toy", ["grounding_dino", "owlv2"])
 def test_detectors_of_transformers_answer_in_pixels(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     getattr(foreign_toys, toy)(tmp_path)
     grounder = rec.from_pretrained(f"transformers:{tmp_path}", device="cpu")
     answers = grounder([IMAGE, IMAGE[:50]], ["the red circle", ["a dog", "the dog"]], top_k=5)
@@ -177,7 +174,7 @@ def test_detectors_of_transformers_answer_in_pixels(toy, tmp_path, monkeypatch):
 @needs_transformers
 @pytest.mark.parametrize("toy", ["florence2", "qwen25_vl"])
 def test_models_of_transformers_that_write_are_read(toy, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     getattr(foreign_toys, toy)(tmp_path)
     how = {} if toy == "florence2" else {"coordinates": "pixel"}
     grounder = rec.from_pretrained(f"transformers:{tmp_path}", device="cpu", **how)
@@ -193,7 +190,7 @@ def test_models_of_transformers_that_write_are_read(toy, tmp_path, monkeypatch):
 
 @needs_transformers
 def test_strangers_code_and_pickles_are_not_loaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     foreign_toys.owlv2(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch canary'\ntR.")
     (tmp_path / "model.safetensors").rename(tmp_path / "away")
@@ -216,7 +213,7 @@ def test_strangers_code_and_pickles_are_not_loaded(tmp_path, monkeypatch):
     assert not os.path.exists("canary")
 
 
-def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatch, capsys):
+def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatch, call_script):
     from test_evaluate_script import CONFIG
 
     (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
@@ -226,11 +223,8 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
 
     def evaluate(*more):
         model = f"openai:toy@{server.address}"
-        arguments = ["evaluate.py", model, "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", *more]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "evaluate.py"), run_name="__main__")
-        return ended.value.code or 0, *capsys.readouterr()
+        words = (model, "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000")
+        return call_script("evaluate", *words, *more)
 
     status, said, error = evaluate("--splits", "val")
     assert status == 0 and "15 of 15 phrases are still to ask" in said and "15 answers matched" in said, error

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference_toy import SIZE, folder_config, model_node, new_model, write_folder
+from inference_toy import SIZE, new_model, write_folder
 from PIL import Image
 
 import rec
@@ -349,7 +349,3 @@ def test_the_origin_says_shapes_only(grounder, tmp_path):
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path):
     with pytest.raises(model_folder.ModelFolderError, match="neither a model folder nor a hub id"):
         rec.from_pretrained(tmp_path / "absent" / "deeper")
-
-
-def test_the_toy_folder_has_every_part(grounder):
-    assert set(folder_config()["model"]) == set(model_node()) == set(grounder.config["model"])

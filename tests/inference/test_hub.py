@@ -1,11 +1,8 @@
 """Push and download through the real Hub client, against a server on localhost that checks and sometimes fails."""
 
 import hashlib
-import runpy
-import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +16,6 @@ from rec import model_folder
 from rec.model_folder import hub
 from rec.model_folder.hub import HubError, Pusher
 
-ROOT = Path(__file__).parents[2]
 FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
 TOKEN = "hf_averysecrettoken"
 
@@ -185,11 +181,9 @@ def test_a_hub_that_stays_away_leaves_a_line_and_no_litter(server, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
 
 
-def test_the_script_pushes_a_run_s_best_folder(server, folder, monkeypatch, capsys):
+def test_the_script_pushes_a_run_s_best_folder(server, folder, call_script):
     running = server()
-    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(folder.parent), "user/shapes"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts" / "push_to_hub.py"), run_name="__main__")
-    assert not ended.value.code and "user/shapes" in capsys.readouterr().out
+    status, said, _ = call_script("push_to_hub", folder.parent, "user/shapes")
+    assert status == 0 and "user/shapes" in said
     weights = running.files("user/shapes")["model.safetensors"]
     assert hashlib.sha256(weights).digest() == hashlib.sha256((folder / "model.safetensors").read_bytes()).digest()

@@ -2,10 +2,10 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +36,9 @@ def place(tmp_path_factory, model):
 
 
 @pytest.fixture
-def predict(place, monkeypatch, capsys, tmp_path):
-    """Runs the script in this process; gives (exit status, stdout, stderr)."""
+def predict(place, monkeypatch, call_script):
     monkeypatch.chdir(place)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "predict.py"), run_name="__main__")
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+    return partial(call_script, "predict")
 
 
 def read(path):

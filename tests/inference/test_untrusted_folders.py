@@ -192,28 +192,20 @@ SYSTEM = {"_target_": "os.system", "command": "touch canary"}
 HOSTILE = {
     # code named outright, and reached through modules that are innocent themselves
     "os.system": root("os.system", command=touch),
-    "posix.system": root("posix.system", command=touch),
     "module attribute: torch.hub.os.system": root("torch.hub.os.system", command=touch),
     "module attribute of our own package": root("rec.models.original_weights.torch.hub.os.system", command=touch),
     "an allowed class by another way": root("rec.models.simrec.nn.Identity"),
-    "torch.utils.collect_env.run": root("torch.utils.collect_env.run", command=touch),
     "subprocess.Popen": root("subprocess.Popen", args=lambda f: ["touch", str(f.parents[1] / "canary")]),
     "builtins.eval": root("builtins.eval", source="__import__('os').system('touch canary')"),
-    "builtins.exec": root("builtins.exec", source="raise SystemExit"),
-    "importlib.import_module": root("importlib.import_module", name="canary_package"),
     "import of a package beside the folder": root("canary_package.load"),
     "our own locate": root("rec.config.locate", name="os.system"),
     "our own instantiate": root("rec.config.instantiate", cfg=SYSTEM),
     "our own backbone loader": root("rec.models.original_weights.load_backbone", path=secret),
     # loaders that unpickle, fetch or import
     "torch.load": root("torch.load", f=secret, weights_only=False),
-    "torch.jit.load": root("torch.jit.load", f=secret),
-    "torch.hub.load": root("torch.hub.load", repo_or_dir="stranger/code", model="m"),
     "numpy.load": root("numpy.load", file=secret, allow_pickle=True),
-    "pickle.loads": root("pickle.loads"),
     "spacy.load": root("spacy.load", name="canary_package"),
     "timm.create_model": root("timm.create_model", model_name="hf_hub:stranger/model"),
-    "datasets.load_dataset": root("datasets.load_dataset", path="stranger/code"),
     "a timm model from a hub": edit(lambda c: c["model"].update(visual_backbone=timm_model("hf-hub:stranger/model"))),
     "a timm model from a folder": edit(lambda c: c["model"].update(visual_backbone=timm_model("local-dir:/secret"))),
     "a timm model that only begins well": edit(

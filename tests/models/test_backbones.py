@@ -9,18 +9,9 @@ from rec.models.backbones import VGG16, CspDarkNet, DarkNet53, DResNet, ResNet, 
 
 # One model of each of eleven families, the smallest that timm has.
 FAMILIES = [
-    "resnet18",
-    "convnext_atto",
-    "efficientnet_b0",
-    "swin_tiny_patch4_window7_224",
-    "vit_tiny_patch16_224",
-    "mobilenetv3_small_100",
-    "regnety_002",
-    "densenet121",
-    "edgenext_xx_small",
-    "pvt_v2_b0",
-    "cspdarknet53",
-]
+    "resnet18", "convnext_atto", "efficientnet_b0", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224",
+    "mobilenetv3_small_100", "regnety_002", "densenet121", "edgenext_xx_small", "pvt_v2_b0", "cspdarknet53",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -6,6 +6,7 @@ from small import WIDTH, attention, backbone, batch, encoder, mask_head, mcn, si
 from torch import nn
 
 from rec.boxes import box_iou, cxcywh_to_xyxy
+from rec.config import get_config, instantiate
 from rec.contracts import abilities
 from rec.models import SimREC
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
@@ -188,43 +189,11 @@ def test_head_options_that_do_not_exist_are_refused(options: dict, message: str)
         REChead(**options)
 
 
-def test_the_manuals_example_builds_the_published_model() -> None:
-    from rec.models.backbones import CspDarkNet
-    from rec.models.fusion import GaranAttention
-    from rec.models.language_encoders import LSTM_SA
-
-    model = SimREC(
-        visual_backbone=CspDarkNet(
-            pretrained=False,
-            pretrained_weight_path="./data/weights/cspdarknet_coco.pth",
-            freeze_backbone=True,
-            multi_scale_outputs=True,
-        ),
-        language_encoder=LSTM_SA(
-            depth=1,
-            hidden_size=512,
-            num_heads=8,
-            ffn_size=2048,
-            flat_glimpses=1,
-            word_embed_size=300,
-            dropout_rate=0.1,
-            freeze_embedding=True,
-            use_glove=True,
-            token_size=10_000,
-        ),
-        multi_scale_manner=MultiScaleFusion(v_planes=(512, 512, 512), scaled=True),
-        fusion_manner=nn.ModuleList(
-            modules=[
-                SimpleFusion(v_planes=256, out_planes=512, q_planes=512),
-                SimpleFusion(v_planes=512, out_planes=512, q_planes=512),
-                SimpleFusion(v_planes=1024, out_planes=512, q_planes=512),
-            ]
-        ),
-        attention_manner=GaranAttention(d_q=512, d_v=512),
-        head=REChead(
-            label_smooth=0.0, num_classes=0, width=1.0, strides=[32], in_channels=[512], act="silu", depthwise=False
-        ),
-    )
+def test_the_published_model_has_its_published_size() -> None:
+    cfg = get_config("simrec_refcoco_scratch.py").model
+    cfg.language_encoder.token_size, cfg.visual_backbone.pretrained = 10_000, False
+    with torch.device("meta"):
+        model = instantiate(cfg)
     # 43.19 M published, less the parts nobody reads: two projections (768 + 1024) * 512 with norms, and w_m.
     unread = (768 + 1024) * 512 + 4 * 512 + 512 * 9 + 1
     total = sum(p.numel() for p in model.parameters())

@@ -1,9 +1,8 @@
 """Weights of the original code load by name, whole or not at all, and files that are something else are refused."""
 
 import json
-import runpy
 import shlex
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from rec.files import default_mode
 from rec.models.backbones import CspDarkNet, DarkNet53
 from rec.models.original_weights import convert_state_dict, load_original, our_name, read_state_dict
 
-ROOT = Path(__file__).parents[2]
 BUILD = {"simrec": build_simrec, "mcn": build_mcn}
 UNREAD = {
     "simrec": {"multi_scale_manner.bot_proj", "multi_scale_manner.mid_proj", "attention_manner.w_m"},
@@ -31,17 +29,8 @@ UNREAD = {
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
-    """Runs scripts/convert_weights.py in this process; gives (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_weights.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "convert_weights.py"), run_name="__main__")
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
+def convert(call_script):
+    return partial(call_script, "convert_weights")
 
 
 @pytest.fixture(scope="module")

@@ -61,18 +61,11 @@ def nested_key(levels, fan):
         b"\x80\x02h\x05.",
     ],
     ids=[
-        "os.system",
-        "eval",
-        "by another module",
-        "bytearray",
-        "FloatTensor",
-        "wrapper",
-        "deep key",
-        "wide key",
+        "os.system", "eval", "by another module", "bytearray", "FloatTensor", "wrapper", "deep key", "wide key",
         "codec",
     ]
     + ["cut", "empty", "marks", "memo"],
-)
+)  # fmt: skip
 def test_a_hostile_pickle_is_refused_at_once(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = archive(tmp_path / "x.pth", content)

@@ -78,22 +78,9 @@ def word_tokenizer(words=WORDS, template=("[CLS]", "[SEP]")):
 def multilingual_tokenizer():
     """A ``tokenizer.json`` as XLM-RoBERTa's are: Unigram pieces of several scripts, ``<s>`` with id 0."""
     pieces = [
-        "<s>",
-        "<pad>",
-        "</s>",
-        "<unk>",
-        "▁",
-        "▁der",
-        "▁rote",
-        "▁hund",
-        "▁la",
-        "▁mujer",
-        "▁赤い",
-        "犬",
-        "▁собака",
-        "s",
+        "<s>", "<pad>", "</s>", "<unk>", "▁", "▁der", "▁rote", "▁hund", "▁la", "▁mujer", "▁赤い", "犬", "▁собака", "s",
         "e",
-    ]
+    ]  # fmt: skip
     special = [
         {"id": number, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
          "special": True} for number, piece in enumerate(pieces[:4])

@@ -1,13 +1,10 @@
 """``scripts/plot_metrics.py``: curves of several runs in one picture."""
 
 import json
-import runpy
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_metrics.py"
 
 
 def write_run(folder: Path, scale: float, more: str = "") -> Path:
@@ -20,14 +17,8 @@ def write_run(folder: Path, scale: float, more: str = "") -> Path:
 
 
 @pytest.fixture
-def plot(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["plot_metrics.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return ended.value.code or 0, capsys.readouterr()
-
-    return run
+def plot(call_script):
+    return partial(call_script, "plot_metrics")
 
 
 def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypatch):
@@ -38,8 +29,8 @@ def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypa
     figures = []
     monkeypatch.setattr(pyplot, "close", figures.append)
     runs = [write_run(tmp_path / "first", 1.0), write_run(tmp_path / "second", 2.0, more='{"kind": "tr')]
-    status, said = plot(runs[0], runs[1] / "metrics.jsonl", "--out", tmp_path / "new" / "curves.png")
-    assert status == 0, said.err
+    status, _, error = plot(runs[0], runs[1] / "metrics.jsonl", "--out", tmp_path / "new" / "curves.png")
+    assert status == 0, error
     loss, rate, accuracy = figures[0].axes
     assert [line.get_label() for line in loss.lines] == ["first loss", "second loss"]
     assert [line.get_label() for line in accuracy.lines] == ["first val Acc@0.5", "second val Acc@0.5"]
@@ -52,8 +43,8 @@ def test_runs_are_drawn_over_each_other_in_three_panels(plot, tmp_path, monkeypa
 @pytest.mark.parametrize(("ending", "start"), [("pdf", b"%PDF-"), ("svg", b"<?xml")])
 def test_curves_for_papers(plot, tmp_path, ending, start):
     pytest.importorskip("matplotlib")
-    status, said = plot(write_run(tmp_path / "run", 1.0), "--out", tmp_path / f"curves.{ending}")
-    assert status == 0, said.err
+    status, _, error = plot(write_run(tmp_path / "run", 1.0), "--out", tmp_path / f"curves.{ending}")
+    assert status == 0, error
     assert (tmp_path / f"curves.{ending}").read_bytes().startswith(start)
 
 
@@ -88,5 +79,5 @@ def test_bad_input_is_one_paragraph_and_status_2(plot, tmp_path, content, argume
         pytest.importorskip("matplotlib")
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content, encoding="utf-8")
-    status, said = plot(tmp_path, *arguments)
-    assert status == 2 and message in " ".join(said.err.split())
+    status, _, error = plot(tmp_path, *arguments)
+    assert status == 2 and message in " ".join(error.split())

@@ -26,12 +26,12 @@ def test_a_finished_run_started_again_changes_nothing(project):
     assert (project.hashes("run"), project.metrics("run")) == before
 
 
-def test_a_saved_config_alone_rebuilds_the_run_and_runs_only_listed_names(project):
+def test_a_saved_config_alone_rebuilds_the_run_and_runs_only_listed_names(project, refusal):
     project.run("train.output_dir=first")
     saved = project.folder / "config_of_first.yaml"
     saved.write_bytes((project.folder / "first" / "config.yaml").read_bytes())
     project.config = saved.name
-    assert "not in the list of names" in " ".join(project.run("train.output_dir=again", status=2).split())
+    assert "not in the list of names" in refusal("train.output_dir=again")
     project.run("--trust-config", "train.output_dir=again")
     assert project.hashes("again") == project.hashes("first")
     assert project.metrics("again") == project.metrics("first")
@@ -52,14 +52,14 @@ def test_fast_dev_run_does_two_batches_of_everything(project):
     assert [record["update"] for record in project.metrics("run")] == [1, 2, 2]
 
 
-def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_the_run(project):
+def test_a_loss_that_is_not_finite_is_skipped_and_then_stops_the_run(project, refusal):
     (project.folder / "own_parts.py").write_text(
         (project.folder / "own_parts.py").read_text(encoding="utf-8").replace(".abs().mean()", ".abs().mean() * float('nan')"),
         encoding="utf-8",
     )  # fmt: skip
-    output = project.run("train.max_skipped_updates=3", status=2)
-    assert "update 4: the loss or its gradient was not finite in 4 updates in a row" in output
-    assert "Traceback" not in output
+    assert "update 4: the loss or its gradient was not finite in 4 updates in a row" in refusal(
+        "train.max_skipped_updates=3"
+    )
 
 
 DIVERGING = """
@@ -148,17 +148,6 @@ def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(projec
     assert "continuing from" in project.run("train.epochs=2000", "train.train_iter=40", "train.log_period=1")
 
 
-def test_another_config_in_the_output_folder_is_refused_with_what_differs(project):
+def test_another_config_in_the_output_folder_is_refused_with_what_differs(project, refusal):
     project.run()
-    output = project.run("model.width=16", status=2)
-    assert "model.width: 8 -> 16" in output and "Traceback" not in output
-
-
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_taken(project):
-    project.run("train.output_dir=through")
-    project.run("train.train_iter=16", "train.log_period=4")
-    newest = project.folder / "run/checkpoints/step_00000016/model.safetensors"
-    newest.write_bytes(newest.read_bytes()[:100])
-    output = project.run()
-    assert "is damaged and passed over" in output and "step_00000008" in output
-    assert project.hashes("run") == project.hashes("through")
+    assert "model.width: 8 -> 16" in refusal("model.width=16")
