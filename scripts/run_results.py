@@ -226,7 +226,7 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
         entry |= {"memory_gb": memory, "metrics": metrics}
         if experiment.splits:
             entry["intervals"] = json.loads((output / "test" / "intervals.json").read_text(encoding="utf-8"))
-            entry["reliability"] = reliability(output / "test" / "predictions.jsonl")
+            entry["reliability"] = reliability(output / "test" / "predictions.jsonl", experiment.splits[0])
         runs.append(entry)
         write_json(finished, runs[-1])
     return {"name": name, **circumstances(), "runs": runs}
@@ -279,13 +279,14 @@ def random_object() -> dict[str, Any]:
     return {"name": RANDOM_OBJECT, **circumstances(), "runs": runs}
 
 
-def reliability(predictions: Path) -> dict[str, list[tuple[int, float, float]]]:
-    """Of each split of a ``predictions.jsonl`` whose answers have scores, :func:`rec.evaluation.charts.reliability`."""
+def reliability(predictions: Path, only: str) -> dict[str, list[tuple[int, float, float]]]:
+    """Of each split of a ``predictions.jsonl`` whose answers have scores, :func:`rec.evaluation.charts.reliability`; lines of one
+    split do not name it: they are of ``only``."""
     from rec.evaluation import charts, report
 
     splits: dict[str, list[dict[str, Any]]] = {}
     for line in predictions.read_text(encoding="utf-8").splitlines():
-        splits.setdefault((record := json.loads(line))["split"], []).append(record)
+        splits.setdefault((record := json.loads(line)).get("split", only), []).append(record)
     return {split: bins for split, records in splits.items() if (bins := charts.reliability(report.scored(records)))}
 
 
