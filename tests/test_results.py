@@ -70,7 +70,9 @@ def test_a_run_keeps_how_far_its_scores_can_be_trusted(tmp_path):
     found = script("run_results").reliability(file, "val")
     assert found == {"val": [(2, pytest.approx(0.23), 0.5), (1, 1.0, 1.0)]}
     assert f"ECE {2 / 3 * (0.5 - 0.23):.3f}" in calibration(found["val"])
-    file.write_text(json.dumps({"score": 1.0, "iou": 0.6}) + "\n", encoding="utf-8")  # a single split is not named in its lines
+    file.write_text(
+        json.dumps({"score": 1.0, "iou": 0.6}) + "\n", encoding="utf-8"
+    )  # a single split is not named in its lines
     assert script("run_results").reliability(file, "test") == {"test": [(1, 1.0, 1.0)]}
 
 
