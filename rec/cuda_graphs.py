@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 MOST_GRAPHS = 64
 
@@ -58,7 +58,7 @@ class Replayed:
             result = recorded.replay(leaves)
             return tree_map_only(Tensor, torch.clone, result) if self._copied else result
 
-    def _aside(self, args: Any, kwargs: Any) -> Any:
+    def _aside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An ordinary call on the stream of the recording: what libraries and autograd keep belongs to it."""
         here = torch.cuda.current_stream()
         if self._stream is None:
@@ -70,7 +70,7 @@ class Replayed:
         tree_map_only(Tensor, lambda tensor: tensor.record_stream(here), result)
         return result
 
-    def _record(self, leaves: list[Any], structure: Any) -> "_Recorded":
+    def _record(self, leaves: list[Any], structure: TreeSpec) -> "_Recorded":
         places = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(places, structure)
         graph = torch.cuda.CUDAGraph()
@@ -84,7 +84,7 @@ class Replayed:
 class _Recorded:
     """A graph, the places of its arguments, and its results."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, places: list[Any], result: Any) -> None:
+    def __init__(self, graph: torch.cuda.CUDAGraph, places: list[Any], result: object) -> None:
         self._graph, self._places, self._result = graph, places, result
 
     def replay(self, leaves: list[Any]) -> Any:
@@ -95,8 +95,10 @@ class _Recorded:
         return self._result
 
 
-def _kind(leaf: Any) -> Hashable:
-    return (leaf.shape, leaf.stride(), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else (type(leaf), leaf)
+def _kind(leaf: Tensor | Hashable) -> Hashable:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+    return type(leaf), leaf
 
 
 @contextlib.contextmanager
