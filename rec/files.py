@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -319,3 +320,13 @@ def digest(content: str | os.PathLike[str] | bytes) -> str:
             while count := file.readinto(block):
                 state.update(block[:count])
     return state.hexdigest()
+
+
+def unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    """The plain files of an archive, below ``folder``; links, devices and names that lead out of it are left where they are."""
+    for member in archive:
+        target, content = folder / member.name, archive.extractfile(member) if member.isfile() else None
+        if content is not None and is_below(target, [folder]):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)

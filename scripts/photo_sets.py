@@ -17,7 +17,7 @@ from typing import Any
 from rec.data.schema import BadRecord
 from rec.data.sources.flickr30k import open_flickr30k
 from rec.errors import InputError
-from rec.files import write_json, write_json_lines
+from rec.files import unpack, write_json, write_json_lines
 
 SPLITS = ("train", "val", "test")
 TRUE_OBJECTS, LABELLED_PHOTOGRAPHS = 200, 2000
@@ -201,7 +201,7 @@ def absent(source: Path, folder: Path) -> dict[str, int]:
     publisher, counts = folder / "publisher", dict[str, int]()
     shutil.rmtree(publisher, ignore_errors=True)
     with tarfile.open(source / ARCHIVE) as archive:
-        archive.extractall(publisher, filter="data")
+        unpack(archive, publisher)
     opened = open_flickr30k(publisher / "flickr", "flickr", str(source / "images"), "separate")
     for split in SPLITS:
         lines, sizes = [], dict[str, tuple[int, int]]()

@@ -1,9 +1,11 @@
 """Files are whole or absent, get the mode of their place, and are never written over what is read."""
 
+import io
 import json
 import os
 import resource
 import stat
+import tarfile
 from contextlib import contextmanager
 
 import pytest
@@ -168,3 +170,18 @@ def test_the_home_folder_is_meant_by_its_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.user_path("~/x") == tmp_path / "x" and files.user_path("~") == tmp_path
     assert str(files.user_path("a/~/b")) == "a/~/b" and str(files.user_path("./~")) == "~"
+
+
+def test_an_archive_is_unpacked_into_its_folder_alone(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as packed:
+        for name in ("images/1.jpg", "../out.txt", "/tmp/out.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 2
+            packed.addfile(entry, io.BytesIO(b"hi"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        packed.addfile(link)
+    with tarfile.open(tmp_path / "a.tar") as packed:
+        files.unpack(packed, tmp_path / "there")
+    assert [path for path in (tmp_path / "there").rglob("*") if not path.is_dir()] == [tmp_path / "there/images/1.jpg"]
+    assert not (tmp_path / "out.txt").exists()

@@ -272,7 +272,7 @@ def evaluate_split(
         on_lost_worker=on_lost_worker,
     )
     evaluator = instantiate(options.evaluator) if options.get("evaluator") else None
-    how |= {"mean": data.mean, "std": data.std, "replay": cfg.train.cuda_graphs.enabled}
+    how |= {"mean": data.mean, "std": data.std, "replay": cfg.train.get("cuda_graphs", {}).get("enabled", False)}
     return evaluate(model, loader, dataset, accelerator, evaluator=evaluator, **how)
 
 
@@ -333,6 +333,10 @@ def _check_pixels(cfg: Any, model: nn.Module) -> None:
         )
 
 
+def _recorded(train: ConfigNode) -> bool:
+    return train.compile.enabled or train.get("cuda_graphs", {}).get("enabled", False)
+
+
 def build_model(cfg: Any, dataset: object) -> nn.Module:
     """``cfg.model`` with the weights of a published text encoder, or the word vectors of the data set, where it has any.
 
@@ -341,12 +345,11 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
             weights the model does not know; or pixels are normalised otherwise than the backbone's pretrained weights know them.
     """
     settle(cfg.model)
-    recorded = cfg.train.compile.enabled or cfg.train.cuda_graphs.enabled
     model, known = instantiate(cfg.model), as_data_set(dataset)
     for encoder in text_encoders(model).values():
         load_published(encoder, cfg.model.language_encoder, "this run")
         # Its look-ups are no part of a graph, and it keeps vectors of phrases, not their words.
-        if encoder.is_frozen and not recorded and not any(map(reads_words, model.modules())):
+        if encoder.is_frozen and not _recorded(cfg.train) and not any(map(reads_words, model.modules())):
             remember_phrases(encoder, cfg.model.language_encoder.digest)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

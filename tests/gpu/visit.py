@@ -21,6 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from rec.files import unpack  # noqa: E402
+
 PACKED = ROOT / ".gpu" / "photographs.tar"
 MOST = 36 * 2**20  # bytes of the packed photographs
 LARGEST = 4 * 2**20  # bytes of a file of the archive: records and pictures, no weights
@@ -83,7 +86,7 @@ def photographs(work: Path, out: Path, device: str) -> Commands:
     data, run = work / "photographs_data", work / "photographs"
     short = device == "cpu"
     with tarfile.open(PACKED) as packed:
-        packed.extractall(data, filter="data")
+        unpack(packed, data)
     size = 64 if short else 224
     words = [
         "dataset.dataset=flickr", f"+dataset.ann_path.flickr={data}/anns/flickr", f"dataset.input_shape=[{size},{size}]",
