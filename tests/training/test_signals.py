@@ -5,9 +5,9 @@
 
 import json
 import os
-import re
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
