@@ -8,11 +8,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -182,12 +184,20 @@ def _lost_worker(error: BaseException, workers: Sequence[BaseProcess]) -> LostWo
     return LostWorkerError(f"loader worker {dead[0].pid} ended unexpectedly ({cause}), {remedy}")
 
 
+def _unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A worker's excepthook: multiprocessing's thread hands tensors over, and the process that takes them may leave midway because
+    another worker died, which that process tells in words of ours."""
+    if not issubclass(kind, ConnectionError | EOFError | multiprocessing.AuthenticationError):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _start_worker(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)  # one worker is one core; OpenCV's own threads would fight over it
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
+    sys.excepthook = _unless_left
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if parent is not None and hasattr(signal, "sigtimedwait"):  # macOS has none
         threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()

@@ -70,12 +70,13 @@ def of_section(content: dict[str, Any]) -> str:
     """One section's rows, and what they were measured on."""
     machine, options = content["machine"], content["options"]
     where = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
+    where += f", {machine['threads']} thread(s)" if "threads" in machine else ""
     how = (
         "" if options["clock"] == "wall" else " CPU time of the process, while others used the machine (`--clock cpu`)."
     )
     rows = [row_of(values).cells for values in content["rows"]]
     return (
-        f"{where}, {machine['threads']} thread(s), torch {machine['torch']}, {options['config']} at {options['size']} px, "
+        f"{where}, torch {machine['torch']}, {options['config']} at {options['size']} px, "
         f"{content['date']} ({content['seconds']:.0f} s).{how}\n\n"
         + table(["what", "value", "seconds of each side", "note"], rows)
     )

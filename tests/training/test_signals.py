@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -108,10 +107,7 @@ def test_a_killed_worker_is_one_paragraph_with_a_checkpoint_and_the_run_continue
     output, _ = process.communicate(timeout=120)
     update = project.last_update()
     told = f"train.py: error: loader worker {worker} ended unexpectedly (Killed, signal 9), most often because memory ran out"
-    assert process.returncode == 2 and told in " ".join(output.split())
-    # A thread of multiprocessing's may be handing a tensor to the worker that dies, and says so in its own words.
-    traced = re.findall(r'Traceback \(most recent call last\):\n  File "([^"]+)"', output)
-    assert all(file.endswith("multiprocessing/resource_sharer.py") for file in traced), output
+    assert process.returncode == 2 and told in " ".join(output.split()) and "Traceback" not in output
     assert f"saved after update {update}, the same command continues" in " ".join(output.split())
     assert (project.folder / "run/checkpoints/last").read_text(encoding="utf-8") == f"step_{update:08d}\n"
     assert "continuing from" in project.run(*command)

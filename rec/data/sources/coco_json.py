@@ -125,7 +125,7 @@ def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
     return " ".join(caption[begin:end].strip() for begin, end in spans)
 
 
-def _split(annotation: Any, images: ById, otherwise: str) -> str:
+def _split(annotation: Mapping[str, Any], images: ById, otherwise: str) -> str:
     """The split of an annotation.
 
     Raises:

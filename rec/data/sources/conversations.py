@@ -93,7 +93,7 @@ def open_conversations(
     return Source(name, named, read, (path,), str(root), options)
 
 
-def _split(record: Any, otherwise: str) -> str:
+def _split(record: dict[str, Any], otherwise: str) -> str:
     if isinstance(record, BadRecord):
         raise record
     if not is_conversations(record):
@@ -101,7 +101,7 @@ def _split(record: Any, otherwise: str) -> str:
     return own_split(record.get("split"), otherwise)
 
 
-def _turns(record: Any, prompts: Sequence[str]) -> list[tuple[str, list[list[float]]] | BadRecord | None]:
+def _turns(record: dict[str, Any], prompts: Sequence[str]) -> list[tuple[str, list[list[float]]] | BadRecord | None]:
     """(Phrase, boxes) of each question and answer; None for those that ask for no box."""
     _split(record, "train")
     said = record.get("conversations", record.get("messages"))

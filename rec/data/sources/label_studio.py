@@ -77,7 +77,7 @@ def open_label_studio(
     return Source(name, named, read, (path,), str(root), {"kind": "label_studio", "columns": columns})
 
 
-def _split(task: Any) -> str:
+def _split(task: dict[str, Any]) -> str:
     if not isinstance(task, dict):
         raise BadRecord("broken record", f"{shown(task)} is no task {{…}}")
     return own_split(_data(task).get("split"), "train")
@@ -91,7 +91,9 @@ def _data(task: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _regions(task: Any, columns: Mapping[str, str], left: dict[str, int]) -> list[dict[str, Any] | BadRecord]:
+def _regions(
+    task: dict[str, Any], columns: Mapping[str, str], left: dict[str, int]
+) -> list[dict[str, Any] | BadRecord]:
     """Rectangles with their ``texts``; the others are counted in ``left``."""
     _split(task)
     if "annotations" not in task:
