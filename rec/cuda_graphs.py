@@ -15,6 +15,12 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 MOST_GRAPHS = 64
+_state = threading.local()
+
+
+def recording() -> bool:
+    """Whether what is called now is recorded, or is the call before that: how long Python takes does not matter."""
+    return getattr(_state, "recording", False)
 
 
 class Replayed:
@@ -64,7 +70,7 @@ class Replayed:
         if self._stream is None:
             self._stream, self._memory = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream), _uncached_autocast():
+        with torch.cuda.stream(self._stream), _recordable():
             result = self._function(*args, **kwargs)
         here.wait_stream(self._stream)
         tree_map_only(Tensor, lambda tensor: tensor.record_stream(here), result)
@@ -75,8 +81,8 @@ class Replayed:
         args, kwargs = tree_unflatten(places, structure)
         graph = torch.cuda.CUDAGraph()
         # Other threads pin batches and copy checkpoints meanwhile: what they do is no part of the recording.
-        recording = torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local")
-        with recording, _uncached_autocast():
+        under = torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local")
+        with under, _recordable():
             result = self._function(*args, **kwargs)
         return _Recorded(graph, places, result)
 
@@ -102,11 +108,13 @@ def _kind(leaf: Tensor | Hashable) -> Hashable:
 
 
 @contextlib.contextmanager
-def _uncached_autocast() -> Iterator[None]:
+def _recordable() -> Iterator[None]:
     """Autocast as it is, without its memory of converted weights: a recording must convert them itself."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
+    _state.recording = True
     try:
         yield
     finally:
         torch.set_autocast_cache_enabled(before)
+        _state.recording = False

@@ -5,6 +5,7 @@ Segmentation", CVPR 2020) and SimREC (Luo et al., "What Goes beyond Multi-modal 
 Expression Comprehension", 2022).
 """
 
+import functools
 from collections.abc import Collection, Sequence
 
 import torch
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rec.models.folding import foldable, folded
-from rec.models.layers import ConvBlock, UpsampledConvBlock, coordinate_channels
+from rec.models.layers import AveragePool, ConvBlock, UpsampledConvBlock, coordinate_channels, norm_act
+
+_leaky = functools.partial(F.leaky_relu, negative_slope=0.1, inplace=True)
 
 
 class Projection(nn.Module):
@@ -26,7 +29,7 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if foldable(x, self.conv, self.norm):
             return folded(x, self.conv, self.norm, "lrelu")
-        return F.leaky_relu(self.norm(self.conv(x)), 0.1, inplace=True)
+        return norm_act(self.conv(x), self.norm, _leaky, "lrelu")
 
 
 class SimpleFusion(nn.Module):
@@ -74,7 +77,7 @@ class SimpleFusion(nn.Module):
                 " (raise train.batch_size or use fewer processes)"
             )
         text = self.text(q[:, :, None, None])
-        return F.leaky_relu(self.norm(projected * text), 0.1, inplace=True)
+        return norm_act(projected * text, self.norm, _leaky, "lrelu")
 
     def forward(self, v: Tensor, q: Tensor) -> Tensor:
         """Image maps ``(B, v_planes, H, W)`` and phrases ``(B, q_planes)`` to ``(B, out_planes, H, W)``."""
@@ -115,7 +118,7 @@ class MultiScaleFusion(nn.Module):
             nn.Sequential(UpsampledConvBlock(planes, width), ConvBlock(width, width, 3)) for planes in top_down[1:]
         )
         self.down = nn.ModuleList(
-            nn.Sequential(nn.AvgPool2d(2), ConvBlock(planes, width), ConvBlock(width, width, 3))
+            nn.Sequential(AveragePool(), ConvBlock(planes, width), ConvBlock(width, width, 3))
             for planes in bottom_up[:-1]
         )
         self.out = nn.ModuleDict({str(i): ConvBlock(planes, hidden_planes) for i, planes in enumerate(bottom_up)})
@@ -222,7 +225,7 @@ class GaranAttention(nn.Module):
         value = torch.einsum("bhd,chd->bch", value, out_weight)
         # Cells before channels, the order in memory of a channels-last map: the layers behind read it as it is.
         attended = (diffuse.mT @ value.mT + self.out.bias).mT.unflatten(-1, (height, width))
-        return F.leaky_relu(self.norm(attended) + v, 0.1, inplace=True), attended
+        return _leaky(self.norm(attended) + v), attended
 
     def _scores(self, query: Tensor, key: nn.Linear, cells: Tensor) -> Tensor:
         """``query . key(cell)``: ``(B, heads, d)`` and ``(B, C, cells)`` to ``(B, heads, cells)``."""

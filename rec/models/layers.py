@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rec.cuda_graphs import recording
 from rec.models.folding import foldable, folded
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -57,7 +58,11 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if foldable(x, self.conv, self.norm):
             return folded(x, self.conv, self.norm, self.act_name)
-        return self.act(self.norm(self.conv(x)))
+        return norm_act(self.convolved(x), self.norm, self.act, self.act_name)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """``conv(x)``."""
+        return self.conv(x)
 
 
 class UpsampledConvBlock(ConvBlock):
@@ -71,7 +76,7 @@ class UpsampledConvBlock(ConvBlock):
     def forward(self, x: Tensor) -> Tensor:
         if foldable(x, self.conv, self.norm):
             return self.act(upsample(folded(x, self.conv, self.norm, None), 2))
-        return self.act(self.norm(upsample(self.conv(x), 2)))
+        return norm_act(upsample(self.conv(x), 2), self.norm, self.act, self.act_name)
 
 
 class PredictionConv(nn.Conv2d):
@@ -86,6 +91,45 @@ class PredictionConv(nn.Conv2d):
         device = "cpu" if x.device.type == "meta" else x.device.type  # autocast does not know tensors without memory
         with torch.autocast(device, enabled=False):
             return self._conv_forward(x.to(dtype), self.weight.to(dtype), bias)
+
+
+class AveragePool(nn.AvgPool2d):
+    """Means of 2x2 places: ``(B, C, H, W)`` to ``(B, C, H / 2, W / 2)``."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+        return Halved.apply(x) if x.is_cuda and x.requires_grad and even else super().forward(x)
+
+
+class Halved(torch.autograd.Function):
+    """:class:`AveragePool` with a gradient that is one copy: on a GPU torch's own takes several times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        cells = (grad / 4).permute(0, 2, 3, 1)  # the order in memory of a channels-last map
+        count, height, width, channels = cells.shape
+        four = cells[:, :, None, :, None].expand(count, height, 2, width, 2, channels)
+        return four.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
+def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    """``act(norm(x))``; ``name``: of ``act`` in :data:`ACTIVATIONS`."""
+    if x.is_cuda and recording():
+        try:
+            from rec.models import fused_norm
+        except ImportError:  # torch for other GPUs brings no Triton
+            return act(norm(x))
+        if isinstance(norm, nn.BatchNorm2d) and fused_norm.fits(x, norm):
+            return fused_norm.norm_act(x, norm, name)
+    return act(norm(x))
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:

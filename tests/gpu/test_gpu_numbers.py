@@ -1,6 +1,9 @@
 """On a GPU the models give the original's numbers, and the CPU's boxes."""
 
 import copy
+import importlib.util
+import itertools
+import sys
 from functools import cache
 
 import numpy as np
@@ -8,9 +11,11 @@ import pytest
 import small
 import test_simrec_parity
 import torch
-from gpu_checks import on, set_tf32
+from gpu_checks import ROOT, on, set_tf32
 from parity import batch_of, expected, load, relative
 from torch import nn
+
+from rec.models.layers import ACTIVATIONS
 
 WANT, ARRAYS = expected("simrec")
 # Largest deviation from the original's float64: of box edges in shares of the image's side and of scores; of losses, relative.
@@ -56,3 +61,35 @@ def test_the_same_boxes_and_masks_as_on_the_cpu(device, kind):
     for name, tolerance in {"box": 1e-2, "score": 1e-4, "mask": 1e-3}.items():
         if name in here:
             assert torch.allclose(there[name].cpu(), here[name], rtol=1e-4, atol=tolerance), name
+
+
+def test_norm_and_activation_in_one_are_torchs(device, monkeypatch):
+    """Values, gradients and statistics, where the mean is large, for channels and places that fill no tile; kernels interpreted
+    on a CPU."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("its kernels are Triton's, which is not installed: torch for CUDA brings it")
+    if device.type == "cpu":
+        if "triton" in sys.modules:
+            pytest.skip("Triton was imported before: its interpreter has to be asked for before that")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    spec = importlib.util.spec_from_file_location("interpreted", ROOT / "rec" / "models" / "fused_norm.py")
+    fused_norm = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fused_norm)
+    torch.manual_seed(0)
+    x = torch.randn(2, 70, 13, 11, device=device).to(memory_format=torch.channels_last) * 2 + 20
+    gradient = torch.randn_like(x)
+    acts = {name: make() for name, make in ACTIVATIONS.items()} | {"none": nn.Identity()}
+    for act, training in itertools.product(acts, (True, False)):
+        norms, found = [nn.BatchNorm2d(70).to(device).train(training)], []
+        with torch.no_grad():
+            for value in (norms[0].weight, norms[0].bias, norms[0].running_mean):
+                value.normal_()
+        norms.append(copy.deepcopy(norms[0]))
+        for norm in norms:
+            given = x.clone().requires_grad_()
+            y = fused_norm.norm_act(given, norm, act) if norm is norms[0] else acts[act](norm(given))
+            y.backward(gradient)
+            found.append([y, given.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
+        for ours, torchs in zip(*found, strict=True):
+            most = 1e-4 * torchs.float().abs().max().item()
+            assert torch.allclose(ours.float(), torchs.float(), rtol=1e-4, atol=most), (act, training)

@@ -9,9 +9,10 @@ from rec.boxes import box_iou, cxcywh_to_xyxy
 from rec.config import get_config, instantiate
 from rec.contracts import abilities
 from rec.models import SimREC
+from rec.models.backbones.cspdarknet import Stem
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
-from rec.models.layers import Upsampled, upsample
+from rec.models.layers import AveragePool, Halved, Upsampled, upsample
 from rec.models.word_attention import WordAttention
 
 MODELS = {
@@ -254,8 +255,16 @@ def test_a_model_tells_whether_it_can_learn_from_any_number_of_objects(model, re
     assert reason in said and bool(said) == bool(reason)
 
 
-def test_upsampling_has_the_gradient_that_torch_gives_it():
-    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(2, 3, 8, 10, dtype=torch.float64)
-    own, wanted = (torch.autograd.grad(f(x, 2), x, grad)[0] for f in (Upsampled.apply, upsample))
-    assert torch.allclose(own, wanted, atol=1e-12)
+def test_what_gpus_compute_in_another_way_is_what_torch_gives():
+    """Gradients of upsampling and of means of 2x2 places, and the stem's convolution."""
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64, requires_grad=True)
+    stem = Stem(8).double()
+    for own, plain in (
+        (lambda x: Upsampled.apply(x, 2), lambda x: upsample(x, 2)),
+        (Halved.apply, AveragePool()),
+        (stem.side_by_side, stem.conv),
+    ):
+        y, wanted = own(x), plain(x)
+        grad = torch.randn_like(y)
+        assert torch.allclose(y, wanted, atol=1e-12)
+        assert torch.allclose(*(torch.autograd.grad(each, x, grad)[0] for each in (y, wanted)), atol=1e-12)

@@ -10,6 +10,21 @@ from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
 
+class Stem(ConvBlock):
+    """The 6x6 block of stride 2: ``(B, 3, H, W)`` to ``(B, channels, H / 2, W / 2)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(3, channels, 6, 2, padding=2, act="silu")
+
+    def convolved(self, x: Tensor) -> Tensor:
+        return self.side_by_side(x) if x.is_cuda and not torch.compiler.is_compiling() else self.conv(x)
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """``conv(x)`` as a 3x3 convolution of 2x2 pixels together, in 16 channels: for three GPUs have no fast kernels."""
+        pixels, weight = (F.pad(F.pixel_unshuffle(each, 2), (0, 0, 0, 0, 0, 4)) for each in (x, self.conv.weight))
+        return F.conv2d(pixels.contiguous(memory_format=torch.channels_last), weight, padding=1)
+
+
 class Bottleneck(nn.Module):
     """1x1 then 3x3 block plus identity, ``(B, C, H, W)`` kept."""
 
@@ -88,7 +103,7 @@ class CspDarkNet(Backbone):
         if not strides or not set(strides) <= {4, 8, 16, 32}:
             raise ValueError(f"CspDarkNet has maps of stride 4, 8, 16 and 32; out_strides asks for {list(out_strides)}")
         channels = {stride: max(8, round(32 * stride * width / 8) * 8) for stride in (2, 4, 8, 16, 32)}
-        stages: list[nn.Module] = [ConvBlock(3, channels[2], 6, 2, padding=2, act="silu")]
+        stages: list[nn.Module] = [Stem(channels[2])]
         stage_of = {}
         for stride, blocks in ((4, 3), (8, 6), (16, 9), (32, 3)):
             if stride > strides[-1]:
