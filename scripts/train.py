@@ -58,6 +58,7 @@ def train(cfg: Any) -> int:
     from rec.training.publish import Publisher
     from rec.training.run import Run
     from rec.training.run_log import Profiler, RunLog, Window
+    from rec.training.update import Step
     from rec.training.weights import find_weights, load_matching
 
     # The process: its memory, its signals, its place among others.
@@ -90,7 +91,7 @@ def train(cfg: Any) -> int:
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
     freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
-    bare, weights = accelerator.unwrap_model(model), list(model.parameters())
+    bare = accelerator.unwrap_model(model)
     ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
     state = resume.initial_state(cfg, accelerator, dataset, accumulation)
     set_seed(cfg.train.seed, device_specific=True)
@@ -111,8 +112,10 @@ def train(cfg: Any) -> int:
     window = Window()
     window.load(state.window, accelerator, state.update)
     compute: Any = partial(forward_and_backward, accelerator, cfg.train.data)
-    compute = Replayed(compute, copied=False) if cfg.train.cuda_graphs.enabled else compute
-    run = Run(cfg, accelerator, bare, weights, ema, state, stop, log, window, compute)
+    graphs = cfg.train.cuda_graphs.enabled
+    compute = Replayed(compute, copied=False) if graphs else compute
+    step = Step(accelerator, bare, list(model.parameters()), ema, cfg.train.clip_grad_norm, graphs)
+    run = Run(cfg, accelerator, bare, ema, state, stop, log, window, compute, step)
     scales, status, due_save, stopping, finite = cfg.train.multi_scale_training, 0, False, False, True
     model.train()
 
@@ -154,8 +157,6 @@ def train(cfg: Any) -> int:
             state.update_in_epoch += 1
             state.skipped_updates += not finite
             state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
-            if finite and ema is not None:
-                ema.update(bare)
             log.advance()
             if state.skipped_in_a_row > cfg.train.max_skipped_updates:
                 raise resume.diverged(state, writer, log)
@@ -203,28 +204,16 @@ def train(cfg: Any) -> int:
 
 
 def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int | None) -> tuple[float, bool]:
-    """Forward and backward of every accumulated batch, clip, step unless the gradient is not finite.
+    """Forward and backward of every accumulated batch, and the step, which is skipped where the gradient is not finite.
 
     Returns:
         (total gradient norm before clipping, whether any process was asked to stop). The one read-back of an update.
     """
-    import torch
-
-    train, accelerator = run.cfg.train, run.accelerator
     for batch in feed.batches:
-        with accelerator.accumulate(model):
+        with run.accelerator.accumulate(model):
             losses = run.compute(model, batch, size)
         run.window.add(losses, len(batch["image"]))
-    norm = accelerator.clip_grad_norm_(run.weights, train.clip_grad_norm or math.inf).float()
-    flags = torch.stack([norm, norm.new_full((), run.stop.requested)])
-    if accelerator.num_processes > 1:  # the norm is the same everywhere, a stop request need not be
-        flags = accelerator.reduce(flags, "mean")
-    feed.ahead()
-    gradient_norm, asked = flags.tolist()
-    if math.isfinite(gradient_norm) or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and learns
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=not train.cuda_graphs.enabled)  # a graph adds to the memory it was recorded with
-    return gradient_norm, asked > 0
+    return run.step(optimizer, run.stop.requested, feed.ahead)
 
 
 def forward_and_backward(accelerator: Any, data: Any, model: Any, batch: Any, size: int | None) -> dict[str, Any]:

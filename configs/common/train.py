@@ -55,7 +55,7 @@ train = dict(
     # dynamic=null: one graph for the first image size and one for all others; false: one for each size (faster, more to
     # compile). backend: inductor, or any name torch.compile knows.
     compile=dict(enabled=False, dynamic=None, backend="inductor"),
-    # Forward and backward pass of each image size recorded once and replayed: for steps in which the GPU waits for Python
+    # The work of an update recorded once for each image size and replayed: for steps in which the GPU waits for Python
     cuda_graphs=dict(enabled=False),
     # [{modules: [visual_backbone.stages.0, ...], from_update: 0, until_update: 2000}, ...]: frozen in those updates
     freeze_schedule=[],

@@ -26,39 +26,73 @@ class EMA:
         self.never_trained = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         self._model: nn.Module | None = None
         self._places: dict[str, tuple[Any, str]] = {}  # of each tensor: its module's dict and its key there
+        self._values: list[Tensor] = []  # that _groups were made of
+        self._groups: dict[tuple[str, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+
+    @property
+    def decay(self) -> float:
+        """Of the next update."""
+        return min(self.alpha, (self.updates + 1) / (self.updates + 10))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Call after each optimizer step. A few operations for all tensors together: a GPU's host has no time for each."""
-        decay = min(self.alpha, (self.updates + 1) / (self.updates + 10))
+        decay = self.decay
         self.updates += 1
-        values = self._values(model)
-        # A parameter that has never been trainable equals its shadow: averaging it would only cost time.
-        self.never_trained = {name for name in self.never_trained if not values[name].requires_grad}
-        averaged: tuple[list[Tensor], list[Tensor]] = [], []
-        copied: tuple[list[Tensor], list[Tensor]] = [], []
-        counters: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-        for name, value in values.items():
-            if name in self.never_trained:
-                continue
-            if not isinstance(value, nn.Parameter) and not self.buffer_ema:
-                pairs = copied
-            elif value.is_floating_point():
-                pairs = averaged
+        for (rule, _), (shadows, values) in self._sorted(model).items():
+            if rule == "average":
+                torch._foreach_lerp_(shadows, values, 1 - decay)
+            elif rule == "copy":
+                torch._foreach_copy_(shadows, values)
             else:
-                pairs = counters.setdefault(value.dtype, ([], []))
-            pairs[0].append(self.shadow[name])
-            pairs[1].append(value)
-        torch._foreach_lerp_(*averaged, 1 - decay)
-        for shadows, whole in counters.values():
-            before, now = (torch.cat([value.flatten() for value in each]) for each in (shadows, whole))
-            parts = (before * decay + now * (1 - decay)).to(before.dtype).split([value.numel() for value in shadows])
-            copied[0].extend(shadows)
-            copied[1].extend(part.view_as(shadow) for part, shadow in zip(parts, shadows, strict=True))
-        if copied[0]:
-            torch._foreach_copy_(*copied)
+                before, now = _joined(shadows), _joined(values)
+                _put(before * decay + now * (1 - decay), shadows)
 
-    def _values(self, model: nn.Module) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def update_unless(self, skip: Tensor, model: nn.Module, decay: Tensor, share: Tensor) -> None:
+        """:meth:`update` by numbers of the device, without counting it; where it is skipped, the shadow stays bit for bit.
+
+        Args:
+            skip: 1 or 0 ``()``, float32.
+            model: as for :meth:`update`.
+            decay: :attr:`decay` ``()``, float32.
+            share: 1 less ``decay``.
+        """
+        for (rule, _), (shadows, values) in self._sorted(model).items():
+            alike = all(shadow.stride() == value.stride() for shadow, value in zip(shadows, values, strict=True))
+            if rule == "average" and alike:
+                # shadow - share * (shadow - value) is a step of SGD whose gradient is -value and weight decay 1: in one pass
+                # over the memory, and the one operation of the kind that reads its rate and whether to skip on the device.
+                torch._fused_sgd_(
+                    shadows, values, [], weight_decay=1.0, momentum=0.0, lr=share, dampening=0.0, nesterov=False,
+                    maximize=True, is_first_step=False, found_inf=skip,
+                )  # fmt: skip
+            else:
+                before, now = _joined(shadows), _joined(values)
+                after = now if rule == "copy" else before * decay + now * share
+                _put(torch.where(skip.bool(), before, after.to(before.dtype)), shadows)
+
+    def _sorted(self, model: nn.Module) -> dict[tuple[str, torch.dtype], tuple[list[Tensor], list[Tensor]]]:
+        """Shadows and values by what is done with them and their dtype; sorted anew where a tensor or what is trained changed."""
+        values = self._current(model)
+        # A parameter that has never been trainable equals its shadow: averaging it would only cost time.
+        trained = {name for name in self.never_trained if values[name].requires_grad}
+        if trained or [*map(id, values.values())] != [*map(id, self._values)]:
+            self.never_trained -= trained
+            self._values, self._groups = list(values.values()), {}
+            for name, value in values.items():
+                if name in self.never_trained:
+                    continue
+                if not isinstance(value, nn.Parameter) and not self.buffer_ema:
+                    rule = "copy"
+                else:
+                    rule = "average" if value.is_floating_point() else "truncate"
+                group = self._groups.setdefault((rule, value.dtype), ([], []))
+                group[0].append(self.shadow[name])
+                group[1].append(value)
+        return self._groups
+
+    def _current(self, model: nn.Module) -> dict[str, Tensor]:
         """The state dict, its tensors as the model holds them, without the walk over all modules in every update."""
         if model is not self._model:
             self._model, self._places = model, {}
@@ -90,6 +124,16 @@ class EMA:
     @torch.no_grad()
     def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
         torch._foreach_copy_(list(target.values()), [source[name] for name in target])
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _put(joined: Tensor, tensors: list[Tensor]) -> None:
+    """The inverse of :func:`_joined`, in place; integers are truncated."""
+    parts = joined.to(tensors[0].dtype).split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
 
 @contextmanager

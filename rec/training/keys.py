@@ -73,7 +73,7 @@ train.activation_checkpoint.enabled | true/false | compute the backbone's activa
 train.compile.enabled | true/false | torch.compile
 train.compile.dynamic | true/false or null | null: one graph for the first image size, one for all others
 train.compile.backend | text | inductor, or any that torch.compile knows
-train.cuda_graphs.enabled | true/false | record forward and backward pass of each image size, replay them; one process on a GPU
+train.cuda_graphs.enabled | true/false | record the work of an update for each image size, replay it; one process on a GPU
 train.freeze_schedule | list of mappings or nothing | {modules: [...], from_update: 0, until_update: 2000}
 train.trackers | list of trackers or nothing | tensorboard, wandb, … as Accelerate knows them
 train.log_image | true/false | draw predictions at every evaluation

@@ -11,6 +11,7 @@ from rec.training.checkpoint_format import TrainerState
 from rec.training.ema import EMA
 from rec.training.process import StopRequest
 from rec.training.run_log import RunLog, Window
+from rec.training.update import Step
 
 
 @dataclass
@@ -21,22 +22,22 @@ class Run:
         cfg: the run's config.
         accelerator: the run's.
         model: without wrappers.
-        weights: its parameters, whose gradients are clipped together.
         ema: their averages; None without EMA.
         state: where training stands.
         stop: whether the run is asked to stop.
         log: of the run.
         window: of the losses since the last line of the log.
         compute: a model, a batch and an image size to the batch's losses, with the gradients added to those of the weights.
+        step: what follows the gradients of all batches.
     """
 
     cfg: ConfigNode
     accelerator: Accelerator
     model: torch.nn.Module
-    weights: list[torch.nn.Parameter]
     ema: EMA | None
     state: TrainerState
     stop: StopRequest
     log: RunLog
     window: Window
     compute: Callable[..., dict[str, torch.Tensor]]
+    step: Step

@@ -227,10 +227,11 @@ class Window:
     def add(self, losses: Mapping[str, torch.Tensor], images: int) -> None:
         """The losses of a batch and how many images it had."""
         self.images += images
-        for name, value in losses.items():
-            value = value.detach().float()
-            # A copy: a compiled model may write its next losses over these.
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        values = {name: value.detach().float() for name, value in losses.items()}
+        if known := self.sums.keys() & values.keys():  # in one operation: a GPU's host has no time for each
+            torch._foreach_add_([self.sums[name] for name in known], [values[name] for name in known])
+        # A copy: a compiled model may write its next losses over these.
+        self.sums |= {name: value.clone() for name, value in values.items() if name not in known}
         self.batches += 1
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:

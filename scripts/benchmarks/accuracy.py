@@ -47,6 +47,7 @@ class Ours:
         from rec.training.ema import EMA
         from rec.training.feed import Feed
         from rec.training.run_log import Window
+        from rec.training.update import Step
 
         accelerator, data, self.rate = Accelerator(cpu=True), cfg.train.data, cfg.optim.lr
         loader: Any = build.build_loader(cfg, accelerator, dataset, cfg.train.batch_size, 1)
@@ -56,11 +57,9 @@ class Ours:
         self.model, self.optimizer = launch.prepare_model(
             cfg, accelerator, network, build.build_optimizer(cfg, network)
         )
-        run: Any = SimpleNamespace(
-            cfg=cfg, accelerator=accelerator, weights=list(network.parameters()), window=Window()
-        )
+        run: Any = SimpleNamespace(accelerator=accelerator, window=Window(), stop=SimpleNamespace(requested=False))
         run.compute = functools.partial(forward_and_backward, accelerator, data)
-        run.stop = SimpleNamespace(requested=False)
+        run.step = Step(accelerator, network, list(network.parameters()), self.ema, cfg.train.clip_grad_norm)
         self.step = functools.partial(one_update, run, self.model, self.optimizer, self.feed, None)
         self.parts = [(self.feed, "take", "data"), (self.model, "forward", "forward"), (self.model.head, "losses", "loss"),
                       *last_parts(self.optimizer, self.ema)]  # fmt: skip
@@ -70,7 +69,6 @@ class Ours:
             group["lr"] = self.rate * self.schedule(done)
         self.feed.take()
         self.step()
-        self.ema.update(self.model)
 
     def answer(self, batch: Batch) -> Tensor:
         return self.model(batch)["box"]

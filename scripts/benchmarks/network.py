@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from rec.cuda_graphs import Replayed
 from rec.inference.grounder import compile_network
 from rec.models.heads import REChead
 from rec.training.ema import EMA
+from rec.training.update import Step, numbers_on_device
 
 # Measured of the original code: seconds on two cores at 416 x 416, float32, allocator pinned; operations at batch 32.
 ORIGINAL = {"step 8": 1.83, "forward 8": 1.16, "step 32": 7.0, "evaluation 1": 0.13, "evaluation 8": 0.97,
@@ -53,24 +55,31 @@ class OurTraining:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
         self.ema = EMA(self.model)
-        self.forward_and_backward = (
-            Replayed(self._forward_and_backward, copied=False) if graphs else self._forward_and_backward
-        )
+        alone: Any = SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_, num_processes=1, scaler=None)
+        self._whole_step = Step(alone, self.model, self.parameters, self.ema, 0.15, graphs)
+        self._rates = torch.tensor([1e-4], device=options.device)
         self._anew = not graphs  # gradients in new memory for every update
+        self.forward_and_backward: Callable[..., Any] = self._forward_and_backward
+        self._optimize: Callable[..., Any] = self._optimizer_alone
+        if graphs:
+            self.forward_and_backward = Replayed(self._forward_and_backward, copied=False)
+            self._optimize = Replayed(self._optimizer_alone, copied=False)
 
     def step(self, batch: Any, bf16: bool = False) -> float:
         """One update from uint8 images; reads back one number, the gradient norm."""
         self.forward_and_backward(our_batch(batch), bf16)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 0.15)
-        self.optimizer.step()
-        self.optimizer.zero_grad(self._anew)
-        self.ema.update(self.model)
-        return norm.item()
+        return self._whole_step(self.optimizer, False, lambda: None)[0]
 
     def bare(self, prepared: Any, optimizer: bool = False, bf16: bool = False) -> None:
         """Forward, loss, backward on a ready batch; with the optimizer's step where asked."""
         self.forward_and_backward(prepared, bf16)
         if optimizer:
+            self._optimize(self._rates)
+        else:
+            self.optimizer.zero_grad(self._anew)
+
+    def _optimizer_alone(self, rates: torch.Tensor) -> None:
+        with numbers_on_device(self.optimizer, rates.unbind()):
             self.optimizer.step()
         self.optimizer.zero_grad(self._anew)
 

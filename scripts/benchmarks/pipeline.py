@@ -9,22 +9,25 @@ cold start of predict.py.
 
 import itertools
 import json
-import math
 import shutil
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
 
+from benchmarks.accuracy import clocked
 from benchmarks.generated import our_dataset, plain_dataset, prepared, refer_files
 from benchmarks.inputs import VOCABULARY_SIZE, Options, batch_of, build, config, our_batch, photographs
 from benchmarks.network import OurTraining, as_the_original_runs, bfloat16_is_fast
@@ -191,56 +194,44 @@ def repeated(table: Path, folder: Path, count: int) -> Path:
 
 
 class Loop:
-    """The training loop of ``scripts/train.py`` over a loader, an update at a time.
+    """The update of ``scripts/train.py`` over a loader.
 
     Attributes:
-        shares: of each update, the share of its time outside forward, backward and optimizer, by the clock inside the loop:
-            it is not disturbed by how long the same convolutions take from one turn to the next.
+        shares: on a CPU, of each update, the share of its time outside forward, backward and optimizer, by the clock inside the
+            loop: it is not disturbed by how long the same convolutions take from one turn to the next.
     """
 
     def __init__(self, options: Options, accelerator: Any, loader: Any) -> None:
+        from train import forward_and_backward, one_update
+
         from rec.training.feed import Feed
         from rec.training.run_log import Window
+        from rec.training.update import Step
 
-        self.training = OurTraining(options)
-        self.model, self.optimizer = accelerator.prepare(self.training.model, self.training.optimizer)
-        self.accelerator, self.window, self.shares = accelerator, Window(), list[float]()
-        self.weights, self.graphs = list(self.model.parameters()), options.device == "cuda"
-        compute = self._forward_and_backward
-        self.compute = Replayed(compute, copied=False) if self.graphs else compute
-        self.feed = Feed(itertools.chain.from_iterable(itertools.repeat(loader)), 1, accelerator.device)
+        training, on_gpu = OurTraining(options), options.device == "cuda"
+        model, optimizer = accelerator.prepare(training.model, training.optimizer)
+        compute: Any = partial(forward_and_backward, accelerator, SimpleNamespace(mean=[0.0] * 3, std=[1.0] * 3))
+        run: Any = SimpleNamespace(
+            accelerator=accelerator, window=Window(), stop=SimpleNamespace(requested=False),
+            compute=Replayed(compute, copied=False) if on_gpu else compute,
+            step=Step(accelerator, training.model, list(model.parameters()), training.ema, 0.15, on_gpu),
+        )  # fmt: skip
+        self._feed = Feed(itertools.chain.from_iterable(itertools.repeat(loader)), 1, accelerator.device)
+        self._one_update = partial(one_update, run, model, optimizer, self._feed, None)
+        network = ((model, "forward"), (torch.autograd, "backward"), (optimizer, "step"), (optimizer, "zero_grad"))
+        self._clocked = () if on_gpu else network
+        self.shares: list[float] = []
 
     def update(self) -> None:
-        accelerator, marks = self.accelerator, [time.perf_counter()]
-
-        def mark() -> None:
-            marks.append(time.perf_counter())
-
-        self.feed.take()
-        ready = our_batch(self.feed.batches[0])
-        mark()
-        with accelerator.accumulate(self.model):
-            losses = self.compute(ready)
-        mark()
-        self.window.add(losses, len(ready["image"]))
-        norm = accelerator.clip_grad_norm_(self.weights, 0.15)
-        self.feed.ahead()
-        norm = norm.item()
-        mark()
-        if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not self.graphs)
-        mark()
-        self.training.ema.update(self.training.model)
-        mark()
-        _, computed, _, stepped, _ = (b - a for a, b in itertools.pairwise(marks))
-        self.shares.append(1 - (computed + stepped) / (marks[-1] - marks[0]))
-
-    def _forward_and_backward(self, ready: Any) -> Any:
-        with self.accelerator.autocast():
-            losses = self.model(ready)
-        self.accelerator.backward(losses["loss"])
-        return {name: value.detach() for name, value in losses.items()}
+        spent: dict[str, float] = defaultdict(float)
+        with ExitStack() as stack:
+            for place, function in self._clocked:
+                timed = clocked(getattr(place, function), spent, "network")
+                stack.enter_context(mock.patch.object(place, function, timed))
+            started = time.perf_counter()
+            self._feed.take()
+            self._one_update()
+            self.shares.append(1 - spent["network"] / (time.perf_counter() - started))
 
 
 def loop(options: Options) -> Iterator[Row]:

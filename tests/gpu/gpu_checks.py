@@ -16,9 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rec.config import LazyConfig
 from rec.cuda_graphs import Replayed
+from rec.training.ema import EMA
 from rec.training.feed import Feed
 from rec.training.launch import build_accelerator, prepare_model
 from rec.training.run_log import Window
+from rec.training.update import Step
 
 ROOT = Path(__file__).parents[2]
 for folder in ("models", "inference", "training"):
@@ -87,9 +89,14 @@ def training(
     sizes: Sequence[int | None] = (None,),
     batch: dict[str, Any] | None = None,
     model: Any = None,
-    lr: float = 3e-3,
+    rates: Sequence[float] = (3e-3,),
+    spoilt: int = -1,
+    averages: list[EMA] | None = None,
 ) -> Iterator[float]:
-    """The loss of each update of ``scripts/train.py``'s own step, on one batch again and again, the sizes in turn."""
+    """The loss of each update of ``scripts/train.py``'s own step, on one batch again and again, sizes and rates in turn.
+
+    The gradient of update ``spoilt`` is not finite. The model's average is put into ``averages``.
+    """
     os.environ["ACCELERATE_MIXED_PRECISION"] = precision  # as the launch profile says; the fixture puts it back
     batch = loaded(pinned=device.type == "cuda") if batch is None else batch
     given = ["train.trackers=[]", "train.output_dir=outputs/none", "train.data.share_images=false", *overrides]
@@ -100,16 +107,28 @@ def training(
     assert accelerator.device.type == device.type and accelerator.mixed_precision == precision
     torch.manual_seed(0)
     model = small.simrec() if model is None else model
-    optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), rates[0], fused=True)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
-    feed = Feed(itertools.repeat(batch), accumulation, accelerator.device)
-    compute = partial(train_script().forward_and_backward, accelerator, cfg.train.data)
+    feed, ema = Feed(itertools.repeat(batch), accumulation, accelerator.device), EMA(model)
+    compute: Any = partial(train_script().forward_and_backward, accelerator, cfg.train.data)
+    graphs, weights = cfg.train.cuda_graphs.enabled, list(model.parameters())
+    step = Step(accelerator, model, weights, ema, cfg.train.clip_grad_norm, graphs)
+
+    done = itertools.count()
+
+    def spoiling(*how: Any) -> tuple[float, bool]:
+        if next(done) == spoilt:
+            next(weight.grad for weight in weights if weight.grad is not None).fill_(torch.nan)
+        return step(*how)
+
     run = SimpleNamespace(
-        cfg=cfg, accelerator=accelerator, window=Window(), weights=list(model.parameters()),
-        stop=SimpleNamespace(requested=False),
-        compute=Replayed(compute, copied=False) if cfg.train.cuda_graphs.enabled else compute,
+        accelerator=accelerator, window=Window(), stop=SimpleNamespace(requested=False), step=spoiling,
+        compute=Replayed(compute, copied=False) if graphs else compute,
     )  # fmt: skip
-    for size, _ in zip(itertools.cycle(sizes), range(updates), strict=False):
+    if averages is not None:
+        averages.append(ema)
+    for size, rate, _ in zip(itertools.cycle(sizes), itertools.cycle(rates), range(updates), strict=False):
+        optimizer.param_groups[0]["lr"] = rate
         feed.take()
         train_script().one_update(run, model, optimizer, feed, size)
         yield run.window.means(accelerator)["loss"]

@@ -94,21 +94,24 @@ def test_compiled_training_stops_compiling(rehearsed, backend, sizes):
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_cuda_graphs_train_as_without(gpu, precision):
-    """Of each of two image sizes the first update is an ordinary one, the second recorded, the others replayed."""
-    found, ends = [], []
+    """Of each of two image sizes the first update is an ordinary one, the second recorded, the others replayed. So are the steps;
+    their rates change, and one is skipped."""
+    found, ends, averages = [], [], []
     for switch in ("train.cuda_graphs.enabled=false", "train.cuda_graphs.enabled=true"):
         torch.manual_seed(0)
         model = small.simrec()
         for layer in model.modules():
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = 0.0  # random numbers are drawn in another order
-        how = {"updates": 10, "sizes": (64, 96), "model": model, "lr": 1e-4}
-        found.append(list(training(gpu, precision, "train.num_accumulation_steps=2", switch, **how)))
-        ends.append(torch.cat([value.flatten().float() for value in model.state_dict().values()]))
+        how = {"updates": 8, "sizes": (64, 96), "model": model, "rates": (5e-5, 1e-4, 1.5e-4), "spoilt": 4}
+        found.append(list(training(gpu, precision, "train.num_accumulation_steps=2", switch, averages=averages, **how)))
+        each = (*model.state_dict().values(), *averages[-1].shadow.values())
+        ends.append(torch.cat([value.flatten().float() for value in each]))
     tolerance = 1e-3 if precision == "no" else 2e-2
     assert found[1] == pytest.approx(found[0], rel=tolerance)
     assert found[1][-1] < found[1][1], "of one size"
     assert (ends[1] - ends[0]).norm() < tolerance * ends[0].norm()
+    assert [ema.updates for ema in averages] == [7, 7]
 
 
 def test_activation_checkpointing_takes_less_memory(gpu):
