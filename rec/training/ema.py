@@ -61,11 +61,11 @@ class EMA:
         for (rule, _), (shadows, values) in self._sorted(model).items():
             alike = all(shadow.stride() == value.stride() for shadow, value in zip(shadows, values, strict=True))
             if rule == "average" and alike:
-                # shadow - share * (shadow - value) is a step of SGD whose gradient is -value and weight decay 1: in one pass
-                # over the memory, and the one operation of the kind that reads its rate and whether to skip on the device.
+                # shadow + share * (value - shadow) is a step of SGD at rate -share, whose gradient is value and weight decay -1: in
+                # one pass over the memory, by the one operation of the kind that reads rate and whether to skip on the device.
                 torch._fused_sgd_(
-                    shadows, values, [], weight_decay=1.0, momentum=0.0, lr=share, dampening=0.0, nesterov=False,
-                    maximize=True, is_first_step=False, found_inf=skip,
+                    shadows, values, [], weight_decay=-1.0, momentum=0.0, lr=share.neg(), dampening=0.0, nesterov=False,
+                    maximize=False, is_first_step=False, found_inf=skip,
                 )  # fmt: skip
             else:
                 before, now = _joined(shadows), _joined(values)

@@ -34,7 +34,7 @@ class Feed:
         self._early = on_gpu if early is None else early
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._coming: list[Batch] | Exception | None = None
-        self._idle: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self._idle: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def take(self) -> float:
         """Puts the next update's batches into :attr:`batches`; returns the seconds for which the device waited for them.
@@ -47,8 +47,11 @@ class Feed:
         waited, self._coming = time.perf_counter() - started, None
         if isinstance(coming, Exception):
             raise coming
-        if self._idle is not None:  # the read-back of the update before has waited for both events
-            waited += self._idle[0].elapsed_time(self._idle[1]) / 1000
+        while (
+            self._idle and self._idle[0][1].query()
+        ):  # one that the device has yet to come to is told at the next update
+            begin, end = self._idle.pop(0)
+            waited += begin.elapsed_time(end) / 1000
         if self._stream is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_stream(self._stream)
@@ -70,7 +73,7 @@ class Feed:
             self._coming = error
         for mark in marks[1:]:
             mark.record()  # if the device was still computing it comes right behind the first
-        self._idle = (marks[0], marks[1]) if marks else None
+        self._idle += [(marks[0], marks[1])] if marks else []
 
     def _fetch(self) -> list[Any]:
         batches = [next(self._loader) for _ in range(self._count)]
