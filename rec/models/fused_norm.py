@@ -142,23 +142,23 @@ def _slope(z, act: tl.constexpr):
 
 
 @triton.jit
-def _place(tile, rows, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Columns of this program and which exist; offsets of a tile's values and which exist."""
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+def _place(tile, column, rows, channels, ROWS: tl.constexpr):
+    """Offsets of a tile's values, and which exist."""
     row = tile * ROWS + tl.arange(0, ROWS)
     there = (row < rows)[:, None] & (column < channels)[None, :]
-    return column, column < channels, row.to(tl.int64)[:, None] * channels + column[None, :], there
+    return row.to(tl.int64)[:, None] * channels + column[None, :], there
 
 
 @triton.jit(do_not_specialize=["parts", "turns"])
 def _sums(x, sums, rows, channels, parts, turns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Sums of each channel and of its squares, less its first value: so that no digits are lost where the mean is large."""
     part = tl.program_id(0)
-    column, exists, _, _ = _place(0, rows, channels, ROWS, COLUMNS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    exists = column < channels
     first = tl.load(x + column, exists, 0.0).to(tl.float32)
     total, squares = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     for turn in range(turns):
-        _, _, offset, there = _place(part * turns + turn, rows, channels, ROWS, COLUMNS)
+        offset, there = _place(part * turns + turn, column, rows, channels, ROWS)
         value = tl.where(there, tl.load(x + offset, there, 0.0).to(tl.float32) - first[None, :], 0.0)
         total += value
         squares += value * value
@@ -210,8 +210,10 @@ def _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, th
 @triton.jit(do_not_specialize=["parts", "turns"])
 def _forward(x, y, mean, variance, weight, bias, eps, rows, channels, parts, turns, act: tl.constexpr,
              ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    column, exists, offset, there = _place(tl.program_id(0), rows, channels, ROWS, COLUMNS)
-    _, _, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    exists = column < channels
+    offset, there = _place(tl.program_id(0), column, rows, channels, ROWS)
+    _xhat, _scale, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
     tl.store(y + offset, _activated(z, act).to(y.dtype.element_ty), there)
 
 
@@ -219,11 +221,12 @@ def _forward(x, y, mean, variance, weight, bias, eps, rows, channels, parts, tur
 def _gradient_sums(x, dy, mean, variance, weight, bias, sums, eps, rows, channels, parts, turns, act: tl.constexpr,
                    ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     part = tl.program_id(0)
-    column, exists, _, _ = _place(0, rows, channels, ROWS, COLUMNS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    exists = column < channels
     total, products = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     for turn in range(turns):
-        _, _, offset, there = _place(part * turns + turn, rows, channels, ROWS, COLUMNS)
-        xhat, _, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
+        offset, there = _place(part * turns + turn, column, rows, channels, ROWS)
+        xhat, _scale, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
         g = tl.load(dy + offset, there, 0.0).to(tl.float32) * _slope(z, act)
         total += g
         products += g * xhat
@@ -243,7 +246,9 @@ def _gradients(sums, gradients, rows, channels, parts, turns, ROWS: tl.constexpr
 @triton.jit(do_not_specialize=["parts", "turns"])
 def _backward(x, dy, mean, variance, weight, bias, gradients, dx, eps, rows, channels, parts, turns, act: tl.constexpr,
               of_batch: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    column, exists, offset, there = _place(tl.program_id(0), rows, channels, ROWS, COLUMNS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    exists = column < channels
+    offset, there = _place(tl.program_id(0), column, rows, channels, ROWS)
     xhat, scale, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
     g = tl.load(dy + offset, there, 0.0).to(tl.float32) * _slope(z, act)
     if of_batch:

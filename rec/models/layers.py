@@ -101,23 +101,13 @@ class AveragePool(nn.AvgPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         even = x.shape[2] % 2 == x.shape[3] % 2 == 0
-        return Halved.apply(x) if x.is_cuda and x.requires_grad and even else super().forward(x)
+        return halved(x) if x.is_cuda and even and not torch.compiler.is_compiling() else super().forward(x)
 
 
-class Halved(torch.autograd.Function):
-    """:class:`AveragePool` with a gradient that is one copy: on a GPU torch's own takes several times as long."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        cells = (grad / 4).permute(0, 2, 3, 1)  # the order in memory of a channels-last map
-        count, height, width, channels = cells.shape
-        four = cells[:, :, None, :, None].expand(count, height, 2, width, 2, channels)
-        return four.reshape(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+def halved(x: Tensor) -> Tensor:
+    """:class:`AveragePool` of even sides as a mean over an axis: on a GPU torch's pooling takes several times as long."""
+    cells = x.permute(0, 2, 3, 1)  # the order in memory of a channels-last map
+    return cells.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean((2, 4)).permute(0, 3, 1, 2)
 
 
 def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor], name: str) -> Tensor:
@@ -134,6 +124,9 @@ def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor], name: 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
     """Bilinear upsampling of ``(B, C, H, W)`` by a whole factor, corners aligned as in SimREC and MCN."""
+    if x.is_cuda and torch.is_autocast_enabled("cuda"):
+        with torch.autocast("cuda", enabled=False):  # it would make the map float32
+            return upsample(x, factor)
     if x.is_cuda and x.requires_grad:
         return Upsampled.apply(x, factor)
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)

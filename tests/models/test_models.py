@@ -12,7 +12,7 @@ from rec.models import SimREC
 from rec.models.backbones.cspdarknet import Stem
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
-from rec.models.layers import AveragePool, Halved, Upsampled, upsample
+from rec.models.layers import AveragePool, Upsampled, halved, upsample
 from rec.models.word_attention import WordAttention
 
 MODELS = {
@@ -261,7 +261,7 @@ def test_what_gpus_compute_in_another_way_is_what_torch_gives():
     stem = Stem(8).double()
     for own, plain in (
         (lambda x: Upsampled.apply(x, 2), lambda x: upsample(x, 2)),
-        (Halved.apply, AveragePool()),
+        (halved, AveragePool()),
         (stem.side_by_side, stem.conv),
     ):
         y, wanted = own(x), plain(x)

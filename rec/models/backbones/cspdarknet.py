@@ -21,8 +21,13 @@ class Stem(ConvBlock):
 
     def side_by_side(self, x: Tensor) -> Tensor:
         """``conv(x)`` as a 3x3 convolution of 2x2 pixels together, in 16 channels: for three GPUs have no fast kernels."""
-        pixels, weight = (F.pad(F.pixel_unshuffle(each, 2), (0, 0, 0, 0, 0, 4)) for each in (x, self.conv.weight))
-        return F.conv2d(pixels.contiguous(memory_format=torch.channels_last), weight, padding=1)
+        count, _, height, width = x.shape
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        cells = x.new_zeros(count, height // 2, width // 2, 16, dtype=dtype).permute(0, 3, 1, 2)
+        pixels = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
+        cells.unflatten(1, (4, 2, 2))[:, :3].copy_(pixels)
+        weight = F.pad(F.pixel_unshuffle(self.conv.weight, 2), (0, 0, 0, 0, 0, 4))
+        return F.conv2d(cells, weight, padding=1)
 
 
 class Bottleneck(nn.Module):
