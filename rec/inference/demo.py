@@ -31,7 +31,8 @@ _STYLE = (
     answer_html.STYLE
     + """
 .gradio-container { width: 100% !important; max-width: 1200px !important; margin: 0 auto !important;
-  --stage: clamp(300px, 58vh, 520px); --muted: #52525b; --block-info-text-color: var(--muted); --input-placeholder-color: var(--muted) }
+  --stage: clamp(300px, 58vh, 520px); --muted: #52525b;
+  --block-info-text-color: var(--muted); --input-placeholder-color: var(--muted) }
 .dark .gradio-container, .dark.gradio-container { --muted: #b4b4bd }
 #answer .html-container, #said .html-container, #complaints .html-container { padding: 0 }
 #complaints:has(#complaint:empty) { display: none }
