@@ -242,7 +242,8 @@ def loop(options: Options) -> Iterator[Row]:
     # A GPU's updates are short: many in a row, more than a loader has ready when it starts, all out of one epoch.
     turns = 30 if on_gpu else 1
     work = options.work / ("loop" if on_gpu else "data")
-    source = refer_files(work, options.images, (16 if on_gpu else 1) * 3 * options.images)
+    refs = count * turns * (3 * options.rounds + 3) if on_gpu else 3 * options.images
+    source = refer_files(work, options.images, refs)
     accelerator = Accelerator(mixed_precision="bf16") if on_gpu else Accelerator(cpu=True)
     for store, number in LOOP_SIDES[device]:
         table = prepared(source, work / store, store=store, size=options.size)
