@@ -20,8 +20,9 @@ import triton.language as tl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-TILE = 4096  # values that a program holds at a time
+TILE, WARPS = 2048, 4  # values that a program holds at a time, and the warps that share them
 PROGRAMS = 1024  # among which a map is divided where they sum
+UNROLL = 1  # tiles that such a program has on their way at a time
 ACTIVATIONS = ("silu", "relu", "lrelu", "none")
 
 
@@ -73,7 +74,7 @@ class NormAct(torch.autograd.Function):
         if norm.training:
             sums = shape.sums(x)
             kept, (mean, variance) = (mean, variance), x.new_empty(2, shape.channels, dtype=torch.float32)
-            _sums[shape.summing](x, sums, *shape.sizes, **shape.tile)
+            _sums[shape.summing](x, sums, *shape.sizes, UNROLL=UNROLL, **shape.tile)
             _statistics[shape.ending](
                 x, sums, mean, variance, *kept, norm.num_batches_tracked, norm.momentum, *shape.sizes, **shape.end
             )
@@ -91,7 +92,7 @@ class NormAct(torch.autograd.Function):
         shape, dy = _Shape(x), dy.contiguous(memory_format=torch.channels_last)
         sums, gradients = shape.sums(x), torch.empty(2, shape.channels, device=x.device)
         given = x, dy, mean, variance, weight, bias
-        _gradient_sums[shape.summing](*given, sums, eps, *shape.sizes, act=act, **shape.tile)
+        _gradient_sums[shape.summing](*given, sums, eps, *shape.sizes, act=act, UNROLL=UNROLL, **shape.tile)
         _gradients[shape.ending](sums, gradients, *shape.sizes, **shape.end)
         dx = torch.empty_like(x)
         _backward[shape.writing](*given, gradients, dx, eps, *shape.sizes, act=act, of_batch=of_batch, **shape.tile)
@@ -105,7 +106,7 @@ class _Shape:
         self.channels = x.shape[1]
         rows = x.numel() // max(1, self.channels)
         columns = min(64, triton.next_power_of_2(self.channels))
-        self.tile = {"ROWS": TILE // columns, "COLUMNS": columns, "num_warps": 8}
+        self.tile = {"ROWS": TILE // columns, "COLUMNS": columns, "num_warps": WARPS}
         tiles, across = triton.cdiv(rows, TILE // columns), triton.cdiv(self.channels, columns)
         turns = max(1, tiles * across // PROGRAMS)  # tiles that a program sums
         parts = triton.cdiv(tiles, turns)
@@ -150,14 +151,14 @@ def _place(tile, column, rows, channels, ROWS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["parts", "turns"])
-def _sums(x, sums, rows, channels, parts, turns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _sums(x, sums, rows, channels, parts, turns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNROLL: tl.constexpr):
     """Sums of each channel and of its squares, less its first value: so that no digits are lost where the mean is large."""
     part = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     exists = column < channels
     first = tl.load(x + column, exists, 0.0).to(tl.float32)
     total, squares = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
-    for turn in range(turns):
+    for turn in tl.range(turns, loop_unroll_factor=UNROLL):
         offset, there = _place(part * turns + turn, column, rows, channels, ROWS)
         value = tl.where(there, tl.load(x + offset, there, 0.0).to(tl.float32) - first[None, :], 0.0)
         total += value
@@ -219,12 +220,12 @@ def _forward(x, y, mean, variance, weight, bias, eps, rows, channels, parts, tur
 
 @triton.jit(do_not_specialize=["parts", "turns"])
 def _gradient_sums(x, dy, mean, variance, weight, bias, sums, eps, rows, channels, parts, turns, act: tl.constexpr,
-                   ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+                   ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
     part = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     exists = column < channels
     total, products = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
-    for turn in range(turns):
+    for turn in tl.range(turns, loop_unroll_factor=UNROLL):
         offset, there = _place(part * turns + turn, column, rows, channels, ROWS)
         xhat, _scale, z = _normalised(x, mean, variance, weight, bias, eps, column, exists, offset, there)
         g = tl.load(dy + offset, there, 0.0).to(tl.float32) * _slope(z, act)

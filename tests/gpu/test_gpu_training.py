@@ -165,7 +165,8 @@ def test_a_killed_run_continues_as_if_it_had_not_been(rehearsed, tmp_path):
         f"train.train_iter={UPDATES}", "train.log_period=1", "train.checkpointer.period=2", "train.trackers=[]",
         "train.evaluation.enabled=false", "train.data.share_images=false",
     )  # fmt: skip
-    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)}
+    found_in = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": found_in}
 
     def start(run, *more):
         words = [str(ROOT / "scripts/train.py"), str(QUICKSTART), *quick, f"train.output_dir={tmp_path / run}", *more]
