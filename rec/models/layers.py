@@ -28,6 +28,8 @@ def activation(name: str) -> nn.Module:
 class ConvBlock(nn.Module):
     """Convolution without bias, BatchNorm, activation: ``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``.
 
+    Called with a second map of the result's shape it gives the sum of both.
+
     Args:
         padding: pixels; by default what keeps the size at stride 1.
         act: name for :func:`activation`.
@@ -55,10 +57,11 @@ class ConvBlock(nn.Module):
         self.act = activation(act)
         self.act_name = act
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         if foldable(x, self.conv, self.norm):
-            return folded(x, self.conv, self.norm, self.act_name)
-        return norm_act(self.convolved(x), self.norm, self.act, self.act_name)
+            y = folded(x, self.conv, self.norm, self.act_name)
+            return y if added is None else y.add_(added)
+        return norm_act(self.convolved(x), self.norm, self.act, self.act_name, added)
 
     def convolved(self, x: Tensor) -> Tensor:
         """``conv(x)``."""
@@ -73,10 +76,11 @@ class UpsampledConvBlock(ConvBlock):
     the upsampled map.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         if foldable(x, self.conv, self.norm):
-            return self.act(upsample(folded(x, self.conv, self.norm, None), 2))
-        return norm_act(upsample(self.conv(x), 2), self.norm, self.act, self.act_name)
+            y = self.act(upsample(folded(x, self.conv, self.norm, None), 2))
+            return y if added is None else y + added
+        return norm_act(upsample(self.conv(x), 2), self.norm, self.act, self.act_name, added)
 
 
 class PredictionConv(nn.Conv2d):
@@ -110,16 +114,22 @@ def halved(x: Tensor) -> Tensor:
     return cells.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean((2, 4)).permute(0, 3, 1, 2)
 
 
-def norm_act(x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor], name: str) -> Tensor:
-    """``act(norm(x))``; ``name``: of ``act`` in :data:`ACTIVATIONS`."""
-    if x.is_cuda and recording():
+def norm_act(
+    x: Tensor, norm: nn.Module, act: Callable[[Tensor], Tensor], name: str, added: Tensor | None = None
+) -> Tensor:
+    """``act(norm(x)) + added``; ``name``: of ``act`` in :data:`ACTIVATIONS`."""
+    if x.is_cuda and recording() and isinstance(norm, nn.BatchNorm2d):
         try:
             from rec.models import fused_norm
         except ImportError:  # torch for other GPUs brings no Triton
-            return act(norm(x))
-        if isinstance(norm, nn.BatchNorm2d) and fused_norm.fits(x, norm):
-            return fused_norm.norm_act(x, norm, name)
-    return act(norm(x))
+            pass
+        else:
+            if fused_norm.fits(x, norm):
+                return fused_norm.norm_act(x, norm, name, added)
+    y = act(norm(x))
+    if added is None:
+        return y
+    return y.add_(added) if name == "silu" else y + added  # SiLU's gradient does not read its result
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
@@ -133,20 +143,26 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 class Upsampled(torch.autograd.Function):
-    """:func:`upsample` with a gradient of two matrix products: on a GPU torch's own adds up in an order that changes."""
+    """:func:`upsample` as two matrix products: on a GPU they are faster, and torch's own gradient adds up in an order that
+    changes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: int) -> Tensor:
-        ctx.size = x.shape[-2:]
-        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+        rows, columns = ctx.weights = [_bilinear_weights(factor * size, size, x) for size in x.shape[-2:]]
+        return _in_two_products(rows, columns, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        cells = grad.permute(0, 2, 3, 1)  # the order in memory of a channels-last map
-        rows, columns = (_bilinear_weights(*sizes, grad) for sizes in zip(grad.shape[-2:], ctx.size, strict=True))
-        halved = (rows.T @ cells.flatten(2)).unflatten(2, cells.shape[2:])
-        return (columns.T @ halved).permute(0, 3, 1, 2), None
+        rows, columns = ctx.weights
+        return _in_two_products(rows.T, columns.T, grad), None
+
+
+def _in_two_products(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """Linear over rows, then columns, of ``(B, C, H, W)``: ``(H', H)`` and ``(W', W)`` make it ``(B, C, H', W')``."""
+    cells = x.permute(0, 2, 3, 1)  # the order in memory of a channels-last map
+    between = (rows @ cells.flatten(2)).unflatten(2, cells.shape[2:])
+    return (columns @ between).permute(0, 3, 1, 2)
 
 
 def _bilinear_weights(large: int, small: int, like: Tensor) -> Tensor:

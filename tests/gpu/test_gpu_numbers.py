@@ -87,9 +87,10 @@ def test_norm_and_activation_in_one_are_torchs(device, monkeypatch):
         norms.append(copy.deepcopy(norms[0]))
         for norm in norms:
             given = x.clone().requires_grad_()
-            y = fused_norm.norm_act(given, norm, act) if norm is norms[0] else acts[act](norm(given))
-            y.backward(gradient)
-            found.append([y, given.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
+            more = gradient.clone().requires_grad_()
+            y = fused_norm.norm_act(given, norm, act, more) if norm is norms[0] else acts[act](norm(given)) + more
+            torch.cat([x, y], 1).backward(torch.cat([x, gradient], 1))  # its gradient is a part of a map
+            found.append([y, given.grad, more.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
         for ours, torchs in zip(*found, strict=True):
             most = 1e-4 * torchs.float().abs().max().item()
             assert torch.allclose(ours.float(), torchs.float(), rtol=1e-4, atol=most), (act, training)

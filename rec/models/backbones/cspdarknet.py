@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
         self.expand = ConvBlock(channels, channels, 3, act="silu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.expand(self.reduce(x)).add_(x)  # SiLU's result is nobody else's, and its gradient does not read it
+        return self.expand(self.reduce(x), x)
 
 
 class CSPStage(nn.Module):
