@@ -47,7 +47,6 @@ def train(cfg: Any) -> int:
     from accelerate.utils import set_seed
 
     from rec.config import LazyConfig, to_native
-    from rec.cuda_graphs import Replayed
     from rec.model_folder.allowed import STARTED_IN
     from rec.training import build, checkpoint, process, resume, schedules
     from rec.training.ema import EMA
@@ -58,7 +57,7 @@ def train(cfg: Any) -> int:
     from rec.training.publish import Publisher
     from rec.training.run import Run
     from rec.training.run_log import Profiler, RunLog, Window
-    from rec.training.update import Step
+    from rec.training.update import Step, recorded
     from rec.training.weights import find_weights, load_matching
 
     # The process: its memory, its signals, its place among others.
@@ -112,9 +111,9 @@ def train(cfg: Any) -> int:
     window = Window()
     window.load(state.window, accelerator, state.update)
     compute: Any = partial(forward_and_backward, accelerator, cfg.train.data)
-    graphs = cfg.train.cuda_graphs.enabled
-    compute = Replayed(compute, copied=False) if graphs else compute
-    step = Step(accelerator, bare, list(model.parameters()), ema, cfg.train.clip_grad_norm, graphs)
+    graphs, weights = cfg.train.cuda_graphs.enabled, list(model.parameters())
+    compute = recorded(compute, weights, accumulation) if graphs else compute
+    step = Step(accelerator, bare, weights, ema, cfg.train.clip_grad_norm, graphs)
     run = Run(cfg, accelerator, bare, ema, state, stop, log, window, compute, step)
     scales, status, due_save, stopping, finite = cfg.train.multi_scale_training, 0, False, False, True
     model.train()

@@ -1,5 +1,6 @@
-"""The end of an update: what is done with its gradients."""
+"""An update's gradients: where recorded work puts them, and what is done with them at its end."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,32 @@ from rec.data.batch import Returning
 from rec.training.ema import EMA
 
 
+def recorded(compute: Callable[..., Any], weights: Sequence[nn.Parameter], accumulation: int = 1) -> Callable[..., Any]:
+    """``compute``, which adds to the gradients of ``weights``, recorded on a GPU and replayed (:class:`rec.cuda_graphs.Replayed`).
+
+    A recording writes into the same memory again: that of the first call's gradients. Of the first of ``accumulation`` batches
+    they take the place of what is there, by a few operations for all of them together.
+    """
+    turns = itertools.count()
+
+    def into_place(first: bool, *how: Any) -> Any:
+        places = [weight.grad for weight in weights]
+        for weight in weights:
+            weight.grad = None
+        result = compute(*how)
+        pairs = [(place, weight) for place, weight in zip(places, weights, strict=True) if place is not None]
+        known = [(place, weight.grad) for place, weight in pairs if weight.grad is not None]
+        if known:
+            into, new = ([pair[number] for pair in known] for number in range(2))
+            (torch._foreach_copy_ if first else torch._foreach_add_)(into, new)
+        for place, weight in pairs:
+            weight.grad = place
+        return result
+
+    replayed = Replayed(into_place, copied=False)
+    return lambda *how: replayed(next(turns) % accumulation == 0, *how)
+
+
 class Step:
     """Clips the gradients, steps the optimizer, clears the gradients and averages the weights: unless one is not finite.
 
@@ -27,7 +54,7 @@ class Step:
         weights: whose gradients are clipped together.
         ema: averages of ``model``; None without.
         clip: total norm to clip to; None or 0: as they are.
-        graphs: ``train.cuda_graphs.enabled``.
+        graphs: ``train.cuda_graphs.enabled``: gradients are :func:`recorded`, and stay.
     """
 
     def __init__(
@@ -66,7 +93,8 @@ class Step:
         finite = math.isfinite(gradient_norm)
         if finite or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and learns
             optimizer.step()
-        optimizer.zero_grad(set_to_none=not self._graphs)  # a graph adds to the memory it was recorded with
+        if not self._graphs:  # else the next update writes over them
+            optimizer.zero_grad()
         if finite and self._ema is not None:
             self._ema.update(self._model)
         return gradient_norm, requests > 0
@@ -101,7 +129,6 @@ class Step:
         torch._foreach_mul_(gradients, (self._clip / (norm + 1e-6)).clamp(max=1.0))
         with numbers_on_device(optimizer, rates, skip):
             optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
         if self._ema is not None:
             self._ema.update_unless(skip, self._model, decay, share)
 

@@ -33,7 +33,6 @@ from benchmarks.inputs import VOCABULARY_SIZE, Options, batch_of, build, config,
 from benchmarks.network import OurTraining, as_the_original_runs, bfloat16_is_fast
 from benchmarks.plain_model import PlainSimREC
 from benchmarks.timing import ROOT, Row, Sides, fastest, interleave, median, ratio, ratios, single
-from rec.cuda_graphs import Replayed
 
 # Of section loop. On a CPU the loader's workers take their time from the cores that train, and a batch of eight decodes in a
 # hundredth of a step: without workers the loop is fastest. The last rows show what two of them cost.
@@ -206,15 +205,16 @@ class Loop:
 
         from rec.training.feed import Feed
         from rec.training.run_log import Window
-        from rec.training.update import Step
+        from rec.training.update import Step, recorded
 
         training, on_gpu = OurTraining(options), options.device == "cuda"
         model, optimizer = accelerator.prepare(training.model, training.optimizer)
         compute: Any = partial(forward_and_backward, accelerator, SimpleNamespace(mean=[0.0] * 3, std=[1.0] * 3))
+        weights = list(model.parameters())
         run: Any = SimpleNamespace(
             accelerator=accelerator, window=Window(), stop=SimpleNamespace(requested=False),
-            compute=Replayed(compute, copied=False) if on_gpu else compute,
-            step=Step(accelerator, training.model, list(model.parameters()), training.ema, 0.15, on_gpu),
+            compute=recorded(compute, weights) if on_gpu else compute,
+            step=Step(accelerator, training.model, weights, training.ema, 0.15, on_gpu),
         )  # fmt: skip
         self._feed = Feed(itertools.chain.from_iterable(itertools.repeat(loader)), 1, accelerator.device)
         self._one_update = partial(one_update, run, model, optimizer, self._feed, None)

@@ -15,12 +15,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rec.config import LazyConfig
-from rec.cuda_graphs import Replayed
 from rec.training.ema import EMA
 from rec.training.feed import Feed
 from rec.training.launch import build_accelerator, prepare_model
 from rec.training.run_log import Window
-from rec.training.update import Step
+from rec.training.update import Step, recorded
 
 ROOT = Path(__file__).parents[2]
 for folder in ("models", "inference", "training"):
@@ -123,7 +122,7 @@ def training(
 
     run = SimpleNamespace(
         accelerator=accelerator, window=Window(), stop=SimpleNamespace(requested=False), step=spoiling,
-        compute=Replayed(compute, copied=False) if graphs else compute,
+        compute=recorded(compute, weights, accumulation) if graphs else compute,
     )  # fmt: skip
     if averages is not None:
         averages.append(ema)

@@ -89,6 +89,7 @@ def test_a_recorded_step_is_the_hosts_and_skips_bit_for_bit(monkeypatch, kind, b
         for one in (host, device):
             for group, rate in zip(one.optimizer.param_groups, (1e-2, 1e-3), strict=True):
                 group["lr"] = rate * (number + 1)
+            one.optimizer.zero_grad(set_to_none=one is host)  # a recording writes over them
             (one.model(batch).square().sum() * (math.inf if skipped else 1.0)).backward()
             mean = one.model[1].running_mean.clone()
             one.model[1].running_mean.fill_(math.nan if skipped else 0.5)  # as of a batch that is not finite
@@ -103,9 +104,27 @@ def test_a_recorded_step_is_the_hosts_and_skips_bit_for_bit(monkeypatch, kind, b
             assert [{**group, "params": None} for group in one.optimizer.param_groups] == groups
             assert not hasattr(one.optimizer, "found_inf")
         assert len(waits) == 2 and norms[1] == pytest.approx(norms[0], rel=1e-6, nan_ok=True)
-        assert all(parameter.grad is None or not parameter.grad.any() for parameter in device.model.parameters())
         assert host.ema.updates == device.ema.updates
         for wanted, got in zip(tensors(host), tensors(device), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
     assert device.step._replayed.calls == (0 if kind == "SGD" else 7)
     assert device.ema.updates == 5
+
+
+def test_recorded_gradients_stay_where_they_were_and_are_those_of_the_update_alone():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    places = set()
+
+    def compute(batch):
+        model(batch).square().sum().backward()
+
+    recorded = update.recorded(compute, list(model.parameters()), accumulation=2)
+    for _ in range(3):
+        batches = torch.randn(2, 4, 3)
+        for batch in batches:
+            recorded(batch)
+        wanted = torch.autograd.grad(sum(model(batch).square().sum() for batch in batches), model.parameters())
+        assert all(map(torch.allclose, (weight.grad for weight in model.parameters()), wanted))
+        places.add(tuple(weight.grad.data_ptr() for weight in model.parameters()))
+    assert len(places) == 1
