@@ -6,7 +6,9 @@ to the last digit on any number of processes, whatever the batch size and howeve
 """
 
 import contextlib
+import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,7 @@ class BoxAndMaskEvaluator:
 # What the built-in evaluator reads of a batch, and of a model's outputs.
 _KNOWN = ("index", "geometry", "box_pixels", "boxes_pixels", "box_count")
 _ANSWERS = ("box", "score", "mask", "candidate_boxes", "candidate_scores")
+_recorded: "weakref.WeakKeyDictionary[torch.nn.Module, tuple[tuple[int, ...], Replayed]]" = weakref.WeakKeyDictionary()
 _NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "score": None, "mask": None}
 
 
@@ -207,7 +210,7 @@ def evaluate(
     # Who runs where, on one model: BatchNorm statistics differ between processes after an update.
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
     runner: Any = model if _is_sharded(accelerator) else bare
-    runner = Replayed(runner) if replay else runner
+    runner = recorded(bare) if replay else runner
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)
@@ -255,6 +258,24 @@ def evaluate(
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
     return result, judge.records() if is_main and hasattr(judge, "records") else []
+
+
+def recorded(model: torch.nn.Module) -> Replayed:
+    """``model(batch)``, recorded on a GPU and replayed: what the evaluations before have recorded too, as long as its weights and
+    statistics stay in the same memory."""
+    memory = tuple(value.data_ptr() for value in itertools.chain(model.parameters(), model.buffers()))
+    known, replayed = _recorded.get(model, (None, None))
+    if replayed is None or known != memory:
+        still = weakref.ref(model)  # what is kept for a model must not keep it
+
+        def forward(batch: Batch) -> Batch:
+            here = still()
+            assert here is not None
+            return here(batch)
+
+        replayed = Replayed(forward)
+        _recorded[model] = memory, replayed
+    return replayed
 
 
 class _Judging:

@@ -1,10 +1,12 @@
 """The evaluation loop: every sample once on any number of processes, records, custom evaluators."""
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from evaluation_toy import ToyModel, ToySplit, run
 
 from rec.data.masks import decode
 from rec.evaluation import evaluate
-from rec.evaluation.run import BoxAndMaskEvaluator, write
+from rec.evaluation.run import BoxAndMaskEvaluator, recorded, write
 from rec.models.soundness import PredictionError
 
 ROOT = Path(__file__).parents[2]
@@ -209,3 +211,16 @@ def test_a_batch_is_judged_after_the_model_has_been_given_the_next_one():
     dataset = Told(3, with_masks=True)
     evaluate(Telling(with_masks=True), loader(dataset, 1), dataset, **NORMALISATION)
     assert events == ["given [0]", "given [1]", "judged 0", "given [2]", "judged 1", "judged 2"]
+
+
+def test_recorded_work_is_kept_for_the_model_while_its_weights_stay_where_they_are():
+    model = torch.nn.Linear(2, 2)
+    first = recorded(model)
+    model.weight.data.mul_(2)  # as averages are put in place
+    assert recorded(model) is first
+    model.weight = torch.nn.Parameter(torch.ones(2, 2))
+    assert recorded(model) is not first
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None and first is not None
