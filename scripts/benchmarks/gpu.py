@@ -28,6 +28,7 @@ CASES = (
 )
 # What is in the names of kernels, first match first.
 KERNELS = (
+    ("^_(sums|statistics|forward|gradient_sums|gradients|backward)$", "batch normalisation with activation"),
     ("bn_|batch_?norm|batchnorm", "batch normalisation"),
     ("fprop|dgrad|wgrad|conv", "convolutions"),
     ("gemm|nvjet|cutlass", "matrix products and 1x1 convolutions"),

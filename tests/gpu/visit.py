@@ -47,7 +47,7 @@ def tests(work: Path, out: Path, device: str) -> Commands:
             "tests/gpu",
             "-vv",
             "-n",
-            "4",
+            "8",
             "-rs",
             "-s",
             "-p",
