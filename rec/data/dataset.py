@@ -303,15 +303,14 @@ class RefCOCODataSet(Dataset):
         """What sample ``index`` of evaluation is: ``image`` (path), ``image_id``, ``ref_id``, ``sentence_index``,
         ``sentence`` (None where a sentence is drawn), ``source``."""
         part, number, sentence = self._parts.locate(0, index)
-        row = part.table.rows[number]
-        path = row["image"]["path"]
+        path, held, image_id, ref_id, sentences, source = part.told(number)
         return {
-            "image": path if row["image"]["bytes"] is not None else os.path.join(part.table.image_root, path),
-            "image_id": row["image_id"],
-            "ref_id": row["ref_id"],
+            "image": path if held else os.path.join(part.table.image_root, path),
+            "image_id": image_id,
+            "ref_id": ref_id,
             "sentence_index": sentence,
-            "sentence": None if sentence is None else row["sentences"][sentence],
-            "source": row["source"],
+            "sentence": None if sentence is None else sentences[sentence],
+            "source": source,
         }
 
     def reads(self, file: str | os.PathLike[str]) -> bool:
