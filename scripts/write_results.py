@@ -110,9 +110,13 @@ def tables(folder: Path) -> dict[str, str]:
         "photos": photos(records),
         "scenes-any": any_number(ANY, records),
         "teacher": table(
-            ["trained on", "val, Acc@0.5", "test, Acc@0.5"],
+            ["trained on", "val, Acc@0.5", "test, Acc@0.5", "updates"],
             [
-                [label, *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "test"))]
+                [
+                    label,
+                    *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "test")),
+                    ", ".join(sorted({str(run["updates"]) for run in records.get(name, {"runs": []})["runs"]})),
+                ]
                 for label, name in TEACHER
             ],
         ),
