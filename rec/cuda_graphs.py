@@ -45,13 +45,14 @@ class Replayed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = tree_flatten((args, kwargs))
-        if not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves):
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_cuda), None)
+        if device is None:
             return self._function(*args, **kwargs)
         key = (
             structure, tuple(map(_kind, leaves)), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"),
         )  # fmt: skip
-        with self._lock:
+        with self._lock, torch.cuda.device(device):
             if key not in self._recorded:
                 if len(self._recorded) >= MOST_GRAPHS:
                     return self._function(*args, **kwargs)
