@@ -197,7 +197,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         path = shell_override("dataset.ann_path" if name in KNOWN_NAMES else "+dataset.ann_path", {name: place})
     reports = [report_of(info, split) for split in info["splits"]]
     general = any(report.none or report.several for report in reports)
-    targets = f" {shell_override('+dataset.targets', 'any')}" if general else ""
+    targets = " +dataset.targets=any train.evaluation.eval_metric=Pr@F1" if general else ""
     if find_split("train", tuple(info["splits"])) and not find_split("val", tuple(info["splits"])):
         print(
             "WARNING: there is no split val, which training evaluates on and picks the best model by. Make one with --val-fraction "

@@ -96,7 +96,8 @@ def student(labels: tuple[str, ...] | None = None) -> Experiment:
 
 
 # Phrases of none, one or several objects in photographs.
-ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any")
+ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any",
+          "train.evaluation.eval_metric=Pr@F1")  # fmt: skip
 RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {

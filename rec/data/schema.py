@@ -49,8 +49,8 @@ MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a row's loss; others vanish or drow
 _LONGEST = 1000  # characters of a message: a record's own content is in it
 # What to do about rows that do not name one object each.
 ONE_ONLY = (
-    "dataset.targets=any trains and evaluates models that answer with none, one or several boxes; for the others, leave "
-    "such rows out"
+    "dataset.targets=any, in training with train.evaluation.eval_metric=Pr@F1, is for models that answer with none, one or "
+    "several boxes; for the others, leave such rows out"
 )
 _SHOWN = reprlib.Repr()
 _SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 80, 80, 40

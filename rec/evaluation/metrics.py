@@ -14,6 +14,7 @@ from rec.evaluation import several
 from rec.metric_cells import metric_cells
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+OF_ANY_NUMBER = ("Pr@F1", "N-acc", "T-acc", "gIoU", "cIoU")  # of rec.evaluation.several
 # Everything that summarize may give, by name.
 NAMES = (
     *(f"Acc@{t:g}" for t in THRESHOLDS),
@@ -22,7 +23,7 @@ NAMES = (
     "mask_oIoU",
     *(f"Pr@{t:g}" for t in THRESHOLDS),
     "IE",
-    *("Pr@F1", "N-acc", "T-acc", "gIoU", "cIoU"),  # of rec.evaluation.several
+    *OF_ANY_NUMBER,
 )
 
 

@@ -148,7 +148,7 @@ def check_values(cfg: Any, groups: tuple[str, ...] = ("train", "dataset", "optim
             value = found[0]
             if not any(_fits(value, rule) for rule in key.rule.split(" or ")):
                 builder.fail(ValueError, f"cfg.{name}", f" is {_shown(value)}; expected {_expected(key.rule)}")
-    return problems + _together(cfg)
+    return problems + _together(cfg, training="train" in groups)
 
 
 def _expected(rule: str) -> str:
@@ -203,17 +203,21 @@ def _trackers() -> list[str]:
     return sorted(str(kind.value) for kind in LoggerType)
 
 
-def _together(cfg: Any) -> list[str]:
-    """Values that are right alone and wrong together."""
+def _together(cfg: Any, training: bool) -> list[str]:
+    """Values that are right alone and wrong together. An evaluation may ask a model for what it was not trained on."""
     problems = []
     metric = _find(cfg, "train.evaluation.eval_metric")
     own = _find(cfg, "train.evaluation.evaluator")
     if metric is not None and (own is None or own[0] is None) and isinstance(metric[0], str):
-        from rec.evaluation.metrics import NAMES
+        from rec.evaluation.metrics import NAMES, OF_ANY_NUMBER
 
-        if metric[0] not in NAMES:
+        targets = _find(cfg, "dataset.targets") if training else None
+        expected, which = NAMES, "nothing measures"
+        if targets is not None and targets[0] == "any" and _is_ours(cfg, "dataset.targets"):
+            expected, which = OF_ANY_NUMBER, "is of phrases that name one object, and dataset.targets=any has others"
+        if metric[0] not in expected:
             problems.append(
-                f"cfg.train.evaluation.eval_metric is {metric[0]!r}, which nothing measures; expected one of {', '.join(NAMES)}"
+                f"cfg.train.evaluation.eval_metric is {metric[0]!r}, which {which}; expected one of {', '.join(expected)}"
             )
     alpha = _find(cfg, "train.ema.alpha")
     if alpha is not None and alpha[0] == 1:

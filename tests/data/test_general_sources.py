@@ -218,4 +218,4 @@ def test_the_script_prepares_grefcoco_by_its_name_and_says_what_training_needs(t
     assert "data set [grefcoco_unc] contains:\n12 expressions for 12 refs in 4 images." in said
     assert "Of the expressions in split [testB] 1 name nothing, 1 several objects." in said
     assert "WARNING, split train: left out 1 annotations of crowds (iscrowd)" in said
-    assert said.rstrip().endswith("+dataset.targets=any")
+    assert said.rstrip().endswith("+dataset.targets=any train.evaluation.eval_metric=Pr@F1")

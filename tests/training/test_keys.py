@@ -96,6 +96,13 @@ def test_values_of_parts_from_elsewhere_are_left_to_them():
     assert check_values(cfg) == []
 
 
+def test_the_metric_of_phrases_that_name_one_object_is_refused_for_others():
+    assert any("expected one of Pr@F1, N-acc" in problem for problem in problems("dataset.targets=any"))
+    assert not problems("dataset.targets=any", "train.evaluation.eval_metric=Pr@F1")
+    evaluated = LazyConfig.apply_overrides(LazyConfig.load(str(QUICKSTART)), ["dataset.targets=any"])
+    assert not check_values(evaluated, ("dataset", "train.evaluation"))
+
+
 def test_cuda_graphs_are_refused_where_the_work_varies():
     graphs = "train.cuda_graphs.enabled=true"
     assert problems(graphs, "train.data.share_images=false", "train.num_accumulation_steps=2") == []
