@@ -32,8 +32,7 @@ SCENES = "configs/simrec_small_scenes_quickstart.py"
 DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
 ANY = "configs/simrec_small_scenes_any.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
-HARD_WORDS = "configs/simrec_small_scenes_hard.py"
-AS_LONG = "train.epochs=9"  # as HARD_WORDS
+AS_LONG = "train.epochs=9"
 WIDER = (
     "model.visual_backbone.channels=[32,64,128,192,256]",
     *(f"model.fusion_manner.modules.{i}.v_planes=null" for i in range(3)),
@@ -108,9 +107,9 @@ EXPERIMENTS = {
     "scenes_hard_long": Experiment(SCENES, (*HARD, AS_LONG)),
     "scenes_hard_128": Experiment(SCENES, (*HARD, AS_LONG, "dataset.input_shape=[128,128]")),
     "scenes_hard_wide": Experiment(SCENES, (*HARD, AS_LONG, *WIDER)),
-    "scenes_hard_words": Experiment(HARD_WORDS),
-    "scenes_hard_words_short": Experiment(HARD_WORDS, ("train.epochs=3",)),
-    "scenes_hard_words_128": Experiment(HARD_WORDS, ("dataset.input_shape=[128,128]",)),
+    "scenes_hard_phrases": Experiment(
+        "configs/simrec_small_scenes_hard.py", judged=("dataset.ann_path.scenes_hard.phrases_per_scene=3",)
+    ),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
     "scenes_any": Experiment(ANY),

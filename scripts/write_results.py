@@ -79,9 +79,7 @@ HARD = (
     ("three times as long", "scenes_hard_long"),
     ("the same, 128 pixels", "scenes_hard_128"),
     ("the same, 96 pixels, a wider trunk", "scenes_hard_wide"),
-    ("SimREC small, reads the words", "scenes_hard_words_short"),
-    ("three times as long", "scenes_hard_words"),
-    ("the same, 128 pixels", "scenes_hard_words_128"),
+    ("SimREC small, learns from 12 phrases of each scene", "scenes_hard_phrases"),
 )
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),

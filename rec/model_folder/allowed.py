@@ -30,7 +30,6 @@ _MODELS = {
     "rec.models.backbones.timm_backbone": ("DResNet", "ResNet", "TimmBackbone", "VGG16"),
     "rec.models.backbones.yolox": ("YOLOX",),
     "rec.models.fusion": ("SimpleFusion", "MultiScaleFusion", "GaranAttention"),
-    "rec.models.word_attention": ("WordAttention",),
     "rec.models.heads": ("REChead",),
     "rec.models.mask_head": ("MaskHead",),
     "rec.models.anchor_head": ("MCNhead",),

@@ -1,15 +1,12 @@
 """Fits the parts of a model to each other, with errors that name both sides where they cannot fit."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
-from rec.models.language_encoders import Phrase, check_width
-from rec.models.word_attention import WordAttention
 
 
 @runtime_checkable
@@ -26,7 +23,7 @@ def connect(backbone: object, fusions: Sequence[SimpleFusion], multi_scale: Mult
     """Fits fusions and multi-scale fusion to the backbone where their v_planes are None, and checks the rest.
 
     Args:
-        fusions: on every map of the backbone (``every_map``), on the coarsest ones, or none.
+        fusions: on every map of the backbone (``every_map``), or on the coarsest ones.
 
     Raises:
         ValueError: a backbone without strides and channels, or parts that do not fit it or each other.
@@ -35,7 +32,7 @@ def connect(backbone: object, fusions: Sequence[SimpleFusion], multi_scale: Mult
     if not isinstance(backbone, HasMaps):
         raise ValueError(f"{name} has no strides and channels: a visual backbone names those of its maps, finest first")
     strides, channels = tuple(backbone.strides), tuple(backbone.channels)
-    if len(fusions) > len(strides) or (every_map and fusions and len(fusions) != len(strides)):
+    if len(fusions) > len(strides) or (every_map and len(fusions) != len(strides)):
         raise ValueError(
             f"fusion_manner has {len(fusions)} fusions, {name} gives {len(strides)} maps (strides {strides}): one fusion"
             " per map is needed"
@@ -60,7 +57,7 @@ def head_level(
     name: str,
     stride: int,
     in_channels: int,
-    attention: GaranAttention | WordAttention,
+    attention: GaranAttention,
     backbone: HasMaps,
     multi_scale: MultiScaleFusion,
 ) -> int:
@@ -71,30 +68,6 @@ def head_level(
         if expected != multi_scale.out_planes:
             raise ValueError(f"{what} is {expected}, multi_scale_manner's maps have {multi_scale.out_planes} channels")
     return tuple(backbone.strides).index(stride)
-
-
-def reads_words(attention: object) -> bool:
-    """Whether an attention is given a :class:`~rec.models.language_encoders.Phrase`, not the phrase vector alone."""
-    return bool(getattr(attention, "reads_words", False))
-
-
-def check_attention(encoder: nn.Module, attention: GaranAttention | WordAttention, what: str) -> None:
-    """A ValueError where ``attention`` reads vectors of another width, or words that ``encoder`` does not give."""
-    check_width(encoder, attention.d_q, f"{what} (d_q)")
-    if reads_words(attention) and "words" not in inspect.signature(encoder.forward).parameters:
-        raise ValueError(
-            f"{what} is a {type(attention).__name__}, which reads words, and {type(encoder).__name__} gives phrase vectors"
-            " alone: its forward has no argument words"
-        )
-
-
-def read(encoder: nn.Module, tokens: Tensor, *attentions: object) -> tuple[Tensor, list[Tensor | Phrase]]:
-    """Phrase vectors ``(B, C)`` of ids ``(B, L)`` for the fusions, and what each attention takes of the phrases."""
-    if not any(map(reads_words, attentions)):
-        vector = encoder(tokens)
-        return vector, [vector] * len(attentions)
-    phrase = encoder(tokens, words=True)
-    return phrase.vector, [phrase if reads_words(attention) else phrase.vector for attention in attentions]
 
 
 def mask_of(batch: Mapping[str, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Language encoders: token ids ``(B, L)`` to one vector per phrase ``(B, hidden_size)``. Id 0 is padding."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +12,6 @@ from rec.names import hands_on
 
 # (token_size, word_embed_size)
 WordVectors = np.ndarray | Tensor | Sequence[Sequence[float]]
-
-
-class Phrase(NamedTuple):
-    """What an encoder knows of B phrases.
-
-    Attributes:
-        vector: ``(B, C)``.
-        words: ``(B, L, C)``, the state of each word or piece of one.
-        padding: bool ``(B, L)``: no words; their states mean nothing.
-    """
-
-    vector: Tensor
-    words: Tensor
-    padding: Tensor
 
 
 class UnbiasedLayerNorm(nn.Module):
@@ -178,12 +164,10 @@ class LanguageEncoder(nn.Module):
         """Word vectors ``(B, L, word_embed_size)`` and padding ``(B, L)`` to ``(B, L, hidden_size)``."""
         raise NotImplementedError
 
-    def forward(self, tokens: Tensor, words: bool = False) -> Tensor | Phrase:
-        """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``; with ``words`` beside their states."""
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``."""
         padding = tokens == 0
-        states = self.encode(self.embedding(tokens), padding)
-        vector = self.pool(states, padding)
-        return Phrase(vector, states, padding) if words else vector
+        return self.pool(self.encode(self.embedding(tokens), padding), padding)
 
 
 class _Published(LanguageEncoder):

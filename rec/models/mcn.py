@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.anchor_head import MCNhead
-from rec.models.assembly import check_attention, connect, head_level, mask_of, read
+from rec.models.assembly import connect, head_level, mask_of
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.language_encoders import check_width
-from rec.models.word_attention import WordAttention
 
 SUPPRESSIONS = (None, "soft", "hard")
 
@@ -28,8 +27,8 @@ class MCN(nn.Module):
         language_encoder: gives one vector per phrase.
         multi_scale_manner: mixes the scales.
         fusion_manner: fusion on the coarsest map.
-        det_attention: attends on the box map; may read the words (:class:`~rec.models.word_attention.WordAttention`).
-        seg_attention: attends on the mask map, likewise.
+        det_attention: attends on the box map.
+        seg_attention: attends on the mask map.
         head: boxes, masks and losses.
         suppression: what the box does to the mask in evaluation (the paper's adaptive non-located suppression; off
             in the original code): ``soft`` multiplies probabilities by 2 - score inside the box and by score
@@ -50,8 +49,8 @@ class MCN(nn.Module):
         language_encoder: nn.Module,
         multi_scale_manner: MultiScaleFusion,
         fusion_manner: SimpleFusion,
-        det_attention: GaranAttention | WordAttention,
-        seg_attention: GaranAttention | WordAttention,
+        det_attention: GaranAttention,
+        seg_attention: GaranAttention,
         head: MCNhead,
         suppression: str | None = None,
         mask_threshold: float = 0.35,
@@ -72,7 +71,7 @@ class MCN(nn.Module):
         connect(visual_backbone, [fusion_manner], multi_scale_manner, every_map=False)
         check_width(language_encoder, fusion_manner.q_planes, "fusion_manner (q_planes)")
         for what, attention in (("det_attention", det_attention), ("seg_attention", seg_attention)):
-            check_attention(language_encoder, attention, what)
+            check_width(language_encoder, attention.d_q, f"{what} (d_q)")
         place: Any = (visual_backbone, multi_scale_manner)
         self.box_level = head_level("head (boxes)", head.stride, head.in_channels, det_attention, *place)
         self.mask_level = head_level("head (masks)", head.mask_stride, head.in_channels, seg_attention, *place)
@@ -103,10 +102,10 @@ class MCN(nn.Module):
         """
         if image_index is not None:
             features = [feature[image_index] for feature in features]
-        phrase, (to_boxes, to_masks) = read(self.language_encoder, tokens, self.det_attention, self.seg_attention)
+        phrase = self.language_encoder(tokens)
         maps = self.multi_scale_manner([*features[:-1], self.fusion_manner.fuse(features[-1], phrase)])
-        box_map, box_attended = self.det_attention(to_boxes, maps[self.box_level])
-        mask_map, mask_attended = self.seg_attention(to_masks, maps[self.mask_level])
+        box_map, box_attended = self.det_attention(phrase, maps[self.box_level])
+        mask_map, mask_attended = self.seg_attention(phrase, maps[self.mask_level])
         raw, mask_logits = self.head(box_map, mask_map)
         return {"head": raw, "mask_head": mask_logits, "box_attended": box_attended, "mask_attended": mask_attended}
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rec.models.language_encoders import Phrase
 from rec.models.lora import adapt
 from rec.models.text_transformer import TextTransformer, checked, from_published
 
@@ -167,15 +166,13 @@ class PretrainedText(nn.Module):
             vector = (features[:, :length] * ends.to(features.dtype)[..., None]).sum(1)
         return features[:, :length], vector
 
-    def forward(self, tokens: Tensor, words: bool = False) -> Tensor | Phrase:
-        """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``; with ``words`` beside the states of
-        the tokens, which go through the same linear layer."""
-        if self.cache is not None and not words:
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``."""
+        if self.cache is not None:
             return self.project(self.cache(tokens, lambda new: self.tokens_and_vector(new)[1]))
         with torch.no_grad() if self.is_frozen else nullcontext():
-            states, vector = self.tokens_and_vector(tokens)
-            states = states if self.text.head is None or not words else self.text.head(states)
-        return Phrase(self.project(vector), self.project(states), tokens == 0) if words else self.project(vector)
+            vector = self.tokens_and_vector(tokens)[1]
+        return self.project(vector)
 
 
 def text_encoders(model: nn.Module) -> dict[str, PretrainedText]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rec.models.assembly import check_attention, connect, head_level, mask_of, read
+from rec.models.assembly import connect, head_level, mask_of
 from rec.models.backbones.base import Backbone
 from rec.models.fusion import MultiScaleFusion
 from rec.models.language_encoders import check_width
@@ -27,10 +27,8 @@ class SimREC(nn.Module):
         visual_backbone: gives maps, finest first; has ``strides`` and ``channels``.
         language_encoder: gives one vector per phrase.
         multi_scale_manner: mixes the scales.
-        fusion_manner: one fusion per map of the backbone. None: the phrase meets the image in the attentions alone, and all
-            before them is computed once per image.
-        attention_manner: attends on the head's map; may read the words
-            (:class:`~rec.models.word_attention.WordAttention`).
+        fusion_manner: one fusion per map of the backbone.
+        attention_manner: attends on the head's map.
         head: box head; it sits on the map of its own stride. None for segmentation alone.
         mask_attention: attends on the mask head's map.
         mask_head: mask head; it sits on the map of its own stride. None for boxes alone.
@@ -46,7 +44,7 @@ class SimREC(nn.Module):
         visual_backbone: Backbone,
         language_encoder: nn.Module,
         multi_scale_manner: MultiScaleFusion,
-        fusion_manner: nn.ModuleList | None,
+        fusion_manner: nn.ModuleList,
         attention_manner: nn.Module | None,
         head: nn.Module | None,
         mask_attention: nn.Module | None = None,
@@ -61,7 +59,7 @@ class SimREC(nn.Module):
         self.head: Any = head
         self.mask_attention: Any = mask_attention
         self.mask_head: Any = mask_head
-        fusions: Any = list(fusion_manner or ())
+        fusions: Any = list(fusion_manner)
         connect(visual_backbone, fusions, multi_scale_manner, every_map=True)
         for fusion in fusions:
             check_width(language_encoder, fusion.q_planes, "fusion_manner (q_planes)")
@@ -73,7 +71,7 @@ class SimREC(nn.Module):
             if (branch is None) != (attention is None):
                 raise ValueError(f"SimREC's {name} and its attention come together: give both or neither")
             if branch is not None:
-                check_attention(language_encoder, attention, f"the attention of {name}")
+                check_width(language_encoder, attention.d_q, f"the attention of {name} (d_q)")
                 levels[name] = head_level(
                     name, branch.stride, branch.in_channels, attention, visual_backbone, multi_scale_manner
                 )
@@ -90,11 +88,8 @@ class SimREC(nn.Module):
         self.visual_backbone.checkpoint_stages = True
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """Normalised images ``(N, 3, S, S)`` to the image half of every fusion, ``(N, C_i, S / s_i, S / s_i)``; without
-        fusions, to the maps of the attentions, finest first."""
+        """Normalised images ``(N, 3, S, S)`` to the image half of every fusion, ``(N, C_i, S / s_i, S / s_i)``."""
         maps = self.visual_backbone(image)
-        if self.fusion_manner is None:
-            return list(self.multi_scale_manner(maps).values())
         return [fusion.project_image(v) for fusion, v in zip(self.fusion_manner, maps, strict=True)]
 
     def forward_features(
@@ -110,19 +105,16 @@ class SimREC(nn.Module):
         Returns:
             ``head`` raw box outputs and ``mask_head`` mask logits, those of the two that exist.
         """
-        phrase, (to_boxes, to_masks) = read(self.language_encoder, tokens, self.attention_manner, self.mask_attention)
+        phrase = self.language_encoder(tokens)
         if image_index is not None:
             features = [feature[image_index] for feature in features]
-        if self.fusion_manner is None:
-            maps = dict(zip(sorted(set(self.levels.values())), features, strict=True))
-        else:
-            pairs = zip(self.fusion_manner, features, strict=True)
-            maps = self.multi_scale_manner([fusion.fuse(projected, phrase) for fusion, projected in pairs])
+        pairs = zip(self.fusion_manner, features, strict=True)
+        maps = self.multi_scale_manner([fusion.fuse(projected, phrase) for fusion, projected in pairs])
         raw = {}
         if self.head is not None:
-            raw["head"] = self.head(self.attention_manner(to_boxes, maps[self.levels["head"]])[0])
+            raw["head"] = self.head(self.attention_manner(phrase, maps[self.levels["head"]])[0])
         if self.mask_head is not None:
-            raw["mask_head"] = self.mask_head(self.mask_attention(to_masks, maps[self.levels["mask_head"]])[0])
+            raw["mask_head"] = self.mask_head(self.mask_attention(phrase, maps[self.levels["mask_head"]])[0])
         return raw
 
     def ground(

@@ -32,7 +32,6 @@ from rec.model_folder.find import Trained, find_folder
 from rec.model_folder.format import VOCABULARY, ModelFolderError, checked_file, frozen_and_random, read_folder_config
 from rec.model_folder.reader import load_vocabulary
 from rec.model_folder.text_encoder import load_published, settle
-from rec.models.assembly import reads_words
 from rec.models.pretrained_text import text_encoders
 from rec.training.phrase_cache import remember_phrases
 from rec.training.schema import check_config, drop_helpers
@@ -348,8 +347,7 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
     model, known = instantiate(cfg.model), as_data_set(dataset)
     for encoder in text_encoders(model).values():
         load_published(encoder, cfg.model.language_encoder, "this run")
-        # Its look-ups are no part of a graph, and it keeps vectors of phrases, not their words.
-        if encoder.is_frozen and not _recorded(cfg.train) and not any(map(reads_words, model.modules())):
+        if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are no part of a graph
             remember_phrases(encoder, cfg.model.language_encoder.digest)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

@@ -24,7 +24,6 @@ from rec.inference import export
 from rec.model_folder import hub
 from rec.model_folder.format import FILES, ModelFolderError
 from rec.models.pretrained_text import PretrainedText
-from rec.models.word_attention import WordAttention
 
 FILES_1 = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
 IMAGE = np.full((48, 64, 3), 90, np.uint8)
@@ -181,18 +180,6 @@ class Pointer(torch.nn.Module):
     def forward(self, batch):
         answer = sum(encoder(batch["tokens"]) for encoder in self.encoders) * batch["image"].mean((1, 2, 3))[:, None]
         return {"box": answer[:, :4], "score": answer[:, 4]}
-
-
-def test_a_model_that_reads_the_words_exports_at_any_size(tmp_path):
-    pytest.importorskip("onnxruntime")
-    node = model_node()
-    node.fusion_manner = None
-    node.multi_scale_manner.v_planes = None
-    node.attention_manner = LazyCall(WordAttention)(d_q=16, d_v=16, steps=2)
-    model, config, words = model_folder.read(write(tmp_path / "best", node))
-    export.export(model, config, words, tmp_path / "model.onnx", dynamic_size=True)
-    worst = export.compare(tmp_path / "model.onnx", model, config, samples=9)
-    assert worst["box"] < 0.01 and worst["score"] < 1e-4
 
 
 def test_an_exported_file_subtracts_and_masks_inside_and_brings_its_tokenizer(tmp_path):

@@ -8,7 +8,6 @@ from rec.models.backbones import Backbone, CspDarkNet
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, MCNhead, REChead
 from rec.models.language_encoders import LSTM_SA
-from rec.models.word_attention import WordAttention
 
 WIDTH = 32
 
@@ -33,24 +32,15 @@ def mask_head(stride: int = 8) -> MaskHead:
 
 
 def simrec(
-    trunk: Backbone | None = None,
-    stride: int = 16,
-    boxes: bool = True,
-    masks: bool = False,
-    words: WordAttention | None = None,
-    language: nn.Module | None = None,
-    scales: MultiScaleFusion | None = None,
-    **head_options,
+    trunk: Backbone | None = None, stride: int = 16, boxes: bool = True, masks: bool = False, **head_options
 ) -> SimREC:
-    """``words``: the box attention reads them, and the phrase meets the image nowhere else."""
     trunk = trunk or backbone()
-    fusions = nn.ModuleList(SimpleFusion(None, WIDTH, WIDTH, coordinates=True) for _ in trunk.strides)
     return SimREC(
         visual_backbone=trunk,
-        language_encoder=language or encoder(),
-        multi_scale_manner=scales or MultiScaleFusion(None, hidden_planes=WIDTH),
-        fusion_manner=fusions if words is None else None,
-        attention_manner=(words or attention()) if boxes else None,
+        language_encoder=encoder(),
+        multi_scale_manner=MultiScaleFusion(None, hidden_planes=WIDTH),
+        fusion_manner=nn.ModuleList(SimpleFusion(None, WIDTH, WIDTH, coordinates=True) for _ in trunk.strides),
+        attention_manner=attention() if boxes else None,
         head=REChead(width=0.125, strides=[stride], in_channels=[WIDTH], **head_options) if boxes else None,
         mask_attention=attention() if masks else None,
         mask_head=mask_head() if masks else None,

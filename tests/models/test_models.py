@@ -13,13 +13,11 @@ from rec.models.backbones.cspdarknet import Stem
 from rec.models.fusion import MultiScaleFusion, SimpleFusion
 from rec.models.heads import MaskHead, REChead
 from rec.models.layers import AveragePool, Upsampled, halved, upsample
-from rec.models.word_attention import WordAttention
 
 MODELS = {
     "boxes": lambda: simrec(),
     "boxes and masks": lambda: simrec(masks=True, box_loss="giou"),
     "masks alone": lambda: simrec(boxes=False, masks=True),
-    "words": lambda: simrec(words=WordAttention(WIDTH, WIDTH)),
     "mcn": lambda: mcn(),
 }
 ALL = pytest.mark.parametrize("name", MODELS)
@@ -41,7 +39,7 @@ def test_evaluation_gives_boxes_in_pixels_scores_and_mask_logits(name: str) -> N
     data = batch()
     prediction = model({"image": data["image"], "tokens": data["tokens"]})
     assert ("box" in prediction) == (name != "masks alone")
-    assert ("mask" in prediction) == (name not in ("boxes", "words"))
+    assert ("mask" in prediction) == (name != "boxes")
     if "box" in prediction:
         assert prediction["box"].shape == (4, 4) and prediction["box"].dtype == torch.float32
         assert (prediction["box"][:, 2:] > prediction["box"][:, :2]).all()
