@@ -17,6 +17,7 @@ from rec.config import LazyConfig
 from rec.data.batch import model_input
 from rec.errors import TrainingError
 from rec.models import layers
+from rec.models.backbones import SmallResNet
 from rec.models.language_encoders import LSTM
 from rec.training.ema import EMA
 from rec.training.memory import explained_memory
@@ -92,7 +93,10 @@ def test_compiled_training_stops_compiling(rehearsed, backend, sizes):
     switches = "train.compile.enabled=true", "train.compile.dynamic=false", f"train.compile.backend={backend}"
     torch._dynamo.reset()
     before = graphs()
-    losses = training(rehearsed, "bf16", *switches, updates=6, sizes=sizes)
+    model = small.simrec(
+        SmallResNet(channels=(8, 8, 16, 16, 16), out_strides=(8, 16, 32))
+    )  # what takes least to compile
+    losses = training(rehearsed, "bf16", *switches, updates=6, sizes=sizes, model=model)
     warm = [next(losses) for _ in sizes]
     made = graphs() - before
     rest = list(losses)
