@@ -6,12 +6,14 @@ one for every combination of shapes, and parameters have to stay where they are.
 
 import contextlib
 import functools
+import itertools
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 MOST_GRAPHS = 64
@@ -100,6 +102,27 @@ class _Recorded:
             place.copy_(leaf, non_blocking=True)
         self._graph.replay()
         return self._result
+
+
+_forward: "weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Replayed]]" = weakref.WeakKeyDictionary()
+
+
+def replayed_forward(model: nn.Module) -> Replayed:
+    """``model(batch)``, recorded and replayed: with what was recorded of it before, as long as its weights and statistics stay in
+    the same memory. A model's graphs go with it."""
+    memory = tuple(value.data_ptr() for value in itertools.chain(model.parameters(), model.buffers()))
+    known, replayed = _forward.get(model, (None, None))
+    if replayed is None or known != memory:
+        still = weakref.ref(model)  # what is kept for a model must not keep it
+
+        def forward(batch: dict[str, Tensor]) -> Any:
+            here = still()
+            assert here is not None
+            return here(batch)
+
+        replayed = Replayed(forward)
+        _forward[model] = memory, replayed
+    return replayed
 
 
 def _kind(leaf: Tensor | Hashable) -> Hashable:

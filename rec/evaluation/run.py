@@ -6,9 +6,7 @@ to the last digit on any number of processes, whatever the batch size and howeve
 """
 
 import contextlib
-import itertools
 import math
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from tqdm import tqdm
 
 from rec import boxes
 from rec.contracts import Answer, DataSet, Evaluator, abilities
-from rec.cuda_graphs import Replayed
+from rec.cuda_graphs import replayed_forward
 from rec.data.adapter import as_data_set
 from rec.data.batch import Returning, model_input
 from rec.data.masks import encode
@@ -152,7 +150,6 @@ class BoxAndMaskEvaluator:
 # What the built-in evaluator reads of a batch, and of a model's outputs.
 _KNOWN = ("index", "geometry", "box_pixels", "boxes_pixels", "box_count")
 _ANSWERS = ("box", "score", "mask", "candidate_boxes", "candidate_scores")
-_recorded: "weakref.WeakKeyDictionary[torch.nn.Module, tuple[tuple[int, ...], Replayed]]" = weakref.WeakKeyDictionary()
 _NO_PREDICTION: dict[str, Any] = {"box": None, "target": None, "iou": None, "score": None, "mask": None}
 
 
@@ -194,7 +191,7 @@ def evaluate(
             Not asked where parameters are sharded: processes would wait for one that left.
         answer: Of the built-in evaluator, where phrases name none, one or several objects. None chooses the threshold on this
             split, which must then be one for validation.
-        replay: On a GPU record the model's work and replay it (:class:`rec.cuda_graphs.Replayed`); one process.
+        replay: On a GPU record the model's work and replay it (:func:`rec.cuda_graphs.replayed_forward`); one process.
 
     Returns:
         Metrics, equal on all processes (see :func:`rec.evaluation.metrics.summarize`), and on the main process the
@@ -210,7 +207,7 @@ def evaluate(
     # Who runs where, on one model: BatchNorm statistics differ between processes after an update.
     bare = accelerator.unwrap_model(model) if accelerator is not None else model
     runner: Any = model if _is_sharded(accelerator) else bare
-    runner = recorded(bare) if replay else runner
+    runner = replayed_forward(bare) if replay else runner
     device = accelerator.device if accelerator is not None else next(bare.parameters()).device
     autocast = accelerator.autocast if accelerator is not None else contextlib.nullcontext
     share_buffers(bare)
@@ -258,24 +255,6 @@ def evaluate(
             "the evaluation loader must give every index to one process (no dropped last batch)"
         )
     return result, judge.records() if is_main and hasattr(judge, "records") else []
-
-
-def recorded(model: torch.nn.Module) -> Replayed:
-    """``model(batch)``, recorded on a GPU and replayed: what the evaluations before have recorded too, as long as its weights and
-    statistics stay in the same memory."""
-    memory = tuple(value.data_ptr() for value in itertools.chain(model.parameters(), model.buffers()))
-    known, replayed = _recorded.get(model, (None, None))
-    if replayed is None or known != memory:
-        still = weakref.ref(model)  # what is kept for a model must not keep it
-
-        def forward(batch: Batch) -> Batch:
-            here = still()
-            assert here is not None
-            return here(batch)
-
-        replayed = Replayed(forward)
-        _recorded[model] = memory, replayed
-    return replayed
 
 
 class _Judging:

@@ -47,9 +47,7 @@ class Feed:
         waited, self._coming = time.perf_counter() - started, None
         if isinstance(coming, Exception):
             raise coming
-        while (
-            self._idle and self._idle[0][1].query()
-        ):  # one that the device has yet to come to is told at the next update
+        while self._idle and self._idle[0][1].query():  # one that the device has yet to reach is told later
             begin, end = self._idle.pop(0)
             waited += begin.elapsed_time(end) / 1000
         if self._stream is not None:

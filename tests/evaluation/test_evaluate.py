@@ -15,9 +15,10 @@ import torch
 from accelerate import Accelerator
 from evaluation_toy import ToyModel, ToySplit, run
 
+from rec.cuda_graphs import replayed_forward
 from rec.data.masks import decode
 from rec.evaluation import evaluate
-from rec.evaluation.run import BoxAndMaskEvaluator, recorded, write
+from rec.evaluation.run import BoxAndMaskEvaluator, write
 from rec.models.soundness import PredictionError
 
 ROOT = Path(__file__).parents[2]
@@ -215,11 +216,11 @@ def test_a_batch_is_judged_after_the_model_has_been_given_the_next_one():
 
 def test_recorded_work_is_kept_for_the_model_while_its_weights_stay_where_they_are():
     model = torch.nn.Linear(2, 2)
-    first = recorded(model)
+    first = replayed_forward(model)
     model.weight.data.mul_(2)  # as averages are put in place
-    assert recorded(model) is first
+    assert replayed_forward(model) is first
     model.weight = torch.nn.Parameter(torch.ones(2, 2))
-    assert recorded(model) is not first
+    assert replayed_forward(model) is not first
     gone = weakref.ref(model)
     del model
     gc.collect()
