@@ -15,6 +15,7 @@ from rec.metric_cells import metric_cells
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 OF_ANY_NUMBER = ("Pr@F1", "N-acc", "T-acc", "gIoU", "cIoU")  # of rec.evaluation.several
+OF_MASKS = ("mask_mIoU", "mask_oIoU", *(f"Pr@{t:g}" for t in THRESHOLDS), "IE", "gIoU", "cIoU")
 # Everything that summarize may give, by name.
 NAMES = (
     *(f"Acc@{t:g}" for t in THRESHOLDS),

@@ -209,7 +209,7 @@ def _together(cfg: Any, training: bool) -> list[str]:
     metric = _find(cfg, "train.evaluation.eval_metric")
     own = _find(cfg, "train.evaluation.evaluator")
     if metric is not None and (own is None or own[0] is None) and isinstance(metric[0], str):
-        from rec.evaluation.metrics import NAMES, OF_ANY_NUMBER
+        from rec.evaluation.metrics import NAMES, OF_ANY_NUMBER, OF_MASKS
 
         targets = _find(cfg, "dataset.targets") if training else None
         expected, which = NAMES, "nothing measures"
@@ -218,6 +218,12 @@ def _together(cfg: Any, training: bool) -> list[str]:
         if metric[0] not in expected:
             problems.append(
                 f"cfg.train.evaluation.eval_metric is {metric[0]!r}, which {which}; expected one of {', '.join(expected)}"
+            )
+        data, masks = _find(cfg, "dataset._target_"), _find(cfg, "dataset.with_masks")
+        without = data is not None and data[0] in _OUR_DATA and (masks is None or masks[0] is False)
+        if training and without and metric[0] in OF_MASKS:
+            problems.append(
+                f"cfg.train.evaluation.eval_metric is {metric[0]!r}, which is of masks: it needs dataset.with_masks=true"
             )
     alpha = _find(cfg, "train.ema.alpha")
     if alpha is not None and alpha[0] == 1:

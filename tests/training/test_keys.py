@@ -103,6 +103,12 @@ def test_the_metric_of_phrases_that_name_one_object_is_refused_for_others():
     assert not check_values(evaluated, ("dataset", "train.evaluation"))
 
 
+def test_a_metric_of_masks_is_refused_without_them():
+    metric = "train.evaluation.eval_metric=mask_mIoU"
+    assert any("needs dataset.with_masks=true" in problem for problem in problems(metric))
+    assert not problems(metric, "+dataset.with_masks=true")
+
+
 def test_cuda_graphs_are_refused_where_the_work_varies():
     graphs = "train.cuda_graphs.enabled=true"
     assert problems(graphs, "train.data.share_images=false", "train.num_accumulation_steps=2") == []
