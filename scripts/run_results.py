@@ -31,6 +31,7 @@ from typing import Any
 SCENES = "configs/simrec_small_scenes_quickstart.py"
 DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when the run starts
 ANY = "configs/simrec_small_scenes_any.py"
+HARDER = "configs/simrec_small_scenes_hard.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
 AS_LONG = "train.epochs=9"
 WIDER = (
@@ -107,8 +108,11 @@ EXPERIMENTS = {
     "scenes_hard_long": Experiment(SCENES, (*HARD, AS_LONG)),
     "scenes_hard_128": Experiment(SCENES, (*HARD, AS_LONG, "dataset.input_shape=[128,128]")),
     "scenes_hard_wide": Experiment(SCENES, (*HARD, AS_LONG, *WIDER)),
-    "scenes_hard_phrases": Experiment(
-        "configs/simrec_small_scenes_hard.py", judged=("dataset.ann_path.scenes_hard.phrases_per_scene=3",)
+    "scenes_hard_phrases": Experiment(HARDER, judged=("dataset.ann_path.scenes_hard.phrases_per_scene=3",)),
+    "scenes_hard_hour": Experiment(
+        HARDER,
+        ("+dataset.ann_path.scenes_hard.count={train: 33000}", "train.epochs=6", "train.evaluation.eval_period=6"),
+        judged=("dataset.ann_path.scenes_hard.phrases_per_scene=3",),
     ),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),

@@ -9,7 +9,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,18 +64,43 @@ class Augmentation:
         Raises:
             TransformError: the transform failed, or its result is no sample.
         """
+        return self.each(image, [box], mask, rng)[0][:3]
+
+    def each(
+        self, image: np.ndarray, targets: Sequence[np.ndarray], mask: np.ndarray | None, rng: np.random.Generator
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None, float]]:
+        """Several targets of one image, each as if it were alone with ``rng``: image, box or boxes, mask, and what ``rng.random()``
+        gives next. Where the transform looks at no box, as those that move, bend or colour images do, the image is changed once
+        for all of them."""
         number = int(rng.integers(len(self._apply)))
-        if not all(boxes.is_visible(one, *image.shape[:2]) for one in _each(box)):
-            return image, box, mask  # nothing to keep in sight; albumentations would refuse such a box
+        apply = self._apply[number]
+        # Targets out of sight before it leave the image as it is; albumentations would refuse such a box.
+        seen = [all(boxes.is_visible(one, *image.shape[:2]) for one in _each(box)) for box in targets]
+        asked = [box for box, visible in zip(targets, seen, strict=True) if visible]
+        together = len(asked) > 1 and mask is None and isinstance(apply, _Albumentation) and apply.blind
+        used = [copy.deepcopy(rng) for _ in (asked[:1] if together else asked)]
         try:
-            after = self._apply[number](image, box, mask, rng)
+            if together:
+                changed = cast(_Albumentation, apply).together(image, asked, used[0])
+            else:
+                changed = [apply(image, box, mask, own) for box, own in zip(asked, used, strict=True)]
         except Exception as error:  # a transform of anybody's may raise anything
             what = f"failed on an image of {image.shape[1]} x {image.shape[0]} pixels, {type(error).__name__}: {error}"
             raise TransformError(f"{_path(self.names[number])} {' '.join(what.split())}") from error
-        _check(self.names[number], after, np.shape(box), mask is not None)
+        numbers = [own.random() for own in used] * (len(asked) if together else 1)
+        after, unchanged = iter(zip(changed, numbers, strict=True)), rng.random()
+        found = []
+        for box, visible in zip(targets, seen, strict=True):
+            sample, following = next(after) if visible else ((image, box, mask), unchanged)
+            found.append((*(self._kept(number, (image, box, mask), sample) if visible else sample), following))
+        return found
+
+    def _kept(self, number: int, before: Sample, after: Sample) -> Sample:
+        """``after``, or ``before`` where a target is lost."""
+        _check(self.names[number], after, np.shape(before[1]), before[2] is not None)
         lost = not all(boxes.is_visible(one, *after[0].shape[:2]) for one in _each(after[1]))
-        lost |= after[2] is not None and np.size(box) > 0 and not after[2].any()
-        return (image, box, mask) if lost else (np.ascontiguousarray(after[0]), *after[1:])
+        lost |= after[2] is not None and np.size(before[1]) > 0 and not after[2].any()
+        return before if lost else (np.ascontiguousarray(after[0]), *after[1:])
 
 
 def _each(box: np.ndarray) -> np.ndarray:
@@ -180,27 +205,58 @@ def _albumentations() -> Any:
 
 
 class _Albumentation:
-    """An albumentations transform, seeded anew for each sample."""
+    """An albumentations transform, seeded anew for each sample.
+
+    Attributes:
+        moves: whether boxes move with the image.
+        blind: whether it certainly changes an image without looking at its boxes (crops and erasures may look).
+    """
 
     def __init__(self, transform: object) -> None:
         A = _albumentations()
-        carried = A.BboxParams("pascal_voc", label_fields=[], min_visibility=1 - MAX_HIDDEN, clip=True)
         self.moves = not isinstance(transform, A.ImageOnlyTransform)
+        self.blind = _is_blind(transform)
+        carried = A.BboxParams("pascal_voc", label_fields=["target"], min_visibility=1 - MAX_HIDDEN, clip=True)
         self.compose = A.Compose([transform], bbox_params=carried if self.moves else None)
 
     def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
+        return self.together(image, [box], rng, mask)[0]
+
+    def together(
+        self,
+        image: np.ndarray,
+        targets: Sequence[np.ndarray],
+        rng: np.random.Generator,
+        mask: np.ndarray | None = None,
+    ) -> list[Sample]:
+        """One change of the image, for each target; where that is lost, the image as it was."""
         self.compose.set_random_seed(int(rng.integers(2**32)))
         if not self.moves:
             after = self.compose(image=image)["image"]
             if np.shape(after)[:2] != image.shape[:2]:
                 raise ValueError(f"an ImageOnlyTransform made it {np.shape(after)}, and box and mask stay behind")
-            return after, box, mask
+            return [(after, box, mask) for box in targets]
         masks = {} if mask is None else {"mask": np.ascontiguousarray(mask)}
-        result = self.compose(image=image, bboxes=_each(box), **masks)
-        kept = np.asarray(result["bboxes"], np.float64)
-        if len(kept) != len(_each(box)):  # a target is lost
-            return image, box, mask
-        return result["image"], kept.reshape(np.shape(box)), result.get("mask")
+        counts = [len(_each(box)) for box in targets]
+        flat, numbers = np.concatenate([_each(box) for box in targets]), np.repeat(np.arange(len(targets)), counts)
+        result = self.compose(image=image, bboxes=flat, target=numbers, **masks)
+        kept, of_target = np.reshape(np.asarray(result["bboxes"], np.float64), (-1, 4)), np.asarray(result["target"])
+        samples: list[Sample] = []
+        for number, box in enumerate(targets):
+            own = kept[of_target == number]
+            whole = len(own) == counts[number]
+            samples.append(
+                (result["image"], own.reshape(np.shape(box)), result.get("mask")) if whole else (image, box, mask)
+            )
+        return samples
+
+
+def _is_blind(transform: Any) -> bool:
+    inner = getattr(transform, "transforms", None)
+    if inner is not None:
+        return all(map(_is_blind, inner))
+    kinds = ("blur", "geometric", "pixel")
+    return type(transform).__module__.startswith(tuple(f"albumentations.augmentations.{kind}." for kind in kinds))
 
 
 class RandomErasing:

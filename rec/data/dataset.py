@@ -266,17 +266,17 @@ class RefCOCODataSet(Dataset):
         return look_up_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        return self._sample(key, {})
+        return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
         """Samples of several keys; phrases of one image share its decoding."""
-        decoded: dict[Any, Any] = {}
-        return [self._sample(key, decoded) for key in keys]
-
-    def _sample(self, key: int | tuple[int, int], decoded: dict[Any, Any]) -> dict[str, torch.Tensor]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        part, row, sentence = self._parts.locate(epoch, index)
-        return self._make(part.table, part.reader[row], sentence, index, (self.seed, epoch, index), decoded)
+        asked = []
+        for key in keys:
+            epoch, index = key if isinstance(key, tuple) else (0, key)
+            part, row, sentence = self._parts.locate(epoch, index)
+            asked.append((part.table, part.reader[row], sentence, index, (self.seed, epoch, index)))
+        decoded = self._make.met((table, row) for table, row, *_ in asked)
+        return [self._make(*one, decoded) for one in asked]
 
     def collate(
         self, samples: Sequence[dict[str, torch.Tensor]], share_images: bool = False

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import cv2
@@ -38,6 +38,15 @@ def _check(row: dict[str, Any]) -> None:
     sentences = row["sentences"] or [None]
     if not whole or None in numbers or min(numbers) < 1 or None in sentences or row["image"] is None:
         raise BadRecord("broken row", f"{_named(row)}: the table is damaged, or of somebody else: prepare it again")
+
+
+def _picture(table: Table, row: dict[str, Any]) -> tuple[str, ...]:
+    return table.fingerprint, table.image_root, picture_key(row["image"])
+
+
+def _corners(row: dict[str, Any]) -> np.ndarray:
+    """float64 ``(N, 4)`` xyxy in pixels of the image."""
+    return boxes.xywh_to_xyxy(np.array(boxes_of(row), np.float64).reshape(-1, 4))
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -89,6 +98,16 @@ class SampleMaker:
         self.augmentation = Augmentation(candidate_transforms) if training and candidate_transforms else None
         self.training, self.with_masks, self.label_clip, self.hide = training, with_masks, label_clip, hide
         self.targets, self.share_images = targets, share_images
+        self._in_one_go = self.augmentation is not None and share_images and not with_masks
+
+    def met(self, rows: Iterable[tuple[Table, dict[str, Any]]]) -> dict[Any, Any]:
+        """What the samples of a batch are to share, as ``decoded`` of each: at first the boxes of the phrases of each picture."""
+        decoded: dict[Any, Any] = {}
+        for table, row in rows if self._in_one_go else ():
+            _check(row)
+            box = _corners(row)
+            decoded.setdefault((*_picture(table, row), "boxes"), {})[box.tobytes()] = box
+        return decoded
 
     def __call__(
         self,
@@ -120,21 +139,20 @@ class SampleMaker:
         if sentence_number is None:
             sentence_number = int(rng.integers(len(sentences))) if rng is not None else 0
         sentence = sentences[sentence_number]
-        several = boxes_of(row)
-        if self.targets == "one" and len(several) != 1:
-            raise BadRecord("none or several boxes", f"{_named(row)} has {len(several)} boxes; {ONE_ONLY}")
-        box = boxes.xywh_to_xyxy(np.array(several, np.float64).reshape(-1, 4))
+        box = _corners(row)
+        if self.targets == "one" and len(box) != 1:
+            raise BadRecord("none or several boxes", f"{_named(row)} has {len(box)} boxes; {ONE_ONLY}")
         mask = self._mask(row) if self.with_masks else None
         height, width = row["height"], row["width"]
         # The image on the model's square. Phrases of one picture share its decoding, and without augmentation the square itself.
-        key: tuple[str, ...] = (table.fingerprint, table.image_root, picture_key(row["image"]))
+        key = _picture(table, row)
         # With shared images the changes are drawn once per picture and epoch, so that its phrases still share it wherever they
         # come out alike; else anew for each sample.
         drawn = rng
         if rng is not None and self.share_images and (self.flip_lr or self.augmentation is not None):
             drawn = np.random.default_rng((*random_key[:-1], zlib.crc32(key[-1].encode())))
         if self.augmentation is None:
-            mirrored = self._mirrored(sentence, drawn)
+            mirrored = self._mirrored(sentence, drawn.random() if self.flip_lr and drawn is not None else 1.0)
             if mirrored is not None:
                 key = *key, "mirrored"
                 box, mask = _flipped(box, mask, width)
@@ -146,10 +164,22 @@ class SampleMaker:
             pixels = decoded.get(key)
             if pixels is None:
                 pixels = decoded[key] = self.pixels(table, row)
-            box *= np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)  # stored smaller than the original
-            pixels, box, mask = self.augmentation(pixels, box, mask, cast(np.random.Generator, drawn))
+            stored = np.array(
+                [pixels.shape[1] / width, pixels.shape[0] / height] * 2
+            )  # it may be smaller than the original
+            alike = (*key, "changes", *random_key[:-1])
+            changes = decoded.get(alike, {})
+            if box.tobytes() not in changes:
+                # What the batch asks of this picture moves with it, in one go where it is changed alike.
+                of_picture = [*decoded.get((*key, "boxes"), {}).values()] or [box]
+                scaled = [one * stored for one in of_picture]
+                changed = self.augmentation.each(pixels, scaled, mask, cast(np.random.Generator, drawn))
+                changes = {one.tobytes(): sample for one, sample in zip(of_picture, changed, strict=True)}
+                if self._in_one_go:
+                    decoded[alike] = changes
+            pixels, box, mask, number = changes[box.tobytes()]
             height, width = pixels.shape[:2]
-            if (mirrored := self._mirrored(sentence, drawn)) is not None:
+            if (mirrored := self._mirrored(sentence, number)) is not None:
                 pixels = cv2.flip(pixels, 1)
                 box, mask = _flipped(box, mask, width)
             key = *key, xxhash.xxh3_64_hexdigest(pixels.tobytes()) if self.share_images else str(random_key)
@@ -189,9 +219,9 @@ class SampleMaker:
             sample["weight"] = torch.tensor(weight)
         return sample
 
-    def _mirrored(self, sentence: str, drawn: np.random.Generator | None) -> str | None:
-        """The phrase of the mirrored image, or None where the image is not to be mirrored."""
-        return mirror_phrase(sentence) if self.flip_lr and drawn is not None and drawn.random() < 0.5 else None
+    def _mirrored(self, sentence: str, number: float) -> str | None:
+        """The phrase of the mirrored image, or None where the image is not to be mirrored: ``number`` is drawn from 0 to 1."""
+        return mirror_phrase(sentence) if self.flip_lr and number < 0.5 else None
 
     def _square(self, table: Table, row: dict[str, Any], geometry: np.ndarray, mirrored: bool) -> np.ndarray:
         """uint8 ``(3, S, S)``."""

@@ -27,7 +27,7 @@ def candidates():
         "RandomErasing": RandomErasing(1.0, (0.02, 0.2), (0.05, 8), "random"),
         "ColorJitter": A.ColorJitter(p=1),
         "crop": A.RandomSizedBBoxSafeCrop(200, 300),
-        "affine": A.Affine(scale=(0.5, 1.5), translate_percent=0.3, p=1),
+        "affine": A.Affine(scale=(0.5, 1.5), translate_percent=(-0.3, 0.3), p=1),
     }
 
 
@@ -45,6 +45,26 @@ def test_box_and_mask_follow_the_image(name):
         assert box_iou(box, found) > 0.85
         assert (box[:2] >= 0).all() and (box[2:] <= np.array(image.shape[1::-1])).all()
     assert changed > 10
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", candidates())
+def test_several_targets_of_an_image_are_each_as_if_alone(name):
+    augmentation = Augmentation({name: candidates()[name]})
+    image = sample()[0]
+    corner, out, two = np.array([[0.0, 0, 30, 20]]), np.array([[400.0, 0, 450, 40]]), np.array([BOX, [20, 20, 90, 60]])
+    targets, lost = [BOX[None], corner, out, np.zeros((0, 4)), two], 0
+    for seed in range(30):
+        together = augmentation.each(image, targets, None, np.random.default_rng(seed))
+        for box, (changed, moved, mask, number) in zip(targets, together, strict=True):
+            rng = np.random.default_rng(seed)
+            (alone,) = augmentation.each(image, [box], None, rng)
+            assert same((changed, moved, number), (alone[0], alone[1], alone[3])) and mask is None
+        lost += np.array_equal(together[1][0], image) and not np.array_equal(together[0][0], image)
+    assert lost or name != "affine"  # one target is lost, and the image is changed for the others all the same
 
 
 def test_the_red_object_is_where_the_box_says():
