@@ -20,7 +20,7 @@ from rec.errors import InputError
 from rec.files import unpack, write_json, write_json_lines
 
 SPLITS = ("train", "val", "test")
-TRUE_OBJECTS, LABELLED_PHOTOGRAPHS = 200, 2000
+TRUE_OBJECTS, LABELLED_PHOTOGRAPHS, OWN_OBJECTS = 200, 2000, (100, 300, 500, 1000)
 ABSENT, TRIES = 2, 60  # phrases of nothing for each photograph; phrases looked at to find them
 ARCHIVE = "flickr30k_entities_annotations.tar.xz"
 PHRASE = re.compile(r"\[/EN#\d+/\S+ ([^\]]*)\]")
@@ -171,18 +171,13 @@ def halves(source: Path, folder: Path) -> dict[str, int]:
     """``half``: the objects of one half of the training photographs, for the teacher; of the other half ``few``, 200 objects, and
     ``pairs.jsonl``, 2,000 further photographs with their phrases, without a box. ``val`` and ``test`` are the source's.
     """
-    of_image = dict[str, list[dict[str, Any]]]()
-    for line in _lines(source / "train.jsonl"):
-        of_image.setdefault(line["image_id"], []).append(line)
-    order = sorted(of_image, key=lambda image: hashlib.sha256(image.encode()).digest())
+    of_image, order = _by_photograph(source)
     half = len(order) // 2
     few = [line for image in order[half:] for line in of_image[image]][:TRUE_OBJECTS]
     seen = {line["image_id"] for line in few}
     asked = [image for image in order[half:] if image not in seen][:LABELLED_PHOTOGRAPHS]
     for name, lines in (("half", [line for image in order[:half] for line in of_image[image]]), ("few", few)):
-        write_json_lines(folder / name / "train.jsonl", lines)
-        for split in SPLITS[1:]:
-            write_json_lines(folder / name / f"{split}.jsonl", _lines(source / f"{split}.jsonl"))
+        _write_set(source, folder / name, lines)
     phrases = {image: list(dict.fromkeys(p for line in of_image[image] for p in line["phrase"])) for image in asked}
     pairs = [
         {"image": str(source / "images" / of_image[image][0]["image"]), "phrase": phrases[image]} for image in asked
@@ -190,6 +185,32 @@ def halves(source: Path, folder: Path) -> dict[str, int]:
     write_json_lines(folder / "pairs.jsonl", pairs)
     counts = {"photographs of the teacher": half, "true objects": len(few), "photographs to label": len(asked)}
     return counts | {"phrases to label": sum(map(len, phrases.values()))}
+
+
+def own(source: Path, folder: Path) -> dict[str, int]:
+    """``100``, ``300``, ``500`` and ``1000`` objects of the half of the training photographs that the teacher does not see."""
+    of_image, order = _by_photograph(source)
+    others = [line for image in order[len(order) // 2 :] for line in of_image[image]]
+    for count in OWN_OBJECTS:
+        _write_set(source, folder / str(count), others[:count])
+    return {
+        f"photographs with {count} objects": len({line["image_id"] for line in others[:count]}) for count in OWN_OBJECTS
+    }
+
+
+def _by_photograph(source: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The training split's lines of each photograph, and the photographs in an order that their ids alone decide."""
+    of_image = dict[str, list[dict[str, Any]]]()
+    for line in _lines(source / "train.jsonl"):
+        of_image.setdefault(line["image_id"], []).append(line)
+    return of_image, sorted(of_image, key=lambda image: hashlib.sha256(image.encode()).digest())
+
+
+def _write_set(source: Path, folder: Path, lines: list[dict[str, Any]]) -> None:
+    """``lines`` to train on; ``val`` and ``test`` are the source's."""
+    write_json_lines(folder / "train.jsonl", lines)
+    for split in SPLITS[1:]:
+        write_json_lines(folder / f"{split}.jsonl", _lines(source / f"{split}.jsonl"))
 
 
 def absent(source: Path, folder: Path) -> dict[str, int]:
@@ -229,7 +250,7 @@ def absent(source: Path, folder: Path) -> dict[str, int]:
     return counts
 
 
-MAKERS: dict[str, Callable[[Path, Path], dict[str, int]]] = {"halves": halves, "absent": absent}
+MAKERS: dict[str, Callable[[Path, Path], dict[str, int]]] = {"halves": halves, "own": own, "absent": absent}
 
 
 def strange_phrases(captions: dict[str, str], phrases: Iterable[str]) -> dict[str, list[str]]:

@@ -95,6 +95,16 @@ def student(labels: tuple[str, ...] | None = None) -> Experiment:
     return Experiment(PHOTOS, data, seeds=SEEDS, sets="halves", labels=labels)
 
 
+def few(count: int, config: str, *overrides: str, start_from: str = "") -> Experiment:
+    """So many objects on photographs, for as long as the config for one's own takes; judged on test once, at the end."""
+    data = (*own("mine", f"$SETS/{count}"), "dataset.dataset=mine", "train.evaluation.splits=[test]")
+    length = ("train.batch_size=auto", "train.epochs=auto", "train.evaluation.eval_period=1000")
+    return Experiment(config, (*data, *length, *overrides), (), SEEDS, start_from, BF16, "own")
+
+
+SCRATCH = "model.visual_backbone.pretrained=false"
+MINILM = "configs/simrec_photos_minilm.py"
+LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
 ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any",
           "train.evaluation.eval_metric=Pr@F1")  # fmt: skip
@@ -121,10 +131,15 @@ EXPERIMENTS = {
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
     "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
     "photos_short": Experiment(PHOTOS, MINUTES, ("val", "test"), profile=BF16),
-    "photos_random_trunk": Experiment(
-        PHOTOS, (*MINUTES, "model.visual_backbone.pretrained=false"), ("val", "test"), profile=BF16
-    ),
+    "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
+    "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
+    "text_500_glove": few(500, PHOTOS),
+    "text_500_minilm": few(500, MINILM),
+    "text_500_lora": few(500, MINILM, LORA),
+    **{f"own_{n}_model": few(n, "configs/simrec_own_photos.py", start_from="teacher") for n in (100, 300, 1000)},
+    **{f"own_{n}_trunk": few(n, PHOTOS) for n in (100, 300, 1000)},
+    **{f"own_{n}_scratch": few(n, PHOTOS, SCRATCH) for n in (100, 300, 1000)},
     "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
     "teacher_none": student(),
     "teacher_labels": student(()),

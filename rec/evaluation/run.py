@@ -59,6 +59,7 @@ class BoxAndMaskEvaluator:
         self.mask_threshold = mask_threshold
         self.mask_any_overlap = mask_any_overlap
         self.results: dict[int, dict[str, Any]] = {}
+        self._described: dict[int, dict[str, Any]] = {}
 
     def update(self, outputs: Batch, batch: Batch) -> None:
         """Results of one batch: ``box`` xyxy in letterboxed pixels, ``score``, ``mask`` logits ``(B, 1, S, S)``; where phrases name
@@ -79,6 +80,7 @@ class BoxAndMaskEvaluator:
             if probabilities is not None:
                 result |= self._mask_result(index, probabilities[i], geometry[i], result)
             self.results[index] = result
+            self._described[index] = self.dataset.describe(index)  # here, beside the device's work, rather than at the end
 
     def _any_number(self, outputs: Batch, batch: Batch, geometry: np.ndarray) -> dict[str, list[Any]]:
         """The columns ``targets`` and ``candidates`` of a batch, see :mod:`rec.evaluation.several`."""
@@ -142,7 +144,7 @@ class BoxAndMaskEvaluator:
         keys = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
         lines = []
         for index, result in self.results.items():
-            described = self.dataset.describe(index)
+            described = self._described.get(index) or self.dataset.describe(index)
             lines.append({"index": index} | {key: described.get(key) for key in keys} | _NO_PREDICTION | result)
         return lines
 

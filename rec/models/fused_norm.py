@@ -96,9 +96,9 @@ class NormAct(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None, None]:
         x, mean, variance, weight, bias = ctx.saved_tensors
         of_batch, eps, act = ctx.how
-        shape, dy = _Shape(x), _in_rows(dy)
+        shape, (dy, pitch) = _Shape(x), _in_rows(dy)
         sums, gradients = shape.sums(x), torch.empty(2, shape.channels, device=x.device)
-        given = x, dy, dy.stride(3), mean, variance, weight, bias
+        given = x, dy, pitch, mean, variance, weight, bias
         _gradient_sums[shape.summing](*given, sums, eps, *shape.sizes, act=act, UNROLL=UNROLL, **shape.tile)
         _gradients[shape.ending](sums, gradients, *shape.sizes, **shape.end)
         dx = torch.empty_like(x)
@@ -106,13 +106,20 @@ class NormAct(torch.autograd.Function):
         return dx, gradients[1], gradients[0], dy if ctx.needs_input_grad[3] else None, None, None
 
 
-def _in_rows(x: Tensor) -> Tensor:
-    """A map whose places are rows of channels at equal distances: as it is where it is a part of the channels of one in
-    channels-last memory, which is what joining maps gives for a gradient."""
-    _, _, height, width = x.shape
-    row = x.stride(3)
-    regular = x.stride() == (height * width * row, 1, width * row, row) and row >= x.shape[1]
-    return x if regular else x.contiguous(memory_format=torch.channels_last)
+def _in_rows(x: Tensor) -> tuple[Tensor, int]:
+    """A map whose places are rows of channels at equal distances, and that distance: as it is where it is a part of the channels of
+    one in channels-last memory, which is what joining maps gives for a gradient.
+
+    The stride of an axis of one place says nothing: of maps of 1x1, the phrase's, neither of the two sides has one to read.
+    """
+    count, channels, height, width = x.shape
+    axes = ((width, 1, 3), (height, width, 2), (count, height * width, 0))
+    steps = [(rows, x.stride(axis)) for size, rows, axis in axes if size > 1]
+    pitch = steps[0][1] // steps[0][0] if steps else channels
+    regular = pitch >= channels and all(stride == rows * pitch for rows, stride in steps)
+    if regular and (channels == 1 or x.stride(1) == 1):
+        return x, pitch
+    return x.contiguous(memory_format=torch.channels_last), channels
 
 
 class _Shape:

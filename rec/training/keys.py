@@ -247,7 +247,6 @@ def _varying(cfg: Any) -> list[str]:
     if enabled is None or enabled[0] is not True:
         return []
     wanted: dict[str, object] = {
-        "train.data.share_images": False,  # another number of images in every batch
         "train.activation_checkpoint.enabled": False,  # it reads the state of random numbers back
         "train.compile.enabled": False,
         "train.freeze_schedule": [],

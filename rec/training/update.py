@@ -68,6 +68,7 @@ class Step:
     ) -> None:
         self._accelerator, self._model, self._weights, self._ema = accelerator, model, weights, ema
         self._clip, self._graphs = clip or math.inf, graphs
+        self._norm = Replayed(self._total_norm, copied=False)
         self._replayed = Replayed(self._on_the_device, copied=False)
 
     def __call__(self, optimizer: Optimizer, asked: bool, meanwhile: Callable[[], None]) -> tuple[float, bool]:
@@ -101,18 +102,25 @@ class Step:
 
     def _replay(self, optimizer: Optimizer, meanwhile: Callable[[], None]) -> float:
         """The norm is on its way back before what follows it: by the time that is done, the next update is handed over."""
-        norms = torch._foreach_norm([weight.grad for weight in self._weights if weight.grad is not None])
-        norm = torch.linalg.vector_norm(torch.stack(norms)).float()
-        returning = Returning({"norm": norm})
+        device = self._weights[0].device
         decay = 0.0 if self._ema is None else self._ema.decay
         numbers = [*(group["lr"] for group in optimizer.param_groups), decay, 1 - decay]
-        there = torch.tensor(numbers, dtype=torch.float32, pin_memory=norm.is_cuda).to(norm.device, non_blocking=True)
+        there = torch.tensor(numbers, dtype=torch.float32, pin_memory=device.type == "cuda").to(
+            device, non_blocking=True
+        )
+        norm = self._norm(optimizer, there)
+        returning = Returning({"norm": norm})
         self._replayed(optimizer, norm, there)
         meanwhile()
         gradient_norm = float(returning.wait()["norm"])
         if self._ema is not None and math.isfinite(gradient_norm):
             self._ema.updates += 1
         return gradient_norm
+
+    def _total_norm(self, optimizer: Optimizer, numbers: Tensor) -> Tensor:
+        """Of the gradients, ``()`` float32: recorded anew for another optimizer, which may train other weights."""
+        norms = torch._foreach_norm([weight.grad for weight in self._weights if weight.grad is not None])
+        return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def _on_the_device(self, optimizer: Optimizer, norm: Tensor, numbers: Tensor) -> None:
         """Waits for nothing.

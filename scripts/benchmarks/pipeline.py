@@ -250,12 +250,17 @@ def loop(options: Options) -> Iterator[Row]:
         ours = Loop(options, accelerator, our_loader(our_dataset(table, options.size, training=True), count, number))
         bare = partial(OurTraining(options, graphs=on_gpu).bare, our_batch(batch_of(count, options)), True, on_gpu)
         sides = {"loop": partial(repeat, ours.update, turns), "bare": partial(repeat, bare, turns)}
+        if on_gpu:  # the same update, on one batch that is there
+            step = partial(OurTraining(options, graphs=True).step, batch_of(count, options), bf16=True)
+            sides["update"] = partial(repeat, step, turns)
         # By the wall clock: the workers' time counts.
         times = interleave(sides, 3 * options.rounds, device, clock="wall")
         times = {side: [seconds / turns for seconds in each] for side, each in times.items()}
         where = f"batch {count}, {number} workers, store {store}"
         yield ratio(f"whole loop over bare forward + backward + optimizer, {where}", times, "loop", "bare")
-        if not on_gpu:
+        if on_gpu:
+            yield ratio(f"whole loop over its updates on one batch in memory, {where}", times, "loop", "update")
+        else:
             shares = ours.shares[2:]  # after imports and first allocations
             name = f"share of the loop outside forward, backward and optimizer, {where}"
             yield Row(name, median(shares), min(shares), max(shares), unit="")

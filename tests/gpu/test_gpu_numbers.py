@@ -15,6 +15,7 @@ from gpu_checks import ROOT, on, set_tf32
 from parity import batch_of, expected, load, relative
 from torch import nn
 
+from rec.models import fusion, layers
 from rec.models.layers import ACTIVATIONS
 
 WANT, ARRAYS = expected("simrec")
@@ -63,24 +64,41 @@ def test_the_same_boxes_and_masks_as_on_the_cpu(device, kind):
             assert torch.allclose(there[name].cpu(), here[name], rtol=1e-4, atol=tolerance), name
 
 
-def test_norm_and_activation_in_one_are_torchs(device, monkeypatch):
-    """Values, gradients and statistics, where the mean is large, for channels and places that fill no tile; kernels interpreted
-    on a CPU."""
+@cache
+def kernels(device: torch.device):
+    """The module of the kernels, on a CPU interpreted; None where Triton was imported to compile."""
+    if device.type == "cpu" and "triton" in sys.modules:
+        return None
+    spec = importlib.util.spec_from_file_location("interpreted", ROOT / "rec" / "models" / "fused_norm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def fused_norm(device, monkeypatch):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("its kernels are Triton's, which is not installed: torch for CUDA brings it")
     if device.type == "cpu":
-        if "triton" in sys.modules:
-            pytest.skip("Triton was imported before: its interpreter has to be asked for before that")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spec = importlib.util.spec_from_file_location("interpreted", ROOT / "rec" / "models" / "fused_norm.py")
-    fused_norm = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fused_norm)
+    if kernels(device) is None:
+        pytest.skip("Triton was imported before: its interpreter has to be asked for before that")
+    return kernels(device)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 70, 9, 7), (5, 70, 1, 1), (1, 70, 3, 2), (3, 70, 1, 4), (3, 70, 4, 1), (4, 1, 2, 2)]
+)
+def test_norm_and_activation_in_one_are_torchs(device, fused_norm, shape):
+    """Values, gradients and statistics, where the mean is large, for channels and places that fill no tile, and for maps whose
+    sides are 1, of which strides say nothing; kernels interpreted on a CPU."""
+    channels = shape[1]
     torch.manual_seed(0)
-    x = torch.randn(2, 70, 13, 11, device=device).to(memory_format=torch.channels_last) * 2 + 20
-    gradient = torch.randn_like(x)
+    x = torch.randn(*shape, device=device).to(memory_format=torch.channels_last) * 2 + 20
+    gradient, in_torchs_order = torch.randn_like(x), torch.randn(*shape, device=device)
     acts = {name: make() for name, make in ACTIVATIONS.items()} | {"none": nn.Identity()}
     for act, training in itertools.product(acts, (True, False)):
-        norms, found = [nn.BatchNorm2d(70).to(device).train(training)], []
+        norms, found = [nn.BatchNorm2d(channels).to(device).train(training)], []
         with torch.no_grad():
             for value in (norms[0].weight, norms[0].bias, norms[0].running_mean):
                 value.normal_()
@@ -89,8 +107,36 @@ def test_norm_and_activation_in_one_are_torchs(device, monkeypatch):
             given = x.clone().requires_grad_()
             more = gradient.clone().requires_grad_()
             y = fused_norm.norm_act(given, norm, act, more) if norm is norms[0] else acts[act](norm(given)) + more
-            torch.cat([x, y], 1).backward(torch.cat([x, gradient], 1))  # its gradient is a part of a map
+            joined, of_joined = torch.cat([x, y], 1), torch.cat([x, gradient], 1)
+            joined.backward(of_joined, retain_graph=True)  # its gradient is a part of a map
+            y.backward(in_torchs_order)
             found.append([y, given.grad, more.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
         for ours, torchs in zip(*found, strict=True):
             most = 1e-4 * torchs.float().abs().max().item()
             assert torch.allclose(ours.float(), torchs.float(), rtol=1e-4, atol=most), (act, training)
+
+
+def test_every_gradient_of_a_model_is_torchs(device, fused_norm, monkeypatch):
+    """With norm and activation in one, on maps and phrases as they are in training."""
+    torch.manual_seed(0)
+    model, batch = (
+        small.simrec(small.backbone(width=0.125)).to(device, memory_format=torch.channels_last),
+        small.batch(6, 64),
+    )
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    found = []
+
+    def in_one(x, norm, act, name, added=None):
+        return fused_norm.norm_act(x.contiguous(memory_format=torch.channels_last), norm, name, added)
+
+    for one in (layers.norm_act, in_one):
+        for module in (layers, fusion):
+            monkeypatch.setattr(module, "norm_act", one)
+        twin = copy.deepcopy(model)
+        twin(on(device, batch))["loss"].backward()
+        found.append({name: weight.grad for name, weight in twin.named_parameters() if weight.grad is not None})
+    assert any(name.startswith("language_encoder") for name in found[0]) and found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert (found[1][name] - gradient).norm() < 2e-3 * gradient.norm() + 1e-4, name

@@ -73,6 +73,7 @@ def quickstart(work: Path, out: Path, device: str) -> Commands:
         f"dataset.ann_path.scenes={data}/anns/scenes",
         f"train.output_dir={run}",
         f"train.fast_dev_run={short}".lower(),
+        *([] if short else ["train.cuda_graphs.enabled=true", "train.data.num_workers=8"]),
     ]
     return [
         ["scripts/prepare_data.py", "--dataset", "scenes", "--output_dir", str(data), *(["--count", "30"] if short else [])],

@@ -34,7 +34,8 @@ class Graph(TorchDispatchMode):
         if self.calls == 2:
             self.places = [argument.clone() for argument in arguments]
             with self:
-                return self.function(optimizer, *self.places)
+                self.result = self.function(optimizer, *self.places)
+            return self.result
         for place, argument in zip(self.places, arguments, strict=True):
             place.copy_(argument)
         for operation, args, kwargs, result in self.operations:
@@ -43,6 +44,7 @@ class Graph(TorchDispatchMode):
             ):
                 if isinstance(kept, torch.Tensor) and kept.data_ptr() != now.data_ptr():
                     kept.copy_(now)
+        return self.result
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation.__name__.partition(".")[0]
