@@ -53,7 +53,8 @@ ANY = (  # label, record, row of its metrics
 )
 PHOTOS = (
     ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
-    ("the same, three epochs", "photos_short"),
+    ("phrases by MiniLM, which stands still, in place of GloVe and a GRU", "photos_minilm"),
+    ("photo-small's recipe, three epochs", "photos_short"),
     ("three epochs, trunk not pretrained", "photos_random_trunk"),
     ("three epochs, sees no phrase", "photos_no_phrase"),
 )
@@ -68,6 +69,17 @@ TEACHER = (
     ("and its labels of 2,000 photographs, unchecked", "teacher_labels"),
     ("and its labels that the mirrored photograph and a score of 0.3 confirm", "teacher_checked"),
 )
+OWN_OBJECTS = (100, 300, 1000)
+OWN = (
+    ("a photo model, trained on the other half of the photographs", "model"),
+    ("COCO's trunk and neck", "trunk"),
+    ("nothing", "scratch"),
+)
+TEXT = (
+    ("GloVe and a GRU", "text_500_glove"),
+    ("MiniLM, standing still", "text_500_minilm"),
+    ("MiniLM, LoRA of rank 8", "text_500_lora"),
+)
 ABSENT = (
     ("answers nothing", "absent_after", "test/answer nothing"),
     ("trained on phrases of one object each", "absent_before", "test"),
@@ -80,6 +92,7 @@ HARD = (
     ("the same, 128 pixels", "scenes_hard_128"),
     ("the same, 96 pixels, a wider trunk", "scenes_hard_wide"),
     ("SimREC small, learns from 12 phrases of each scene", "scenes_hard_phrases"),
+    ("the same, three times the scenes", "scenes_hard_hour"),
 )
 RECIPES = (
     ("the quickstart's recipe: GIoU, Adam, BCE, positives counted over the batch, EMA", "recipe_quickstart"),
@@ -118,6 +131,11 @@ def tables(folder: Path) -> dict[str, str]:
                 for label, name in TEACHER
             ],
         ),
+        "own": table(
+            ["starts from", *(f"{count} objects" for count in OWN_OBJECTS)],
+            [[label, *(on_test(records.get(f"own_{count}_{start}")) for count in OWN_OBJECTS)] for label, start in OWN],
+        ),
+        "text": table(["phrases", "500 objects"], [[label, on_test(records.get(name))] for label, name in TEXT]),
         "absent": any_number(ABSENT, records),
         "recipes": recipes(records),
         "precision": precision(records),
@@ -153,6 +171,10 @@ def metric(split: str, name: str = "Acc@0.5") -> Callable[[Mapping[str, Any]], f
         return None if found is None else 100 * found
 
     return read
+
+
+def on_test(record: Mapping[str, Any] | None) -> str:
+    return value(record, metric("test"), "{:.1f}")
 
 
 def cost(record: Mapping[str, Any] | None) -> list[str]:

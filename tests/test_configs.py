@@ -11,6 +11,11 @@ from rec.training.keys import check_values
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 
+TINY_BERT = {
+    "model_type": "bert", "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "intermediate_size": 24, "pad_token_id": 0, "max_position_embeddings": 20,
+}  # fmt: skip
+
 
 def shrunk(path: Path):
     cfg = LazyConfig.load(str(path))
@@ -18,6 +23,8 @@ def shrunk(path: Path):
         assert cfg.dataset.with_masks, "a mask model needs masks"
     if "pretrained" in cfg.model.visual_backbone:
         cfg.model.visual_backbone.pretrained = False
+    if "PretrainedText" in str(cfg.model.language_encoder["_target_"]):
+        cfg.model.language_encoder.config = TINY_BERT  # a run takes it from the encoder's folder
     set_vocabulary_size(cfg, range(40))
     return cfg
 
