@@ -140,6 +140,13 @@ EXPERIMENTS = {
     **{f"own_{n}_model": few(n, "configs/simrec_own_photos.py", start_from="teacher") for n in (100, 300, 1000)},
     **{f"own_{n}_trunk": few(n, PHOTOS) for n in (100, 300, 1000)},
     **{f"own_{n}_scratch": few(n, PHOTOS, SCRATCH) for n in (100, 300, 1000)},
+    "photos_refcoco": Experiment(
+        "configs/simrec_own_photos.py",
+        ("+dataset.ann_path.refcoco=data/anns/refcoco", "dataset.dataset=refcoco", "train.evaluation.eval_period=1000"),
+        ("val", "testA", "testB"),
+        SEEDS,
+        profile=BF16,
+    ),
     "teacher": Experiment(PHOTOS, (*own("half", "$SETS/half"), "dataset.dataset=half"), sets="halves"),
     "teacher_none": student(),
     "teacher_labels": student(()),

@@ -80,6 +80,24 @@ def loaded(count: int = 4, size: int = 64, pinned: bool = False) -> dict[str, An
     return {name: value.pin_memory() for name, value in batch.items()} if pinned else batch
 
 
+def asked_apart(count: int = 16) -> Iterator[dict[str, Any]]:
+    """Batches of two bright squares in each image, one left, one right, and a phrase that alone says which is meant."""
+    generator, side = torch.Generator().manual_seed(0), 20
+    while True:
+        image = torch.full((count, 3, 64, 64), 40, dtype=torch.uint8)
+        right = torch.randint(2, (count,), generator=generator)
+        corners = torch.stack(
+            [torch.tensor([4, 40]).expand(count, 2), torch.randint(4, 40, (count, 2), generator=generator)], 2
+        )
+        for one, places in zip(image, corners.tolist(), strict=True):
+            for channel, (x, y) in enumerate(places):
+                one[channel, y : y + side, x : x + side] = 230
+        centre = corners[torch.arange(count), right] + side / 2
+        tokens = torch.stack([torch.full((count,), 3), 4 + right], 1)
+        made = {"image": image, "tokens": tokens, "box": torch.cat([centre, torch.full((count, 2), side)], 1) / 64}
+        yield {name: value.pin_memory() for name, value in made.items()} if torch.cuda.is_available() else made
+
+
 def training(
     device: torch.device,
     precision: str,
@@ -91,8 +109,10 @@ def training(
     rates: Sequence[float] = (3e-3,),
     spoilt: int = -1,
     averages: list[EMA] | None = None,
+    batches: Iterator[dict[str, Any]] | None = None,
 ) -> Iterator[float]:
-    """The loss of each update of ``scripts/train.py``'s own step, on one batch again and again, sizes and rates in turn.
+    """The loss of each update of ``scripts/train.py``'s own step, on one batch again and again or on ``batches`` like it, sizes and
+    rates in turn.
 
     The gradient of update ``spoilt`` is not finite. The model's average is put into ``averages``.
     """
@@ -108,7 +128,8 @@ def training(
     model = small.simrec() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), rates[0], fused=True)
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
-    feed, ema = Feed(itertools.repeat(batch), accumulation, accelerator.device), EMA(model)
+    feed = Feed(itertools.repeat(batch) if batches is None else batches, accumulation, accelerator.device)
+    ema = EMA(model)
     compute: Any = partial(train_script().forward_and_backward, accelerator, cfg.train.data)
     graphs, weights = cfg.train.cuda_graphs.enabled, list(model.parameters())
     step = Step(accelerator, model, weights, ema, cfg.train.clip_grad_norm, graphs)

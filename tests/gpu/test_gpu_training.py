@@ -10,7 +10,7 @@ import time
 import pytest
 import small
 import torch
-from gpu_checks import QUICKSTART, ROOT, graphs, loaded, no_waiting, on, overlaps, train_script, training
+from gpu_checks import QUICKSTART, ROOT, asked_apart, graphs, loaded, no_waiting, on, overlaps, train_script, training
 from safetensors.torch import load_file
 
 from rec.config import LazyConfig
@@ -129,6 +129,19 @@ def test_cuda_graphs_train_as_without(gpu, precision, monkeypatch):
     assert found[1][-1] < found[1][1], "of one size"
     assert (ends[1] - ends[0]).norm() < tolerance * ends[0].norm()
     assert [ema.updates for ema in averages] == [7, 7]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_recorded_training_learns_what_phrases_say(rehearsed, precision):
+    """New pictures and phrases in every update: what a recording reads or writes in the wrong place, a single batch learnt by heart
+    does not show. A model that makes nothing of the phrase ends at 1.7."""
+    batches, trunk = asked_apart(), SmallResNet(channels=(8, 16, 16, 32, 32), out_strides=(8, 16, 32))
+    torch.manual_seed(0)
+    model = small.simrec(trunk, stride=8, box_loss="giou", box_loss_weight=2.0, prior_probability=0.01)
+    how = {"updates": 100, "rates": (4e-3,), "batch": next(batches), "batches": batches, "model": model}
+    graphs = f"train.cuda_graphs.enabled={rehearsed.type == 'cuda'}".lower()
+    losses = list(training(rehearsed, precision, graphs, **how))
+    assert sum(losses[-10:]) / 10 < 1.2
 
 
 def test_activation_checkpointing_takes_less_memory(gpu):
