@@ -59,7 +59,7 @@ class BoxAndMaskEvaluator:
         self.mask_threshold = mask_threshold
         self.mask_any_overlap = mask_any_overlap
         self.results: dict[int, dict[str, Any]] = {}
-        self._described: dict[int, dict[str, Any]] = {}
+        self._described: dict[int, Mapping[str, Any]] = {}
 
     def update(self, outputs: Batch, batch: Batch) -> None:
         """Results of one batch: ``box`` xyxy in letterboxed pixels, ``score``, ``mask`` logits ``(B, 1, S, S)``; where phrases name
@@ -80,7 +80,8 @@ class BoxAndMaskEvaluator:
             if probabilities is not None:
                 result |= self._mask_result(index, probabilities[i], geometry[i], result)
             self.results[index] = result
-            self._described[index] = self.dataset.describe(index)  # here, beside the device's work, rather than at the end
+            # Here, beside the device's work, rather than at the end.
+            self._described[index] = self.dataset.describe(index)
 
     def _any_number(self, outputs: Batch, batch: Batch, geometry: np.ndarray) -> dict[str, list[Any]]:
         """The columns ``targets`` and ``candidates`` of a batch, see :mod:`rec.evaluation.several`."""
