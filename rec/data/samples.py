@@ -166,7 +166,7 @@ class SampleMaker:
                 pixels = decoded[key] = self.pixels(table, row)
             stored = np.array(
                 [pixels.shape[1] / width, pixels.shape[0] / height] * 2
-            )  # it may be smaller than the original
+            )  # smaller than the original, perhaps
             alike = (*key, "changes", *random_key[:-1])
             changes = decoded.get(alike, {})
             if box.tobytes() not in changes:

@@ -105,9 +105,8 @@ class Step:
         device = self._weights[0].device
         decay = 0.0 if self._ema is None else self._ema.decay
         numbers = [*(group["lr"] for group in optimizer.param_groups), decay, 1 - decay]
-        there = torch.tensor(numbers, dtype=torch.float32, pin_memory=device.type == "cuda").to(
-            device, non_blocking=True
-        )
+        here = torch.tensor(numbers, dtype=torch.float32, pin_memory=device.type == "cuda")
+        there = here.to(device, non_blocking=True)
         norm = self._norm(optimizer, there)
         returning = Returning({"norm": norm})
         self._replayed(optimizer, norm, there)
