@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import itertools
+import os
+import subprocess
 import sys
 from functools import cache
 
@@ -64,26 +66,22 @@ def test_the_same_boxes_and_masks_as_on_the_cpu(device, kind):
             assert torch.allclose(there[name].cpu(), here[name], rtol=1e-4, atol=tolerance), name
 
 
-@cache
-def kernels(device: torch.device):
-    """The module of the kernels, on a CPU interpreted; None where Triton was imported to compile."""
-    if device.type == "cpu" and "triton" in sys.modules:
-        return None
-    spec = importlib.util.spec_from_file_location("interpreted", ROOT / "rec" / "models" / "fused_norm.py")
+@pytest.fixture(scope="module")
+def kernels():
+    """The module of the kernels, as it is: compiled for a GPU, interpreted where Triton was asked to."""
+    spec = importlib.util.spec_from_file_location("kernels", ROOT / "rec" / "models" / "fused_norm.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def fused_norm(device, monkeypatch):
+def fused_norm(device, request):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("its kernels are Triton's, which is not installed: torch for CUDA brings it")
-    if device.type == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-    if kernels(device) is None:
-        pytest.skip("Triton was imported before: its interpreter has to be asked for before that")
-    return kernels(device)
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("interpreted, in a process of its own: the last test here")
+    return request.getfixturevalue("kernels")
 
 
 @pytest.mark.parametrize(
@@ -140,3 +138,12 @@ def test_every_gradient_of_a_model_is_torchs(device, fused_norm, monkeypatch):
     assert any(name.startswith("language_encoder") for name in found[0]) and found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         assert (found[1][name] - gradient).norm() < 2e-3 * gradient.norm() + 1e-4, name
+
+
+def test_the_kernels_pass_interpreted():
+    """The two tests above on a CPU: Triton has to be asked for its interpreter before it is imported, which torch may do."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    words = [sys.executable, "-m", "pytest", __file__, "-k", "torchs and cpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout[-2000:]
