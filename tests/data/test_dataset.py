@@ -58,6 +58,19 @@ def test_a_sample_is_as_documented(root):
 
 
 @pytest.mark.parametrize(
+    "move", [A.Affine(translate_percent=(-0.4, 0.4), p=1.0), A.RandomSizedBBoxSafeCrop(40, 50, p=1.0)]
+)
+def test_phrases_that_share_an_image_move_with_it_as_each_would_alone(root, move):
+    changes = {"share_images": True, "flip_lr": True, "candidate_transforms": {"move": move}}
+    dataset = open_dataset(root, sentence_sampling="per_sentence", **changes)
+    for epoch in range(6):
+        keys = [(epoch, index) for index in range(len(dataset))]
+        for together, key in zip(dataset.__getitems__(keys), keys, strict=True):
+            alone = dataset[key]
+            assert all(torch.equal(together[name], alone[name]) for name in alone), key
+
+
+@pytest.mark.parametrize(
     "changes", [{}, {"flip_lr": True}, {"flip_lr": True, "candidate_transforms": {"grey": A.ToGray(3, p=0.5)}}]
 )
 def test_phrases_of_one_image_share_it_and_its_key_and_others_do_not(root, changes):

@@ -113,6 +113,11 @@ def test_the_curve_is_the_metric_at_every_threshold_and_its_best_is_chosen() -> 
     assert shares[best_threshold(records) == THRESHOLDS] == shares.max() > shares.min()
 
 
+def test_of_thresholds_that_are_as_good_the_middle_one_is_chosen() -> None:
+    records = [{"targets": [A], "candidates": [(A, 0.9)]}, {"targets": [], "candidates": [(A, 0.3)]}]
+    assert best_threshold(records) == pytest.approx(0.6, abs=0.02)
+
+
 def test_masks_count_with_the_answer_that_decides_whether_there_is_something() -> None:
     def record(targets, candidates, intersection, area, target_area):
         mask = np.zeros((10, 10), bool)

@@ -408,3 +408,11 @@ def test_every_model_the_project_can_build_is_allowed():
             concrete = inspect.isclass(found) and found not in (Backbone, LanguageEncoder) and found.__name__[0] != "_"
             if concrete and issubclass(found, Backbone | LanguageEncoder):
                 assert object_name(found) in ALLOWED_TARGETS, f"add {object_name(found)} to rec/model_folder/allowed.py"
+
+
+@pytest.mark.parametrize(
+    "name", ["posix.system", "os.system", "builtins.eval", "torch.nn.ReLU.forward", "torch.nn.relu", ""]
+)
+def test_no_name_is_let_through_but_those_of_the_list(name):
+    nested = {"a": [{"_target_": "torch.nn.ReLU", "x": {"_object_": name}}]}
+    assert unlisted(nested, frozenset({"torch.nn.ReLU"})) == [name]
