@@ -1,8 +1,8 @@
-"""Writes the tables of docs/results.md, and docs/figures/, from the records in docs/results/ (scripts/run_results.py makes them).
+"""Writes the tables of docs/results.md, that of the README, and docs/figures/, from the records in docs/results/.
 
     python scripts/write_results.py
 
-The prose around them is the page's own.
+scripts/run_results.py makes the records. The prose around the tables is the pages' own.
 """
 
 import json
@@ -109,11 +109,59 @@ VOCABULARY = (
     ("from scratch", "vocabulary_scratch"),
     ("from the quickstart's weights, words mapped", "vocabulary_mapped"),
 )
+# (data, (model, record))
+SUMMARY = (
+    (
+        "shape scenes, 3,000 unseen phrases",
+        (
+            ("SimREC small, the quickstart", "scenes_quickstart"),
+            ("SimREC small with masks", "scenes_mask"),
+            ("MCN small", "scenes_mcn"),
+            ("a random object of the scene", "scenes_random_object"),
+        ),
+    ),
+    (
+        "hard shape scenes: ordinals, relations in two steps, negation",
+        (("SimREC small", "scenes_hard_phrases"), ("SimREC small, three times the scenes", "scenes_hard_hour")),
+    ),
+    (
+        "285 photographs, 3,868 phrases of captions (a quarter of Flickr30k Entities' test)",
+        (
+            ("photo-small: 2.5 million parameters, YOLOX-Nano's trunk, GloVe", "photos"),
+            ("MiniLM for the phrases in place of GloVe", "photos_minilm"),
+        ),
+    ),
+)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Name to record, of the ``*.json`` of ``folder``."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+
+
+def summary(folder: Path) -> dict[str, str]:
+    """Name to Markdown of the README's table."""
+    records = read(folder)
+    rows = []
+    for data, models in SUMMARY:
+        for number, (model, name) in enumerate(models):
+            record = records.get(name)
+            if name == "scenes_random_object" and record is not None:
+                record = record | {"runs": record["runs"][:1]}
+            told = value(record, metric("test"), "{:.1f} %")
+            if (masks := value(record, metric("test", "mask_mIoU"), "{:.1f} %")) not in (NOT_RUN, "-"):
+                told += f", mask mIoU {masks}"
+            minutes = cost(record)[1]
+            rows.append(
+                [data * (not number), model, told, minutes if minutes in (NOT_RUN, "-") else f"{minutes} minutes"]
+            )
+    rows.append(["RefCOCO, RefCOCO+, RefCOCOg, ReferIt, Flickr30k in full", "all configs", NOT_RUN, NOT_RUN])
+    return {"summary": table(["data", "model", "Acc@0.5", "training on two CPU cores"], rows)}
 
 
 def tables(folder: Path) -> dict[str, str]:
     """Name to Markdown of every table of results.md, from the ``*.json`` of ``folder``."""
-    records = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    records = read(folder)
     return {
         "published": published(records),
         "scenes": scenes(SCENES, records, 0),
@@ -166,11 +214,11 @@ def value(record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], 
 def metric(split: str, name: str = "Acc@0.5") -> Callable[[Mapping[str, Any]], float | None]:
     """Reads a metric of a run in per cent."""
 
-    def read(run: Mapping[str, Any]) -> float | None:
+    def of_run(run: Mapping[str, Any]) -> float | None:
         found = run["metrics"].get(split, {}).get(name)
         return None if found is None else 100 * found
 
-    return read
+    return of_run
 
 
 def on_test(record: Mapping[str, Any] | None) -> str:
@@ -307,8 +355,8 @@ def machines(records: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    page = DOCS / "results.md"
-    write_text(page, fill(page.read_text(encoding="utf-8"), tables(DOCS / "results")))
+    for page, made in ((DOCS.parent / "README.md", summary), (DOCS / "results.md", tables)):
+        write_text(page, fill(page.read_text(encoding="utf-8"), made(DOCS / "results")))
     for name, figure in figures(DOCS / "results").items():
         write_text(DOCS / "figures" / name, figure)
-    print(page)
+    print(DOCS / "results.md")

@@ -28,6 +28,10 @@ def test_the_page_is_what_the_records_give():
     written, writer = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8"), script("write_results")
     filled = writer.fill(written, writer.tables(REPOSITORY / "docs" / "results"))
     assert written == filled, "run: python scripts/write_results.py"
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert readme == writer.fill(readme, writer.summary(REPOSITORY / "docs" / "results")), (
+        "run: python scripts/write_results.py"
+    )
     for name, figure in writer.figures(REPOSITORY / "docs" / "results").items():
         assert (REPOSITORY / "docs" / "figures" / name).read_text(
             encoding="utf-8"

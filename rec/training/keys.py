@@ -155,6 +155,8 @@ def _expected(rule: str) -> str:
     """The rule for a message, its own words explained."""
     if "tracker" in rule:
         rule += f" ({', '.join(_trackers())})"
+    if "nothing" not in rule:
+        rule = re.sub("list of (?=[a-z])", "non-empty list of ", rule)
     return re.sub("squares?", lambda match: f"{match[0]} [S, S] of 1 to {MAX_SIDE} pixels", rule)
 
 

@@ -61,6 +61,7 @@ def test_every_key_that_training_reads_is_in_the_table():
         ("train.evaluation.eval_mode=maximum", "max or min"),
         ("train.evaluation.eval_metric=Acc@0.55", "which nothing measures"),
         ("train.evaluation.splits=val", "list of texts"),
+        ("train.evaluation.splits=[]", "non-empty list of texts"),
         ("train.data.std=[0,0,0]", "3 numbers > 0"),
         ("train.trackers=[nope]", "tensorboard"),
         ("train.communication.hook=nope", "power_sgd"),
