@@ -20,7 +20,7 @@ Config keys it reads (configs/common/train.py has every train key, its default a
                multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
                cuda_graphs.enabled freeze_schedule max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
-               evaluation.{enabled,splits,eval_batch_size,eval_period,eval_iter,eval_metric,eval_mode,evaluator}
+               evaluation.{enabled,splits,eval_batch_size,eval_period,eval_on_start,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
                log_period trackers log_image profile.{enabled,first_update,updates} hub.{repo_id,push,private} fast_dev_run
 """
@@ -124,7 +124,7 @@ def train(cfg: Any) -> int:
         if writer.diverged:
             raise resume.diverged(state, writer, log)
 
-    if state.due_evaluation:  # a stop request cut it short
+    if state.due_evaluation:  # eval_on_start, or a stop request cut it short
         improved = evaluate_splits(run, validation)
         if not (stopping := state.due_evaluation):
             save(improved)

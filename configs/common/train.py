@@ -24,6 +24,7 @@ train = dict(
         splits=["val"],  # best/ is decided on the first
         eval_batch_size=8,  # (object, sentence) pairs per process
         eval_period=1,  # epochs
+        eval_on_start=False,  # before the first update too: best/ is at least as good as the weights of load_weight
         eval_iter=None,  # at most this many batches per process
         eval_metric="Acc@0.5",
         eval_mode="max",

@@ -39,6 +39,7 @@ train.evaluation.enabled | true/false | evaluate while training
 train.evaluation.splits | list of texts | best/ is decided on the first
 train.evaluation.eval_batch_size | whole number 1..4096 | phrases per process
 train.evaluation.eval_period | whole number >= 1 or auto | epochs; auto: a tenth of the run
+train.evaluation.eval_on_start | true/false | before the first update too: best/ is at least as good as the weights it starts from
 train.evaluation.eval_iter | number >= 1 or null | at most this many batches per process
 train.evaluation.eval_metric | text | decides best/: Acc@0.5, mIoU, mask_mIoU, … or one of the evaluator's
 train.evaluation.eval_mode | max or min | which way eval_metric is better

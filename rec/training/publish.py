@@ -23,13 +23,21 @@ PUSH = ("best", "every_save", "end")
 def is_best(options: ConfigNode, state: TrainerState, split: str, metrics: dict[str, float]) -> bool:
     """Whether an evaluation is the best so far by ``options.eval_metric`` and ``eval_mode``; ``state`` then keeps it.
 
+    Of two that are equal, as often on a small split, that of the larger ``mIoU`` is better.
+
     Raises:
         TrainingError: there is no such metric; names those there are.
     """
     if options.eval_metric not in metrics:
         raise TrainingError(f"train.evaluation.eval_metric={options.eval_metric!r}: measured were {', '.join(metrics)}")
     value, sign = metrics[options.eval_metric], {"max": 1, "min": -1}[options.eval_mode]
-    if math.isnan(value) or (state.best_metric is not None and sign * value <= sign * state.best_metric):
+    if state.best_metric is not None:
+        gain = sign * (value - state.best_metric)
+        if gain == 0:
+            gain = metrics.get("mIoU", math.nan) - state.best_metrics.get(split, {}).get("mIoU", math.nan)
+        if not gain > 0:
+            return False
+    elif math.isnan(value):
         return False
     state.best_metric, state.best_metrics = value, {split: metrics}
     return True

@@ -110,7 +110,7 @@ def _same_data(saved: TrainerState, current: TrainerState) -> bool:
 
 
 def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulation: int) -> TrainerState:
-    """The state of a run that starts from nothing.
+    """The state of a run that no checkpoint precedes; its first evaluation is due at once with ``eval_on_start``.
 
     Args:
         cfg: the run's config.
@@ -125,6 +125,7 @@ def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulat
         processes=accelerator.num_processes,
         batch_size=cfg.train.batch_size,
         accumulation=accumulation,
+        due_evaluation=bool(cfg.train.evaluation.get("eval_on_start", False)),
         config=json.loads(json.dumps(to_native(cfg), default=str)),
         versions={name: version(name) for name in ("torch", "accelerate", "numpy", "albumentations")}
         | {"python": platform.python_version()},

@@ -1,8 +1,9 @@
 """What a run says of itself in words: at its beginning what it is, at its end what came out and what to do next."""
 
+import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import length_hint
 from pathlib import Path
 
@@ -96,7 +97,19 @@ def ending(cfg: ConfigNode, state: TrainerState, started_at: int, updates: int) 
     best = folder / "best"
     if state.best_metric is not None:
         split = next(iter(state.best_metrics), "")
-        yield f"best {cfg.train.evaluation.eval_metric} on {split}: {state.best_metric:.4f}; that model is in {best}{os.sep}"
+        name = cfg.train.evaluation.eval_metric
+        of_start = _is_of_start(folder / "metrics.jsonl", split, state.best_metrics.get(split, {}))
+        whose = ", of the weights it started from, which training did not better" if of_start else ""
+        yield f"best {name} on {split}: {state.best_metric:.4f}{whose}; that model is in {best}{os.sep}"
     if best.is_dir():
         model = shlex.quote(str(best))
         yield f"next: rec predict {model} photo.jpg 'the phrase' --out marked.png; rec evaluate {shlex.quote(str(folder))}"
+
+
+def _is_of_start(metrics_file: Path, split: str, best: Mapping[str, float]) -> bool:
+    """Whether the best evaluation is the one before the first update."""
+    if not metrics_file.exists():
+        return False
+    with metrics_file.open(encoding="utf-8") as file:
+        first = next((record for record in map(json.loads, file) if record["kind"] == "evaluation"), {})
+    return {"update": 0, "split": split, **best}.items() <= first.items()

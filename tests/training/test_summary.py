@@ -2,11 +2,13 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 
 from rec.training.checkpoint_format import TrainerState
+from rec.training.publish import is_best
 from rec.training.summary import beginning, ending
 
 
@@ -45,3 +47,24 @@ def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path):
     )
     first, *rest = ending(config(folder), state, 15, 15)
     assert first.startswith("already finished: all 15 updates were done before") and rest == [best, following]
+
+
+@pytest.mark.parametrize(
+    ("mode", "earlier", "later", "better"),
+    [
+        ("max", (0.5, 0.4), (0.6, 0.1), True),
+        ("max", (0.5, 0.4), (0.5, 0.41), True),
+        ("max", (0.5, 0.4), (0.5, 0.4), False),
+        ("max", (0.5, 0.4), (0.4, 0.9), False),
+        ("max", (0.5, 0.4), (0.5, float("nan")), False),
+        ("min", (0.5, 0.4), (0.4, 0.1), True),
+        ("min", (0.5, 0.4), (0.5, 0.5), True),
+        ("max", (0.5, 0.4), (float("nan"), 0.9), False),
+    ],
+)
+def test_of_two_evaluations_that_are_equal_the_boxes_decide(mode, earlier, later, better):
+    options, state = OmegaConf.create({"eval_metric": "Acc@0.5", "eval_mode": mode}), TrainerState()
+    earlier, later = (dict(zip(("Acc@0.5", "mIoU"), values, strict=True)) for values in (earlier, later))
+    assert is_best(options, state, "val", earlier)
+    assert is_best(options, state, "val", later) == better
+    assert state.best_metrics == {"val": later if better else earlier}

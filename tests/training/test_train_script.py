@@ -1,6 +1,7 @@
 """``scripts/train.py`` as its users start it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,25 @@ def test_a_strangers_model_and_data_set_train_and_improve(project):
     assert sorted(path.name for path in (project.folder / "run/checkpoints").iterdir()) == [
         "last", "step_00000056", "step_00000064",
     ]  # fmt: skip
+
+
+def test_weights_that_training_makes_worse_stay_the_best_ones(project):
+    project.run("train.output_dir=first", "train.epochs=8")
+    good = project.folder / "first" / "best" / "model.safetensors"
+    ruin = (f"train.load_weight={good}", "train.evaluation.eval_on_start=true", "optim.lr=100", "train.base_lr=100",
+            "train.clip_grad_norm=0", "train.save_period=1")  # fmt: skip
+    output = project.run(*ruin, "train.epochs=1")
+    start, after = [record for record in project.metrics("run") if record["kind"] == "evaluation"]
+    assert (start["update"], after["update"]) == (0, 8) and start["Acc@0.5"] > after["Acc@0.5"]
+    assert (
+        f"best Acc@0.5 on val: {start['Acc@0.5']:.4f}, of the weights it started from, which training did not" in output
+    )
+    assert (project.folder / "run" / "best" / "model.safetensors").read_bytes() == good.read_bytes()
+    # One that is killed after that evaluation continues behind it.
+    for checkpoint in (project.folder / "run" / "checkpoints").glob("step_00000008*"):
+        shutil.rmtree(checkpoint)
+    before = project.metrics("run")
+    assert "continuing" in project.run(*ruin, "train.epochs=1") and project.metrics("run") == before
 
 
 def test_a_finished_run_started_again_changes_nothing(project):
