@@ -98,7 +98,12 @@ def student(labels: tuple[str, ...] | None = None) -> Experiment:
 def few(count: int, config: str, *overrides: str, start_from: str = "") -> Experiment:
     """So many objects on photographs, for as long as the config for one's own takes; judged on test once, at the end."""
     data = (*own("mine", f"$SETS/{count}"), "dataset.dataset=mine", "train.evaluation.splits=[test]")
-    length = ("train.batch_size=auto", "train.epochs=auto", "train.evaluation.eval_period=1000")
+    length = (
+        "train.batch_size=auto",
+        "train.epochs=auto",
+        "train.save_period=auto",
+        "train.evaluation.eval_period=1000",
+    )
     return Experiment(config, (*data, *length, *overrides), (), SEEDS, start_from, BF16, "own")
 
 

@@ -32,7 +32,7 @@ train.seed | whole number 0..2147483647 | of everything random
 train.clip_grad_norm | number >= 0 or null | total norm; 0 turns clipping off
 train.max_skipped_updates | whole number >= 0 | in a row, because of a loss or gradient that is not finite
 train.log_period | whole number >= 1 | updates
-train.save_period | whole number >= 1 | epochs
+train.save_period | whole number >= 1 or auto | epochs; auto: a tenth of the run
 train.checkpointer.period | whole number >= 1 or null | updates, beside save_period
 train.checkpointer.max_to_keep | whole number >= 1 | complete checkpoints that stay
 train.evaluation.enabled | true/false | evaluate while training

@@ -82,22 +82,22 @@ def due(count: int, period: int | None) -> bool:
 def settle_sizes(cfg: Any, processes: int) -> None:
     """Numbers in place of the "auto" of ``cfg.train`` (:func:`follow_size`), where there is one."""
     train = cfg.train
-    if "auto" in (train.batch_size, train.epochs, train.evaluation.eval_period):
+    if "auto" in (train.batch_size, train.epochs, train.save_period, train.evaluation.eval_period):
         dataset = build_dataset(cfg, cfg.dataset.get("split", "train"), training=True)
         if not (samples := length_hint(dataset)):
             raise TrainingError(
-                "a stream does not tell how many samples it has: set train.batch_size, train.epochs and "
-                "train.evaluation.eval_period to numbers in place of auto"
+                "a stream does not tell how many samples it has: set train.batch_size, train.epochs, "
+                "train.evaluation.eval_period and train.save_period to numbers in place of auto"
             )
         follow_size(train, samples, processes)
 
 
 def follow_size(train: ConfigNode, samples: int, processes: int) -> None:
-    """Puts numbers where ``batch_size``, ``epochs`` and ``evaluation.eval_period`` are "auto": for data of any size.
+    """Puts numbers where ``batch_size``, ``epochs``, ``save_period``, ``evaluation.eval_period`` are "auto": for data of any size.
 
     The batch is an eighth of the data as a power of two, 8 to 64, rounded up to what processes and accumulation divide; the
-    run has 300 updates, or 8 epochs where those are more; it is evaluated ten times. So 30 objects train for 100 epochs with
-    batches of 8, and 30,000 for 8 with batches of 64.
+    run has 300 updates, or 8 epochs where those are more; it is evaluated and saved ten times. So 30 objects train for 100
+    epochs with batches of 8, and 30,000 for 8 with batches of 64.
 
     Args:
         train: ``cfg.train``; changed.
@@ -111,6 +111,8 @@ def follow_size(train: ConfigNode, samples: int, processes: int) -> None:
         train.epochs = max(8, -(-300 // max(1, samples // train.batch_size)))
     if train.evaluation.eval_period == "auto":
         train.evaluation.eval_period = max(1, round(train.epochs / 10))
+    if train.save_period == "auto":
+        train.save_period = max(1, round(train.epochs / 10))
 
 
 def length(train: ConfigNode, updates_per_epoch: int) -> tuple[int, int]:

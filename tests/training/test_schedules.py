@@ -88,12 +88,15 @@ def test_unknown_name_is_refused_with_the_known_ones():
     ],
 )
 def test_auto_follows_the_size_of_the_data(samples, processes, batch, epochs, period):
-    train = OmegaConf.create({"batch_size": "auto", "epochs": "auto", "num_accumulation_steps": 1})
+    train = OmegaConf.create(
+        dict.fromkeys(("batch_size", "epochs", "save_period"), "auto") | {"num_accumulation_steps": 1}
+    )
     train.evaluation = {"eval_period": "auto"}
     follow_size(train, samples, processes)
     assert (train.batch_size, train.epochs, train.evaluation.eval_period) == (batch, epochs, period)
+    assert train.save_period == period
     said = OmegaConf.create(
-        {"batch_size": 10, "epochs": 2, "num_accumulation_steps": 1, "evaluation": {"eval_period": 1}}
+        {"batch_size": 10, "epochs": 2, "num_accumulation_steps": 1, "evaluation": {"eval_period": 1}, "save_period": 3}
     )
     follow_size(said, samples, processes)
-    assert (said.batch_size, said.epochs, said.evaluation.eval_period) == (10, 2, 1)
+    assert (said.batch_size, said.epochs, said.evaluation.eval_period, said.save_period) == (10, 2, 1, 3)
