@@ -18,7 +18,7 @@ Config keys it reads (configs/common/train.py has every train key, its default a
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
                amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
                multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
-               cuda_graphs.enabled freeze_schedule max_skipped_updates
+               cuda_graphs.enabled freeze_schedule fixed_statistics max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
                evaluation.{enabled,splits,eval_batch_size,eval_period,eval_on_start,eval_iter,eval_metric,eval_mode,evaluator}
                save_period checkpointer.{period,max_to_keep} auto_resume.enabled resume_path load_weight vl_pretrain_weight
@@ -88,7 +88,7 @@ def train(cfg: Any) -> int:
 
     # From here on the output folder is this run's. The model goes under Accelerate, and state from a checkpoint into both.
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
-    freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator)
+    freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator, cfg.train.get("fixed_statistics", False))
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     bare = accelerator.unwrap_model(model)
     ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None

@@ -60,6 +60,8 @@ train = dict(
     cuda_graphs=dict(enabled=False),
     # [{modules: [visual_backbone.stages.0, ...], from_update: 0, until_update: 2000}, ...]: frozen in those updates
     freeze_schedule=[],
+    # BatchNorm of the whole model keeps the statistics that came with its weights: for fine-tuning on little data
+    fixed_statistics=False,
     trackers=["tensorboard"],
     log_image=False,  # draw predictions at every evaluation: pictures/ in the run folder, and the trackers
     # A trace of this many updates, after the first ones of the process: profile/ in the run folder

@@ -156,7 +156,13 @@ def read_run_config(
 def warnings(cfg: Any) -> list[str]:
     """What a run begins by saying because it is seldom meant."""
     how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
-    return [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
+    told = [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
+    if cfg.train.get("fixed_statistics", False) and not (cfg.train.load_weight or cfg.train.vl_pretrain_weight):
+        told.append(
+            "warning: train.fixed_statistics without train.load_weight: where no weights are loaded, BatchNorm keeps mean 0 and "
+            "variance 1"
+        )
+    return told
 
 
 def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:

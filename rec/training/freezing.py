@@ -9,6 +9,7 @@ from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from rec.errors import TrainingError
+from rec.models.backbones.base import batch_norms
 
 
 class FreezingSchedule:
@@ -24,13 +25,21 @@ class FreezingSchedule:
             ``from_update <= update < until_update`` (None: to the end). Names as in ``model.named_modules()``.
         model: the bare model. What it froze by itself stays frozen.
         accelerator: the run's.
+        fixed_statistics: BatchNorm layers of the whole model use and keep their running statistics in all updates, while scale
+            and shift are trained: those of a few images of one's own are worse than those that came with the weights.
 
     Raises:
         TrainingError: an unknown key or module, an update at which nothing would be trained, or sharded parameters.
     """
 
-    def __init__(self, steps: Sequence[Mapping[str, Any]], model: nn.Module, accelerator: Accelerator) -> None:
-        self.model, self.accelerator = model, accelerator
+    def __init__(
+        self,
+        steps: Sequence[Mapping[str, Any]],
+        model: nn.Module,
+        accelerator: Accelerator,
+        fixed_statistics: bool = False,
+    ) -> None:
+        self.model, self.accelerator, self.fixed_statistics = model, accelerator, fixed_statistics
         if steps and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise TrainingError(
                 f"train.freeze_schedule does not work with {accelerator.distributed_type.value}: leave it empty"
@@ -85,7 +94,8 @@ class FreezingSchedule:
                 bare = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
                 model, optimizer = self.accelerator.prepare(bare, optimizer)
             self._now = frozen
-        for module in frozen:  # evaluation puts the model back into training mode
+        norms = batch_norms(self.model) if self.fixed_statistics else ()
+        for module in (*frozen, *norms):  # evaluation puts the model back into training mode
             if module.training:
                 module.eval()
         return model, optimizer

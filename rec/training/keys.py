@@ -76,6 +76,7 @@ train.compile.dynamic | true/false or null | null: one graph for the first image
 train.compile.backend | text | inductor, or any that torch.compile knows
 train.cuda_graphs.enabled | true/false | record the work of an update for each image size, replay it; one process on a GPU
 train.freeze_schedule | list of mappings or nothing | {modules: [...], from_update: 0, until_update: 2000}
+train.fixed_statistics | true/false | BatchNorm keeps the statistics that came with its weights: for fine-tuning on little data
 train.trackers | list of trackers or nothing | tensorboard, wandb, … as Accelerate knows them
 train.log_image | true/false | draw predictions at every evaluation
 train.profile.enabled | true/false | record a trace

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from operator import length_hint
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -111,5 +112,5 @@ def _is_of_start(metrics_file: Path, split: str, best: Mapping[str, float]) -> b
     if not metrics_file.exists():
         return False
     with metrics_file.open(encoding="utf-8") as file:
-        first = next((record for record in map(json.loads, file) if record["kind"] == "evaluation"), {})
+        first: dict[str, Any] = next((record for record in map(json.loads, file) if record["kind"] == "evaluation"), {})
     return {"update": 0, "split": split, **best}.items() <= first.items()

@@ -91,6 +91,35 @@ def test_a_frozen_beginning_runs_without_autograd_and_survives_train():
     assert model[1].training and all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_fixed_statistics_hold_in_all_updates_while_scale_and_shift_are_trained():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    schedule = FreezingSchedule([], model, Accelerator(cpu=True), fixed_statistics=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for update in range(2):
+        model.train()  # as at the start, and after an evaluation
+        schedule.apply(model, optimizer, update)
+        assert model[2].training
+        model(torch.rand(2, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+    assert changed(before, model.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+def test_a_run_with_fixed_statistics_keeps_those_it_started_with(project):
+    project.run("train.train_iter=2", "train.output_dir=first")
+    good = project.folder / "first" / "best" / "model.safetensors"
+    output = project.run(
+        f"train.load_weight={good}", "train.fixed_statistics=true", "train.train_iter=9", "train.ema.buffer_ema=false"
+    )
+    assert "warning" not in output
+    before, after = load_file(good), weights(project, "run", 9)
+    statistics = {name for name in before if "running" in name}
+    assert statistics and not statistics & changed(before, after) and changed(before, after)
+    assert "train.fixed_statistics without train.load_weight" in project.run(
+        "train.fixed_statistics=true", "train.train_iter=1", "train.output_dir=bare"
+    )
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [

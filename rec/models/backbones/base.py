@@ -11,6 +11,11 @@ from torch.utils.checkpoint import checkpoint
 ZERO_TO_ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Its BatchNorm layers, SyncBatchNorm among them."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
 class Backbone(nn.Module):
     """Runs ``stages`` one after another and returns the maps behind some of them, finest first.
 
@@ -61,9 +66,8 @@ class Backbone(nn.Module):
             for stage in self.stages[: self.frozen_stages]:
                 stage.eval()
         if self.fixed_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for layer in batch_norms(self):
+                layer.eval()
         return self
 
     def from_original(self, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
@@ -105,7 +109,7 @@ class Backbone(nn.Module):
 @contextmanager
 def _still_statistics(module: nn.Module) -> Iterator[None]:
     """BatchNorm layers keep their running statistics: the second pass of a checkpoint must not count a batch twice."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(module)
     kept = [(layer.momentum, {name: buffer.clone() for name, buffer in layer.named_buffers()}) for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
