@@ -20,6 +20,7 @@ from rec.errors import InputError
 from rec.files import unpack, write_json, write_json_lines
 
 SPLITS = ("train", "val", "test")
+PERCENT = (5, 10, 25, 50, 100)  # of the training photographs
 TRUE_OBJECTS, LABELLED_PHOTOGRAPHS, OWN_OBJECTS = 200, 2000, (100, 300, 500, 1000)
 ABSENT, TRIES = 2, 60  # phrases of nothing for each photograph; phrases looked at to find them
 ARCHIVE = "flickr30k_entities_annotations.tar.xz"
@@ -198,6 +199,18 @@ def own(source: Path, folder: Path) -> dict[str, int]:
     }
 
 
+def shares(source: Path, folder: Path) -> dict[str, int]:
+    """``5``, ``10``, ``25``, ``50``, ``100``: the objects of so many per cent of the training photographs, each with all before."""
+    of_image, order = _by_photograph(source)
+    counts = {}
+    for percent in PERCENT:
+        images = order[: round(len(order) * percent / 100)]
+        lines = [line for image in images for line in of_image[image]]
+        _write_set(source, folder / str(percent), lines)
+        counts[f"objects on {percent} % of the photographs"] = len(lines)
+    return counts
+
+
 def _by_photograph(source: Path) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The training split's lines of each photograph, and the photographs in an order that their ids alone decide."""
     of_image = dict[str, list[dict[str, Any]]]()
@@ -250,7 +263,9 @@ def absent(source: Path, folder: Path) -> dict[str, int]:
     return counts
 
 
-MAKERS: dict[str, Callable[[Path, Path], dict[str, int]]] = {"halves": halves, "own": own, "absent": absent}
+MAKERS: dict[str, Callable[[Path, Path], dict[str, int]]] = {
+    "halves": halves, "own": own, "shares": shares, "absent": absent,
+}  # fmt: skip
 
 
 def strange_phrases(captions: dict[str, str], phrases: Iterable[str]) -> dict[str, list[str]]:

@@ -98,13 +98,16 @@ def student(labels: tuple[str, ...] | None = None) -> Experiment:
 def few(count: int, config: str, *overrides: str, start_from: str = "") -> Experiment:
     """So many objects on photographs, for as long as the config for one's own takes; judged on test once, at the end."""
     data = (*own("mine", f"$SETS/{count}"), "dataset.dataset=mine", "train.evaluation.splits=[test]")
-    length = (
-        "train.batch_size=auto",
-        "train.epochs=auto",
-        "train.save_period=auto",
-        "train.evaluation.eval_period=1000",
-    )
-    return Experiment(config, (*data, *length, *overrides), (), SEEDS, start_from, BF16, "own")
+    length = ("train.batch_size=auto", "train.epochs=auto", "train.save_period=auto")
+    once = ("train.evaluation.eval_on_start=false", "train.evaluation.eval_period=1000")
+    return Experiment(config, (*data, *length, *once, *overrides), (), SEEDS, start_from, BF16, "own")
+
+
+def share(percent: int) -> Experiment:
+    """So much of the training photographs, all for the same number of updates."""
+    data = (*own("part", f"$SETS/{percent}"), "dataset.dataset=part", "train.train_iter=834", "train.seed=0")
+    once = "train.evaluation.eval_period=1000"
+    return Experiment(PHOTOS, (*data, once), ("val", "test"), profile=BF16, sets="shares")
 
 
 SCRATCH = "model.visual_backbone.pretrained=false"
@@ -139,6 +142,13 @@ EXPERIMENTS = {
     "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
     "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
+    "photos_minilm_hour": Experiment(
+        MINILM,
+        ("train.seed=0", "train.epochs=12", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
+        ("val", "test"),
+        profile=BF16,
+    ),
+    **{f"photos_{percent}_percent": share(percent) for percent in (5, 10, 25, 50, 100)},
     "text_500_glove": few(500, PHOTOS),
     "text_500_minilm": few(500, MINILM),
     "text_500_lora": few(500, MINILM, LORA),
@@ -147,7 +157,7 @@ EXPERIMENTS = {
     **{f"own_{n}_scratch": few(n, PHOTOS, SCRATCH) for n in (100, 300, 1000)},
     "photos_refcoco": Experiment(
         "configs/simrec_own_photos.py",
-        ("+dataset.ann_path.refcoco=data/anns/refcoco", "dataset.dataset=refcoco", "train.evaluation.eval_period=1000"),
+        ("+dataset.ann_path.refcoco=data/anns/refcoco", "dataset.dataset=refcoco"),
         ("val", "testA", "testB"),
         SEEDS,
         profile=BF16,
@@ -253,6 +263,11 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
             metrics |= json.loads((output / "test" / "metrics.json").read_text(encoding="utf-8"))
         memory = round(max(line["memory_gb"] for line in steps), 2)
         entry = {"seed": seed, "commands": told, "updates": steps[-1]["update"]}
+        entry["curve"] = [
+            [line["update"], round(line["Acc@0.5"], 4)]
+            for line in logged
+            if line["kind"] == "evaluation" and "Acc@0.5" in line and line["split"] == next(iter(metrics))
+        ]
         entry |= {} if continued else {"train_seconds": round(seconds, 1)}
         entry |= {"memory_gb": memory, "metrics": metrics}
         if experiment.splits:

@@ -12,14 +12,18 @@ Record = Mapping[str, Any]
 _WIDTH, _HEIGHT, _MARGIN = 380, 240, 38
 
 
-def _chart(title: str, below: str, beside: str, inside: str) -> str:
-    """An SVG chart whose plotting area is the unit square, y upwards."""
+_FIFTHS = tuple((k / 5, f"{k / 5:g}") for k in range(6))
+
+
+def _chart(title: str, below: str, beside: str, inside: str, ticks_below: Sequence[tuple[float, str]] = _FIFTHS) -> str:
+    """An SVG chart whose plotting area is the unit square, y upwards; below it are ticks, each a place in 0..1 and its text."""
     w, h, m = _WIDTH, _HEIGHT, _MARGIN
     ticks = ""
-    for k in range(6):
-        x, y = m + (w - 2 * m) * k / 5, h - m - (h - 2 * m) * k / 5
-        ticks += f'<text x="{x:.0f}" y="{h - m + 14}" text-anchor="middle">{k / 5:g}</text>'
-        ticks += f'<text x="{m - 5}" y="{y + 4:.0f}" text-anchor="end">{k / 5:g}</text>'
+    for place, text in ticks_below:
+        ticks += f'<text x="{m + (w - 2 * m) * place:.0f}" y="{h - m + 14}" text-anchor="middle">{text}</text>'
+    for place, text in _FIFTHS:
+        y = h - m - (h - 2 * m) * place
+        ticks += f'<text x="{m - 5}" y="{y + 4:.0f}" text-anchor="end">{text}</text>'
         ticks += f'<line x1="{m}" x2="{w - m}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--rule)"/>'
     return (
         f'<svg width="{w}" height="{h}" viewBox="0 0 {w} {h}" font-size="11" fill="currentColor" role="img"><title>{title}</title>'
@@ -79,6 +83,31 @@ def calibration(bins: Sequence[tuple[int, float, float]]) -> str:
     marks += f'<polyline points="{" ".join(points)}" fill="none" stroke="var(--line)"/>'
     error = sum(count * abs(score - accuracy) for count, score, accuracy in bins) / total
     return _chart(f"Calibration (ECE {error:.3f})", "score", "share right at IoU 0.5", marks)
+
+
+def curves(
+    title: str,
+    below: str,
+    beside: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    ticks: Sequence[tuple[float, str]],
+) -> str:
+    """Named lines through points ``(x, y)``, both in 0..1, each name beside its last point.
+
+    Args:
+        title, below, beside: texts of the chart and its axes.
+        lines: name to points, from left to right.
+        ticks: place in 0..1 and text of each mark below.
+    """
+    marks = ""
+    for number, (name, points) in enumerate(lines.items()):
+        places = [_point(*point) for point in points]
+        dash = f' stroke-dasharray="{6 - 2 * number} 3"' if number else ""
+        marks += f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}" fill="none" stroke="var(--line)"{dash}/>'
+        marks += "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="var(--line)"/>' for x, y in places)
+        x, y = places[-1]
+        marks += f'<text x="{x:.1f}" y="{y + (16 if number else -8):.1f}" text-anchor="end">{name}</text>'
+    return _chart(title, below, beside, marks, ticks)
 
 
 def as_file(chart: str) -> str:
