@@ -6,6 +6,7 @@ scripts/run_results.py makes the records. The prose around the tables is the pag
 """
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from page_tables import fill, table
 
-from rec.evaluation.charts import as_file, calibration
+from rec.evaluation.charts import as_file, calibration, curves
 from rec.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,6 +55,7 @@ ANY = (  # label, record, row of its metrics
 PHOTOS = (
     ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
     ("phrases by MiniLM, which stands still, in place of GloVe and a GRU", "photos_minilm"),
+    ("and at 320 pixels, 12 epochs", "photos_minilm_hour"),
     ("photo-small's recipe, three epochs", "photos_short"),
     ("three epochs, trunk not pretrained", "photos_random_trunk"),
     ("three epochs, sees no phrase", "photos_no_phrase"),
@@ -63,6 +65,7 @@ PHOTO_FLOORS = (  # of the data, as their README has them: val, test
     ("best fixed box", 28.5, 29.7),
     ("best box of the phrase's last word, image not seen", 32.4, 33.6),
 )
+PERCENT, TRAINING_PHOTOGRAPHS = (5, 10, 25, 50, 100), 7298
 TEACHER = (
     ("the teacher: the other half of the training photographs", "teacher"),
     ("200 true objects alone", "teacher_none"),
@@ -109,29 +112,18 @@ VOCABULARY = (
     ("from scratch", "vocabulary_scratch"),
     ("from the quickstart's weights, words mapped", "vocabulary_mapped"),
 )
-# (data, (model, record))
-SUMMARY = (
-    (
-        "shape scenes, 3,000 unseen phrases",
-        (
-            ("SimREC small, the quickstart", "scenes_quickstart"),
-            ("SimREC small with masks", "scenes_mask"),
-            ("MCN small", "scenes_mcn"),
-            ("a random object of the scene", "scenes_random_object"),
-        ),
-    ),
-    (
-        "hard shape scenes: ordinals, relations in two steps, negation",
-        (("SimREC small", "scenes_hard_phrases"), ("SimREC small, three times the scenes", "scenes_hard_hour")),
-    ),
-    (
-        "285 photographs, 3,868 phrases of captions (a quarter of Flickr30k Entities' test)",
-        (
-            ("photo-small: 2.5 million parameters, YOLOX-Nano's trunk, GloVe", "photos"),
-            ("MiniLM for the phrases in place of GloVe", "photos_minilm"),
-        ),
-    ),
-)
+SUMMARY = (  # data (empty: as above), model, record
+    ("shape scenes, 3,000 unseen phrases", "SimREC small, the quickstart", "scenes_quickstart"),
+    ("", "SimREC small with masks", "scenes_mask"),
+    ("", "MCN small", "scenes_mcn"),
+    ("", "a random object of the scene", "scenes_random_object"),
+    ("hard shape scenes: ordinals, relations in two steps, negation", "SimREC small", "scenes_hard_phrases"),
+    ("", "SimREC small, three times the scenes", "scenes_hard_hour"),
+    ("285 photographs, 3,868 phrases of captions (a quarter of Flickr30k Entities' test)",
+     "photo-small: 2.5 million parameters, YOLOX-Nano's trunk, GloVe", "photos"),
+    ("", "MiniLM for the phrases in place of GloVe", "photos_minilm"),
+    ("", "and at 320 pixels", "photos_minilm_hour"),
+)  # fmt: skip
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -141,20 +133,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 def summary(folder: Path) -> dict[str, str]:
     """Name to Markdown of the README's table."""
-    records = read(folder)
-    rows = []
-    for data, models in SUMMARY:
-        for number, (model, name) in enumerate(models):
-            record = records.get(name)
-            if name == "scenes_random_object" and record is not None:
-                record = record | {"runs": record["runs"][:1]}
-            told = value(record, metric("test"), "{:.1f} %")
-            if (masks := value(record, metric("test", "mask_mIoU"), "{:.1f} %")) not in (NOT_RUN, "-"):
-                told += f", mask mIoU {masks}"
-            minutes = cost(record)[1]
-            rows.append(
-                [data * (not number), model, told, minutes if minutes in (NOT_RUN, "-") else f"{minutes} minutes"]
-            )
+    records, rows = read(folder), []
+    for data, model, name in SUMMARY:
+        record = records.get(name)
+        if name == "scenes_random_object" and record is not None:
+            record = record | {"runs": record["runs"][:1]}
+        told = value(record, metric("test"), "{:.1f} %")
+        if (masks := value(record, metric("test", "mask_mIoU"), "{:.1f} %")) not in (NOT_RUN, "-"):
+            told += f", mask mIoU {masks}"
+        minutes = cost(record)[1]
+        rows.append([data, model, told, minutes if minutes in (NOT_RUN, "-") else f"{minutes} minutes"])
     rows.append(["RefCOCO, RefCOCO+, RefCOCOg, ReferIt, Flickr30k in full", "all configs", NOT_RUN, NOT_RUN])
     return {"summary": table(["data", "model", "Acc@0.5", "training on two CPU cores"], rows)}
 
@@ -184,6 +172,16 @@ def tables(folder: Path) -> dict[str, str]:
             [[label, *(on_test(records.get(f"own_{count}_{start}")) for count in OWN_OBJECTS)] for label, start in OWN],
         ),
         "text": table(["phrases", "500 objects"], [[label, on_test(records.get(name))] for label, name in TEXT]),
+        "growth": table(
+            ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in PERCENT)],
+            [
+                [
+                    f"{split}, Acc@0.5",
+                    *(value(records.get(f"photos_{n}_percent"), metric(split), "{:.1f}") for n in PERCENT),
+                ]
+                for split in ("val", "test")
+            ],
+        ),
         "absent": any_number(ABSENT, records),
         "recipes": recipes(records),
         "precision": precision(records),
@@ -195,9 +193,35 @@ def tables(folder: Path) -> dict[str, str]:
 
 
 def figures(folder: Path) -> dict[str, str]:
-    """Name to SVG of every figure of results.md, from the ``*.json`` of ``folder``."""
-    (run,) = json.loads((folder / "photos.json").read_text(encoding="utf-8"))["runs"]
-    return {"photos_reliability.svg": as_file(calibration(run["reliability"]["val"]))}
+    """Name to SVG of every figure of results.md, from the ``*.json`` of ``folder``; one whose records are missing is left out."""
+    records, made = read(folder), dict[str, str]()
+    if record := records.get("photos"):
+        made["photos_reliability.svg"] = as_file(calibration(record["runs"][0]["reliability"]["val"]))
+    if all(f"photos_{percent}_percent" in records for percent in PERCENT):
+        lines = {
+            split: [
+                (_place(percent), records[f"photos_{percent}_percent"]["runs"][0]["metrics"][split]["Acc@0.5"])
+                for percent in PERCENT
+            ]
+            for split in ("val", "test")
+        }
+        ticks = [(_place(percent), f"{percent} %") for percent in PERCENT]
+        made["photos_growth.svg"] = as_file(
+            curves("Acc@0.5 by data", "of the training photographs", "Acc@0.5", lines, ticks)
+        )
+    if record := records.get("photos_minilm_hour"):
+        (run,) = record["runs"]
+        points = [(update / run["updates"] * run["train_seconds"] / 3600, found) for update, found in run["curve"]]
+        ticks = [(minutes / 60, str(minutes)) for minutes in range(0, 61, 10)]
+        made["photos_minutes.svg"] = as_file(
+            curves("Acc@0.5 by time", "minutes of training", "Acc@0.5", {"val": points}, ticks)
+        )
+    return made
+
+
+def _place(percent: int) -> float:
+    """Of a share on a logarithmic axis."""
+    return math.log(percent / PERCENT[0]) / math.log(PERCENT[-1] / PERCENT[0])
 
 
 def value(record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], float | None], form: str) -> str:
