@@ -71,7 +71,7 @@ def owlv2(folder: Path) -> None:
 
 
 class ChatServer:
-    """The OpenAI chat interface with answers given as a list: texts, or statuses to refuse with."""
+    """The OpenAI chat interface with answers given as a list: texts, or statuses to refuse with (and what is said)."""
 
     def __init__(self, answers: list[Any]) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -91,12 +91,13 @@ class ChatServer:
                 answer = answer(body) if callable(answer) else answer
                 with lock:
                     toy.open_now -= 1
-                if isinstance(answer, int):
-                    self.send_response(answer)
-                    if answer == 302:
+                if isinstance(answer, int | tuple):
+                    status, text = answer if isinstance(answer, tuple) else (answer, "no")
+                    self.send_response(status)
+                    if status == 302:
                         self.send_header("Location", "http://192.0.2.1/")
                     self.end_headers()
-                    self.wfile.write(b"no")
+                    self.wfile.write(text.encode())
                     return
                 data = (
                     answer

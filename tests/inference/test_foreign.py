@@ -104,6 +104,25 @@ def test_a_busy_or_broken_server_is_asked_again_and_a_refusal_is_not(serve):
         grounder(IMAGE, "x")
 
 
+def test_a_model_that_takes_no_temperature_or_length_is_asked_without(serve):
+    def answer(body):
+        for name in ("max_tokens", "temperature"):
+            if name in body:
+                return 400, json.dumps(
+                    {"error": {"message": f"Unsupported parameter: '{name}' is not supported with this model."}}
+                )
+        return "[0, 0, 10, 10]"
+
+    server, grounder = serve(answer)
+    grounder.at_once = 1
+    assert grounder(IMAGE, "x").box is not None and len(server.asked) == 3
+    assert grounder(IMAGE, "x").box is not None and len(server.asked) == 4, "once learnt, it is not asked in vain again"
+    server, grounder = serve((400, "max_tokens is too large for this context"))
+    with pytest.raises(ServerError, match="too large"):
+        grounder(IMAGE, "x")
+    assert len(server.asked) == 2
+
+
 def test_nothing_goes_to_another_machine_unasked(monkeypatch):
     monkeypatch.setattr(openai.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", ("192.0.2.7", 0))])
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -27,6 +27,7 @@ KEY = "OPENAI_API_KEY"  # the environment's; it is sent, never written
 MAX_ANSWER = 1 << 20  # bytes
 AT_ONCE, TRIES, SECONDS = 4, 5, 120.0
 _AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+_LIMITS = {"temperature": 0, "max_tokens": 300}  # left out for a server that names them when it refuses a request
 
 
 class ServerError(RecError):
@@ -71,7 +72,7 @@ class Server(ForeignGrounder):
             raise InputError(f"{address}: the key of {KEY} would cross the network unencrypted; use https, or unset it")
         self.model_name, self.address, self.host = model, address.rstrip("/"), parts.hostname
         self.family, self.at_once = family_of(model, coordinates, prompt), at_once
-        self.sent, self._lock = 0, threading.Lock()
+        self.sent, self._lock, self._refused = 0, threading.Lock(), set[str]()
         handlers: list[Any] = [_NoRedirects()]
         if self.is_here:
             handlers.append(urllib.request.ProxyHandler({}))
@@ -97,13 +98,7 @@ class Server(ForeignGrounder):
             {"type": "image_url", "image_url": {"url": picture}},
             {"type": "text", "text": self.family.question(phrase)},
         ]
-        body = {
-            "model": self.model_name,
-            "temperature": 0,
-            "max_tokens": 300,
-            "messages": [{"role": "user", "content": content}],
-        }
-        answer = self._post(json.dumps(body).encode())
+        answer = self._post({"model": self.model_name, "messages": [{"role": "user", "content": content}]})
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
@@ -112,7 +107,7 @@ class Server(ForeignGrounder):
             text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
         return read_text(text if isinstance(text, str) else "", self.family, sent, image)
 
-    def _post(self, body: bytes) -> Any:
+    def _post(self, asked: dict[str, Any]) -> Any:
         """The server's answer, asked again where that may help.
 
         Raises:
@@ -124,6 +119,8 @@ class Server(ForeignGrounder):
         trouble = ""
         for attempt in range(TRIES):
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)
+            limits = {name: value for name, value in _LIMITS.items() if name not in self._refused}
+            body = json.dumps(asked | limits).encode()
             request = urllib.request.Request(f"{self.address}/chat/completions", body, headers)
             try:
                 with self._lock:
@@ -135,8 +132,11 @@ class Server(ForeignGrounder):
                 return json.loads(data)
             except urllib.error.HTTPError as error:
                 with error:
-                    told = " ".join(error.read(500).decode("utf-8", "replace").split())[:200]
-                trouble = f"{error.code} {error.reason}: {told}"
+                    told = " ".join(error.read(500).decode("utf-8", "replace").split())
+                trouble = f"{error.code} {error.reason}: {told[:200]}"
+                if error.code == 400 and (refused := {name for name in limits if name in told}):
+                    self._refused |= refused  # models that think first take neither
+                    continue
                 if error.code not in _AGAIN:
                     break
                 wait = max(wait, _seconds(error.headers.get("Retry-After")))
