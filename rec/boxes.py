@@ -2,7 +2,8 @@
 
 Every function takes NumPy arrays or torch tensors of shape ``(..., 4)`` and returns the same kind, dtype and device.
 
-Formats: ``xyxy`` = left, top, right, bottom; ``xywh`` = left, top, width, height (COCO); ``cxcywh`` = centre, size.
+Formats: ``xyxy`` = left, top, right, bottom; ``xywh`` = left, top, width, height (COCO); ``cxcywh`` = centre, size;
+``yxyx`` = top, left, bottom, right (Gemini, PaliGemma, TensorFlow).
 
 ``geometry`` is the letterbox record of one image, float ``(..., 6)``: ``h, w`` of the original image, ``nh, nw`` of the
 resized image inside the square, ``dx, dy`` of its top-left corner in the square, all in pixels. It is made by
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
-FORMATS = ("xywh", "xyxy", "cxcywh")
+FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
+GUESSED = FORMATS[:3]  # what boxes of a wrong format are said to look like; the last one fits wherever xyxy does
 MIN_VISIBLE = 0.01  # pixels of width and of height that must lie in the image: the precision of COCO's boxes
 
 
@@ -57,12 +59,21 @@ def xyxy_to_cxcywh(boxes: Array) -> Array:
     return _stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
 
 
+def to_xyxy(boxes: Array, box_format: str) -> Array:
+    """``(..., 4)`` of any of :data:`FORMATS` to xyxy, same units."""
+    if box_format == "yxyx":
+        return boxes[..., [1, 0, 3, 2]]
+    return {"xywh": xywh_to_xyxy, "cxcywh": cxcywh_to_xyxy}[box_format](boxes) if box_format != "xyxy" else boxes
+
+
 def xywh_of(box: Sequence[float], box_format: str) -> list[float]:
     """One box of any of :data:`FORMATS` as xywh: four plain numbers, as annotation files hold them."""
     a, b, c, d = box
     if box_format == "cxcywh":
         left, top = a - c / 2, b - d / 2
         return [left, top, (left + c) - left, (top + d) - top]
+    if box_format == "yxyx":
+        return [b, a, d - b, c - a]
     return [a, b, c - a, d - b] if box_format == "xyxy" else [a, b, c, d]
 
 

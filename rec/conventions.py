@@ -62,7 +62,7 @@ class Convention:
         Returns:
             float64 ``(N, 4)`` xyxy, not clipped.
         """
-        values = {"xywh": boxes.xywh_to_xyxy, "cxcywh": boxes.cxcywh_to_xyxy}.get(self.box_format, np.asarray)(values)
+        values = boxes.to_xyxy(values, self.box_format)
         if self.coordinates.startswith("letterboxed:"):
             side = int(self.coordinates.partition(":")[2])
             sizes = np.broadcast_arrays(np.atleast_1d(height), np.atleast_1d(width))
@@ -201,11 +201,11 @@ def _faults(convention: Convention, values: np.ndarray, width: np.ndarray, heigh
 
 def _off_by_one(convention: Convention, values: np.ndarray) -> list[str]:
     """Scales that differ by a thousandth give themselves away by their largest and by broken numbers."""
-    corners = {"xywh": boxes.xywh_to_xyxy, "cxcywh": boxes.cxcywh_to_xyxy}.get(convention.box_format, np.asarray)(
-        values
-    )
+    corners = boxes.to_xyxy(values, convention.box_format)
     largest, whole = corners.max(), bool((values == np.round(values)).all())
-    if convention.coordinates == "florence" and (largest > 999 or (convention.box_format == "xyxy" and not whole)):
+    if convention.coordinates == "florence" and (
+        largest > 999 or (convention.box_format in ("xyxy", "yxyx") and not whole)
+    ):
         return [f"the values go up to {largest:g}" if largest > 999 else "values are not whole, as bins are"]
     if convention.coordinates == "0-999" and largest > 999:
         return [f"the values go up to {largest:g}"]

@@ -304,7 +304,7 @@ def parse_arguments() -> argparse.Namespace:
     add, places = parser.add_argument, "run folder, checkpoint, model folder"
     add("model", nargs="?", help=f"{places}, transformers:ID or openai:MODEL@ADDRESS")
     add("--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL")
-    add("--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh"), help="of the answers; default xyxy")
+    add("--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh", "yxyx"), help="of the answers; default xyxy")
     add_foreign_options(parser)
     differs = "other answers, or a predictions.jsonl: what differs, and how surely"
     add("--compare", type=user_path, metavar="JSONL", help=differs)

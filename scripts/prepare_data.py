@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="ADDRESS",
         help=f"download the COCO images that are named and missing (from {COCO}, or a copy of it)",
     )
-    add("--bbox-format", default=None, help="xywh, xyxy or cxcywh; JSONL and CSV must name it")
+    add("--bbox-format", default=None, help="xywh, xyxy, cxcywh or yxyx; JSONL and CSV must name it")
     add(
         "--coordinates",
         default=None,

@@ -144,7 +144,7 @@ EXPERIMENTS = {
     "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
     "photos_minilm_hour": Experiment(
         MINILM,
-        ("train.seed=0", "train.epochs=12", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
+        ("train.seed=0", "train.epochs=10", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
         ("val", "test"),
         profile=BF16,
     ),

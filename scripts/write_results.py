@@ -55,7 +55,7 @@ ANY = (  # label, record, row of its metrics
 PHOTOS = (
     ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
     ("phrases by MiniLM, which stands still, in place of GloVe and a GRU", "photos_minilm"),
-    ("and at 320 pixels, 12 epochs", "photos_minilm_hour"),
+    ("and at 320 pixels", "photos_minilm_hour"),
     ("photo-small's recipe, three epochs", "photos_short"),
     ("three epochs, trunk not pretrained", "photos_random_trunk"),
     ("three epochs, sees no phrase", "photos_no_phrase"),

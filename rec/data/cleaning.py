@@ -97,7 +97,7 @@ class Report:
     def _box_format(self) -> str:
         """What there is to say when boxes look like another format than they are read in; "" where they do not."""
         misfits = self.boxes - self.fits[self.box_format]
-        others = [name for name in boxes.FORMATS if self.boxes and self.fits[name] >= FORMAT_FITS * self.boxes]
+        others = [name for name in boxes.GUESSED if self.boxes and self.fits[name] >= FORMAT_FITS * self.boxes]
         if self.boxes and misfits >= FORMAT_SUSPICION * self.boxes and others:
             return (
                 f"{misfits} of {self.boxes} boxes do not fit their image when read as {self.box_format}, and "

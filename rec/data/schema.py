@@ -301,7 +301,7 @@ def _box(given: object, name: str, box_format: str, width: int, height: int) -> 
         )
     fault = misfit(four, box_format, width, height)
     if fault is not None:
-        others = [other for other in boxes.FORMATS if misfit(four, other, width, height) is None]
+        others = [other for other in boxes.GUESSED if misfit(four, other, width, height) is None]
         hint = f" (it would fit as {' or '.join(others)})" if others else ""
         raise BadRecord(fault[0], f"{told} {fault[1]}{hint}")
     return boxes.xywh_of(four, box_format)

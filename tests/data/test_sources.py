@@ -279,7 +279,8 @@ def test_one_odd_simrec_item_is_a_bad_record(tmp_path, change, reason):
 
 
 @pytest.mark.parametrize(
-    ("bbox_format", "bbox"), [("xywh", [10, 20, 30, 40]), ("xyxy", [10, 20, 40, 60]), ("cxcywh", [25, 40, 30, 40])]
+    ("bbox_format", "bbox"),
+    [("xywh", [10, 20, 30, 40]), ("xyxy", [10, 20, 40, 60]), ("cxcywh", [25, 40, 30, 40]), ("yxyx", [20, 10, 60, 40])],
 )
 def test_every_named_box_format_gives_the_same_box(tmp_path, bbox_format, bbox):
     write_image(tmp_path / "a.jpg", 120, 90)

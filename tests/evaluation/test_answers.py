@@ -42,6 +42,8 @@ def written(box, height, width, convention):
         box = fraction * scales[convention.coordinates]
         if convention.coordinates in ("0-999", "0-1000", "florence"):
             box = np.floor(box).clip(0, 999) if convention.coordinates == "florence" else np.round(box)
+    if convention.box_format == "yxyx":
+        return box[..., [1, 0, 3, 2]]
     return {"xywh": boxes.xyxy_to_xywh, "cxcywh": boxes.xyxy_to_cxcywh}.get(convention.box_format, np.asarray)(box)
 
 
@@ -66,7 +68,7 @@ def test_every_wrong_declaration_is_suspected_and_no_right_one():
     low = np.minimum(low, high - 0.05)
     pixels = np.concatenate([low * size, high * size], 1)
     width, height = size.T
-    names = [Convention(c, f) for c in COORDINATES for f in boxes.FORMATS]
+    names = [Convention(c, f) for c in COORDINATES for f in boxes.GUESSED]
     thousandths = {"0-999", "0-1000", "florence"}
     for true in names:
         sizes = zip(pixels, height.astype(int), width.astype(int), strict=True)
@@ -78,6 +80,10 @@ def test_every_wrong_declaration_is_suspected_and_no_right_one():
                 said = suspicion(declared, values, width, height) or ""
                 assert said, (true, declared)
                 assert "they would fit" in said or true.coordinates == "640x480", (true, said)
+    # The top first shows where sides are in pixels; in fractions of both sides nothing but the truth could tell.
+    assert "fit --coordinates pixel --box-format yxyx" in suspicion(
+        Convention(), pixels[:, [1, 0, 3, 2]], width, height
+    )
     values = np.round(np.concatenate([low, high], 1) * 1000)
     assert "up to 1000" in suspicion(Convention("0-999"), values, width, height)
 

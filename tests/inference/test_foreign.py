@@ -62,6 +62,12 @@ def test_a_server_is_a_grounder(serve, monkeypatch):
     assert "secret" not in repr(grounder) and "on this machine" in grounder.origin
 
 
+def test_a_family_that_writes_the_top_first_is_read_so(serve, monkeypatch):
+    server, _ = serve('```json\n[{"box_2d": [200, 100, 1000, 500], "label": "dog"}]\n```')
+    grounder = rec.from_pretrained(f"openai:gemini-3-flash@{server.address}")
+    assert grounder(IMAGE, "the dog").box == pytest.approx((14, 18, 70, 90))
+
+
 def test_a_lying_answer_stays_inside_the_image(serve):
     _, grounder = serve('{"bbox_2d": [900, 5000, -100, 100]}')
     left, top, right, bottom = grounder(IMAGE, "x").box
@@ -170,6 +176,8 @@ def test_families_see_the_size_their_processor_would_make():
     assert str(family.convention(84, 140).coordinates) == "140x84"
     assert family_of("Qwen3-VL-8B").coordinates == family_of("OpenGVLab/InternVL3-2B").coordinates == "0-1000"
     assert family_of("other", "0-1").coordinates == "0-1"
+    gemini = family_of("gemini-2.5-flash")
+    assert "[ymin, xmin, ymax, xmax]" in gemini.question("dog") and gemini.convention(90, 140).box_format == "yxyx"
     with pytest.raises(InputError, match="phrase"):
         family_of("qwen3-vl", prompt="where?")
 

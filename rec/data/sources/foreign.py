@@ -58,7 +58,7 @@ def open_foreign(
         columns: schema column to the table's column, for example ``{"sentences": "answer"}`` or ``{"bbox": "objects.box"}``;
             what it leaves out is recognised by :data:`KNOWN_COLUMNS`. ``boxes`` is a list of boxes that every phrase of the row
             names all of, in place of ``bbox``; a ``bbox`` that lists boxes has one phrase, mask, … for each, in lists too.
-        bbox_format: ``xywh`` (the default), ``xyxy`` or ``cxcywh``, in pixels.
+        bbox_format: one of :data:`rec.boxes.FORMATS`, in pixels; ``xywh`` without.
         folder: of the tables; None for those that came over the network.
 
     Raises:

@@ -58,8 +58,8 @@ def check_bbox_format(bbox_format: str | None, what: str) -> str:
     """
     if bbox_format not in boxes.FORMATS:
         raise SourceError(
-            f"{what}: name the format of its boxes, bbox_format = {', '.join(boxes.FORMATS[:-1])} or {boxes.FORMATS[-1]} "
-            f"(pixels; --bbox-format of `rec prepare`); got {bbox_format!r}"
+            f"{what}: name the format of its boxes, bbox_format = {', '.join(boxes.GUESSED[:-1])} or {boxes.GUESSED[-1]} "
+            f"(or yxyx; pixels; --bbox-format of `rec prepare`); got {bbox_format!r}"
         )
     return bbox_format
 
@@ -71,7 +71,7 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
         path: file or folder. A single file's ``split`` column names the splits; without one all is ``train``.
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images; by default that of the file.
-        bbox_format: ``xywh``, ``xyxy`` or ``cxcywh``, in pixels; must be named.
+        bbox_format: one of :data:`rec.boxes.FORMATS`, in pixels; must be named.
 
     Raises:
         SourceError: no format named, no such file, or not UTF-8.

@@ -4,7 +4,7 @@ A model whose name is in no line needs ``coordinates=``; the prompt can be anoth
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +15,10 @@ from rec.errors import InputError
 PROMPT = (
     'Locate "{phrase}" in the image. Answer with JSON alone: {{"bbox_2d": [x1, y1, x2, y2]}}, '
     'or {{"bbox_2d": null}} if it is not there.'
+)
+_GEMINI = (
+    'Locate "{phrase}" in the image. Answer with JSON alone: {{"box_2d": [ymin, xmin, ymax, xmax]}}, whole numbers from 0 to '
+    '1000, or {{"box_2d": null}} if it is not there.'
 )
 
 
@@ -28,6 +32,7 @@ class Family:
             processor would: pixels then mean the same on both sides.
         min_pixels, max_pixels: of the image that is sent.
         prompt: ``{phrase}`` is replaced.
+        box_format: as of :class:`rec.conventions.Convention`.
     """
 
     coordinates: str
@@ -35,6 +40,7 @@ class Family:
     min_pixels: int = 1
     max_pixels: int = 1 << 21
     prompt: str = PROMPT
+    box_format: str = "xyxy"
 
     def question(self, phrase: str) -> str:
         """The prompt about ``phrase``."""
@@ -57,16 +63,17 @@ class Family:
 
     def convention(self, height: int, width: int) -> Convention:
         """Of a box about a sent image of that size."""
-        return Convention(f"{width}x{height}" if self.coordinates == "pixel" else self.coordinates)
+        return Convention(f"{width}x{height}" if self.coordinates == "pixel" else self.coordinates, self.box_format)
 
 
 # The first line whose pattern is found in the model's name, small letters. Qwen2.5-VL's processor works in patches of 28 pixels
-# (its preprocessor_config.json: min_pixels 3136), Qwen2-VL, Qwen3-VL and InternVL write thousandths.
+# (its preprocessor_config.json: min_pixels 3136), Qwen2-VL, Qwen3-VL and InternVL write thousandths, and Gemini the top first.
 _FAMILIES: tuple[tuple[str, Family], ...] = (
     (r"qwen[-_]?2[._]5[-_]?vl", Family("pixel", 28, 3136, 1 << 20)),
     (r"qwen[-_]?(2|3)[-_]?vl", Family("0-1000")),
     (r"internvl", Family("0-1000")),
     (r"florence", Family("florence")),
+    (r"gemini", Family("0-1000", prompt=_GEMINI, box_format="yxyx")),
 )
 
 
@@ -86,4 +93,4 @@ def family_of(name: str, coordinates: str | None = None, prompt: str | None = No
         raise InputError(f"the prompt {prompt[:80]!r} has no {{phrase}}")
     found = found or Family("pixel")
     convention = Convention(coordinates or found.coordinates)
-    return Family(convention.coordinates, found.multiple, found.min_pixels, found.max_pixels, prompt or found.prompt)
+    return replace(found, coordinates=convention.coordinates, prompt=prompt or found.prompt)
