@@ -142,7 +142,7 @@ EXPERIMENTS = {
     "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
     "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
-    "photos_minilm_hour": Experiment(
+    "photos_minilm_320": Experiment(
         MINILM,
         ("train.seed=0", "train.epochs=10", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
         ("val", "test"),
