@@ -16,7 +16,7 @@ Config keys it reads (configs/common/train.py has every train key, its default a
     optim      LazyCall of a torch optimizer class; receives params
     train      output_dir seed epochs | train_iter batch_size num_accumulation_steps
                base_lr warmup_lr min_lr warmup_epochs | warmup_ratio scheduler parameter_groups clip_grad_norm
-               amp.enabled ema.{enabled,alpha,buffer_ema} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
+               amp.enabled ema.{enabled,alpha,buffer_ema,warmup} sync_bn.enabled communication.{bucket_cap_mb,hook,timeout}
                multi_scale_training.{enabled,img_scales} activation_checkpoint.enabled compile.{enabled,dynamic,backend}
                cuda_graphs.enabled freeze_schedule fixed_statistics max_skipped_updates
                data.{num_workers,pin_memory,share_images,mean,std}
@@ -91,7 +91,8 @@ def train(cfg: Any) -> int:
     freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator, cfg.train.get("fixed_statistics", False))
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     bare = accelerator.unwrap_model(model)
-    ema = EMA(bare, cfg.train.ema.alpha, cfg.train.ema.buffer_ema) if cfg.train.ema.enabled else None
+    averaged = cfg.train.ema
+    ema = EMA(bare, averaged.alpha, averaged.buffer_ema, averaged.get("warmup", True)) if averaged.enabled else None
     state = resume.initial_state(cfg, accelerator, dataset, accumulation)
     set_seed(cfg.train.seed, device_specific=True)
     state, notes = resume.restore(cfg, accelerator, bare, ema, state)

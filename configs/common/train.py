@@ -40,7 +40,8 @@ train = dict(
     parameter_groups=dict(backbone_lr_factor=1.0, decay_norms_and_biases=True),
     # null: the launch profile decides the precision. true or false must agree with it.
     amp=dict(enabled=None),
-    ema=dict(enabled=True, alpha=0.9997, buffer_ema=True),
+    # warmup=False: the weights of load_weight keep a share of alpha ** updates in the average
+    ema=dict(enabled=True, alpha=0.9997, buffer_ema=True, warmup=True),
     sync_bn=dict(enabled=False),
     # DDP: gradients travel in buckets of this many MB; hook compresses them: no, fp16, bf16 or power_sgd.
     # timeout: seconds after which processes end that wait for one that hangs, or have lost their launcher

@@ -13,14 +13,19 @@ from rec.models.lora import merged
 class EMA:
     """Shadow copy of every parameter and buffer: ``shadow = d * shadow + (1 - d) * value``, ``d = min(alpha, (t+1)/(t+10))``.
 
+    With ``warmup=False`` ``d`` is ``alpha`` from the first update on: the weights it starts from, trained on much more than a
+    small set of one's own, keep a share of ``alpha ** updates`` in the average, as in Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022.
+
     Args:
         model: the unwrapped module; the shadow starts as a copy of it, on its device.
         alpha: the largest decay.
         buffer_ema: average floating-point buffers too (integer ones are truncated); otherwise buffers are copied.
+        warmup: let the decay rise to ``alpha``, so that the weights it starts from are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, alpha: float = 0.9997, buffer_ema: bool = True) -> None:
-        self.alpha, self.buffer_ema, self.updates = alpha, buffer_ema, 0
+    def __init__(self, model: nn.Module, alpha: float = 0.9997, buffer_ema: bool = True, warmup: bool = True) -> None:
+        self.alpha, self.buffer_ema, self.warmup, self.updates = alpha, buffer_ema, warmup, 0
         self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
         #: names of parameters that were frozen until now: their shadow equals them
         self.never_trained = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -32,7 +37,7 @@ class EMA:
     @property
     def decay(self) -> float:
         """Of the next update."""
-        return min(self.alpha, (self.updates + 1) / (self.updates + 10))
+        return min(self.alpha, (self.updates + 1) / (self.updates + 10)) if self.warmup else self.alpha
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -59,6 +59,7 @@ train.parameter_groups.decay_norms_and_biases | true/false | weight decay for on
 train.amp.enabled | true/false or null | null: as the launch profile says
 train.ema.enabled | true/false | average the weights
 train.ema.alpha | number 0..1 | decay of the average, below 1
+train.ema.warmup | true/false | let the decay rise to alpha; false: the weights it starts from keep a share of alpha ** updates
 train.ema.buffer_ema | true/false | average BatchNorm's statistics too
 train.sync_bn.enabled | true/false | BatchNorm over all processes; needs GPUs
 train.communication.bucket_cap_mb | number > 0 | size of DDP's gradient buckets

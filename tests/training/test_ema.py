@@ -39,6 +39,19 @@ def test_shadow_equals_the_original(buffer_ema):
         assert ema.shadow["n"].item() == step["shadow_n"]
 
 
+def test_without_warmup_the_start_keeps_its_share():
+    model = Toy()
+    start = model.w.detach().clone()
+    ema, ramped = EMA(model, 0.9, warmup=False), EMA(model, 0.9)
+    model.advance()
+    for _ in range(5):
+        ema.update(model)
+        ramped.update(model)
+    share = 0.9**5
+    torch.testing.assert_close(ema.shadow["w"], share * start + (1 - share) * model.w.detach())
+    torch.testing.assert_close(ramped.shadow["w"], model.w.detach(), rtol=1e-3, atol=1e-3)
+
+
 def test_applied_gives_the_average_and_then_the_own_weights_back():
     model = Toy()
     ema = EMA(model)
