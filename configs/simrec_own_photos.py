@@ -10,7 +10,7 @@ dataset.use_glove = False
 model.visual_backbone.pretrained = False
 model.language_encoder.use_glove = False
 
-optim.lr = train.base_lr = 5e-4
+optim.lr = train.base_lr = 1e-3
 train.load_weight = "photo-small"
 train.fixed_statistics = True
 train.ema.alpha, train.ema.warmup = (

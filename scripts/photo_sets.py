@@ -20,7 +20,7 @@ from rec.errors import InputError
 from rec.files import unpack, write_json, write_json_lines
 
 SPLITS = ("train", "val", "test")
-PERCENT = (5, 10, 25, 50, 100)  # of the training photographs
+PERCENT = (5, 10, 25, 100)  # of the training photographs; half of them are ``halves``
 TRUE_OBJECTS, LABELLED_PHOTOGRAPHS, OWN_OBJECTS = 200, 2000, (100, 300, 500, 1000)
 ABSENT, TRIES = 2, 60  # phrases of nothing for each photograph; phrases looked at to find them
 ARCHIVE = "flickr30k_entities_annotations.tar.xz"
@@ -200,7 +200,7 @@ def own(source: Path, folder: Path) -> dict[str, int]:
 
 
 def shares(source: Path, folder: Path) -> dict[str, int]:
-    """``5``, ``10``, ``25``, ``50``, ``100``: the objects of so many per cent of the training photographs, each with all before."""
+    """``5``, ``10``, ``25``, ``100``: the objects of so many per cent of the training photographs, each with all before."""
     of_image, order = _by_photograph(source)
     counts = {}
     for percent in PERCENT:

@@ -65,7 +65,14 @@ PHOTO_FLOORS = (  # of the data, as their README has them: val, test
     ("best fixed box", 28.5, 29.7),
     ("best box of the phrase's last word, image not seen", 32.4, 33.6),
 )
-PERCENT, TRAINING_PHOTOGRAPHS = (5, 10, 25, 50, 100), 7298
+TRAINING_PHOTOGRAPHS = 7298
+GROWTH = {
+    5: "photos_5_percent",
+    10: "photos_10_percent",
+    25: "photos_25_percent",
+    50: "teacher",
+    100: "photos_100_percent",
+}
 TEACHER = (
     ("the teacher: the other half of the training photographs", "teacher"),
     ("200 true objects alone", "teacher_none"),
@@ -172,12 +179,9 @@ def tables(folder: Path) -> dict[str, str]:
         ),
         "text": table(["phrases", "500 objects"], [[label, on_test(records.get(name))] for label, name in TEXT]),
         "growth": table(
-            ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in PERCENT)],
+            ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in GROWTH)],
             [
-                [
-                    f"{split}, Acc@0.5",
-                    *(value(records.get(f"photos_{n}_percent"), metric(split), "{:.1f}") for n in PERCENT),
-                ]
+                [f"{split}, Acc@0.5", *(value(records.get(name), metric(split), "{:.1f}") for name in GROWTH.values())]
                 for split in ("val", "test")
             ],
         ),
@@ -196,15 +200,15 @@ def figures(folder: Path) -> dict[str, str]:
     records, made = read(folder), dict[str, str]()
     if record := records.get("photos"):
         made["photos_reliability.svg"] = as_file(calibration(record["runs"][0]["reliability"]["val"]))
-    if all(f"photos_{percent}_percent" in records for percent in PERCENT):
+    if all(name in records for name in GROWTH.values()):
         lines = {
             split: [
-                (_place(percent), records[f"photos_{percent}_percent"]["runs"][0]["metrics"][split]["Acc@0.5"])
-                for percent in PERCENT
+                (_place(percent), records[name]["runs"][0]["metrics"][split]["Acc@0.5"])
+                for percent, name in GROWTH.items()
             ]
             for split in ("val", "test")
         }
-        ticks = [(_place(percent), f"{percent} %") for percent in PERCENT]
+        ticks = [(_place(percent), f"{percent} %") for percent in GROWTH]
         made["photos_growth.svg"] = as_file(
             curves("Acc@0.5 by data", "of the training photographs", "Acc@0.5", lines, ticks)
         )
@@ -220,7 +224,7 @@ def figures(folder: Path) -> dict[str, str]:
 
 def _place(percent: int) -> float:
     """Of a share on a logarithmic axis."""
-    return math.log(percent / PERCENT[0]) / math.log(PERCENT[-1] / PERCENT[0])
+    return math.log(percent / min(GROWTH)) / math.log(max(GROWTH) / min(GROWTH))
 
 
 def value(record: Mapping[str, Any] | None, read: Callable[[Mapping[str, Any]], float | None], form: str) -> str:
