@@ -73,6 +73,7 @@ GROWTH = {
     50: "teacher",
     100: "photos_100_percent",
 }
+REFCOCO = (("photo-small as it is", "photo_small_refcoco"), ("trained on 95 objects, three seeds", "photos_refcoco"))
 TEACHER = (
     ("the teacher: the other half of the training photographs", "teacher"),
     ("200 true objects alone", "teacher_none"),
@@ -178,6 +179,13 @@ def tables(folder: Path) -> dict[str, str]:
             [[label, *(on_test(records.get(f"own_{count}_{start}")) for count in OWN_OBJECTS)] for label, start in OWN],
         ),
         "text": table(["phrases", "500 objects"], [[label, on_test(records.get(name))] for label, name in TEXT]),
+        "refcoco": table(
+            ["Acc@0.5", "val (55 phrases)", "testA (189)", "testB (207)"],
+            [
+                [label, *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "testA", "testB"))]
+                for label, name in REFCOCO
+            ],
+        ),
         "growth": table(
             ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in GROWTH)],
             [
