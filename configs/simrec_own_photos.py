@@ -13,10 +13,8 @@ model.language_encoder.use_glove = False
 optim.lr = train.base_lr = 1e-3
 train.load_weight = "photo-small"
 train.fixed_statistics = True
-train.ema.alpha, train.ema.warmup = (
-    0.996,
-    False,
-)  # what 300 updates on little data unlearn, photo-small's share brings back
+train.ema.alpha = 0.996
+train.ema.warmup = False  # what 300 updates on little data unlearn, photo-small's share of the average brings back
 train.evaluation.eval_on_start = True  # it may be good enough as it is: best/ is never worse on `val`
 train.batch_size = train.epochs = train.evaluation.eval_period = train.save_period = "auto"
 train.output_dir = "outputs/mine"

@@ -112,5 +112,7 @@ def _is_of_start(metrics_file: Path, split: str, best: Mapping[str, float]) -> b
     if not metrics_file.exists():
         return False
     with metrics_file.open(encoding="utf-8") as file:
-        first: dict[str, Any] = next((record for record in map(json.loads, file) if record["kind"] == "evaluation"), {})
+        first: dict[str, Any] = next(
+            (record for record in map(json.loads, file) if record.get("kind") == "evaluation"), {}
+        )
     return {"update": 0, "split": split, **best}.items() <= first.items()
