@@ -110,6 +110,12 @@ def share(percent: int) -> Experiment:
     return Experiment(PHOTOS, (*data, once), ("val", "test"), profile=BF16, sets="shares")
 
 
+def words_for_photos(config: str, *overrides: str) -> Experiment:
+    """All photographs with one encoder of the phrases or another, for half as many updates as ``photos``."""
+    length = ("train.epochs=5", "train.evaluation.eval_period=5")
+    return Experiment(config, (*length, *overrides), ("val", "test"), SEEDS, profile=BF16)
+
+
 SCRATCH = "model.visual_backbone.pretrained=false"
 MINILM = "configs/simrec_photos_minilm.py"
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
@@ -152,6 +158,12 @@ EXPERIMENTS = {
     "text_500_glove": few(500, PHOTOS),
     "text_500_minilm": few(500, MINILM),
     "text_500_lora": few(500, MINILM, LORA),
+    "text_all_glove": words_for_photos(PHOTOS),
+    "text_all_minilm": words_for_photos(MINILM),
+    "text_all_lora": words_for_photos(MINILM, LORA, "train.parameter_groups.text_lr_factor=0.25"),
+    "text_all_full": words_for_photos(
+        MINILM, "model.language_encoder.freeze=none", "train.parameter_groups.text_lr_factor=0.02"
+    ),
     **{f"own_{n}_model": few(n, "configs/simrec_own_photos.py", start_from="teacher") for n in (100, 300, 1000)},
     **{f"own_{n}_trunk": few(n, PHOTOS) for n in (100, 300, 1000)},
     **{f"own_{n}_scratch": few(n, PHOTOS, SCRATCH) for n in (100, 300, 1000)},

@@ -87,9 +87,10 @@ OWN = (
     ("nothing", "scratch"),
 )
 TEXT = (
-    ("GloVe and a GRU", "text_500_glove"),
-    ("MiniLM, standing still", "text_500_minilm"),
-    ("MiniLM, LoRA of rank 8", "text_500_lora"),
+    ("GloVe and a GRU", "glove"),
+    ("MiniLM, standing still", "minilm"),
+    ("MiniLM, LoRA of rank 8", "lora"),
+    ("MiniLM, all of it trained", "full"),
 )
 ABSENT = (
     ("answers nothing", "absent_after", "test/answer nothing"),
@@ -168,7 +169,7 @@ def tables(folder: Path) -> dict[str, str]:
             [
                 [
                     label,
-                    *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "test")),
+                    *on_splits(records.get(name)),
                     ", ".join(sorted({str(run["updates"]) for run in records.get(name, {"runs": []})["runs"]})),
                 ]
                 for label, name in TEACHER
@@ -178,13 +179,16 @@ def tables(folder: Path) -> dict[str, str]:
             ["starts from", *(f"{count} objects" for count in OWN_OBJECTS)],
             [[label, *(on_test(records.get(f"own_{count}_{start}")) for count in OWN_OBJECTS)] for label, start in OWN],
         ),
-        "text": table(["phrases", "500 objects"], [[label, on_test(records.get(name))] for label, name in TEXT]),
+        "text": table(
+            ["phrases", "500 objects, test", "all objects, val", "all objects, test"],
+            [
+                [label, on_test(records.get(f"text_500_{name}")), *on_splits(records.get(f"text_all_{name}"))]
+                for label, name in TEXT
+            ],
+        ),
         "refcoco": table(
             ["Acc@0.5", "val (55 phrases)", "testA (189)", "testB (207)"],
-            [
-                [label, *(value(records.get(name), metric(split), "{:.1f}") for split in ("val", "testA", "testB"))]
-                for label, name in REFCOCO
-            ],
+            [[label, *on_splits(records.get(name), ("val", "testA", "testB"))] for label, name in REFCOCO],
         ),
         "growth": table(
             ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in GROWTH)],
@@ -256,6 +260,10 @@ def metric(split: str, name: str = "Acc@0.5") -> Callable[[Mapping[str, Any]], f
 
 def on_test(record: Mapping[str, Any] | None) -> str:
     return value(record, metric("test"), "{:.1f}")
+
+
+def on_splits(record: Mapping[str, Any] | None, splits: Sequence[str] = ("val", "test")) -> list[str]:
+    return [value(record, metric(split), "{:.1f}") for split in splits]
 
 
 def cost(record: Mapping[str, Any] | None) -> list[str]:

@@ -37,7 +37,7 @@ train = dict(
     # share_images: phrases of one image meet in one batch and share its pass through the backbone
     data=dict(pin_memory=True, num_workers=4, share_images=False, mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]),
     scheduler=LazyCall(build_schedule)(name="cosine", decay_epochs=[30, 35, 37], lr_decay_rate=0.2),
-    parameter_groups=dict(backbone_lr_factor=1.0, decay_norms_and_biases=True),
+    parameter_groups=dict(backbone_lr_factor=1.0, text_lr_factor=1.0, decay_norms_and_biases=True),
     # null: the launch profile decides the precision. true or false must agree with it.
     amp=dict(enabled=None),
     # warmup=False: the weights of load_weight keep a share of alpha ** updates in the average

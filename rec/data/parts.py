@@ -1,5 +1,6 @@
 """The tables of a data set, one behind another, and what is counted in them."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class Parts:
             part.first, part.length = samples, round(part.units * (part.repeat if training else 1))
             samples += part.length
         self.samples = samples
-        self._firsts = np.array([part.first for part in parts])
+        self._firsts = [part.first for part in parts]
         self._order_cache: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __iter__(self) -> Iterator[Part]:
@@ -78,7 +79,7 @@ class Parts:
         """
         if not 0 <= index < self.samples:
             raise IndexError(f"index {index} of a data set of {self.samples} samples")
-        number = int(np.searchsorted(self._firsts, index, "right")) - 1
+        number = bisect_right(self._firsts, index) - 1
         part = self.parts[number]
         unit = index - part.first
         if part.length % part.units:
@@ -86,7 +87,7 @@ class Parts:
         unit %= part.units
         if not self.expanded:
             return part, unit, None
-        row = int(np.searchsorted(part.sentence_offsets, unit, "right")) - 1
+        row = int(part.sentence_offsets.searchsorted(unit, "right")) - 1
         return part, row, unit - int(part.sentence_offsets[row])
 
     def _order(self, epoch: int, number: int) -> np.ndarray:

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from rec.errors import RecError
 
@@ -62,6 +63,8 @@ class Loader(DataLoader):
         on_lost_worker: Callable[[LostWorkerError], None] | None = None,
         **how: Any,
     ) -> None:
+        if num_workers:
+            how["collate_fn"] = partial(_ship, how.get("collate_fn", default_convert))
         super().__init__(
             dataset,
             num_workers=num_workers,
@@ -119,6 +122,37 @@ class Loader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+
+
+SHIPPED = 65536  # bytes of a tensor that travels in the pipe; of a larger one its place in shared memory does
+
+
+def _ship(collate: Callable[[Any], Any], samples: Any) -> Any:
+    batch = collate(samples)
+    return _Shipped(batch) if isinstance(batch, dict) else batch
+
+
+class _Shipped:
+    """A batch on its way out of a worker, where it arrives as what it was: its small tensors in one piece, without a file of
+    shared memory for each, which the process that trains would open one by one."""
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        self.batch = batch
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        small = {name: value.numpy() for name, value in self.batch.items() if _is_small(value)}
+        return _arrived, (list(self.batch), small, {n: value for n, value in self.batch.items() if n not in small})
+
+
+def _is_small(value: object) -> bool:
+    return (
+        isinstance(value, torch.Tensor) and value.is_cpu and value.layout == torch.strided
+        and value.dtype != torch.bfloat16 and not value.requires_grad and value.nbytes <= SHIPPED
+    )  # fmt: skip
+
+
+def _arrived(names: list[str], small: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    return {name: torch.from_numpy(small[name]) if name in small else others[name] for name in names}
 
 
 def _workers_of(iterator: object) -> Sequence[BaseProcess]:

@@ -288,30 +288,39 @@ def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, *, backbone_lr_factor: float = 1.0, decay_norms_and_biases: bool = True
+    model: nn.Module,
+    lr: float,
+    *,
+    backbone_lr_factor: float = 1.0,
+    text_lr_factor: float = 1.0,
+    decay_norms_and_biases: bool = True,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups, for any ``torch.optim`` class.
 
     Args:
-        model: parameters whose name starts with ``visual_backbone.`` are the backbone's.
+        model: parameters whose name starts with ``visual_backbone.`` are the backbone's, with ``language_encoder.text.`` a
+            published text encoder's (its adapters included).
         lr: the optimizer's rate.
         backbone_lr_factor: multiplies the backbone's rate.
+        text_lr_factor: multiplies the published text encoder's.
         decay_norms_and_biases: False gives one-dimensional parameters (norms, biases) weight decay 0.
 
     Returns:
-        At most four groups, in a fixed order; empty ones are left out.
+        At most six groups, in a fixed order; empty ones are left out.
     """
-    groups: dict[tuple[bool, bool], list[torch.Tensor]] = {}
+    factors = {"visual_backbone.": backbone_lr_factor, "language_encoder.text.": text_lr_factor}
+    slower = [start for start, factor in factors.items() if factor != 1]
+    groups: dict[tuple[int, bool], list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_backbone = name.startswith("visual_backbone.") and backbone_lr_factor != 1
+            part = next((number for number, start in enumerate(slower, 1) if name.startswith(start)), 0)
             undecayed = parameter.ndim <= 1 and not decay_norms_and_biases
-            groups.setdefault((in_backbone, undecayed), []).append(parameter)
+            groups.setdefault((part, undecayed), []).append(parameter)
     return [
         {"params": parameters}
-        | ({"lr": lr * backbone_lr_factor} if in_backbone else {})
+        | ({"lr": lr * factors[slower[part - 1]]} if part else {})
         | ({"weight_decay": 0.0} if undecayed else {})
-        for (in_backbone, undecayed), parameters in sorted(groups.items())
+        for (part, undecayed), parameters in sorted(groups.items())
     ]
 
 

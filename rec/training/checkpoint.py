@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch.utils._pytree import tree_map
 
 from rec.errors import CheckpointError
+from rec.evaluation.run import share_buffers
 from rec.files import default_mode, swap, sync, write_text
 from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import (
@@ -112,6 +113,7 @@ class CheckpointWriter:
         self.failure = None
         try:
             if sharded:
+                share_buffers(accelerator.unwrap_model(model))  # of what is not divided any process may write its own
                 accelerator.save_state(str(temporary))
             else:
                 scaler = accelerator.scaler if accelerator.is_main_process else None

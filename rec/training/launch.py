@@ -14,6 +14,7 @@ from accelerate import (
 )
 from accelerate.utils import DDPCommunicationHookType, parse_flag_from_env
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rec.command_line import announce
 from rec.config import solve_batch_size
@@ -145,7 +146,11 @@ def prepare_model(
                 f"{type(model).__name__} has no enable_activation_checkpointing(): use train.activation_checkpoint.enabled=false"
             )
         model.enable_activation_checkpointing()  # type: ignore[operator]
-    model = model.to(memory_format=torch.channels_last)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # It divides contiguous weights alone. They stay float32, as BatchNorm's statistics are: autocast computes in bfloat16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    else:
+        model = model.to(memory_format=torch.channels_last)
     if train.compile.enabled:
         if train.compile.backend not in torch._dynamo.list_backends(None):
             known = ", ".join(torch._dynamo.list_backends())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -85,7 +85,10 @@ class Step:
         if self._graphs and _can_skip(optimizer):
             return self._replay(optimizer, meanwhile), asked
         accelerator = self._accelerator
-        norm = accelerator.clip_grad_norm_(self._weights, self._clip).float()
+        norm: Any = accelerator.clip_grad_norm_(self._weights, self._clip)
+        if accelerator.distributed_type == DistributedType.FSDP:  # every process has its part of it
+            norm = norm.full_tensor()
+        norm = norm.float()
         flags = torch.stack([norm, norm.new_full((), asked)])
         if accelerator.num_processes > 1:  # the norm is the same everywhere, a stop request need not be
             flags = accelerator.reduce(flags, "mean")

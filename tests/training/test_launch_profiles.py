@@ -61,7 +61,7 @@ def test_the_fsdp_profile_means_fully_sharded_version_two(monkeypatch):
     for key, value in prepare_multi_gpu_env(launch_arguments(REPOSITORY / "accelerate_configs/fsdp2.yaml")).items():
         monkeypatch.setenv(key, value)
     plugin = FullyShardedDataParallelPlugin()
-    assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.min_num_params) == (2, True, 1_000_000)
+    assert (plugin.fsdp_version, plugin.reshard_after_forward, plugin.auto_wrap_policy) == (2, True, None)
     assert not plugin.cpu_ram_efficient_loading and "SHARDED" in str(plugin.state_dict_type)
 
 
