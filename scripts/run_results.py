@@ -140,11 +140,13 @@ EXPERIMENTS = {
     ),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
-    "scenes_any": Experiment(ANY),
+    "scenes_any": Experiment(ANY, profile=BF16),
     "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
     "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
-    "photos_short": Experiment(PHOTOS, MINUTES, ("val", "test"), profile=BF16),
+    "photos_short": Experiment(
+        PHOTOS, (*MINUTES, "train.train_iter=1550", "train.evaluation.eval_period=3"), ("val", "test"), profile=BF16
+    ),
     "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
     "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),

@@ -124,12 +124,14 @@ class Loader(DataLoader):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
 
 
+_OF_NUMPY = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+             torch.float16, torch.float32, torch.float64}  # fmt: skip
 SHIPPED = 65536  # bytes of a tensor that travels in the pipe; of a larger one its place in shared memory does
 
 
 def _ship(collate: Callable[[Any], Any], samples: Any) -> Any:
     batch = collate(samples)
-    return _Shipped(batch) if isinstance(batch, dict) else batch
+    return _Shipped(batch) if type(batch) is dict else batch
 
 
 class _Shipped:
@@ -145,10 +147,9 @@ class _Shipped:
 
 
 def _is_small(value: object) -> bool:
-    return (
-        isinstance(value, torch.Tensor) and value.is_cpu and value.layout == torch.strided
-        and value.dtype != torch.bfloat16 and not value.requires_grad and value.nbytes <= SHIPPED
-    )  # fmt: skip
+    if type(value) is not torch.Tensor or value.requires_grad or value.layout != torch.strided or not value.is_cpu:
+        return False
+    return value.dtype in _OF_NUMPY and value.nbytes <= SHIPPED
 
 
 def _arrived(names: list[str], small: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
