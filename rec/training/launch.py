@@ -14,7 +14,6 @@ from accelerate import (
 )
 from accelerate.utils import DDPCommunicationHookType, parse_flag_from_env
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from rec.command_line import announce
 from rec.config import solve_batch_size
@@ -146,7 +145,9 @@ def prepare_model(
                 f"{type(model).__name__} has no enable_activation_checkpointing(): use train.activation_checkpoint.enabled=false"
             )
         model.enable_activation_checkpointing()  # type: ignore[operator]
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if accelerator.is_fsdp2:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
         # It divides contiguous weights alone. They stay float32, as BatchNorm's statistics are: autocast computes in bfloat16.
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     else:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -86,7 +86,7 @@ class Step:
             return self._replay(optimizer, meanwhile), asked
         accelerator = self._accelerator
         norm: Any = accelerator.clip_grad_norm_(self._weights, self._clip)
-        if accelerator.distributed_type == DistributedType.FSDP:  # every process has its part of it
+        if accelerator.is_fsdp2:  # every process has its part of it
             norm = norm.full_tensor()
         norm = norm.float()
         flags = torch.stack([norm, norm.new_full((), asked)])

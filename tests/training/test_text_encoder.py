@@ -223,6 +223,19 @@ def test_two_runs_at_once_and_two_encoders_do_not_meet(tmp_path, own_cache):
     assert len(list(own_cache.iterdir())) == 3
 
 
+@pytest.mark.parametrize("options", [{"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query"]}}])
+def test_a_published_encoder_learns_at_its_own_rate(options, tmp_path):
+    cfg = run_config(tmp_path, **options)
+    model = build.build_model(cfg, Data())
+    groups = build.parameter_groups(model, 0.1, text_lr_factor=0.02)
+    rates = {id(weight): group.get("lr", 0.1) for group in groups for weight in group["params"]}
+    trained = {name: rates[id(weight)] for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(trained) == len(rates) and any(name.startswith("language_encoder.project") for name in trained)
+    for name, rate in trained.items():
+        assert rate == pytest.approx(0.002 if name.startswith("language_encoder.text.") else 0.1), name
+    assert len(build.parameter_groups(model, 0.1)) == 1
+
+
 @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
 def test_what_is_trained_is_computed_every_time(options, tmp_path, own_cache):
     assert Run(run_config(tmp_path, **options)).model.language_encoder.cache is None and not own_cache.exists()

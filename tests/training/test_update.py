@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 from rec.training import update
 from rec.training.ema import EMA
 
-ALONE = SimpleNamespace(clip_grad_norm_=nn.utils.clip_grad_norm_, num_processes=1, scaler=None)
+ALONE = SimpleNamespace(clip_grad_norm_=nn.utils.clip_grad_norm_, num_processes=1, scaler=None, is_fsdp2=False)
 # Where the host would have to know a number of the device's, or the device one of Python's.
 WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "lift_fresh"}
 
