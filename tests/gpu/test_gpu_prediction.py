@@ -6,6 +6,10 @@ import torch
 from inference_toy import SENTENCES, SIZE, VOCABULARY, folder_config, new_model
 
 from rec.boxes import box_iou
+from rec.config import get_config, instantiate
+from rec.data.dataset import RefCOCODataSet
+from rec.data.loader import evaluation_loader
+from rec.evaluation import evaluate
 from rec.inference.export import compare, export
 from rec.inference.grounder import Grounder
 
@@ -37,6 +41,42 @@ def test_half_precision_and_compiling_keep_the_answers(device, how):
     assert np.abs(found[:, 4] - wanted[:, 4]).max() < 0.02
     if how != {"dtype": "bfloat16"}:  # an untrained model's cells are nearly equal: in bfloat16 another may win
         assert np.median(box_iou(found[:, :4], wanted[:, :4])) > 0.9
+
+
+class Kept:
+    """An evaluator that keeps every cell's answer."""
+
+    def __init__(self):
+        self.found = {}
+
+    def update(self, outputs, batch):
+        answers = torch.cat([outputs["candidate_boxes"], outputs["candidate_scores"][..., None]], -1).float().cpu()
+        self.found |= dict(zip(batch["index"].tolist(), answers, strict=True))
+
+    def compute(self):
+        return {"count": len(self.found)}
+
+
+def test_recorded_evaluation_of_any_number_of_objects_answers_as_an_ordinary_one(device):
+    source = {"path": "scenes", "targets": "any", "count": {"train": 4, "val": 12}}
+    data = RefCOCODataSet("scenes", {"scenes": source}, input_shape=(64, 64), split="val", targets="any")
+    node = get_config("common/models/simrec_small.py").model
+    node.language_encoder.token_size = len(data.vocabulary)
+    torch.manual_seed(0)
+    model = instantiate(node).eval()
+    torch.nn.init.normal_(model.head.objectness.bias)
+    how = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    wanted, judged = Kept(), evaluate(model, evaluation_loader(data, 8), data, **how)[0]
+    evaluate(model, evaluation_loader(data, 8), data, evaluator=wanted, **how)
+    model.to(device, memory_format=torch.channels_last)
+    for _ in range(4):  # an ordinary call, a recording, replays
+        kept = Kept()
+        evaluate(model, evaluation_loader(data, 8), data, evaluator=kept, replay=True, **how)
+        for index, answers in wanted.found.items():
+            assert torch.allclose(kept.found[index], answers, rtol=1e-3, atol=2e-2), index
+        assert evaluate(model, evaluation_loader(data, 8), data, replay=True, **how)[0] == pytest.approx(
+            judged, abs=0.05
+        )
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
