@@ -55,7 +55,8 @@ class OurTraining:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, 1e-4, (0.9, 0.98), 1e-9, fused=True)
         self.ema = EMA(self.model)
-        alone: Any = SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_, num_processes=1, scaler=None)
+        clip = torch.nn.utils.clip_grad_norm_
+        alone: Any = SimpleNamespace(clip_grad_norm_=clip, num_processes=1, scaler=None, is_fsdp2=False)
         self._whole_step = Step(alone, self.model, self.parameters, self.ema, 0.15, graphs)
         self._rates = torch.tensor([1e-4], device=options.device)
         self._graphs = graphs  # each update's gradients are written over those before
