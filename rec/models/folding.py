@@ -1,9 +1,10 @@
-"""Convolution, BatchNorm and activation in one operation, on CPUs, where no gradient is wanted and statistics stand still.
+"""Convolution and BatchNorm in one operation, on CPUs, where statistics stand still.
 
-In evaluation BatchNorm is a scale and a shift per channel: ``norm(conv(x)) = conv'(x)`` with
+BatchNorm is then a scale and a shift per channel: ``norm(conv(x)) = conv'(x)`` with
 ``weight' = weight * s``, ``bias' = norm.bias + (conv.bias - running_mean) * s``, ``s = norm.weight / sqrt(running_var + eps)``.
-oneDNN then applies the activation as it writes the convolution's result, and finds the weights in the order its kernels
-read them. Layers ask :func:`foldable` and keep the plain mathematics beside the call.
+Where no gradient is wanted (:func:`foldable`) oneDNN also applies the activation as it writes the convolution's result, and
+finds the weights in the order its kernels read them. Where one is (:func:`trainable`) scale and shift are trained through
+the convolution's weights, and no pass over the map is BatchNorm's. Layers keep the plain mathematics beside the calls.
 """
 
 import functools
@@ -11,7 +12,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Name in rec.models.layers.ACTIVATIONS to oneDNN's name and arguments.
 _FUSED: dict[str | None, tuple[str, list[float]]] = {
@@ -38,7 +41,7 @@ def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: str | None) ->
         act: name in :data:`rec.models.layers.ACTIVATIONS`, or None.
     """
     x = x.to(_dtype(x), memory_format=torch.channels_last)
-    weight, bias = _weights(conv, norm, x)
+    weight, bias = _kept_weights(conv, norm, x)
     name, arguments = _FUSED[act]
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups, name, arguments, ""
@@ -57,21 +60,75 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 
 @torch.no_grad()
-def _weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+def _kept_weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
     """Folded weights in oneDNN's order and bias, in x's dtype; kept until one of the tensors they come from changes."""
     sources = [conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var]
     key = (x.dtype, *((0, 0) if t is None else (t.data_ptr(), t._version) for t in sources))
     kept = _folded.get(conv)
     if kept is None or kept[0] != key:
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None and variance is not None, "a BatchNorm layer out of training without statistics"
-        scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
-        shift = 0.0 if conv.bias is None else conv.bias.double()
-        bias = norm.bias.double() + (shift - mean.double()) * scale
-        weight = (conv.weight.float() * scale.float().view(-1, 1, 1, 1)).to(x.dtype, memory_format=torch.channels_last)
+        weight, bias = _weights(conv, norm, torch.float64)
         # Without x's shape oneDNN chooses an order that its kernels then have to undo in every call.
         weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, conv.padding, conv.stride, conv.dilation, conv.groups, list(x.shape)
-        )
+            weight.to(x.dtype, memory_format=torch.channels_last),
+            conv.padding, conv.stride, conv.dilation, conv.groups, list(x.shape),
+        )  # fmt: skip
         kept = _folded[conv] = key, weight, bias.to(x.dtype)
     return kept[1], kept[2]
+
+
+def _weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Weight (float32) and bias (``dtype``) of a convolution that is ``norm(conv(x))``, with gradients where they are wanted."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None, "a BatchNorm layer out of training without statistics"
+    scale = norm.weight.to(dtype) / (variance.to(dtype) + norm.eps).sqrt()
+    shift = -mean.to(dtype) if conv.bias is None else conv.bias.to(dtype) - mean.to(dtype)
+    return conv.weight.float() * scale.float().view(-1, 1, 1, 1), norm.bias.to(dtype) + shift * scale
+
+
+def trainable(x: Tensor, norm: nn.Module) -> bool:
+    """Whether :func:`scaled` may stand for ``norm(conv(x))`` here: CPU, float32 or bfloat16, gradients, fixed statistics."""
+    return (
+        torch.is_grad_enabled()
+        and not (norm.training or torch.compiler.is_compiling())
+        and x.device.type == "cpu"
+        and _dtype(x) in _dtypes()
+        and type(norm) is nn.BatchNorm2d
+    )
+
+
+def scaled(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+    """``norm(conv(x))`` with gradients of x, the convolution's weights, and BatchNorm's scale and shift."""
+    weight, bias = _weights(conv, norm)
+    dtype = _dtype(x)
+    return convolved(x.to(dtype), weight.to(dtype), bias.to(dtype), conv)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    """``conv(x)`` with these weights in place of its own, all of one dtype."""
+    how: Any = conv.stride, conv.padding, conv.dilation, conv.groups
+    if x.dtype == torch.bfloat16 and conv.groups == conv.in_channels > 1 and conv.stride != (1, 1):
+        return _StridedDepthwise.apply(x, weight, bias, *how)
+    return F.conv2d(x, weight, bias, *how)
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    """A convolution whose gradient of x is computed in float32: oneDNN's bfloat16 kernel takes up to twenty times as long where
+    a depthwise convolution has a stride."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = how
+        return F.conv2d(x, weight, bias, *how)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.how
+        how = stride, padding, dilation, False, (0, 0), groups
+        of_x, of_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[1:3]
+        like = torch.empty_like(x, dtype=torch.float32)  # for its shape
+        backward = torch.ops.aten.convolution_backward
+        pixels = backward(grad.float(), like, weight.float(), None, *how, (of_x, False, False))[0] if of_x else None
+        others = backward(grad, x, weight, [weight.shape[0]], *how, (False, *of_weights))[1:]
+        return None if pixels is None else pixels.to(x.dtype), *others, None, None, None, None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.folding import foldable, folded
+from rec.models.folding import foldable, folded, scaled, trainable
 from rec.models.layers import AveragePool, ConvBlock, UpsampledConvBlock, coordinate_channels, norm_act
 
 _leaky = functools.partial(F.leaky_relu, negative_slope=0.1, inplace=True)
@@ -29,6 +29,8 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if foldable(x, self.conv, self.norm):
             return folded(x, self.conv, self.norm, "lrelu")
+        if trainable(x, self.norm):
+            return _leaky(scaled(x, self.conv, self.norm))
         return norm_act(self.conv(x), self.norm, _leaky, "lrelu")
 
 

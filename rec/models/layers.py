@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rec.cuda_graphs import recording
-from rec.models.folding import foldable, folded
+from rec.models.folding import foldable, folded, scaled, trainable
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -61,6 +61,8 @@ class ConvBlock(nn.Module):
         if foldable(x, self.conv, self.norm):
             y = folded(x, self.conv, self.norm, self.act_name)
             return y if added is None else y.add_(added)
+        if trainable(x, self.norm):
+            return act_added(scaled(x, self.conv, self.norm), self.act, self.act_name, added)
         return norm_act(self.convolved(x), self.norm, self.act, self.act_name, added)
 
     def convolved(self, x: Tensor) -> Tensor:
@@ -80,6 +82,8 @@ class UpsampledConvBlock(ConvBlock):
         if foldable(x, self.conv, self.norm):
             y = self.act(upsample(folded(x, self.conv, self.norm, None), 2))
             return y if added is None else y + added
+        if trainable(x, self.norm):
+            return act_added(upsample(scaled(x, self.conv, self.norm), 2), self.act, self.act_name, added)
         return norm_act(upsample(self.conv(x), 2), self.norm, self.act, self.act_name, added)
 
 
@@ -126,7 +130,12 @@ def norm_act(
         else:
             if fused_norm.fits(x, norm):
                 return fused_norm.norm_act(x, norm, name, added)
-    y = act(norm(x))
+    return act_added(norm(x), act, name, added)
+
+
+def act_added(x: Tensor, act: Callable[[Tensor], Tensor], name: str, added: Tensor | None) -> Tensor:
+    """``act(x) + added``; ``name``: of ``act`` in :data:`ACTIVATIONS`."""
+    y = act(x)
     if added is None:
         return y
     return y.add_(added) if name == "silu" else y + added  # SiLU's gradient does not read its result

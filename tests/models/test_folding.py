@@ -3,9 +3,11 @@
 import pytest
 import small
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from rec.models import folding, fusion, layers
+from rec.models.backbones.base import batch_norms
 from rec.models.fusion import Projection
 from rec.models.layers import ACTIVATIONS, ConvBlock, UpsampledConvBlock
 
@@ -49,6 +51,57 @@ def test_a_folded_block_is_the_block(block, autocast, monkeypatch) -> None:
     fast, slow = both(monkeypatch, run)
     assert not torch.equal(fast, slow), "the fast path did not run"
     assert (fast - slow).abs().max() < (0.02 if autocast else 1e-5) * slow.abs().max()
+
+
+def gradients(block: nn.Module, x: torch.Tensor, autocast: bool) -> dict[str, torch.Tensor]:
+    """Of all weights and of x, and the result."""
+    block, x = shaken(block).train(), x.clone().requires_grad_()
+    for norm in batch_norms(block):
+        norm.eval()
+    block.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = block(x)
+    (y.float() * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    return {name: weight.grad for name, weight in block.named_parameters()} | {"x": x.grad, "y": y.detach().float()}
+
+
+@pytest.mark.parametrize(("block", "autocast"), [
+    (ConvBlock(8, 10, 3, 2), False), (Projection(8, 12), False), (UpsampledConvBlock(8, 12), False),
+    # A leaky ReLU's gradient jumps where bfloat16 rounds its input to the other side of 0: SiLU's does not.
+    (ConvBlock(8, 10, 3, 2, act="silu"), True), (ConvBlock(8, 8, 3, 2, groups=8, act="silu"), True),
+    (UpsampledConvBlock(8, 12, act="silu"), True),
+])  # fmt: skip
+def test_where_statistics_stand_still_a_block_is_trained_by_the_same_gradients(block, autocast, monkeypatch) -> None:
+    if autocast and torch.bfloat16 not in folding._dtypes():
+        pytest.skip("this CPU has no bfloat16 convolutions")
+    x = torch.randn(2, 8, 16, 16)
+    fast = gradients(block, x, autocast)
+    for module in (layers, fusion):
+        monkeypatch.setattr(module, "trainable", lambda *_: False)
+    slow = gradients(block, x, autocast)
+    assert not torch.equal(fast["y"], slow["y"]), "the fast path did not run"
+    exact = gradients(block, x, autocast=False)
+    for name, gradient in exact.items():
+        errors = [(found[name] - gradient).norm() / gradient.norm() for found in (fast, slow)]
+        assert errors[0] < (2 * errors[1] + 0.002 if autocast else 1e-5), (name, errors)
+
+
+@pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False), (True, False, False)])
+def test_a_strided_depthwise_convolution_gets_the_gradients_of_any_other(wanted) -> None:
+    if torch.bfloat16 not in folding._dtypes():
+        pytest.skip("this CPU has no bfloat16 convolutions")
+    conv = nn.Conv2d(16, 16, 3, 2, padding=1, groups=16)
+    x = torch.randn(3, 16, 17, 18).to(torch.bfloat16, memory_format=torch.channels_last)
+    found = []
+    for compute in (folding.convolved, lambda x, weight, bias, conv: F.conv2d(x, weight, bias, 2, 1, 1, 16)):
+        inputs = [
+            t.detach().clone().requires_grad_(w) for t, w in zip((x, conv.weight, conv.bias), wanted, strict=True)
+        ]
+        y = compute(*(t if t.dtype == torch.bfloat16 else t.bfloat16() for t in inputs), conv)
+        y.backward(torch.ones_like(y) / 3)
+        found.append([t.grad for t in inputs])
+    for ours, torchs in zip(*found, strict=True):
+        assert (ours is None) is (torchs is None) and (ours is None or torch.equal(ours, torchs))
 
 
 def test_a_model_answers_the_same_with_and_without_the_fast_path(monkeypatch) -> None:
