@@ -170,6 +170,9 @@ class PretrainedText(nn.Module):
         """int64 token ids ``(B, L)``, 0 is padding, to phrase vectors ``(B, hidden_size)``."""
         if self.cache is not None:
             return self.project(self.cache(tokens, lambda new: self.tokens_and_vector(new)[1]))
+        if self.training and tokens.device.type == "cpu" and self.pool != "last":
+            # Places that no phrase of the batch reaches cost as much as words. On a GPU the host would wait for their number.
+            tokens = tokens[:, : max(1, int((tokens != 0).any(0).sum()))]
         with torch.no_grad() if self.is_frozen else nullcontext():
             vector = self.tokens_and_vector(tokens)[1]
         return self.project(vector)

@@ -99,6 +99,27 @@ def test_more_padding_changes_nothing_but_the_last_place(kind, pool):
     assert encoder(TOKENS).isfinite().all(), "a phrase of padding alone"
 
 
+@pytest.mark.parametrize("kind", ("bert", "roberta", "clip_text_model", "siglip_text_model"))
+def test_training_leaves_out_the_places_that_no_phrase_reaches(kind, monkeypatch):
+    encoder, lengths = plain(kind, freeze="none"), []
+    compute = encoder.tokens_and_vector
+    monkeypatch.setattr(encoder, "tokens_and_vector", lambda ids: lengths.append(ids.shape[1]) or compute(ids))
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for block in encoder.text.blocks:
+        block.attention_dropout = 0.0
+    vectors, gradients = [], []
+    for mode in (False, True):
+        encoder.train(mode).zero_grad()
+        vectors.append(encoder(TOKENS))
+        vectors[-1].square().sum().backward()
+        gradients.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+    assert lengths == ([6, 6] if encoder.pool == "last" else [6, 4])
+    torch.testing.assert_close(*vectors, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "trained"),
     [
