@@ -298,17 +298,19 @@ def parameter_groups(
     """Trainable parameters in groups, for any ``torch.optim`` class.
 
     Args:
-        model: parameters whose name starts with ``visual_backbone.`` are the backbone's, with ``language_encoder.text.`` a
-            published text encoder's (its adapters included).
+        model: parameters whose name starts with ``visual_backbone.`` are the backbone's, with ``language_encoder.`` the text
+            encoder's; of a published one only those with ``language_encoder.text.``, its adapters included.
         lr: the optimizer's rate.
         backbone_lr_factor: multiplies the backbone's rate.
-        text_lr_factor: multiplies the published text encoder's.
+        text_lr_factor: multiplies the text encoder's.
         decay_norms_and_biases: False gives one-dimensional parameters (norms, biases) weight decay 0.
 
     Returns:
         At most six groups, in a fixed order; empty ones are left out.
     """
-    factors = {"visual_backbone.": backbone_lr_factor, "language_encoder.text.": text_lr_factor}
+    published = any(name.startswith("language_encoder.text.") for name, _ in model.named_parameters())
+    text = "language_encoder.text." if published else "language_encoder."
+    factors = {"visual_backbone.": backbone_lr_factor, text: text_lr_factor}
     slower = [start for start, factor in factors.items() if factor != 1]
     groups: dict[tuple[int, bool], list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():

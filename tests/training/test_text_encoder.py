@@ -23,6 +23,7 @@ from rec.data.subwords import Subwords
 from rec.errors import InputError
 from rec.model_folder.text_encoder import whole
 from rec.models import lora
+from rec.models.language_encoders import LSTM_SA
 from rec.models.pretrained_text import PretrainedText, borrowed_names
 from rec.training import build
 from rec.training.checkpoint import CheckpointWriter, load
@@ -234,6 +235,16 @@ def test_a_published_encoder_learns_at_its_own_rate(options, tmp_path):
     for name, rate in trained.items():
         assert rate == pytest.approx(0.002 if name.startswith("language_encoder.text.") else 0.1), name
     assert len(build.parameter_groups(model, 0.1)) == 1
+
+
+def test_an_encoder_of_ours_learns_at_its_own_rate_as_a_whole():
+    model = torch.nn.ModuleDict(
+        {"language_encoder": LSTM_SA(1, 8, 2, 8, word_embed_size=8, token_size=5, freeze_embedding=False)}
+    )
+    model["head"] = torch.nn.Linear(2, 2)
+    rest, text = build.parameter_groups(model, 0.1, text_lr_factor=0.5)
+    assert text["lr"] == 0.05 and len(text["params"]) == len(list(model["language_encoder"].parameters()))
+    assert "lr" not in rest and len(rest["params"]) == 2
 
 
 @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
