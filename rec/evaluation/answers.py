@@ -2,7 +2,8 @@
 
 A line is one answer: ``box`` (four numbers, or null for "not there"), ``boxes`` with ``scores``, or ``text`` (what a chat
 model said), and which phrase it belongs to: ``index`` with the data's ``fingerprint`` (or with the sentence, which has to
-agree), ``ref_id`` and ``sentence``, or ``image`` and ``sentence``. The lines of our own ``predictions.jsonl`` are such lines.
+agree), ``ref_id`` and ``sentence``, or ``image`` and ``sentence``. It may have a ``mask``; where no line has anything else,
+the masks are the answers. The lines of our own ``predictions.jsonl`` are such lines.
 """
 
 import json
@@ -32,7 +33,8 @@ class Answers:
 
     Attributes:
         records: ``{split: lines of predictions.jsonl}``, one per phrase; boxes xyxy in pixels of the original image.
-        counts: what was counted on the way, over all splits: ``answered, missing, none, unparsable, several, outside, extra``.
+        counts: what was counted on the way, over all splits: ``answered, missing, none, unparsable, several, outside, unmasked,
+            extra``.
         suspicion: what is odd about the numbers, if anything; see :func:`rec.conventions.suspicion`.
     """
 
@@ -45,10 +47,11 @@ class Answers:
         names = {
             "answered": "answers matched", "missing": "phrases without one (wrong)", "none": "say that it is not there",
             "unparsable": "unparsable (wrong)", "several": "with several boxes (the surest counts where one is asked for)",
-            "outside": "boxes leave their image", "extra": "lines belong to no phrase of these splits",
+            "outside": "with boxes that leave their image", "unmasked": "without a mask, where others have one (empty)",
+            "extra": "lines belong to no phrase of these splits",
         }  # fmt: skip
         return ", ".join(
-            f"{self.counts[key]} {text}" for key, text in names.items() if self.counts[key] or key == "answered"
+            f"{self.counts[key]} {text}" for key, text in names.items() if self.counts.get(key) or key == "answered"
         )
 
 
@@ -67,7 +70,10 @@ class _Phrase:
 
 
 def read_answers(
-    path: str | os.PathLike[str], datasets: Mapping[str, DataSet], convention: Convention, threshold: float = 0.0
+    path: str | os.PathLike[str],
+    datasets: Mapping[str, DataSet],
+    convention: Convention,
+    threshold: float | None = None,
 ) -> Answers:
     """Scores the answers of one file.
 
@@ -77,7 +83,7 @@ def read_answers(
         convention: how the boxes are written. The lines of a ``predictions.jsonl`` of this project, which name their
             ``target``, are in pixels, xyxy, whatever is declared.
         threshold: where phrases name none, one or several objects, boxes of at least this score are the answer; those without
-            a score always are.
+            a score always are, and without a threshold all are.
 
     Raises:
         InputError: a line is no JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
@@ -114,6 +120,11 @@ def _phrases(split: str, dataset: DataSet) -> Iterator[_Phrase]:
         if len(targets) != 1 and dataset.targets == "one":
             raise InputError(f"index {index} of {split} has {len(targets)} boxes; expected one, or dataset.targets=any")
         yield _Phrase(split, index, dataset.describe(index), targets.astype(np.float64), height, width)
+
+
+def _truth(phrase: _Phrase) -> tuple[object, ...]:
+    """What phrases have to share to share an answer: nothing in one image is not nothing in another one."""
+    return phrase.described.get("image"), phrase.described.get("image_id"), phrase.targets.tolist()
 
 
 def _named(phrase: _Phrase) -> str:
@@ -173,10 +184,10 @@ class _Keys:
         if found is None and kind == "image":
             found = self.by_name.get((kind, os.path.basename(str(line[kind])), sentence))
         found = [phrase for phrase in found or () if line.get("split") in (None, phrase.split)]
-        if any(not np.array_equal(phrase.targets, found[0].targets) for phrase in found):
+        if any(_truth(phrase) != _truth(found[0]) for phrase in found):
             raise InputError(
                 f"{where}: {kind} {str(line[kind])[:80]!r} with {sentence[:80]!r} names {len(found)} phrases of different "
-                f"objects; {_HOW}"
+                f"objects or images; {_HOW}"
             )
         return found
 
@@ -213,14 +224,22 @@ class _Keys:
 
 
 def _score(
-    phrases: Sequence[_Phrase], datasets: Mapping[str, DataSet], convention: Convention, extra: int, threshold: float
+    phrases: Sequence[_Phrase],
+    datasets: Mapping[str, DataSet],
+    convention: Convention,
+    extra: int,
+    threshold: float | None,
 ) -> Answers:
     counts = dict.fromkeys(("answered", "missing", "none", "unparsable", "several", "outside"), 0) | {"extra": extra}
     records: dict[str, list[dict[str, Any]]] = {split: [] for split in datasets}
     written: list[tuple[list[float], int, int]] = []
+    masked = any(phrase.answer.get("mask") is not None for phrase in phrases)
+    boxed = not masked or any(
+        phrase.answer.get(key) is not None for phrase in phrases for key in ("box", "boxes", "text")
+    )
     for phrase in phrases:
         dataset = datasets[phrase.split]
-        kind, values, scores = _boxes_of_answer(phrase.answer) if phrase.line is not None else ("missing", [], None)
+        kind, values, scores = _boxes_of_answer(phrase, boxed)
         found = np.empty((0, 4))
         if values:
             own = _own_convention(phrase.answer, convention)
@@ -228,21 +247,20 @@ def _score(
                 written.append((values[0], phrase.width, phrase.height))
             size = np.array([[phrase.width, phrase.height]] * len(values), np.float64)
             found = own.to_pixels(np.array(values, np.float64), size[:, 0], size[:, 1])
-            counts["outside"] += bool((found[0, :2] < -1).any() or (found[0, 2:] > size[0] + 1).any())
+            counts["outside"] += bool((found[:, :2] < -1).any() or (found[:, 2:] > size + 1).any())
+        mask = _mask(phrase, dataset, kind) if masked else {}
+        if masked and values and phrase.answer.get("mask") is None:
+            counts["unmasked"] = counts.get("unmasked", 0) + 1
         counts["answered"] += kind != "missing"
         if kind != "one":
             counts[kind] += 1
         record = {"index": phrase.index} | {key: phrase.described.get(key) for key in KEYS}
-        if dataset.targets == "one":
-            iou = float(boxes.box_iou(found[0], phrase.targets[0])) if len(found) else 0.0
-            record |= {
-                "box": found[0].tolist() if len(found) else None,
-                "target": phrase.targets[0].tolist(),
-                "iou": iou,
-            }
-            record |= {"score": scores[0] if scores else None, "mask": None} | _mask(phrase, dataset)
+        if dataset.targets == "any":
+            record |= _any_number(phrase, kind, found.tolist() if boxed else None, scores, mask, threshold)
         else:
-            record |= _any_number(phrase, kind, found.tolist(), scores, _mask(phrase, dataset), threshold)
+            iou = float(boxes.box_iou(found[0], phrase.targets[0])) if len(found) else 0.0
+            record |= {"box": found[0].tolist() if len(found) else None, "target": phrase.targets[0].tolist()}
+            record |= {"iou": iou if boxed else None, "score": scores[0] if scores else None, "mask": None} | mask
         records[phrase.split].append(record)
     odd = None
     if written:
@@ -252,25 +270,43 @@ def _score(
 
 
 _NO_ANSWER = [-1.0, -1.0, -1.0, -1.0]
+_LOST = ("missing", "unparsable")
 
 
 def _any_number(
-    phrase: _Phrase, kind: str, found: list[Any], scores: list[float] | None, mask: dict[str, Any], threshold: float
+    phrase: _Phrase,
+    kind: str,
+    found: list[Any] | None,
+    scores: list[float] | None,
+    mask: dict[str, Any],
+    threshold: float | None,
 ) -> dict[str, Any]:
     """The rest of the record of a phrase that may name none, one or several objects, see :mod:`rec.evaluation.several`.
 
     Where nothing is there, no answer at all must not pass for the right one: it counts as a box that matches nothing.
+
+    Args:
+        found: boxes xyxy in pixels; None where masks are the answers.
     """
-    if kind in ("missing", "unparsable") and not len(phrase.targets):
-        found, scores = [_NO_ANSWER], None
-    candidates = list(zip(found, scores or [max(1.0, threshold)] * len(found), strict=True))
     targets = phrase.targets.tolist()
     record: dict[str, Any] = {"target": targets[0] if targets else None, "targets": targets, "mask": None} | mask
-    return several.answered(record | {"candidates": candidates}, threshold)
+    if found is None:
+        return record | {"boxes": None, "candidates": None, "box": None, "score": None, "iou": None}
+    if kind in _LOST and not targets:
+        found, scores = [_NO_ANSWER], None
+    lowest = -np.inf if threshold is None else threshold
+    candidates = list(zip(found, scores or [max(1.0, lowest)] * len(found), strict=True))
+    return several.answered(record | {"candidates": candidates}, lowest) | {"threshold": threshold}
 
 
-def _boxes_of_answer(answer: Mapping[str, Any]) -> tuple[str, list[list[float]], list[float] | None]:
-    """Kind (``one, several, none, unparsable``), the boxes as they are written, best first, and their scores."""
+def _boxes_of_answer(phrase: _Phrase, boxed: bool) -> tuple[str, list[list[float]], list[float] | None]:
+    """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores."""
+    answer = phrase.answer
+    if phrase.line is None:
+        return "missing", [], None
+    if not boxed:
+        alone = "unparsable" if answer.get("mask") is None else "one" if _area(phrase) else "none"
+        return alone, [], None
     if answer.get("text") is not None:
         text = answer["text"] if isinstance(answer["text"], str) else ""
         found = boxes_in_text(text)
@@ -313,23 +349,36 @@ def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Conventi
     return Convention(f"{size[0]}x{size[1]}", declared.box_format)
 
 
-def _mask(phrase: _Phrase, dataset: DataSet) -> dict[str, Any]:
-    """``mask`` and its overlap with the true one, where the answer has a mask (COCO RLE at the original size)."""
-    rle = phrase.answer.get("mask")
-    if rle is None:
-        return {}
-    try:
-        if not isinstance(rle, dict):
-            raise ValueError(f"it is {type(rle).__name__}")
-        masks.check(rle, phrase.height, phrase.width)
+def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
+    """``mask`` (COCO RLE at the original size) and its overlap with the true one, in a file of answers with masks.
+
+    An answer without one says that nothing is there. Where that would be right though the answer is lost, it counts as a mask
+    of the whole image.
+    """
+    if phrase.answer.get("mask") is not None:
+        rle = phrase.answer["mask"]
+        _area(phrase)
         predicted = masks.decode(rle).astype(bool)
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"the mask of the answer to {_named(phrase)} is no COCO RLE of its image: {error}") from None
-    target = dataset.target_mask(phrase.index)
+    else:
+        predicted = np.full((phrase.height, phrase.width), kind in _LOST and not len(phrase.targets))
+        rle = masks.encode(predicted)
     told: dict[str, Any] = {"mask": rle} | ({"mask_area": int(predicted.sum())} if dataset.targets == "any" else {})
+    target = dataset.target_mask(phrase.index)
     if target is None:
         return told
     from rec.evaluation.masks import overlap
 
     intersection, union = overlap(predicted, target)
     return told | {"mask_intersection": intersection, "mask_union": union}
+
+
+def _area(phrase: _Phrase) -> int:
+    """Pixels of the mask of its answer.
+
+    Raises:
+        InputError: it is no mask of the phrase's image.
+    """
+    try:
+        return masks.check(phrase.answer["mask"], phrase.height, phrase.width)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"the mask of the answer to {_named(phrase)} is no COCO RLE of its image: {error}") from None

@@ -38,12 +38,14 @@ def _point(x: float, y: float) -> tuple[float, float]:
 
 
 def threshold_curve(records: Sequence[Record]) -> str:
-    """``Pr@F1`` over the threshold of the score, with the one that was used."""
+    """``Pr@F1`` over the threshold of the score, with the one that was used, if any."""
     shares, used = several.curve(records), records[0]["threshold"]
     path = " ".join("{:.1f},{:.1f}".format(*_point(x, y)) for x, y in zip(several.THRESHOLDS, shares, strict=True))
+    marks = f'<polyline points="{path}" fill="none" stroke="var(--line)"/>'
+    if used is None:
+        return _chart("Pr@F1 over the threshold (used: none)", "threshold", "Pr@F1", marks)
     (x0, y0), (_, y1) = _point(used, 0), _point(used, 1)
-    marks = f'<line x1="{x0:.1f}" y1="{y0}" x2="{x0:.1f}" y2="{y1}" stroke="var(--quiet)" stroke-dasharray="4"/>'
-    marks += f'<polyline points="{path}" fill="none" stroke="var(--line)"/>'
+    marks += f'<line x1="{x0:.1f}" y1="{y0}" x2="{x0:.1f}" y2="{y1}" stroke="var(--quiet)" stroke-dasharray="4"/>'
     return _chart(f"Pr@F1 over the threshold (used: {used:g})", "threshold", "Pr@F1", marks)
 
 

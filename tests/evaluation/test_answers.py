@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from evaluation_toy import ToyModel, ToySplit
+import torch
+from evaluation_toy import AnyModel, AnySplit, ToyModel, ToySplit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -13,10 +14,12 @@ from torch.utils.data import DataLoader
 from rec import boxes
 from rec.conventions import NAMES, Convention, boxes_in_text, suspicion
 from rec.data.adapter import ForeignDataSet
+from rec.data.masks import encode
 from rec.errors import InputError
 from rec.evaluation import bootstrap, evaluate
 from rec.evaluation.answers import read_answers
 from rec.evaluation.metrics import summarize_records
+from rec.evaluation.report import write_report
 
 SPLIT = {"val": ForeignDataSet(ToySplit(40))}
 COORDINATES = (*NAMES, "640x480", "letterboxed:416")
@@ -134,6 +137,90 @@ def test_phrases_of_none_one_and_several_objects_are_scored_and_no_answer_is_nev
         [{k: v for k, v in r.items() if k != "candidates"} | {"iou": r["iou"]} for r in found.records["val"]],
     )
     assert summarize_records(read_answers(again, split, Convention()).records["val"]) == scored(*right)[1]
+
+
+def masks_of(dataset):
+    """The lines of a model that answers with masks alone."""
+
+    class MasksAlone(AnyModel):
+        def forward(self, batch):
+            batch = {"boxes": batch["box"][:, None], "box_count": torch.ones(len(batch["box"]))} | batch
+            return {"mask": super().forward(batch)["mask"]}
+
+    loader = DataLoader(dataset, 7, collate_fn=dataset.collate)
+    return evaluate(MasksAlone(True), loader, dataset, mean=[0, 0, 0], std=[1, 1, 1])
+
+
+class AnyTruth(AnySplit):
+    def target_boxes(self, index):
+        height, width = self.truth(index)[0][:2].astype(int).tolist()
+        return self.objects(index), height, width
+
+
+@pytest.mark.parametrize("dataset", [AnyTruth(14), ToySplit(14, with_masks=True)])
+def test_masks_alone_give_their_own_digits_and_no_box_metrics(dataset, tmp_path):
+    metrics, records = masks_of(dataset)
+    scored = read_answers(lines(tmp_path / "p.jsonl", records), {"val": ForeignDataSet(dataset)}, Convention())
+    assert scored.records["val"] == records and summarize_records(scored.records["val"]) == metrics
+    assert not {"Acc@0.5", "IE", "Pr@F1"} & set(metrics)
+
+
+def test_where_others_have_a_mask_an_answer_without_one_is_empty_and_none_at_all_is_wrong(tmp_path):
+    def scored(dataset, answers):
+        found = read_answers(lines(tmp_path / "p.jsonl", answers), {"val": ForeignDataSet(dataset)}, Convention())
+        return found, summarize_records(found.records["val"])
+
+    dataset = ToySplit(14, with_masks=True)
+    _, records = evaluate(ToyModel(True), DataLoader(dataset, 7), dataset, mean=[0, 0, 0], std=[1, 1, 1])
+    found, metrics = scored(dataset, [records[0] | {"mask": None}, *records[2:]])
+    assert found.counts["unmasked"] == found.counts["missing"] == 1 and "1 without a mask" in found.summary()
+    assert [record["mask_intersection"] for record in found.records["val"][:2]] == [0, 0]
+    assert metrics["mask_mIoU"] == pytest.approx(
+        np.mean([r["mask_intersection"] / r["mask_union"] for r in records[2:]]) * 12 / 14
+    )
+    anything = AnyTruth(8)  # phrases 0 and 4 name nothing
+    _, records = masks_of(anything)
+    nothing = encode(np.zeros(records[0]["mask"]["size"], bool))
+    _, right = scored(anything, [records[0] | {"mask": nothing}, *records[1:4], *records[5:]])
+    assert right["N-acc"] == 0.5 and right["T-acc"] == 1  # the lost answer to 4 is no "nothing is there"
+    assert right["gIoU"] <= 7 / 8
+
+
+def test_scores_below_nought_are_scores(tmp_path):
+    split = {"val": ForeignDataSet(AnyNumber(3))}
+    thousandths = [[125, 167, 375, 500], [625, 167, 875, 667]]
+    answers = [
+        {"ref_id": f"r{i}", "sentence": split["val"].describe(i)["sentence"], "boxes": thousandths[:i], "scores": [-2.5, -3][:i]}
+        for i in range(3)
+    ]  # fmt: skip
+    scored = read_answers(lines(tmp_path / "a.jsonl", answers), split, Convention("0-1000"))
+    assert summarize_records(scored.records["val"])["Pr@F1"] == 1 and scored.records["val"][1]["threshold"] is None
+    write_report(tmp_path / "r.html", {"val": AnySplit(3)}, scored.records, "of logarithms")
+    assert "(used: none)" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_nothing_in_one_image_is_not_nothing_in_another(tmp_path):
+    class Folders(AnyNumber):
+        def describe(self, index):
+            return super().describe(index) | {"image": f"{index}/a.jpg", "sentence": "a cat", "ref_id": "7"}
+
+        def target_boxes(self, index):
+            return np.empty((0, 4), np.float32), 60, 80
+
+    split = {"val": ForeignDataSet(Folders(2))}
+    for key in ({"image": "a.jpg"}, {"ref_id": "7"}):
+        with pytest.raises(InputError, match="names 2 phrases of different objects or images"):
+            read_answers(lines(tmp_path / "a.jsonl", [key | {"sentence": "a cat", "boxes": []}]), split, Convention())
+
+
+def test_every_box_of_an_answer_is_looked_for_in_its_image(tmp_path):
+    split = {"val": ForeignDataSet(AnyNumber(3))}
+    answer = {
+        "index": 2,
+        "sentence": split["val"].describe(2)["sentence"],
+        "boxes": [[10, 10, 30, 30], [50, 10, 900, 40]],
+    }
+    assert read_answers(lines(tmp_path / "a.jsonl", [answer]), split, Convention()).counts["outside"] == 1
 
 
 def test_two_objects_where_phrases_name_one_are_an_error(tmp_path):
