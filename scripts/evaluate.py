@@ -159,25 +159,25 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     return Scored(f"{type(model).__name__} of {trained.folder}, {origin}", datasets, rows, lines, data_name(cfg), look)
 
 
+def name_any_number(datasets: Mapping[str, Any]) -> bool:
+    """Whether phrases of any of the splits may name none, one or several objects."""
+    from rec.data.adapter import as_data_set
+
+    return any(as_data_set(dataset).targets == "any" for dataset in datasets.values())
+
+
 def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
     """Which boxes are the answer where phrases name any number of objects; None leaves the threshold to the split ``val``."""
     from rec.contracts import Answer
-    from rec.data.adapter import as_data_set
     from rec.errors import InputError
     from rec.model_folder.format import checked_file, read_folder_config
 
-    any_number = any(as_data_set(dataset).targets == "any" for dataset in datasets.values())
-    if args.threshold is not None and not any_number:
-        raise InputError(
-            "--threshold decides which boxes are an answer where phrases name none, one or several objects, but the config has "
-            "dataset.targets=one: leave it out, or add dataset.targets=any"
-        )
     answer = None
     if not trained.is_checkpoint:
         answer = Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
     if args.threshold is not None:
         answer = replace(answer or Answer(), threshold=args.threshold)
-    if any_number and answer is None and "val" not in datasets:
+    if answer is None and "val" not in datasets and name_any_number(datasets):
         raise InputError(
             f"{trained.folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
             "--splits, which then chooses it, or give --threshold"
@@ -202,7 +202,7 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
     if args.answers is None:
         args.answers = ask_model(args, accelerator, datasets)
-    answers = read_answers(args.answers, datasets, convention, args.threshold or 0.0)
+    answers = read_answers(args.answers, datasets, convention, args.threshold)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
         say(f"warning: {answers.suspicion}")
@@ -258,16 +258,22 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
 def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapping[str, Any], make: bool) -> None:
     """What has to be right before the work, not after it: outputs that are not read, their folder, the answers to compare with."""
     from rec.conventions import Convention
+    from rec.errors import InputError
     from rec.evaluation.answers import read_answers
     from rec.files import refuse_inputs
 
+    if args.threshold is not None and not name_any_number(datasets):
+        raise InputError(
+            "--threshold decides which boxes are an answer where phrases name none, one or several objects, but the config has "
+            "dataset.targets=one: leave it out, or add dataset.targets=any"
+        )
     names = ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl", "answers.jsonl")
     outputs = [*(args.out / name for name in names), *filter(None, (args.pictures, args.report))]
     refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
     convention = Convention((args.coordinates if args.answers else None) or "pixel", args.box_format)
-    args.others = read_answers(args.compare, datasets, convention, args.threshold or 0.0) if args.compare else None
+    args.others = read_answers(args.compare, datasets, convention, args.threshold) if args.compare else None
 
 
 def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:

@@ -192,8 +192,9 @@ def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_te
     assert metrics["test/none"]["count"] == metrics["test/one"]["count"] == metrics["test/several"]["count"] == 4
     assert evaluate(*asked, "test", "--threshold", "0.31", "--out", "given")[0] == 0
     assert json.loads((place / "given" / "metrics.json").read_text(encoding="utf-8"))["test"]["threshold"] == 0.31
-    status, _, error = evaluate("run/best", "--config", "scenes.py", "--threshold", "0.31")
-    assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
+    for asked in (["run/best"], ["--answers", "given/predictions.jsonl"]):
+        status, _, error = evaluate(*asked, "--config", "scenes.py", "--threshold", "0.31")
+        assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
 
 
 def test_a_strangers_run_config_calls_nothing(evaluate, tmp_path):
