@@ -298,7 +298,7 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
                 print(f"             {split}: {name} {100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
         changes += [{"split": split} | line for line in bootstrap.changed(records, others.records[split])]
     write_json_lines(args.out / "changes.jsonl", changes)
-    won = sum(line["iou"] > 0.5 for line in changes)
+    won = sum(line["won"] for line in changes)
     print(f"changes      {args.out / 'changes.jsonl'}: {won} phrases won, {len(changes) - won} lost")
 
 

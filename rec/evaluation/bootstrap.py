@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rec.evaluation import several
-from rec.evaluation.metrics import THRESHOLDS, mask_iou
+from rec.evaluation.metrics import THRESHOLDS, is_right, mask_iou, measure, overlap
 
 ROUNDS, LEVEL = 2000, 0.95
 COCO_SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}  # areas in pixels, below
@@ -69,15 +69,23 @@ def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -
 
 
 def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[str, Any]]:
-    """The phrases that one has right at IoU 0.5 and the other has not, the largest change first."""
-    keys = ("index", "image", "ref_id", "sentence", "target")
-    found = [
-        {key: record.get(key) for key in keys}
-        | {"box": record["box"], "iou": record["iou"], "other_box": other["box"], "other_iou": other["iou"]}
-        for record, other in zip(records, others, strict=True)
-        if record["iou"] is not None and other["iou"] is not None and (record["iou"] > 0.5) != (other["iou"] > 0.5)
-    ]
-    return sorted(found, key=lambda line: -abs(line["iou"] - line["other_iou"]))
+    """The phrases that one has right and the other has not (:func:`rec.evaluation.metrics.is_right`), the largest change first.
+
+    Returns:
+        What the phrase is, both answers (``box``, where there may be any number ``boxes``; ``other_box``, …), how good they are
+        (``iou``, ``f1`` or ``mask_iou``; ``other_iou``, …), and ``won``: whether ``records`` has it right.
+    """
+    found = []
+    for record, other in zip(records, others, strict=True):
+        kind, won = measure(record), is_right(record)
+        if kind != measure(other) or won == is_right(other):
+            continue
+        line = {key: record.get(key) for key in ("index", "image", "ref_id", "sentence", "target")}
+        for start, one in (("", record), ("other_", other)):
+            line |= {start + key: one[key] for key in ("box", "boxes", "iou") if key in one}
+            line[start + kind.lower().replace(" ", "_")] = overlap(one)
+        found.append((abs(overlap(record) - overlap(other)), line | {"won": won}))
+    return [line for _, line in sorted(found, key=lambda change: -change[0])]
 
 
 def _means(records: Sequence[Record], values: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:

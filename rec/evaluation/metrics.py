@@ -107,6 +107,30 @@ def summarize_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found | (summarize(**columns) if records else summarize([]))
 
 
+def measure(record: Mapping[str, Any]) -> str:
+    """What tells how good an answer is: ``"F1"`` of the phrase where it may name any number of objects and the model gives boxes,
+    ``"IoU"`` of the box, or ``"mask IoU"``."""
+    if record.get("boxes") is not None:
+        return "F1"
+    return "IoU" if record.get("iou") is not None else "mask IoU"
+
+
+def overlap(record: Mapping[str, Any]) -> float:
+    """Its :func:`measure`; 0 where there is neither box nor mask."""
+    kind = measure(record)
+    if kind == "F1":
+        return several.f1_of(record)
+    if kind == "IoU":
+        return float(record["iou"])
+    known = record.get("mask_union") is not None
+    return float(mask_iou(record["mask_intersection"], record["mask_union"])) if known else 0.0
+
+
+def is_right(record: Mapping[str, Any]) -> bool:
+    """Whether a phrase counts as answered: F1 of 1, or IoU above 0.5."""
+    return overlap(record) == 1 if measure(record) == "F1" else overlap(record) > 0.5
+
+
 def breakdown(
     records: Iterable[Mapping[str, Any]], group_of: Callable[[Mapping[str, Any]], Hashable]
 ) -> dict[Hashable, dict[str, float]]:

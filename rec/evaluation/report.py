@@ -13,7 +13,7 @@ import numpy as np
 from rec.contracts import DataSet
 from rec.data.scenes import phrase_kind
 from rec.evaluation import bootstrap, charts, overlay, several
-from rec.evaluation.metrics import mask_iou, summarize_records
+from rec.evaluation.metrics import is_right, measure, overlap, summarize_records
 from rec.evaluation.pictures import TRUE, Colour, marked_boxes, shown
 from rec.evaluation.report_page import HEAD, SCRIPT
 from rec.files import user_path, write_text
@@ -98,7 +98,7 @@ def _split(
     any_number = "targets" in records[0]
     parts = [
         '<div class="charts">',
-        charts.histogram(quality, "F1 of the phrase" if any_number else "IoU with the true object"),
+        charts.histogram(quality, "F1 of the phrase" if measure(records[0]) == "F1" else "IoU with the true object"),
     ]
     if any_number and records[0].get("candidates") is not None:
         parts.append(charts.threshold_curve(records))
@@ -153,32 +153,20 @@ def _comparison(dataset: DataSet, records: list[Record], name: str, others: Sequ
     place = {record["index"]: number for number, record in enumerate(records)}
     changes = bootstrap.changed(records, others)
     for title, is_won in (("Won", True), ("Lost", False)):
-        part = [line for line in changes if (line["iou"] > 0.5) == is_won]
-        figures = [
-            _figure(dataset, records[place[line["index"]]], place[line["index"]], other=line["other_box"])
-            for line in part[:OTHERS]
-        ]
+        part = [change for change in changes if change["won"] == is_won]
+        figures = []
+        for change in part[:OTHERS]:
+            row = place[change["index"]]
+            found = change.get("other_boxes") or [change["other_box"]]
+            figures.append(_figure(dataset, records[row], row, others=[box for box in found if box is not None]))
         parts.append(_gallery(f"{title}: {len(part)} phrases", figures, other=name))
     return parts
-
-
-def overlap(record: Record) -> float:
-    """A record's box IoU, or its mask IoU where the model gives no box; 0 where it has neither. Of a phrase of none, one or
-    several objects, its F1, or its mask's IoU.
-    """
-    if record.get("boxes") is not None:
-        return several.f1_of(record)
-    if record.get("iou") is not None:
-        return float(record["iou"])
-    if record.get("mask_union") is not None:
-        return float(mask_iou(record["mask_intersection"], record["mask_union"]))
-    return 0.0
 
 
 def scored(records: Sequence[Record]) -> np.ndarray:
     """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects."""
     told = [
-        (record["score"], overlap(record) > 0.5)
+        (record["score"], is_right(record))
         for record in records
         if record["score"] is not None and "targets" not in record
     ]
@@ -267,7 +255,6 @@ def _cells_table(cells: Sequence[Sequence[str]]) -> str:
 
 def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str, Callable[[Record], list[str]]]) -> str:
     """A table of all phrases that the reader narrows down and sorts; pictures follow what it is narrowed to."""
-    any_number = "targets" in records[0]
     names = sorted({group for record in records for group_of in found.values() for group in group_of(record)}, key=str)
     number = {name: k for k, name in enumerate(names)}
     rows = [
@@ -277,7 +264,7 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
             str(record.get("ref_id") or ""),
             round(float(value), 3),
             None if record["score"] is None else round(record["score"], 3),
-            int(value == 1 if any_number else value > 0.5),
+            int(is_right(record)),
             [number[group] for group_of in found.values() for group in group_of(record)],
         ]
         for record, value in zip(records, quality, strict=True)
@@ -292,7 +279,7 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
         for name, group_of in found.items()
     )
     told = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    measure = "F1" if any_number else "IoU"
+    column = "F1" if measure(records[0]) == "F1" else "IoU"
     return (
         '<form class="filters" role="search">'
         '<label>Phrase contains <input type="search" name="text"></label>'
@@ -305,7 +292,7 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
         "<output></output></form>"
         '<div class="scroll" role="region" aria-label="Phrases" tabindex="0">'
         '<table class="phrases"><thead><tr><th scope="col">phrase</th>'
-        f'<th scope="col">{measure}</th><th scope="col">score</th><th scope="col">file</th><th scope="col">ref id</th></tr></thead>'
+        f'<th scope="col">{column}</th><th scope="col">score</th><th scope="col">file</th><th scope="col">ref id</th></tr></thead>'
         '<tbody></tbody></table></div><button class="more" type="button">Show more</button>'
         f'<script type="application/json">{told}</script>'
     )
@@ -322,13 +309,18 @@ def _gallery(name: str, figures: Sequence[str], heat: bool = False, other: str |
 
 
 def _figure(
-    dataset: DataSet, record: Record, row: int, *, heat: np.ndarray | None = None, other: Sequence[float] | None = None
+    dataset: DataSet,
+    record: Record,
+    row: int,
+    *,
+    heat: np.ndarray | None = None,
+    others: Sequence[Sequence[float]] = (),
 ) -> str:
     """A prediction on its image; ``row`` is its number in the table of all phrases."""
     seen = shown(dataset, record, SIDE)
     height, width = seen.size
     marks = [(box, tint, "dashed" if tint == TRUE else "solid") for box, tint in marked_boxes(record)]
-    marks += [(list(other), OTHER, "dotted")] if other is not None else []
+    marks += [(list(box), OTHER, "dotted") for box in others]
     sides = np.array([width, height] * 2, np.float64)
     layers = [("mask", overlay.veil(mask, tint)) for mask, tint in seen.masks]
     layers += [("heat", overlay.heat(heat))] if heat is not None else []
@@ -340,7 +332,7 @@ def _figure(
         sentence,
     )
     numbers = [
-        f"{'F1' if 'targets' in record else 'IoU'} {overlap(record):.2f}",
+        f"{'F1' if measure(record) == 'F1' else 'IoU'} {overlap(record):.2f}",
         *([f"score {score:.2f}"] if score is not None else []),
         *(["nothing found"] if record.get("boxes") == [] else []),
         *(["names nothing here"] if record.get("targets") == [] else []),

@@ -11,7 +11,7 @@ from rec.contracts import Answer
 from rec.data.masks import decode, encode
 from rec.evaluation import bootstrap, evaluate, several
 from rec.evaluation.metrics import format_table, summarize_records
-from rec.evaluation.report import write_report
+from rec.evaluation.report import Other, write_report
 from rec.evaluation.run import write
 from rec.evaluation.several import THRESHOLDS, answered, best_threshold, curve, f1, matches, nothing, rows, summarize
 
@@ -240,3 +240,33 @@ def test_files_and_report_of_any_number_of_objects(tmp_path) -> None:
     write_report(tmp_path / "report.html", {"val": dataset}, {"val": records}, title="any")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"Pr@F1 over the threshold (used: {found['threshold']:g})" in page and "answer nothing" in page
+
+
+def test_what_changed_is_told_by_f1_or_by_the_mask_and_the_report_says_which(tmp_path) -> None:
+    class MasksAlone(AnyModel):
+        def forward(self, batch):
+            return {"mask": super().forward(batch)["mask"]}
+
+    dataset = AnySplit(12)
+    _, right = evaluated(AnyModel(), dataset)
+    _, careless = evaluated(AnyModel(), dataset, answer=Answer(threshold=0.3))
+    changes = bootstrap.changed(right, careless)
+    wrong = [record["index"] for record in careless if several.f1_of(record) < 1]
+    assert {0, 4} & set(wrong) and sorted(line["index"] for line in changes) == wrong, "of any number of objects"
+    assert all(line["won"] and line["f1"] == 1 > line["other_f1"] for line in changes)
+    assert [line["won"] for line in bootstrap.changed(careless, right)] == [False] * len(wrong)
+    assert all(len(line["other_boxes"]) == len(line["boxes"]) + 1 for line in changes)
+    write_report(
+        tmp_path / "boxes.html", {"val": dataset}, {"val": right}, "any", other=Other("them", {"val": careless})
+    )
+    page = (tmp_path / "boxes.html").read_text(encoding="utf-8")
+    assert f"Won: {len(wrong)} phrases" in page and "F1 of the phrase" in page
+
+    _, alone = evaluated(MasksAlone(True), dataset)
+    good = [one["mask_intersection"] >= 0.5 * one["mask_union"] for one in alone]
+    write_report(tmp_path / "masks.html", {"val": dataset}, {"val": alone}, "masks")
+    page = (tmp_path / "masks.html").read_text(encoding="utf-8")
+    told = json.loads(page.partition('<script type="application/json">')[2].partition("</script>")[0])
+    assert any(good) and [row[5] for row in told] == good and "F1 of the phrase" not in page
+    assert "F1 0" not in page and '<th scope="col">IoU</th>' in page
+    assert not bootstrap.changed(alone, right), "a mask is not compared with a box"
