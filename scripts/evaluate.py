@@ -187,6 +187,7 @@ def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping
 
 def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Scored:
     """Scores a file of answers, or asks a foreign model for them, on each split."""
+    from rec.contracts import Answer
     from rec.conventions import Convention
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
@@ -200,9 +201,11 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     cfg = read_data_config(args.config, groups, args.overrides, args.trust_config)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
+    threshold = args.threshold
     if args.answers is None:
         args.answers = ask_model(args, accelerator, datasets)
-    answers = read_answers(args.answers, datasets, convention, args.threshold)
+        threshold = Answer().threshold if threshold is None else threshold
+    answers = read_answers(args.answers, datasets, convention, threshold)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
         say(f"warning: {answers.suspicion}")

@@ -265,3 +265,27 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
     status, _, error = evaluate("--splits", "val", "dataset.ann_path.scenes.count.val=4")
     assert status == 2 and "other data" in error
+
+
+def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, tmp_path, monkeypatch, call_script):
+    from test_evaluate_script import CONFIG
+
+    scenes = CONFIG.replace('split="train",', 'split="train", targets="any",').replace(
+        '"size"', '"targets": "any", "size"'
+    )
+    (tmp_path / "any.py").write_text(scenes, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    server, _ = serve("[[0, 0, 500, 500], [500, 500, 1000, 1000]]")
+    model = f"openai:toy@{server.address}"
+    words = (model, "--config", "any.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
+    for more, count in ((), 2), (("--threshold", "1"), 2):
+        status, _, error = call_script("evaluate", *words, *more)
+        lines = [json.loads(line) for line in Path("out/predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert status == 0 and {len(line["boxes"]) for line in lines} == {count}, error
+        assert lines[0]["scores"] == [1, 1] and lines[0]["threshold"] == (1 if more else 0.5)
+    asked = rec.from_pretrained(model, coordinates="0-1000")
+    picture = np.zeros((20, 20, 3), np.uint8)
+    assert (
+        "the first counts" in asked(picture, "a dog").warning and asked(picture, "a dog", threshold=0.5).warning is None
+    )

@@ -64,17 +64,20 @@ def waiting(datasets: Mapping[str, DataSet], done: set[tuple[str, int]]) -> list
 def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[str, list[int]]], path: Path) -> None:
     """Asks what is left and adds the answers to ``path``, in lines that :func:`rec.evaluation.answers.read_answers` takes.
 
-    Boxes are xyxy in pixels of the original image.
+    Boxes are xyxy in pixels of the original image. Where phrases may name any number of objects, a line has all boxes that do
+    not overlap a better one, whatever their score: which are the answer is decided when they are read.
     """
+    any_number = any(dataset.targets == "any" for dataset in datasets.values())
 
     def pairs() -> Iterator[tuple[Any, list[str]]]:
         for split, indices in left:
             dataset = datasets[split]
             yield dataset.picture(indices[0]), [str(dataset.describe(index)["sentence"]) for index in indices]
 
+    stream = grounder.stream(pairs(), threshold=0.0 if any_number else None)
     shown = tqdm(total=sum(len(indices) for _, indices in left), disable=None, leave=False)
     with path.open("a", encoding="utf-8") as file:
-        for (split, indices), answers in zip(left, grounder.stream(pairs()), strict=True):
+        for (split, indices), answers in zip(left, stream, strict=True):
             if isinstance(answers, ValueError):
                 raise answers
             dataset = datasets[split]
@@ -83,8 +86,13 @@ def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[st
                 line: dict[str, Any] = {"split": split, "index": index, "fingerprint": dataset.fingerprint}
                 line |= {key: dataset.describe(index).get(key) for key in KEYS}
                 scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
-                box = None if answer.box is None else [v * scale[k % 2] for k, v in enumerate(answer.box)]
-                line |= {"box": box, "score": answer.score} if not _unread(answer) else {"text": answer.warning}
+                found = [[v * scale[k % 2] for k, v in enumerate(box)] for box in answer.boxes]
+                if _unread(answer):
+                    line["text"] = answer.warning
+                elif any_number:
+                    line |= {"boxes": found, "scores": list(answer.scores)}
+                else:
+                    line |= {"box": found[0] if found else None, "score": answer.score}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             shown.update(len(indices))

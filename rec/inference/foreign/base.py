@@ -80,12 +80,13 @@ def _grounding(item: _Loaded, phrase: str, found: Found, how: How) -> Grounding:
         for box, score in zip(inside.tolist(), found.scores, strict=True)
     ]
     named = marked[:1] if rule is None else [marked[number] for number in rule.choose(inside, found.scores)]
+    remark = found.remark if rule is None or not marked else None  # with a rule, more than the first may count
     return Grounding(
         phrase=phrase,
         box=named[0][0] if named else None,
         score=named[0][1] if named else None,
         mask=None,
-        warning="; ".join(filter(None, [item.warning, found.remark])) or None,
+        warning="; ".join(filter(None, [item.warning, remark])) or None,
         picture=item.picture,
         candidates=tuple(marked[:top_k]) if top_k > 1 else (),
         boxes=tuple(box for box, _ in named),
