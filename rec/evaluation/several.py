@@ -31,8 +31,8 @@ THRESHOLDS = np.arange(5, 100) / 100
 NUMBERS = ("none", "one", "several")
 
 
-def matches(found: np.ndarray, targets: np.ndarray, match_by: str = "iou") -> int:
-    """How many of ``found`` ``(P, 4)`` match one of ``targets`` ``(G, 4)``, xyxy.
+def matches(found: np.ndarray, targets: np.ndarray, match_by: str = "iou", at_least: float = AT_LEAST) -> int:
+    """How many of ``found`` ``(P, 4)`` match one of ``targets`` ``(G, 4)``, xyxy, with an overlap of ``at_least`` that.
 
     Greedy, as published, and so not always the most that are possible. Equal overlaps go to the earlier answer, which is the
     one of higher score, then to the earlier target.
@@ -42,7 +42,7 @@ def matches(found: np.ndarray, targets: np.ndarray, match_by: str = "iou") -> in
     overlap = MATCH_BY[match_by](found[:, None], targets[None])
     for count in range(min(overlap.shape)):
         best = np.unravel_index(overlap.argmax(), overlap.shape)
-        if overlap[best] < AT_LEAST:
+        if overlap[best] < at_least:
             return count
         overlap[best[0]], overlap[:, best[1]] = -np.inf, -np.inf
     return min(overlap.shape)

@@ -19,6 +19,7 @@ from rec import boxes
 from rec.data.masks import encode
 from rec.data.schema import MIN_WEIGHT
 from rec.data.text import mirror_phrase
+from rec.evaluation import several
 from rec.evaluation.pictures import annotate, colour, data_address
 from rec.files import write_json_lines, write_text
 from rec.inference.grounder import Grounder
@@ -32,7 +33,7 @@ class Checks:
 
     Attributes:
         min_score: of the teacher's answer.
-        second: another model, which has to find a box of at least this IoU, ``agree``.
+        second: another model, which has to find the same boxes, each with an IoU of at least ``agree``.
         agree: IoU, for ``second`` and ``mirror``.
         mirror: ask the teacher of the mirrored photograph too. A phrase whose sides cannot be swapped
             (:func:`rec.data.text.mirror_phrase`) is not asked, and passes.
@@ -98,42 +99,44 @@ def _by_phrase(phrases: Sequence[str], answers: list[Grounding] | ValueError) ->
 def _reason(answer: Grounding, second: Grounding | None, flipped: Grounding | None, checks: Checks) -> str | None:
     if answer.box is None:
         return "nothing found"
-    if not boxes.is_visible(list(answer.box), answer.picture.height, answer.picture.width):
+    if not all(boxes.is_visible(list(box), answer.picture.height, answer.picture.width) for box in answer.boxes):
         return "box outside the image"  # or without area: no label that a training takes
-    if answer.score is None or answer.score < checks.min_score:
+    if answer.score is None or min(answer.scores) < checks.min_score:
         return "low score"
-    if checks.second is not None and _iou(answer, second) < checks.agree:
+    if checks.second is not None and not _agree(answer, _boxes(second), checks.agree):
         return "the second model disagrees"
     if flipped is not None:
-        box = (
-            None if flipped.box is None else boxes.flip_left_right(np.array(flipped.box), float(flipped.picture.width))
-        )
-        if box is None or float(boxes.box_iou(np.array(answer.box), box)) < checks.agree:
+        back = boxes.flip_left_right(_boxes(flipped), float(flipped.picture.width))
+        if not _agree(answer, back, checks.agree):
             return "the mirrored photograph disagrees"
     return None
 
 
-def _iou(answer: Grounding, other: Grounding | None) -> float:
-    if answer.box is None or other is None or other.box is None:
-        return 0.0
-    return float(boxes.box_iou(np.array(answer.box), np.array(other.box)))
+def _boxes(answer: Grounding | None) -> np.ndarray:
+    """float64 ``(N, 4)`` xyxy in pixels; none of an image that gave no answer."""
+    return np.array(answer.boxes if answer is not None else (), np.float64).reshape(-1, 4)
+
+
+def _agree(answer: Grounding, others: np.ndarray, iou: float) -> bool:
+    """Whether every box of the answer has one of the others to itself, and no other is left."""
+    return len(answer.boxes) == len(others) == several.matches(_boxes(answer), others, at_least=iou)
 
 
 def row(found: Label, folder: Path) -> dict[str, object]:
-    """A line of the project's own JSONL (``bbox`` xywh in pixels), the image below ``folder`` by its relative name."""
+    """A line of the project's own JSONL (``bbox``, of several objects ``boxes``, xywh in pixels), the image below ``folder`` by
+    its relative name."""
     answer = found.answer
-    assert answer.box is not None  # what is kept has one
     image = os.path.abspath(found.image)
     inside = os.path.relpath(image, folder.absolute())
-    left, top, right, bottom = answer.box
+    told = [[round(value, 2) for value in box] for box in boxes.xyxy_to_xywh(_boxes(answer)).tolist()]
     line: dict[str, object] = {
         "image": image if inside.startswith("..") else inside,
         "phrase": [answer.phrase],
-        "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+        **({"bbox": told[0]} if len(told) == 1 else {"boxes": told}),
         "split": "train",
         "score": answer.score,
-        # In training the label counts as much as the teacher was sure.
-        "weight": round(min(max(answer.score or 0.0, MIN_WEIGHT), 1.0), 4),
+        # In training the label counts as much as the teacher was sure, of its last box.
+        "weight": round(min(max(min(answer.scores), MIN_WEIGHT), 1.0), 4),
     }
     return line if answer.mask is None else line | {"mask": encode(answer.mask)}
 
@@ -169,7 +172,7 @@ def _tile(found: Label, line: dict[str, object], number: int) -> str:
     pixels = answer.image
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    marked = annotate(small, [(None if answer.box is None else np.array(answer.box) * scale, colour(0), "")])
+    marked = annotate(small, [(box * scale, colour(0), "") for box in _boxes(answer)])
     score = "" if answer.score is None else f" {answer.score:.2f}"
     note = f"<small>{html.escape(found.reason)}</small>" if found.reason else ""
     told = html.escape(json.dumps(line, ensure_ascii=False), quote=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rec.contracts import Answer
 from rec.data.dataset import RefCOCODataSet
 from rec.inference.foreign.base import NOTHING, ForeignGrounder, Found
 from rec.inference.labels import Checks, label, write
@@ -84,6 +85,34 @@ def test_labels_are_ones_own_data(photos, tmp_path):
     assert RefCOCODataSet("own", source, split="train")[(0, 2)]["weight"].item() == pytest.approx(0.9)
     assert len(dataset) == 6 and dataset.describe(2)["sentence"] == "the square"
     assert dataset.target_boxes(2)[0].tolist() == [[10, 10, 40, 30]]
+
+
+class Both(Teacher):
+    """Answers with the white square and a place beside it, which ``lost`` leaves out."""
+
+    def __init__(self, lost=False, unsure=0.6):
+        super().__init__()
+        self.answer, self.lost, self.unsure = Answer(0.5), lost, unsure
+
+    def _one(self, image, phrase):
+        first = super()._one(image, "the square").boxes
+        found = first if self.lost else np.concatenate([first, [[80.0, 40, 95, 55]]])
+        return Found(found, np.array([0.9, self.unsure][: len(found)]))
+
+
+def test_every_object_of_an_answer_is_labelled_and_checked(photos, tmp_path):
+    pairs = [(photos[0][0], ["everything"])]
+    assert reasons(label(Both(), pairs, Checks(second=Both()))) == [None]
+    assert reasons(label(Both(), pairs, Checks(second=Both(lost=True)))) == ["the second model disagrees"]
+    assert reasons(label(Both(lost=True), pairs, Checks(second=Both()))) == ["the second model disagrees"]
+    assert reasons(label(Both(), pairs, Checks(mirror=True))) == ["the mirrored photograph disagrees"]
+    assert reasons(label(Both(), pairs, Checks(min_score=0.7))) == ["low score"]
+    write(tmp_path / "l.jsonl", label(Both(), pairs, Checks()), tmp_path / "review.html")
+    line = json.loads((tmp_path / "l.jsonl").read_text(encoding="utf-8"))
+    assert "bbox" not in line and line["boxes"] == [[0, 10, 30, 20], [80, 40, 15, 15]] and line["weight"] == 0.6
+    source = {"own": {"path": str(tmp_path / "l.jsonl"), "bbox_format": "xywh"}}
+    dataset = RefCOCODataSet("own", source, split="train", training=False, input_shape=[64, 64], targets="any")
+    assert dataset.target_boxes(0)[0].tolist() == [[0, 10, 30, 30], [80, 40, 95, 55]]
 
 
 def test_an_image_that_cannot_be_read_is_an_error_of_its_own(photos, tmp_path):
