@@ -28,6 +28,14 @@ rec predict {shell} photo.jpg "the man on the left" --out marked.png
 ```
 """
 
+# By whether phrases may name any number of objects.
+_GIVES = ("the box of the object the phrase names", "the boxes of the objects the phrase names, none or several too,")
+_RULE = (
+    "A box counts as right when its IoU with the true one, in pixels of the original image, is above the threshold.",
+    "A phrase counts as right (`Pr@F1`) when every box has a true one to itself, with an IoU of at least 0.5 in pixels of the "
+    "original image, and none is left; a phrase that names nothing, when nothing is found.",
+)
+
 
 def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]], origin: str, name: str) -> str:
     """A hub-ready card: front matter with tags and results; origin, measured metrics, how to use it.
@@ -61,9 +69,10 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
             result(dataset_split=split, metric_type=key, metric_value=round(value, 6))
             for split, values in metrics.items()
             for key, value in values.items()
-            if key != "count" and value == value
+            if key not in ("count", "threshold") and value == value
         ],
     )
+    any_number = config.get("answer") is not None
     frozen = "".join(f"\nFrozen and random, never trained: {part}.\n" for part in about.get("frozen_and_random") or ())
     measured = _metrics_table(metrics) if metrics else "Not measured.\n"
     return f"""---
@@ -72,21 +81,21 @@ def model_card(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, flo
 
 # {architecture}, {dataset}
 
-Referring expression comprehension: an image and a phrase in, the box of the object the phrase names out.
+Referring expression comprehension: an image and a phrase in, {_GIVES[any_number]} out.
 
 This model was {origin}.
 {frozen}
 ## Measured
 
 {measured}
-A box counts as right when its IoU with the true one, in pixels of the original image, is above the threshold.
+{_RULE[any_number]}
 
 ## Use
 
 {_USE.format(python=json.dumps(name, ensure_ascii=False), shell=shlex.quote(name))}
 ## Config
 
-{_answer(config)}Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
+{_answer(config, metrics)}Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
 {config["preprocess"]["max_token_length"]} words.
 
 ```json
@@ -97,13 +106,14 @@ The model itself is described in `config.yaml`, its words in `vocab.json`{_encod
 """
 
 
-def _answer(config: Mapping[str, Any]) -> str:
+def _answer(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]]) -> str:
     """What a model that answers with none, one or several objects calls an answer; "" for one that always gives one."""
     answer = Answer.of_folder(config)
     if answer is None:
         return ""
+    chosen = " (chosen on a validation split)" if any("threshold" in values for values in metrics.values()) else ""
     return (
-        f"It answers with every object whose score is at least {answer.threshold:g} (chosen on a validation split), and with "
+        f"It answers with every object whose score is at least {answer.threshold:g}{chosen}, and with "
         f"nothing where there is none; boxes that overlap a better one by more than {answer.suppress_iou:g} are left out.\n\n"
     )
 

@@ -16,6 +16,7 @@ from rec.contracts import Answer
 from rec.inference import Grounder
 from rec.inference.grounding import Grounding, Picture, draw
 from rec.model_folder import ModelFolderError
+from rec.model_folder.card import model_card
 from rec.model_folder.format import from_run
 
 CELLS = torch.tensor([[4.0, 4, 24, 24], [6, 4, 26, 24], [36, 30, 60, 60], [8, 40, 20, 60]])
@@ -192,3 +193,16 @@ def test_the_threshold_of_the_best_evaluation_goes_into_the_folder():
     assert from_run(cfg, any_number, threshold=0.35)["answer"] == Answer(0.35).to_folder()
     assert from_run(cfg, any_number)["answer"] == Answer().to_folder()
     assert "answer" not in from_run(cfg, one, threshold=0.35)
+
+
+def test_the_card_tells_the_rule_by_which_its_numbers_are_counted():
+    config = folder_config()
+    metrics = {"val": {"threshold": 0.4, "Pr@F1": 0.75, "count": 4}}
+    card = model_card(config | {"answer": Answer(0.4).to_folder()}, metrics, "trained", "best")
+    assert "with an IoU of at least 0.5" in card and "is above the threshold" not in card
+    assert "at least 0.4 (chosen on a validation split)" in card and card.count("metrics:") == 1 == card.count(
+        "value: "
+    )
+    unmeasured = model_card(config | {"answer": Answer().to_folder()}, {}, "trained", "best")
+    assert "at least 0.5, and with nothing" in unmeasured and "chosen on" not in unmeasured
+    assert "the box of the object" in model_card(config, {}, "trained", "best")
