@@ -266,7 +266,13 @@ def _unicode(text: str, what: str) -> str:
 def _boxes(row: dict[str, Any], width: int, height: int) -> list[list[float]]:
     """The row's boxes as xywh."""
     several, single, box_format = row.get("boxes"), row.get("bbox"), row.get("bbox_format") or "xywh"
-    alone = None if several is not None and single is None else _box(single, "bbox", box_format, width, height)
+    if several is None and single is None:
+        raise BadRecord(
+            "bad box",
+            f"bbox is None and there are no boxes; expected four numbers, {box_format} in pixels, or a list of those, which is "
+            "empty where nothing is named",
+        )
+    alone = None if single is None else _box(single, "bbox", box_format, width, height)
     if several is None:
         return [alone] if alone is not None else []
     if not isinstance(several, list | tuple):
@@ -277,7 +283,8 @@ def _boxes(row: dict[str, Any], width: int, height: int) -> list[list[float]]:
     if alone is not None and checked[:1] != [alone]:  # one of the two was edited
         raise BadRecord(
             "two different boxes",
-            f"bbox is {shown(single)}, boxes {shown(several)}; bbox is the only or first of boxes, or null: give one of the two",
+            f"bbox is {shown(single)}, boxes {shown(several)}; bbox is the only or first of boxes, or null: give one of the two "
+            "(of a table, --columns bbox=… or boxes=…)",
         )
     return checked
 

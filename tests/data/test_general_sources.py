@@ -86,6 +86,7 @@ def prepared(source, tmp_path, **options):
         ({"ann_id": [900]}, r"crowds alone: .*all are crowds"),
         ({"ann_id": [100, -1]}, r"bad id: .*expected ids, or \[-1\] where nothing is named"),
         ({"ann_id": []}, "bad id"),
+        ({"ann_id": [True]}, "bad id: .*True"),
         ({"ann_id": [100, 4711]}, "no annotation: .*4711"),
         ({"ann_id": [102]}, "annotation of another image: .*102 is of image 1, the ref of 0"),
         ({"ann_id": {"a": 1}}, "bad id"),
@@ -143,7 +144,10 @@ def test_own_lines_name_none_one_or_several(tmp_path):
         ({"boxes": {"a": 1}}, "bad box: .*expected a list of boxes, empty where nothing is named"),
         ({"boxes": [1, 2, 3, 4]}, r"bad box: .*boxes\[0\] is 1"),
         ({"boxes": [[1, 2, 3, 4], None]}, r"bad box: .*boxes\[1\] is None"),
-        ({"boxes": None}, "incomplete record: .*it has no bbox"),
+        (
+            {"boxes": None},
+            r"incomplete record: .*it has no bbox; boxes says nothing either: it is \[\] where nothing is named",
+        ),
     ],
 )
 def test_own_lines_with_boxes_that_are_none_are_named(tmp_path, given, words):

@@ -410,6 +410,24 @@ def test_own_records_list_the_objects_of_an_image(folder):
         assert re.search(words, faults(folder, {"path": file, "bbox_format": "xywh"})), change
 
 
+def test_of_a_table_with_one_box_and_all_of_them_none_is_lost(folder):
+    from datasets import List, Value
+
+    text, four = Value("string"), List(Value("float32"))
+    features = {"image": text, "phrase": text, "bbox": four, "boxes": List(four)}
+    both, other = {"image": "a.jpg", "phrase": "both", "bbox": BOX, "boxes": [BOX, OTHER]}, {"boxes": [OTHER, BOX]}
+    none = {"image": "a.jpg", "phrase": "none", "bbox": None, "boxes": []}
+    file = saved(folder, [both, none], features)
+    assert [row["boxes"] for row in table(folder, file)] == [[BOX, OTHER], []]
+    file = saved(folder, [both | other, none], features)
+    assert "two different boxes" in (told := fault(folder, file)) and "--columns bbox=" in told
+    file = saved(folder, [both | other], features)
+    for name, want in (("bbox", [BOX]), ("boxes", [OTHER, BOX])):
+        assert table(folder, {"path": file, "columns": {name: name}})[0]["boxes"] == want
+    counted = saved(folder, [both | {"boxes": 3}], features | {"boxes": Value("int64")})
+    assert table(folder, counted)[0]["boxes"] == [BOX], "another kind of column of that name is none"
+
+
 def test_a_column_of_boxes_and_of_mask_pictures_is_of_several_objects(folder):
     from datasets import Image, List, Value
     from PIL import Image as Picture

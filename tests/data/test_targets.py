@@ -72,7 +72,7 @@ EMPTY = masks.encode(np.zeros((90, 120), np.uint8))
         ({"boxes": [BOXES[0]] * 1001}, "too many boxes: 1,001 boxes; a record has at most 1,000"),
         ({"boxes": [], "mask": FULL}, "mask of nothing: .* covers 10800 pixels"),
         ({"boxes": BOXES, "mask": EMPTY}, "empty mask"),
-        ({"boxes": None, "bbox": None}, "bad box: bbox is None"),
+        ({"boxes": None, "bbox": None}, "bad box: bbox is None and there are no boxes.* empty where nothing is named"),
         ({"boxes": BOXES[1:], "bbox": BOXES[0]}, "two different boxes: bbox is .* give one of the two"),
         ({"boxes": [], "bbox": BOXES[0]}, "two different boxes"),
     ],

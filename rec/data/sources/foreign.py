@@ -97,6 +97,8 @@ def open_foreign(
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
     if any("bbox" in listed and "." not in names["bbox"] for names, listed in found.values()):
         options["objects"] = "parallel"  # earlier versions took the same columns for boxes that every phrase names
+    elif any({"bbox", "boxes"} <= names.keys() for names, _ in found.values()):
+        options["objects"] = "both"  # earlier versions took bbox alone
     folders = (folder,) if folder else ()
     return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
 
@@ -173,8 +175,13 @@ def _find_columns(
     names = {ours: columns.get(ours) or find(ours) for ours in KNOWN_COLUMNS}
     if "boxes" in columns or ("bbox" not in columns and names["bbox"] is None):
         names["bbox"] = columns.get("bbox")
-    elif "boxes" not in columns:
-        names["boxes"] = None
+    elif (
+        "bbox" in columns
+        or group is not None
+        or _lists_boxes(there[str(names["bbox"])])
+        or not _lists_boxes(there.get(str(names["boxes"])))
+    ):
+        names["boxes"] = None  # where both are there unasked, rows in which they do not say the same are refused
     if names["bbox"] is None and names["boxes"] is not None and _one_box_each(names, there, columns, group, name):
         names["bbox"], names["boxes"] = names["boxes"], None
     missing = [ours for ours in ("image", "bbox", "sentences") if names[ours] is None]

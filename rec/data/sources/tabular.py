@@ -224,7 +224,12 @@ def _row(row: dict[str, Any], place: str, name: str, root: Path, bbox_format: st
     if listed and not is_missing(row.get("bbox")):
         raise BadRecord("two different boxes", "it has bbox and boxes; give one of them")
     if missing:
-        raise BadRecord("incomplete record", f"it has no {', '.join(missing)}")
+        hint = (
+            "; boxes says nothing either: it is [] where nothing is named"
+            if "bbox" in missing and "boxes" in row
+            else ""
+        )
+        raise BadRecord("incomplete record", f"it has no {', '.join(missing)}{hint}")
     if not isinstance(row["image"], str):
         raise BadRecord("no image", f"image is {shown(row['image'])}; expected the name of a file")
     mask = None if row.get("mask") == [] else given(row.get("mask"))
