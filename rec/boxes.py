@@ -138,9 +138,12 @@ def _overlap_and_union(boxes: Array, others: Array) -> tuple[Array, Array]:
     right = _minimum(boxes[..., 2], others[..., 2])
     bottom = _minimum(boxes[..., 3], others[..., 3])
     overlap = (right - left).clip(0) * (bottom - top).clip(0)
-    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    other_area = (others[..., 2] - others[..., 0]) * (others[..., 3] - others[..., 1])
-    return overlap, area + other_area - overlap
+    return overlap, _area(boxes) + _area(others) - overlap
+
+
+def _area(boxes: Array) -> Array:
+    """0 where corners are in the wrong order: two negative sides must not make an area."""
+    return (boxes[..., 2] - boxes[..., 0]).clip(0) * (boxes[..., 3] - boxes[..., 1]).clip(0)
 
 
 def suppress(found: np.ndarray, scores: np.ndarray, most: int, iou: float, threshold: float = -np.inf) -> list[int]:

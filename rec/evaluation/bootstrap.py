@@ -20,8 +20,10 @@ Record = Mapping[str, Any]
 
 
 def columns(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """Per-phrase values, float64 ``(N,)``, whose means are the metrics of that name; N >= 1."""
+    """Per-phrase values, float64 ``(N,)``, whose means are the metrics of that name; of no phrases there are none."""
     found: dict[str, np.ndarray] = {}
+    if not records:
+        return found
     if all(record.get("iou") is not None for record in records):
         ious = np.array([record["iou"] for record in records], np.float64)
         found |= {f"Acc@{t:g}": (ious > t).astype(np.float64) for t in THRESHOLDS}

@@ -96,6 +96,18 @@ def test_f1_of_hand_made_answers(found, targets, want) -> None:
     assert f1(np.array(found, float).reshape(-1, 4), np.array(targets, float).reshape(-1, 4)) == pytest.approx(want)
 
 
+@pytest.mark.parametrize(
+    "found", [[10.0, 10, 0, 0], [10.0, 0, 0, 10], [0.0, 10, 10, 0], [12.0, 15, -3, -1], [5.0, 5, 5, 5]]
+)
+@pytest.mark.parametrize("match_by", ["iou", "giou"])
+def test_a_box_whose_corners_are_in_the_wrong_order_matches_nothing(found, match_by) -> None:
+    assert f1(np.array([found]), np.array([[0.0, 0, 10, 10]]), match_by) == 0
+
+
+def test_of_no_phrases_there_is_no_interval() -> None:
+    assert bootstrap.intervals([]) == bootstrap.paired([], []) == {}
+
+
 def test_of_equal_overlaps_the_better_score_wins_then_the_first_target(monkeypatch) -> None:
     """Both answers overlap the first target by 0.8; the second answer alone overlaps the second target too."""
     monkeypatch.setitem(several.MATCH_BY, "iou", lambda *_: np.array([[0.8, 0.0], [0.8, 0.8]]))
