@@ -111,7 +111,7 @@ def _answer(config: Mapping[str, Any], metrics: Mapping[str, Mapping[str, float]
     answer = Answer.of_folder(config)
     if answer is None:
         return ""
-    chosen = " (chosen on a validation split)" if any("threshold" in values for values in metrics.values()) else ""
+    chosen = next((f" (chosen on the split {split})" for split in metrics if "threshold" in metrics[split]), "")
     return (
         f"It answers with every object whose score is at least {answer.threshold:g}{chosen}, and with "
         f"nothing where there is none; boxes that overlap a better one by more than {answer.suppress_iou:g} are left out.\n\n"

@@ -200,9 +200,7 @@ def test_the_card_tells_the_rule_by_which_its_numbers_are_counted():
     metrics = {"val": {"threshold": 0.4, "Pr@F1": 0.75, "count": 4}}
     card = model_card(config | {"answer": Answer(0.4).to_folder()}, metrics, "trained", "best")
     assert "with an IoU of at least 0.5" in card and "is above the threshold" not in card
-    assert "at least 0.4 (chosen on a validation split)" in card and card.count("metrics:") == 1 == card.count(
-        "value: "
-    )
+    assert "at least 0.4 (chosen on the split val)" in card and card.count("metrics:") == 1 == card.count("value: ")
     unmeasured = model_card(config | {"answer": Answer().to_folder()}, {}, "trained", "best")
     assert "at least 0.5, and with nothing" in unmeasured and "chosen on" not in unmeasured
     assert "the box of the object" in model_card(config, {}, "trained", "best")
