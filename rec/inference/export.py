@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rec.contracts import Batch, Words
+from rec.contracts import Answer, Batch, Words
 from rec.data.batch import model_input
 from rec.data.subwords import Subwords
 from rec.errors import RecError
@@ -50,7 +50,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.mean, self.std = list(config["preprocess"]["mean"]), list(config["preprocess"]["std"])
-        self.any_number = config.get("answer") is not None
+        self.any_number = Answer.of_folder(config) is not None
 
     def forward(self, image: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """See the module's description."""
@@ -100,7 +100,7 @@ def export(
         raise ExportError("the model folder has no vocab.json, so the exported file could not be used")
     size = size or int(config["preprocess"]["input_shape"][0])
     length = int(config["preprocess"]["max_token_length"])
-    deployed = Deployed(model.cpu(), config)
+    deployed, answer = Deployed(model.cpu(), config), Answer.of_folder(config)
     # An example to trace, and which of its sizes stay free.
     # Traced sizes that happen to be equal are taken for the same one: the example's batch is unlike any map's side.
     count = next(n for n in (3, 5, 7, 11, 13) if n not in (size // 32, size // 16, size // 8, length))
@@ -118,7 +118,7 @@ def export(
         "words": list(vocabulary.words),
         "tokenizer_file": vocabulary.text if isinstance(vocabulary, Subwords) else None,
         "mask_threshold": getattr(model, "mask_threshold", 0.5),
-        "answer": config.get("answer"),
+        "answer": None if answer is None else answer.to_folder(),  # whole, though a folder may name the threshold alone
         "origin": describe_origin(config),
     }
     try:
