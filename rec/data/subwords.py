@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,7 @@ TOKENIZER = "tokenizer.json"
 PREFIX, IN_FILE = "transformers:", f"file:{TOKENIZER}"
 MAX_PHRASE = 8192  # characters of a phrase that are read: far more than 512 subwords have
 MAX_STEPS, MAX_GROWTH = 32, 64  # of a tokenizer: steps in all, and how many times longer they make a text
+_HALVES = re.compile("[\ud800-\udfff]")  # of a character, which is no text to the library
 MAX_LETTERS = 200  # of a word that WordPiece takes apart: it tries every piece of every word
 _STEPS = {
     "normalizer": "BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Sequence Strip "
@@ -58,15 +60,16 @@ class Subwords:
         except ImportError:
             raise InputError(f"{origin} needs the package tokenizers: pip install tokenizers") from None
         content = checked(text, origin)
-        self.text = text
-        try:
+        self.text, self.origin = text, origin
+        with _usable(origin):
             self._made = tokenizers.Tokenizer.from_str(json.dumps(content))
-            self._made.encode("the man on the left \ue000")
-        except BaseException as error:  # a panic of the library is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise UntrustedError(f"{origin} is not a tokenizer that can be used: {reason}") from None
+            ends = self._made.encode("").ids
+        if strange := [number for number in ends if self._made.id_to_token(number) is None]:
+            raise UntrustedError(
+                f"{origin} puts the id {strange[0]} at the ends of a phrase (post_processor), but has no piece with that id"
+            )
+        # What no vocabulary has and no normalizer drops: a private sign, a hieroglyph.
+        self._pieces("the man on the left \ue000 \U00013000")
         self.reserved = self._made.num_special_tokens_to_add(False)
         model = content["model"]
         named = model.get("unk_token")
@@ -125,12 +128,26 @@ class Subwords:
         return [sentence[start:end] for number, (start, end) in pairs if number == self._unknown]
 
     def _pieces(self, sentence: str) -> Any:
-        return self._made.encode(sentence[:MAX_PHRASE], add_special_tokens=False)
+        whole = _HALVES.sub("\ufffd", sentence[:MAX_PHRASE])
+        with _usable(self.origin):
+            return self._made.encode(whole, add_special_tokens=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes ``vocab.json``, which names the file beside it, and that file, ``tokenizer.json``."""
         write_json(path, {"tokenizer": IN_FILE, "words": []}, indent=0)
         write_text(os.path.join(os.path.dirname(path), TOKENIZER), self.text)
+
+
+@contextmanager
+def _usable(origin: str) -> Iterator[None]:
+    """In the block, whatever the library says of a tokenizer becomes an UntrustedError that names its file."""
+    try:
+        yield
+    except BaseException as error:  # a panic of the library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UntrustedError(f"{origin} is not a tokenizer that can be used: {reason}") from None
 
 
 def load_words(source: str | os.PathLike[str], tokenizer: str = "simrec") -> Vocabulary | Subwords:

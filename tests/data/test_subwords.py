@@ -41,6 +41,22 @@ def test_other_languages_are_divided_into_pieces_and_id_0_is_a_token():
     assert words.unknown("la cebra") and not words.unknown("la mujer")
 
 
+@pytest.mark.parametrize("phrase", ["\ud800 dog", "dog\udcff", "\ud83e\udd93"])
+def test_half_a_character_is_an_unknown_piece_or_none(phrase):
+    """Bytes of a command line that are not UTF-8 arrive as such halves."""
+    for words in (Subwords(word_tokenizer()), Subwords(multilingual_tokenizer())):
+        assert len(words.encode(phrase, 6)) == 6 and words.tokens(phrase) is not None
+        assert all(part in phrase for part in words.unknown(phrase))
+    assert Subwords(word_tokenizer()).encode("\ud800 dog", 4) == Subwords(word_tokenizer()).encode("dog", 4)
+
+
+def test_what_the_library_refuses_at_a_phrase_names_the_file(monkeypatch):
+    words = Subwords(word_tokenizer(), "folder/tokenizer.json")
+    monkeypatch.setattr(words, "_made", None)
+    with pytest.raises(UntrustedError, match=r"folder/tokenizer\.json is not a tokenizer that can be used"):
+        words.encode("the dog", 6)
+
+
 def test_a_vocabulary_file_names_the_tokenizer_beside_it_and_no_place(tmp_path):
     words = Subwords(word_tokenizer())
     words.save(tmp_path / "vocab.json")
@@ -84,6 +100,14 @@ EVIL = {
     "a score that is none": content(model={"type": "Unigram", "vocab": [["a", float("inf")]], "unk_id": 0}),
     "pieces of another form": content(model={"type": "Unigram", "vocab": [["a"]], "unk_id": 0}),
     "no unknown piece": content(model={"type": "WordPiece", "vocab": {"the": 0}, "unk_token": "[UNK]"}),
+    "no unknown piece in a text that is cleaned": content(model=content()["model"] | {"unk_token": "[NONE]"}),
+    "an end that is no piece": content(
+        post_processor=TEMPLATE | {"special_tokens": TEMPLATE["special_tokens"] | {"[CLS]": {
+            "id": "[CLS]", "ids": [999_999], "tokens": ["[CLS]"]}}}
+    ),
+    "another end that is no piece": content(
+        post_processor={"type": "BertProcessing", "sep": ["[SEP]", 25], "cls": ["[CLS]", 2]}
+    ),
     "endless words": content(model=content()["model"] | {"max_input_chars_per_word": 10**9}),
     "a step that is not in the list": content(normalizer={"type": "Python"}),
     "a step that is a number": content(normalizer=3),
