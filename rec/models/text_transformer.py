@@ -121,7 +121,7 @@ def checked(config: object, origin: str = "encoder.json") -> dict[str, Any]:
         value = values.get(key, 0.0)
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise refuse(f"{key} is {str(value)[:80]}, expected a number from 0 to below 1")
-    if values["hidden_act"] not in _ACTIVATIONS:
+    if str(values["hidden_act"]) not in _ACTIVATIONS:  # a list has no hash
         raise refuse(f"hidden_act is {str(values['hidden_act'])[:80]!r}, expected one of {', '.join(_ACTIVATIONS)}")
     if values["hidden_size"] % values["num_attention_heads"]:
         raise refuse(
@@ -262,19 +262,25 @@ def from_published(tensors: Mapping[str, Tensor], model: TextTransformer, origin
     begin behind the padding's id the first are left out.
 
     Raises:
-        UntrustedError: a tensor is missing or of another shape.
+        UntrustedError: a tensor is missing, of another shape, or holds whole numbers, as those of quantised files do.
     """
     found = {published_name(name): value for name, value in tensors.items() if not name.startswith("vision_model.")}
-    if (positions := found.get("positions.weight")) is not None:
-        positions = positions[model.pad + 1 :] if model.family.offset else positions
-        types = found.get("embeddings.token_type_embeddings.weight")
-        found["positions.weight"] = positions if types is None else positions + types[0]
+    types = found.get("embeddings.token_type_embeddings.weight", torch.zeros(1, model.size))
+    if types.ndim != 2 or not len(types) or types.shape[1] != model.size:
+        raise UntrustedError(f"{origin} has token types {tuple(types.shape)}, expected (1 or more, {model.size})")
+    positions = found.get("positions.weight")
+    if positions is not None and positions.ndim == 2 and positions.shape[1] == model.size:
+        found["positions.weight"] = positions[(model.pad + 1) * model.family.offset :].float() + types[0]
     own = {name: value for name, value in model.state_dict().items() if not name.rpartition(".")[2].startswith("lora_")}
     for name, value in own.items():
         if name not in found or found[name].shape != value.shape:
             shape = "no" if name not in found else f"{tuple(found[name].shape)} for"
             raise UntrustedError(
                 f"{origin} has {shape} {name}, expected {tuple(value.shape)}: it is not of its config.json"
+            )
+        if not found[name].is_floating_point():
+            raise UntrustedError(
+                f"{origin} has {name} as {found[name].dtype}, expected floating point: no quantised file"
             )
     return {name: found[name].to(value.dtype) for name, value in own.items()}
 

@@ -198,7 +198,8 @@ def test_a_phrase_longer_than_the_encoder_is_an_error_that_names_the_key():
     [
         {"model_type": "llama"}, {"model_type": ["bert"]}, {"vocab_size": 10**9}, {"hidden_size": 10**6}, {"hidden_size": 17},
         {"num_hidden_layers": 10**9}, {"num_hidden_layers": True}, {"num_attention_heads": 0}, {"hidden_act": "os.system"},
-        {"hidden_act": None}, {"layer_norm_eps": float("nan")}, {"hidden_dropout_prob": 1.0}, {"pad_token_id": 60},
+        {"hidden_act": None}, {"hidden_act": ["gelu"]},
+        {"layer_norm_eps": float("nan")}, {"hidden_dropout_prob": 1.0}, {"pad_token_id": 60},
         {"pad_token_id": -1}, {"max_position_embeddings": 10**6}, {"auto_map": {"AutoModel": "code.py"}},
         {"attn_implementation": "hub/kernel"}, {"quantization_config": {}}, {"_attn_implementation": "x"},
         {"intermediate_size": 1e3},
@@ -231,3 +232,30 @@ def test_weights_that_do_not_fit_are_named():
     encoder = plain()
     with pytest.raises(UntrustedError, match=r"model\.safetensors has no embedding\.weight"):
         encoder.load_published({}, "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("embeddings.token_type_embeddings.weight", torch.zeros(2, 5)),
+        ("embeddings.token_type_embeddings.weight", torch.zeros(0, 16)),
+        ("embeddings.token_type_embeddings.weight", torch.zeros(())),
+        ("embeddings.position_embeddings.weight", torch.zeros(())),
+        ("embeddings.position_embeddings.weight", torch.zeros(20, 5)),
+        ("embeddings.word_embeddings.weight", torch.zeros(60, 16, dtype=torch.int8)),
+    ],
+)
+def test_tensors_of_another_form_are_named(kind, name, value):
+    pytest.importorskip("transformers")
+    with pytest.raises(UntrustedError, match=r"^model\.safetensors has "):
+        plain(kind).load_published(published(kind).state_dict() | {name: value}, "model.safetensors")
+
+
+def test_weights_of_half_the_precision_are_read():
+    pytest.importorskip("transformers")
+    theirs = published("roberta").to(torch.bfloat16)
+    encoder = plain("roberta")
+    encoder.load_published(theirs.state_dict(), "model.safetensors")
+    where, types = theirs.embeddings.position_embeddings.weight, theirs.embeddings.token_type_embeddings.weight
+    assert torch.equal(encoder.text.positions.weight, where[2:].float() + types[0].float())
