@@ -1,6 +1,6 @@
 """A published text encoder as a model's ``language_encoder``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -93,16 +93,16 @@ class PretrainedText(nn.Module):
         if freeze not in ("all", "none") and not is_count:
             raise ValueError(f"freeze is {freeze!r}, expected all, none or a number of layers up to {depth}")
         if lora is not None:
-            rank, targets = lora.get("rank"), lora.get("targets", ("query", "value"))
+            given = {"targets": ("query", "value")} | (dict(lora) if isinstance(lora, Mapping) else {})
+            rank, targets = given.get("rank"), given["targets"]
+            named = isinstance(targets, Sequence) and len(targets) > 0 and all(type(name) is str for name in targets)
             if (
-                set(lora) - {"rank", "targets"}
+                given.keys() != {"rank", "targets"}
                 or type(rank) is not int
                 or not 1 <= rank <= self.text.size
-                or not targets
+                or not named
             ):
-                raise ValueError(
-                    f"lora is {dict(lora)}, expected {{rank: 1 to {self.text.size}, targets: [query, value]}}"
-                )
+                raise ValueError(f"lora is {lora}, expected {{rank: 1 to {self.text.size}, targets: [query, value]}}")
             if freeze != "all":
                 raise ValueError(
                     f"freeze is {freeze!r} with lora: adapters are trained where all else stands still (freeze=all)"
@@ -114,8 +114,8 @@ class PretrainedText(nn.Module):
             return []
         text: Any = self.text
         frozen = [text] if freeze == "all" else [text.embedding, text.positions, *text.blocks[:freeze]]
-        if freeze != "all" and not text.family.norm_first:
-            frozen.append(text.norm)
+        if freeze != "all" and not text.family.norm_first:  # both are behind the embeddings, and in front of the layers
+            frozen += [text.norm, text.dropout]
         for module in frozen:
             module.requires_grad_(False)
         return frozen

@@ -148,6 +148,9 @@ def test_what_is_trained_is_what_freeze_and_lora_say(options, trained):
 def test_frozen_encoders_answer_alike_in_training_and_evaluation():
     encoder = plain(freeze="all").train()
     assert torch.equal(encoder(TOKENS), encoder(TOKENS)) and not encoder.text.training
+    layers = plain(freeze=3).train()  # all there are: the features of its phrases are kept, too
+    assert layers.is_frozen and torch.equal(layers(TOKENS), layers(TOKENS))
+    assert not plain(freeze=1).train().text.dropout.training, "that of embeddings which stand still"
     trained = plain(freeze="none").train()
     assert not torch.equal(trained(TOKENS), trained(TOKENS)), "its dropout is on"
 
@@ -178,6 +181,9 @@ def test_adapters_begin_as_the_published_encoder_and_merge_into_it():
         ({"freeze": 4}, "freeze is 4"),
         ({"freeze": "none", "lora": {"rank": 2}}, "freeze=all"),
         ({"lora": {"rank": 0}}, "lora is"),
+        ({"lora": 8}, "lora is 8, expected"),
+        ({"lora": {"rank": 2, "targets": 3}}, "lora is"),
+        ({"lora": {"rank": 2, "targets": [["query"]]}}, "lora is"),
         ({"lora": {"rank": 2, "targets": ["attention"]}}, "no layer 'attention'"),
         ({"pool": "max"}, "pool is 'max'"),
         ({"token_size": 62}, "the tokenizer has 61 ids, the encoder 60"),
