@@ -365,7 +365,7 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
     for encoder in text_encoders(model).values():
         load_published(encoder, cfg.model.language_encoder, "this run")
         if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are no part of a graph
-            remember_phrases(encoder, cfg.model.language_encoder.digest)
+            remember_phrases(encoder, cfg.model.language_encoder)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):
         raise ConfigError(

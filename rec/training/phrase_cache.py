@@ -18,6 +18,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from rec.config import to_native
+from rec.contracts import ConfigNode
 from rec.files import digest
 from rec.models.pretrained_text import PretrainedText
 
@@ -104,12 +106,19 @@ def _own_file(path: Path) -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def remember_phrases(encoder: PretrainedText, digest_of_weights: str) -> None:
-    """Gives an encoder that stands still a cache, one for each process."""
+def remember_phrases(encoder: PretrainedText, node: ConfigNode) -> None:
+    """Gives an encoder that stands still a cache, one for each process.
+
+    Args:
+        encoder: of the run's model.
+        node: its config, with the encoder's own config and the digest of its weights.
+    """
     from datasets import config
 
-    what = [digest_of_weights, len(encoder.text.blocks), encoder.pool, encoder.text.length, encoder.text.size]
-    key = digest(json.dumps(what).encode())
+    if encoder.pool == "last" and not encoder.text.family.fixed_length:
+        return  # the last place is padding, of which a record's key says nothing
+    what = [node["digest"], to_native(node["config"]), len(encoder.text.blocks), encoder.pool]
+    key = digest(json.dumps(what, sort_keys=True).encode())
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     path = Path(config.HF_DATASETS_CACHE) / "rec" / f"phrases-{key}-{rank}.bin"
     encoder.cache = PhraseCache(path, encoder.project.in_features)

@@ -1,5 +1,6 @@
 """A published text encoder in a run: taken over once, left out of checkpoints, whole and merged in ``best/``."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -222,6 +223,15 @@ def test_two_runs_at_once_and_two_encoders_do_not_meet(tmp_path, own_cache):
     Run(run_config(tmp_path, pool="cls"))
     Run(run_config(tmp_path, layers=1))
     assert len(list(own_cache.iterdir())) == 3
+    content = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "base" / "config.json").write_text(json.dumps(content | {"hidden_act": "relu"}), encoding="utf-8")
+    Run(run_config(tmp_path))
+    assert len(list(own_cache.iterdir())) == 4, "the same weights in another encoder"
+
+
+def test_features_of_the_last_place_are_not_kept_where_it_is_padding(tmp_path, own_cache):
+    encoder = Run(run_config(tmp_path, pool="last")).model.language_encoder.eval()
+    assert encoder.cache is None and not torch.allclose(encoder(ids("red")), encoder(ids("red", length=9)), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query"]}}])
