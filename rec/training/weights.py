@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from rec.data.subwords import IN_FILE, Subwords
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
 from rec.files import user_path
-from rec.model_folder.format import VOCABULARY, check_digests, checked_file
+from rec.model_folder.format import TOKENIZER, VOCABULARY, check_digests, checked_file
+from rec.models.pretrained_text import borrowed_names
 from rec.models.soundness import unsound
 from rec.training.checkpoint_format import AVERAGED, STATE, WEIGHTS, damage
 from rec.trust import regular_file, weight_shapes, weights_of_others
@@ -31,23 +33,24 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         One paragraph: what was loaded, what kept its initial values, what was not used.
 
     Raises:
-        CheckpointError: no weights there, none of them fits, or they cannot be trusted: not finite, a link out of the
-            folder, not what its digests say, beyond the limits of :mod:`rec.trust`.
+        CheckpointError: no weights there, none of them fits, they are others than a published text encoder's that stands still,
+            or they cannot be trusted: not finite, a link out of the folder, not what its digests say, beyond the limits of
+            :mod:`rec.trust`.
     """
+    own = model.state_dict()
     try:
         folder, file = _weight_file(source)
         shapes = weight_shapes(file)
-        old_words = _words_of(folder) if words is not None else None
+        old_words = _words_of(folder) if words is not None and EMBEDDING in own else None
     except (RecError, OSError, ValueError) as error:
         raise CheckpointError(f"train.load_weight: {error}") from error
-    own = model.state_dict()
     words_report = ""
     with safe_open(file, "pt") as stored:
         fitting = {name: stored.get_tensor(name) for name in shapes if name in own and shapes[name] == own[name].shape}
         vectors = stored.get_tensor(EMBEDDING) if old_words and EMBEDDING in own and EMBEDDING in shapes else None
     fitting = {n: v for n, v in fitting.items() if v.is_floating_point() == own[n].is_floating_point()}
     if words is not None and old_words is not None and vectors is not None:
-        old = {word: row for row, word in enumerate(old_words)}
+        old = {word: row for row, word in reversed(list(enumerate(old_words)))}  # padding before ids that nothing has
         pairs = [(row, old[word]) for row, word in enumerate(words) if word in old]
         fitting.pop(EMBEDDING, None)
         if vectors.shape == (len(old_words), own[EMBEDDING].shape[1]) and pairs:
@@ -61,6 +64,13 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
             "weights of the original SimREC go through `rec convert` (scripts/convert_weights.py) first"
+        )
+    still = [n for n in borrowed_names(model) & fitting.keys() if not torch.equal(fitting[n].to(own[n]), own[n])]
+    if still:
+        raise CheckpointError(
+            f"train.load_weight: {file} has other numbers in {len(still)} tensors of the text encoder, such as {min(still)}, than "
+            "model.language_encoder.name, from which a run takes what stands still: set model.language_encoder.freeze=none (and "
+            "lora=null) to go on from those of the file"
         )
     model.load_state_dict(fitting, strict=False)
     if trouble := unsound(model):
@@ -93,7 +103,10 @@ def _words_of(folder: Path) -> Sequence[str] | None:
     """The vocabulary beside weights; of a checkpoint, the one in its run's ``best/``."""
     homes = [folder, folder.parent.parent / "best"] if (folder / STATE).exists() else [folder]
     home = next((home for home in homes if (home / VOCABULARY).exists()), None)
-    return None if home is None else read_vocabulary(checked_file(home, VOCABULARY))[0]
+    if home is None:
+        return None
+    words, tokenizer = read_vocabulary(checked_file(home, VOCABULARY))
+    return Subwords.load(checked_file(home, TOKENIZER)).words if tokenizer == IN_FILE else words
 
 
 def _weight_file(source: Path) -> tuple[Path, Path]:

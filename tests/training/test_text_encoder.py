@@ -21,7 +21,7 @@ from text_toy import published, word_tokenizer
 from rec import model_folder
 from rec.config import LazyCall, to_native
 from rec.data.subwords import Subwords
-from rec.errors import InputError
+from rec.errors import CheckpointError, InputError
 from rec.model_folder.text_encoder import whole
 from rec.models import lora
 from rec.models.language_encoders import LSTM_SA
@@ -32,6 +32,7 @@ from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, fold
 from rec.training.ema import EMA, as_published
 from rec.training.publish import Publisher
 from rec.training.resume import differences
+from rec.training.weights import load_matching
 
 WORDS = Subwords(word_tokenizer())
 BATCH = {"image": torch.zeros(2, 3, 64, 64), "tokens": torch.tensor([WORDS.encode(p, 6) for p in ("the dog", "red")])}
@@ -185,6 +186,30 @@ def test_evaluation_merges_for_its_time_only(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert not any(module.is_merged for module in run.model.modules() if isinstance(module, lora.AdaptedLinear))
     assert folder_config()["preprocess"]["max_token_length"] == Data.max_token_length
+
+
+def test_a_run_starts_from_a_trained_encoder_only_where_it_is_trained_on(tmp_path):
+    """What stands still comes from its name again when the run is continued, and its phrases' features are kept for it."""
+    run = Run(run_config(tmp_path, lora={"rank": 2}))
+    run.update()
+    run.save()
+    best = tmp_path / "run" / "best"
+    for options in ({"freeze": "all"}, {"freeze": 1}, {"lora": {"rank": 2}}):
+        model = build.build_model(run_config(tmp_path, **options), Data())
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=r"text\.blocks\.\d\..*set model\.language_encoder\.freeze=none"):
+            load_matching(model, best, WORDS.words)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model = build.build_model(run_config(tmp_path, freeze="none"), Data())
+    load_matching(model, best, WORDS.words)
+    expected = load_file(best / WEIGHTS)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+    cfg = run_config(tmp_path)
+    cfg.train.output_dir = str(tmp_path / "still")
+    Run(cfg).save()
+    model = build.build_model(run_config(tmp_path), Data())
+    assert "initial" not in load_matching(model, tmp_path / "still" / "best", WORDS.words)
 
 
 def ids(*phrases, length=6):

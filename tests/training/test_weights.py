@@ -1,5 +1,6 @@
 """A new run from weights: a file, a folder or a checkpoint, of any model; words by name, what fits by shape."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,13 @@ from checkpoint_toy import Run, zeros
 from safetensors.torch import save_file
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+
+from text_toy import word_tokenizer
+
 import rec
 from rec.config import LazyConfig, instantiate
+from rec.data.subwords import Subwords
 from rec.data.text import Vocabulary
 from rec.errors import CheckpointError, InputError, RecError
 from rec.model_folder.find import find_trained
@@ -56,6 +62,20 @@ def test_word_vectors_go_by_their_words_where_a_vocabulary_is_beside_the_file(tm
         new, tmp_path / "weights.safetensors", [*WORDS, "red", "left", "dog"]
     )
     assert torch.equal(new.state_dict()[EMBEDDING], initial)
+
+
+def test_word_vectors_of_subwords_go_by_their_pieces(tmp_path):
+    pytest.importorskip("tokenizers")
+    words = Subwords(word_tokenizer())
+    old, new = small("mcn_small_scenes", len(words), seed=0), small("mcn_small_scenes", len(words), seed=1)
+    save_file({key: value.clone() for key, value in old.state_dict().items()}, tmp_path / "weights.safetensors")
+    words.save(tmp_path / "vocab.json")
+    turned = [*words.words[:5], *reversed(words.words[5:])]
+    assert f"{len(words)} of {len(words)} words are known" in load_matching(
+        new, tmp_path / "weights.safetensors", turned
+    )
+    now, then = new.state_dict()[EMBEDDING], old.state_dict()[EMBEDDING]
+    assert torch.equal(now[:5], then[:5]) and torch.equal(now[5:], then[5:].flip(0))
 
 
 def test_a_damaged_checkpoint_starts_no_run(tmp_path):
