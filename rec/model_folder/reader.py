@@ -133,6 +133,8 @@ def _read_vocabulary(folder: Path, config: dict[str, Any], trust_config: bool) -
         return None
     path = checked_file(folder, VOCABULARY)
     vocabulary = load_vocabulary(folder, trust_config)
+    if isinstance(encoder, dict) and encoder_of(config["model"]) is not None and encoder.get("token_size") is None:
+        encoder["token_size"] = len(vocabulary)  # which the encoder then compares with its own
     rows = encoder.get("token_size") if isinstance(encoder, dict) else None
     if rows is not None and rows != len(vocabulary):
         raise ModelFolderError(

@@ -1,6 +1,7 @@
 """Model folders with a published text encoder (format 2): complete, offline, refused where they are not to be trusted."""
 
 import json
+import re
 import shutil
 import socket
 import sys
@@ -143,6 +144,17 @@ def change(path, **values):
 def test_hostile_encoder_files_are_refused(folder, values, told):
     change(folder / "encoder.json", **values)
     with pytest.raises(ModelFolderError, match=told):
+        model_folder.read(folder)
+
+
+def test_a_tokenizer_of_more_pieces_than_the_encoder_knows_is_refused(folder):
+    """Where the config does not say how many words the model was built for, too."""
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(re.sub(r"token_size: \d+", "token_size: null", config), encoding="utf-8")
+    (folder / "digests.json").unlink()
+    assert model_folder.read(folder)[1]["model"]["language_encoder"]["token_size"] == 25
+    (folder / "tokenizer.json").write_text(word_tokenizer(words=[f"w{i}" for i in range(60)]), encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="the tokenizer has 67 ids, the encoder 60"):
         model_folder.read(folder)
 
 
