@@ -89,6 +89,11 @@ class SampleMaker:
             raise ValueError(f"dataset.targets is {targets!r}; expected one of {', '.join(map(repr, TARGETS))}")
         if hide not in (None, "phrase", "image"):
             raise ValueError(f"dataset.hide is {hide!r}; expected null, 'phrase' or 'image'")
+        if max_token_length <= vocabulary.reserved:
+            raise ValueError(
+                f"dataset.max_token_length is {max_token_length}, and the tokenizer puts {vocabulary.reserved} ids at the ends of "
+                f"every phrase: expected at least {vocabulary.reserved + 1}"
+            )
         if transforms is not None or (training and candidate_transforms):
             from rec.data.augment import Augmentation, check_transforms
 

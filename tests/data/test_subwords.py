@@ -84,6 +84,8 @@ def test_a_data_set_takes_the_tokenizer_and_counts_its_ids(tmp_path, monkeypatch
     words = longest.vocabulary
     lengths = [words.reserved + len(words.tokens(longest.describe(i)["sentence"])) for i in range(len(longest))]
     assert longest.max_token_length == max(lengths) > 5 and cut.truncated == sum(length > 5 for length in lengths) > 0
+    with pytest.raises(ValueError, match=r"max_token_length is 2, .* 2 ids at the ends .* at least 3"):
+        RefCOCODataSet(vocabulary=words, max_token_length=2, split="val", **options)
     assert longest[0]["tokens"].tolist() == words.encode(longest.describe(0)["sentence"], max(lengths))
 
 
