@@ -110,6 +110,13 @@ class Subwords:
         """Digest of the tokenizer: with another one, ids mean something else."""
         return digest(self.text.encode())
 
+    @cached_property
+    def filler(self) -> int | None:
+        """The tokenizer's own id that its file fills phrases up with (``padding``); None where it does not say."""
+        padding = json.loads(self.text).get("padding")
+        number = padding.get("pad_id") if isinstance(padding, dict) else None
+        return number if type(number) is int else None
+
     def encode(self, sentence: str, max_token_length: int) -> list[int]:
         """``max_token_length`` ids: the model's own plus one, padded with 0; longer phrases are cut, their ends kept."""
         pieces = self._pieces(sentence)

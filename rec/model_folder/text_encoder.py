@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rec.contracts import ConfigNode
+from rec.contracts import ConfigNode, Words
 from rec.data.pretrained import pretrained_file
+from rec.data.subwords import PREFIX, TOKENIZER, Subwords
+from rec.data.text import Vocabulary
 from rec.errors import InputError, UntrustedError
 from rec.files import digest, user_path
 from rec.trust import MAX_CONFIG_BYTES, read_text, weight_shapes
@@ -45,14 +47,19 @@ def read_json(path: Path, what: str) -> Any:
         raise UntrustedError(f"{path} is not JSON ({str(error)[:100]}); expected the {what}") from None
 
 
-def settle(model: ConfigNode) -> None:
+def settle(model: ConfigNode, words: Words | None = None) -> None:
     """Sets ``config`` and ``digest`` of a model config's published encoder from its ``name``, so that they are saved with the run.
 
+    Args:
+        model: the config.
+        words: of the run's data. Where a family's phrases are filled up and the padding attended to (SigLIP), their file says what
+            with, if anything; a ``config.json`` need not know: SigLIP 2's has 1 by default, its tokenizer pads with 0.
+
     Raises:
-        InputError: no name, or nothing there.
+        InputError: no name, or nothing there; ``words`` are not the encoder's.
         UntrustedError: an encoder that is not in the list (:func:`rec.models.text_transformer.checked`).
     """
-    from rec.models.text_transformer import from_published_config
+    from rec.models.text_transformer import FAMILIES, checked, from_published_config
 
     node = encoder_of(model)
     if node is None:
@@ -60,8 +67,36 @@ def settle(model: ConfigNode) -> None:
     if not node.get("name"):
         raise InputError(f"{WHERE} is not set: expected the folder or the Hub id of a text model, such as user/model")
     path = pretrained_file(node["name"], "config.json", WHERE)
-    node["config"] = from_published_config(read_json(path, "config of a text model"), str(path))
+    config = from_published_config(read_json(path, "config of a text model"), str(path))
+    if words is not None:
+        _check_words(words, node["name"])
+    filler = words.filler if isinstance(words, Subwords) else None
+    if filler is not None and FAMILIES[config["model_type"]].fixed_length:
+        config = checked(config | {"pad_token_id": filler}, f"{path} with the padding of {TOKENIZER}")
+    node["config"] = config
     node["digest"] = digest(_weights_file(node["name"]))
+
+
+def _check_words(words: Words, name: str) -> None:
+    """Raises an InputError where ``words`` number phrases otherwise than the tokenizer beside the encoder, if one is there."""
+    remedy = f"set dataset.tokenizer={PREFIX}{name}"
+    if isinstance(words, Vocabulary):
+        raise InputError(
+            f"{WHERE}={name!r} knows the ids of its own tokenizer, the data have words ({words.tokenizer}): {remedy}"
+        )
+    try:
+        path = pretrained_file(name, TOKENIZER, WHERE)
+    except InputError:
+        return
+    if not isinstance(words, Subwords) or (own := Subwords.load(path)).text == words.text:
+        return
+    pairs = enumerate(zip(own.words, words.words, strict=False))
+    if differing := next(((number, *pair) for number, pair in pairs if all(pair) and pair[0] != pair[1]), None):
+        number, expected, found = differing
+        raise InputError(
+            f"{WHERE}={name!r} has {expected!r} as piece {number - 1} of its tokenizer, the data have {found!r} ({words.origin}): "
+            f"{remedy}"
+        )
 
 
 def load_published(encoder: "PretrainedText", node: Mapping[str, Any], into: str) -> None:

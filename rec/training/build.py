@@ -358,11 +358,19 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
 
     Raises:
         ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; its rows have
-            weights the model does not know; or pixels are normalised otherwise than the backbone's pretrained weights know them.
+            weights the model does not know; phrases are longer than a published text encoder takes; or pixels are normalised
+            otherwise than the backbone's pretrained weights know them.
+        InputError, UntrustedError: of a published text encoder (:mod:`rec.model_folder.text_encoder`).
     """
-    settle(cfg.model)
-    model, known = instantiate(cfg.model), as_data_set(dataset)
+    known = as_data_set(dataset)
+    settle(cfg.model, known.vocabulary)
+    model = instantiate(cfg.model)
     for encoder in text_encoders(model).values():
+        if (known.max_token_length or 0) > (most := encoder.text.length):
+            raise ConfigError(
+                f"dataset.max_token_length is {known.max_token_length}, the text encoder has places for {most} tokens: set "
+                f"dataset.max_token_length={most}, or less"
+            )
         load_published(encoder, cfg.model.language_encoder, "this run")
         if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are no part of a graph
             remember_phrases(encoder, cfg.model.language_encoder)

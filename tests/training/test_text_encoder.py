@@ -19,8 +19,9 @@ from inference_toy import folder_config, model_node
 from text_toy import published, word_tokenizer
 
 from rec import model_folder
-from rec.config import LazyCall, to_native
+from rec.config import ConfigError, LazyCall, to_native
 from rec.data.subwords import Subwords
+from rec.data.text import Vocabulary
 from rec.errors import CheckpointError, InputError
 from rec.model_folder.text_encoder import whole
 from rec.models import lora
@@ -176,6 +177,38 @@ def test_a_run_without_a_name_is_told_so(tmp_path):
     cfg.model.language_encoder.name = None
     with pytest.raises(InputError, match=r"model\.language_encoder\.name is not set"):
         build.build_model(cfg, Data())
+
+
+@pytest.mark.parametrize("kind", ["siglip_text_model", "siglip2_text_model"])
+def test_phrases_of_fixed_length_are_filled_up_as_the_tokenizer_says(kind, tmp_path):
+    """SigLIP 2's config.json leaves pad_token_id at 1, its tokenizer pads with 0; the last place is what answers."""
+    theirs = published(kind, tmp_path / "base")
+    model = build.build_model(run_config(tmp_path), Data())
+    assert json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))["pad_token_id"] == 1
+    padded = torch.tensor([WORDS.encode("the dog", 16)])
+    with torch.no_grad():
+        expected = theirs(input_ids=(padded - 1).clamp(min=0)).pooler_output
+        found = model.eval().language_encoder.tokens_and_vector(padded[:, :6])[1]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_words_that_are_not_the_encoders_are_refused(tmp_path):
+    cfg = run_config(tmp_path)
+    data = Data()
+    data.vocabulary = Vocabulary.build(["a dog"])
+    with pytest.raises(InputError, match=r"the data have words \(simrec\): set dataset\.tokenizer=transformers:.*base"):
+        build.build_model(cfg, data)
+    (tmp_path / "base" / "tokenizer.json").write_text(word_tokenizer(), encoding="utf-8")
+    build.build_model(cfg, Data())
+    data.vocabulary = Subwords(word_tokenizer(words=("a", "the")))
+    with pytest.raises(
+        InputError, match=r"has 'the' as piece 4 of its tokenizer, the data have 'a' .*: set dataset\.tokenizer="
+    ):
+        build.build_model(cfg, data)
+    data = Data()
+    data.max_token_length = 21
+    with pytest.raises(ConfigError, match=r"max_token_length is 21, .* 20 tokens: set dataset\.max_token_length=20"):
+        build.build_model(cfg, data)
 
 
 def test_evaluation_merges_for_its_time_only(tmp_path):
