@@ -5,6 +5,7 @@ import http.server
 import json
 import runpy
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -159,6 +160,46 @@ def test_a_page_is_refused_where_it_could_not_prepare_the_words(tmp_path):
 
 
 # In a browser ----------------------------------------------------------------------------------------------------------
+
+
+MASKS_ALONE = """
+const answers = JSON.parse(process.argv[2]), parts = {};
+globalThis.self = globalThis;
+globalThis.document = { getElementById: (id) => parts[id] ??= { addEventListener() {} } };
+globalThis.fetch = async () => ({ json: async () => ({ words: ["PAD", "UNK", "CLS", "dog"], max_token_length: 2, input_size: 8,
+  mask_threshold: 0.5, answer: answers.answer }) });
+globalThis.output = { mask: { data: Float32Array.from(answers.mask) } };
+const { find } = await (await import("./page.mjs")).open(new URL("file:///"));
+const { mask } = await find({ width: 16, height: 8, data: new Uint8Array(16 * 8 * 4) }, "dog");
+console.log(mask !== null);
+"""
+RUNTIME_STUB = """
+export const env = { wasm: {} };
+export const Tensor = class {};
+export const InferenceSession = { create: async () => ({ run: async () => globalThis.output }) };
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize(
+    ("on", "answer", "found"),
+    [
+        (slice(16, 18), {"threshold": 0.5, "suppress_iou": 0.5, "min_pixels": 8}, True),  # two cells of four pixels
+        (slice(16, 18), {"threshold": 0.5, "suppress_iou": 0.5, "min_pixels": 9}, False),
+        (slice(0, 0), {"threshold": 0.5, "suppress_iou": 0.5, "min_pixels": 0}, False),
+        (slice(0, 8), {"threshold": 0.5, "suppress_iou": 0.5, "min_pixels": 0}, False),  # beside the picture
+        (slice(0, 0), None, True),
+    ],
+)
+def test_the_page_finds_nothing_where_a_mask_alone_is_small(on, answer, found, tmp_path):
+    mask = np.zeros(64)
+    mask[on] = 0.9
+    shutil.copy(Path(web.__file__).parent / "page" / "page.js", tmp_path / "page.mjs")
+    (tmp_path / "ort.wasm.bundle.min.mjs").write_text(RUNTIME_STUB, encoding="utf-8")
+    (tmp_path / "run.mjs").write_text(MASKS_ALONE, encoding="utf-8")
+    given = json.dumps({"mask": mask.tolist(), "answer": answer})
+    done = subprocess.run(["node", "run.mjs", given], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(found).lower(), done.stderr
 
 
 @pytest.fixture(scope="module")

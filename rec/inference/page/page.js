@@ -91,6 +91,13 @@ function choose(boxes, scores, { threshold, suppress_iou }) {
   return kept;
 }
 
+/** Whether a mask alone is an answer (rec.contracts.Answer.sees): enough of the picture's `pixels` are on, counted in the square. */
+function sees({ data, size, nh, nw, dx, dy }, { mask_threshold, answer }, pixels) {
+  let on = 0;
+  for (let y = dy; y < dy + nh; y++) for (let x = dx; x < dx + nw; x++) on += data[y * size + x] > mask_threshold;
+  return on * pixels / (nh * nw) >= Math.max(1, answer.min_pixels);
+}
+
 /** The model: `about`, what the file says of itself, and `find(image, phrase)`. */
 export async function open(folder = new URL(".", import.meta.url)) {
   const about = await (await fetch(new URL("about.json", folder))).json();
@@ -118,7 +125,8 @@ export async function open(folder = new URL(".", import.meta.url)) {
     } else if (about.answer) {
       found = found.filter(({ score }) => score >= about.answer.threshold);
     }
-    const mask = output.mask && (found.length || !output.box) ? { data: output.mask.data, size, nh, nw, dx, dy } : null;
+    let mask = output.mask && (found.length || !output.box) ? { data: output.mask.data, size, nh, nw, dx, dy } : null;
+    if (mask && about.answer && !output.box && !sees(mask, about, image.width * image.height)) mask = null;
     return { found: found.map(inImage), mask };
   }
   return { about, find };
