@@ -68,13 +68,13 @@ def settle(model: ConfigNode, words: Words | None = None) -> None:
         raise InputError(f"{WHERE} is not set: expected the folder or the Hub id of a text model, such as user/model")
     path = pretrained_file(node["name"], "config.json", WHERE)
     config = from_published_config(read_json(path, "config of a text model"), str(path))
-    if words is not None:
-        _check_words(words, node["name"])
     filler = words.filler if isinstance(words, Subwords) else None
     if filler is not None and FAMILIES[config["model_type"]].fixed_length:
         config = checked(config | {"pad_token_id": filler}, f"{path} with the padding of {TOKENIZER}")
     node["config"] = config
     node["digest"] = digest(_weights_file(node["name"]))
+    if words is not None:
+        _check_words(words, node["name"])
 
 
 def _check_words(words: Words, name: str) -> None:
