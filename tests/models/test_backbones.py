@@ -89,6 +89,43 @@ def test_pretrained_weights_of_a_timm_model_load_from_a_local_file(tmp_path) -> 
     assert torch.equal(trunk.stages[0].conv1.weight, source.conv1.weight)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda s: {f"x.{name}": t for name, t in s.items()},
+            "leave 100 of the model's 100 as they were drawn .*conv1",
+        ),
+        (lambda s: {name: t for name, t in s.items() if "layer3.1" not in name}, "leave 10 of the model's 100"),
+        (
+            lambda s: s | {"conv1.weight": s["conv1.weight"] * torch.nan},
+            "conv1.weight holds values that are not finite",
+        ),
+        (lambda s: s | {"bn1.bias": s["bn1.bias"].to(torch.int8)}, "leave 1 of the model's 100 .*bn1.bias"),
+    ],
+)
+def test_weights_that_do_not_fill_a_timm_model_are_refused(spoil, message: str, tmp_path) -> None:
+    import timm
+
+    torch.save(spoil(timm.create_model("resnet18").state_dict()), tmp_path / "resnet18.pth")
+    with pytest.raises(RuntimeError, match=rf"resnet18\.pth: .*{message}"):
+        TimmBackbone("resnet18", pretrained=True, pretrained_weight_path=str(tmp_path / "resnet18.pth"))
+
+
+def test_weights_of_a_timm_model_in_several_processes_load_and_draw_nothing(tmp_path) -> None:
+    import timm
+
+    source = timm.create_model("resnet18")
+    torch.save({f"module.{name}": t for name, t in source.state_dict().items()}, tmp_path / "resnet18.pth")
+    drawn = []
+    for pretrained in (False, True):
+        torch.manual_seed(0)
+        trunk = TimmBackbone("resnet18", pretrained=pretrained, pretrained_weight_path=str(tmp_path / "resnet18.pth"))
+        drawn.append(torch.rand(1))
+    assert torch.equal(trunk.stages[0].conv1.weight, source.conv1.weight)
+    assert torch.equal(*drawn)  # what is drawn after it is what it was without the check
+
+
 FROZEN = {
     "CspDarkNet": lambda **k: backbone(**k),
     "timm": lambda **k: TimmBackbone("resnet18", **k),

@@ -1,5 +1,7 @@
 """Backbones from timm: any of its models that gives feature maps, and the classic ones by name."""
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.models.backbones.base import Backbone, check_image_size
+from rec.models.soundness import unsound
 from rec.names import hands_on
 
 # Lets models with position tables or windows take any image size; models without them refuse the argument.
@@ -168,10 +171,7 @@ def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn
 
     try:
         if pretrained and path:
-            from rec.models.original_weights import read_state_dict
-
-            # Read here: timm's own reader might unpickle.
-            options["pretrained_cfg_overlay"] = {"state_dict": read_state_dict(path)}
+            return _from_file(name, path, **options)
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         if not pretrained:
@@ -181,3 +181,31 @@ def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn
             " model.visual_backbone.pretrained_weight_path to a local copy of the weight file, or"
             " model.visual_backbone.pretrained=false to start from random weights"
         ) from error
+
+
+def _from_file(name: str, path: str, **options: Any) -> nn.Module:
+    """The model with all of its weights from a file, which is read here: timm's own reader might unpickle.
+
+    Raises:
+        ValueError: the file does not fill the model, or its weights are no numbers. timm takes what fits and leaves the rest as it
+            was drawn, so the model is also made of the file's names with NaN under each: where none arrives, nothing would.
+    """
+    import timm
+
+    from rec.models.original_weights import read_state_dict
+
+    state = {key.removeprefix("module."): value for key, value in read_state_dict(path).items()}
+    dye = {key: torch.full_like(v, math.nan) if v.is_floating_point() else v for key, v in state.items()}
+    create = functools.partial(timm.create_model, name, pretrained=True, features_only=True, **options)
+    with torch.random.fork_rng(devices=[]):
+        dyed = create(pretrained_cfg_overlay={"state_dict": dye}).state_dict()
+    wanted = [key for key, value in dyed.items() if value.is_floating_point()]
+    if missing := [key for key in wanted if not dyed[key].isnan().all()]:
+        raise ValueError(
+            f"it holds {len(state)} tensors, which leave {len(missing)} of the model's {len(wanted)} as they were drawn"
+            f" ({', '.join(missing[:4])}, …)"
+        )
+    body: nn.Module = create(pretrained_cfg_overlay={"state_dict": state})
+    if trouble := unsound(body):
+        raise ValueError(trouble)
+    return body
