@@ -101,6 +101,17 @@ def test_every_form_of_the_weights_is_the_same_function(neck, tmp_path, caplog):
             assert module.eps == 1e-3 and module.running_var.max() < 1 and module.running_var.min() > 0.99
 
 
+@pytest.mark.parametrize("form", [lambda state: state, folded], ids=["bn", "folded"])
+def test_half_precision_costs_its_own_rounding_and_no_more(form, tmp_path):
+    """Half precision has no number between 1 and 1.001: a folded BatchNorm's scale of 1.0005 has to be made in float32."""
+    half = {name: t.half() if t.is_floating_point() else t for name, t in form(original(seasoned(neck=True))).items()}
+    whole = {name: t.float() if t.is_floating_point() else t for name, t in half.items()}
+    for name, state in (("half", half), ("whole", whole)):
+        save_file(state, tmp_path / f"{name}.safetensors", {"input": "RGB 0..1"})
+    found, wanted = (load_trunk(tmp_path / f"{name}.safetensors").state_dict() for name in ("half", "whole"))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def load_trunk(path):
     return YOLOX(pretrained=True, pretrained_weight_path=str(path))
 

@@ -209,7 +209,8 @@ class YOLOX(Backbone):
                 f"the file does not say which pixels its YOLOX was trained on (metadata {dict(metadata)}): save it as safetensors "
                 "with the metadata input = 'RGB 0..1' or 'BGR 0..255' (as Megvii's are from version 0.1.1 on)"
             )
-        ours = {_our_name(name): tensor for name, tensor in state.items()}
+        # In float32: half precision has no number between 1 and the 1.0005 that undoes a folded BatchNorm's epsilon.
+        ours = {_our_name(name): t.float() if t.is_floating_point() else t for name, t in state.items()}
         for name in [
             name for name in ours if re.match(r"(stages|neck)\..*\.conv\.bias", name)
         ]:  # BatchNorm was folded in
