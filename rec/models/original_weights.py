@@ -272,7 +272,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, holds objects, or holds no tensors.
+        ValueError: the file is damaged, holds objects, no tensors, or quantised ones.
         UntrustedError: a ``.pth`` that is no regular file, or asks for more than it holds.
     """
     path = user_path(path)
@@ -285,7 +285,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             weight_shapes(path)
         except UntrustedError as error:
             raise ValueError(str(error)) from None
-        return load_file(path)
+        return _not_quantised(load_file(path), path)
     content = load_pth(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -293,12 +293,24 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     named = content.items() if isinstance(content, Mapping) else ()
     tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors: expected a state dict, or a dict with one under 'state_dict'")
+        found = ", ".join(str(name)[:40] for name, _ in list(named)[:8])
+        raise ValueError(
+            f"{path} holds no tensors: expected a state dict, or a dict with one under 'state_dict' or 'model'"
+            + (f"; found {found}" if found else "")
+        )
     if longest := max((name for name in tensors if len(name) > MAX_NAME), key=len, default=None):
         raise ValueError(
             f"{path} names a tensor {longest[:80]}… with {len(longest):,} letters; at most {MAX_NAME} are read"
         )
-    return tensors
+    return _not_quantised(tensors, path)
+
+
+def _not_quantised(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict, whose weights are floating-point numbers: whole ones would be taken for them as they are."""
+    for name, value in state.items():
+        if name.endswith(".weight") and not value.is_floating_point():
+            raise ValueError(f"{path}: {name} is {value.dtype}, quantised; expected the weights before that, in floats")
+    return state
 
 
 def is_darknet_file(path: str | Path) -> bool:

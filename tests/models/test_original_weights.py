@@ -120,7 +120,8 @@ class Harmful:
     ("content", "message"),
     [
         ({"state_dict": {"a": torch.zeros(1)}, "args": Harmful()}, "Python objects.*can run code"),
-        ({"epoch": 1}, "holds no tensors"),
+        ({"epoch": 1}, "holds no tensors.*'state_dict' or 'model'; found epoch"),
+        ({"conv.weight": torch.ones(2, dtype=torch.int8)}, "conv.weight is torch.int8, quantised"),
         ([1, 2], "holds no tensors"),
     ],
 )
@@ -130,6 +131,12 @@ def test_a_pth_that_holds_something_else_is_refused(content, message: str, tmp_p
     with pytest.raises(ValueError, match=f"model.pth {message}|{message}"):
         read_state_dict("model.pth")
     assert not Path("harmed").exists()
+
+
+def test_quantised_weights_are_refused_in_safetensors_too(tmp_path) -> None:
+    save_file({"conv.weight": torch.ones(2, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: conv\.weight is torch\.int8, quantised"):
+        read_state_dict(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
