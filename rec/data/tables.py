@@ -188,7 +188,8 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         return open_visual_genome(path, name, image_path)
     if is_flickr30k(path):
         return open_flickr30k(path, name, image_path, chosen.boxes or "merged")
-    if path.suffix == ".json" and path.is_file():
+    suffix = path.suffix.lower()
+    if suffix == ".json" and path.is_file():
         content = load_json(path)
         if is_coco(content):
             return open_coco(path, content, name, image_path, chosen.bbox_format, chosen.columns)
@@ -198,9 +199,9 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_conversations(path, lambda: content, name, image_path, chosen)
         if is_simrec_json(content):
             return open_simrec_json(path, content, name, image_path, mask_path)
-    if path.suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
+    if suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
-    if path.suffix in SUFFIXES or (path.is_dir() and any(file.suffix in SUFFIXES for file in path.iterdir())):
+    if suffix in SUFFIXES or (path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None

@@ -434,9 +434,25 @@ def test_odd_lines_of_csv_are_bad_records(tmp_path):
     ]
 
 
+def test_a_csv_file_loses_no_part_of_a_line_and_no_line_to_a_stray_quotation_mark(tmp_path):
+    write_image(tmp_path / "a.jpg", 120, 90)
+    lines = ["image,bbox,phrase,", "a.jpg,10 20 30 40,the red mug, the big one", 'a.jpg,10 20 30 40,a 12" screen,,,']
+    lines += ['a.jpg,10 20 30 40,"the lid', "a.jpg,10 20 30 40,a spoon", 'a.jpg,9 9 9 9,"green" cup,']
+    lines += ["a.jpg,10 20 30 40,a fork", 'a.jpg,10 20 30 40,"never closed', "a.jpg,10 20 30 40,a knife"]
+    (tmp_path / "X.CSV").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    source = open_source({"path": tmp_path / "X.CSV", "bbox_format": "xywh"}, name="mine")
+    info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
+    entry = info["splits"]["train"]
+    assert entry["skipped"] == {"more fields than columns": 1, "broken line": 5}
+    assert "line 2: ' the big one' is under no column's name" in entry["examples"]["more fields than columns"]
+    assert "lines 4 to 6: ',' expected after '\"'" in entry["examples"]["broken line"]
+    assert [row["sentences"] for row in read(tmp_path / "out")] == [['a 12" screen'], ["a fork"]]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
+        ("twice.csv", "image,phrase,bbox,phrase\na.jpg,a,1 2 30 40,b\n", r"twice\.csv has several columns phrase"),
         ("empty.csv", "", r"empty\.csv holds no record"),
         ("header.csv", "image,phrase,bbox\n", r"header\.csv holds no record"),
         (

@@ -13,6 +13,7 @@ import csv
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -76,7 +77,7 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     Raises:
         SourceError: no format named, no such file, or not UTF-8.
     """
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
     boxes_as = check_bbox_format(bbox_format, str(path))
     root = Path(image_root) if image_root else files[0].parent
     if not files:
@@ -124,7 +125,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
             return
         with as_text(open_annotations(file)) as stream:
             lines = _bounded(stream)
-            for number, row in _csv_rows(lines, file) if file.suffix == ".csv" else _json_rows(lines):
+            for number, row in _csv_rows(lines, file) if file.suffix.lower() == ".csv" else _json_rows(lines):
                 yield number, row
     except OSError as error:
         raise SourceError(f"cannot read {file}: {error}") from None
@@ -153,7 +154,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | Bad
 
 def _is_array(file: Path) -> bool:
     """Whether it is one JSON array: it begins with a bracket, and a line of a JSONL file with a brace."""
-    if file.suffix == ".csv":
+    if file.suffix.lower() == ".csv":
         return False
     with open_annotations(file) as stream:
         return stream.read(1000).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
@@ -174,22 +175,43 @@ def _mapping(row: object) -> dict[str, Any]:
 
 
 def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
-    reader = csv.DictReader(lines)
-    columns = attempt(lambda: reader.fieldnames or ())
+    reader = csv.reader(lines, strict=True)  # else a quotation mark out of place makes one wrong record of many lines
+    columns = attempt(lambda: next((row for row in reader if row), []))
     if isinstance(columns, BadRecord) or (columns and not set(_NEEDED) <= set(columns)):
         raise SourceError(
-            f"the first line of {file} is {shown(columns)}; expected the names of its columns, among them "
+            f"the first line of {file} is {shown(columns)}; expected the names of its columns, separated by commas, among them "
             f"{', '.join(_NEEDED)}: add that line, or rename them"
         )
+    if twice := {name for name in columns if name and columns.count(name) > 1}:
+        raise SourceError(
+            f"{file} has several columns {min(twice)}; expected each name once: rename them or leave one out"
+        )
     while True:
+        begin = reader.line_num + 1
         try:
-            row = next(reader)
+            values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, BadRecord("broken line", str(error))
+            rule = "a text in quotation marks ends with one, before the next comma, and has those inside it doubled"
+            for number in range(begin, reader.line_num + 1):
+                yield number, BadRecord("broken line", f"lines {begin} to {reader.line_num}: {error}; {rule}")
             continue
-        yield reader.line_num, row
+        if values:
+            yield reader.line_num, attempt(_by_column, columns, values)
+
+
+def _by_column(columns: list[str], values: list[str]) -> dict[str, Any]:
+    row = dict[str, Any]()
+    for name, value in zip_longest(columns, values, fillvalue=""):
+        if name:
+            row[name] = value
+        elif value.strip():
+            raise BadRecord(
+                "more fields than columns",
+                f"{shown(value)} is under no column's name; a text with commas in it stands in quotation marks",
+            )
+    return row
 
 
 def _objects(row: dict[str, Any] | BadRecord, place: str) -> list[tuple[str, dict[str, Any]]]:
