@@ -95,9 +95,9 @@ def settle_sizes(cfg: Any, processes: int) -> None:
 def follow_size(train: ConfigNode, samples: int, processes: int) -> None:
     """Puts numbers where ``batch_size``, ``epochs``, ``save_period``, ``evaluation.eval_period`` are "auto": for data of any size.
 
-    The batch is an eighth of the data as a power of two, 8 to 64, rounded up to what processes and accumulation divide; the
-    run has 300 updates, or 8 epochs where those are more; it is evaluated and saved ten times. So 30 objects train for 100
-    epochs with batches of 8, and 30,000 for 8 with batches of 64.
+    The batch is an eighth of the data as a power of two, 8 to 64, or all of fewer than 8, rounded up to what processes and
+    accumulation divide; the run has 300 updates, or 8 epochs where those are more; it is evaluated and saved ten times. So 30
+    objects train for 100 epochs with batches of 8, and 30,000 for 8 with batches of 64.
 
     Args:
         train: ``cfg.train``; changed.
@@ -106,7 +106,7 @@ def follow_size(train: ConfigNode, samples: int, processes: int) -> None:
     """
     if train.batch_size == "auto":
         share = processes * train.num_accumulation_steps
-        train.batch_size = -(-min(64, max(8, 2 ** (max(samples, 8).bit_length() - 4))) // share) * share
+        train.batch_size = -(-min(64, samples, max(8, 2 ** (max(samples, 8).bit_length() - 4))) // share) * share
     if train.epochs == "auto":
         train.epochs = max(8, -(-300 // max(1, samples // train.batch_size)))
     if train.evaluation.eval_period == "auto":
