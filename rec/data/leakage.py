@@ -18,6 +18,7 @@ from rec.data.tables import Table
 _COCO_SOURCES = frozenset({"refcoco", "refcoco+", "refcocog", "grefcoco", "coco"})
 _ALIASES = {"refclef": "referit"}
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)2014_0*(\d+)")
+_ENDING = re.compile(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|ppm)$", re.IGNORECASE)
 
 
 def image_key(source: str, image_id: str) -> str:
@@ -27,7 +28,8 @@ def image_key(source: str, image_id: str) -> str:
     if image_id.startswith("coco/"):
         return image_id
     source = "coco" if source in _COCO_SOURCES else _ALIASES.get(source, source)
-    return f"{source}/{os.path.splitext(image_id)[0].lstrip('0')}"
+    name = _ENDING.sub("", image_id)  # no more: "12.05.2024 10.30" and "12.05.2024 10.45" are two
+    return f"{source}/{name.lstrip('0') if name.isdecimal() else name}"
 
 
 class ImageIndex:

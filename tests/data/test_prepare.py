@@ -290,7 +290,12 @@ def test_leaks_are_found_by_id_and_by_content_and_can_be_left_out(tmp_path):
 def test_the_coco_family_shares_its_image_ids():
     same = [("refcoco", "716"), ("refcocog", "716"), ("vg", "coco/716"), ("x", "COCO_train2014_000000000716_3.jpg")]
     assert {image_key(*pair) for pair in same} == {"coco/716"}
-    assert image_key("flickr", "123.jpg") == image_key("flickr", "123") != image_key("referit", "123")
+    assert image_key("flickr", "123.jpg") == image_key("flickr", "0123") != image_key("referit", "123")
+
+
+def test_names_of_other_images_are_not_taken_for_one():
+    names = ["12.05.2024 10.30", "12.05.2024 10.45", "0a.jpg", "a.jpg", "day.1", "day.2", "day.jpg"]
+    assert len({image_key("mine", name) for name in names}) == len(names)
 
 
 # --- scripts/prepare_data.py ------------------------------------------------------------------------------------------
