@@ -21,7 +21,7 @@ EXCLUDED = "image of an evaluation split"  # records that are left out on purpos
 @dataclass
 class Report:
     """Counts of one preparation: rows and sentences kept, sentences that name no object or several, records skipped and
-    parts of records left out by reason, and signs of a wrong box format."""
+    parts of records left out by reason, signs of a wrong box format, and images that the training split has too."""
 
     rows: int = 0
     sentences: int = 0
@@ -33,6 +33,7 @@ class Report:
     none: int = 0
     several: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    shared: int = 0
 
     def keep(self, row: dict[str, Any], count: int = 1) -> None:
         """Counts a row that is kept; with ``count=-1`` takes it back."""
@@ -92,6 +93,11 @@ class Report:
             for reason, count in sorted(self.skipped.items(), key=lambda item: -item[1])
         ]
         lines += [f"left out {count} {what}" for what, count in sorted(self.left_out.items())]
+        if self.shared:
+            lines.append(
+                f"{self.shared} of its images are in the training split too, under this name or another, so figures on it tell "
+                "what was learnt by heart: give every image to one split"
+            )
         return [*lines, told] if (told := self._box_format()) else lines
 
     def _box_format(self) -> str:

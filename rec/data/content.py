@@ -24,7 +24,7 @@ import xxhash
 from tqdm import tqdm
 
 from rec.data.schema import FEATURES, as_single
-from rec.data.sources import SourceError
+from rec.data.sources import SourceError, find_split
 from rec.data.store import is_raw
 from rec.files import digest, whole_file, write_json
 
@@ -71,7 +71,8 @@ def describe(
         progress: show a bar on a terminal.
 
     Returns:
-        Split to ``{"content": …, "files": {name: digest}}``.
+        Split to ``{"content": …, "files": {name: digest}, "shared": …}``, the last the number of its images that are images of
+        the training split too, by their content.
     """
     names = {split: image_names(table) for split, table in tables.items()}
     distinct = list(dict.fromkeys(name for each in names.values() for name in each))
@@ -83,17 +84,21 @@ def describe(
             for name, look in zip(here, pool.map(lambda name: _look(os.path.join(root, name)), here), strict=True):
                 looks[name] = look
                 bar.update()
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, set[str]] = {}
     for split, table in tables.items():
         written = [*files[split]]
         if names[split]:
             written.append(_manifest(folder, split))
             _write_manifest(written[-1], {name: looks[name] for name in names[split]})
         held = file_digests(written)
-        entries[split] = {
-            "content": _content(table, looks),
-            "files": {os.path.relpath(path, folder): held[path] for path in written},
-        }
+        content, pictures[split] = _content(table, looks)
+        named = {os.path.relpath(path, folder): held[path] for path in written}
+        entries[split] = {"content": content, "files": named, "shared": 0}
+    train = find_split("train", tuple(tables))
+    for split, entry in entries.items():
+        if train is not None and split != train:
+            entry["shared"] = len(pictures[split] & pictures[train])
     return entries
 
 
@@ -268,10 +273,10 @@ def _file_of(image: str) -> str:
     return image.rpartition("#")[0] if is_raw(image) else image
 
 
-def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> str:
-    """A digest of every row: all columns, and the content of images in place of their names."""
+def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> tuple[str, set[str]]:
+    """A digest of every row (all columns, and the content of images in place of their names), and what tells its images apart."""
     columns = [name for name in FEATURES if name not in ("image", "boxes")]
-    state = xxhash.xxh3_128()
+    state, pictures = xxhash.xxh3_128(), set[str]()
     for batch in table.data.to_batches(max_chunksize=1000):
         for row in batch.to_pylist():
             image = row["image"]
@@ -280,9 +285,10 @@ def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> str:
             else:
                 file = _file_of(image["path"])
                 held = looks[file][2] + image["path"][len(file) :]  # with the number in a raw store
+            pictures.add(held)
             single = as_single(row)
             state.update(repr((held, *(single[name] for name in columns if name in single))).encode())
-    return state.hexdigest()
+    return state.hexdigest(), pictures - {""}
 
 
 def _manifest(folder: Path, split: str) -> Path:

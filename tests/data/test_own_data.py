@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rec.data.cleaning import ALIKE
-from rec.data.prepare import prepare, read_info
+from rec.data.prepare import prepare, read_info, report_of
 from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.sources.divided import with_validation
@@ -78,6 +78,19 @@ def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
         with_validation(own([*records(4), *records(4, split="validation")]), 0.5)
     with pytest.raises(SourceError, match="needs two"):
         with_validation(own(records(1)), 0.5)
+
+
+@pytest.mark.parametrize("store", ["plain", "embedded", "letterboxed"])
+def test_images_of_two_splits_are_told_whatever_they_are_called(own, store):
+    Path("photos/copy.png").write_bytes(Path("photos/1.png").read_bytes())
+    Path("photos/link.png").symlink_to("2.png")
+    given = records(4)
+    given += [line | {"split": "val"} for line in (given[0], given[3] | {"image": "9.png"})]
+    given += [given[0] | {"image": name, "split": "val"} for name in ("copy.png", "link.png")]
+    info = prepare(own(given), "out", progress=False, store=store, size=32)
+    assert report_of(info, "train").warnings() == []
+    [line] = report_of(info, "val").warnings()
+    assert line.startswith("3 of its images are in the training split too")
 
 
 def test_training_and_validation_are_train_and_val(own):
