@@ -1,6 +1,7 @@
 """From raw rows to complete ones: what readers leave open is looked up in the image and mask files."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rec import trust
+from rec import boxes, trust
 from rec.conventions import Convention, four_numbers
 from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
-from rec.data.schema import BadRecord, attempt, faults_as, image_of
+from rec.data.schema import BadRecord, attempt, faults_as, image_of, misfit, shown
 
 _USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
 
@@ -95,25 +96,49 @@ def _look(
 
 
 def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Boxes and format of a row that says what its coordinates are; what is no box stays for the check of rows to refuse."""
+    """Boxes and format of a row that says what its coordinates are; what is no box stays for the check of rows to refuse.
+
+    Raises:
+        BadRecord: a box that is none of the image, told as it was given.
+    """
     if row.get("coordinates") is None:
         return {}
     declared = Convention(row["coordinates"], row.get("bbox_format") or "xywh")
 
-    def converted(box: object) -> Any:
+    def corners(four: list[float], box_format: str) -> list[float]:
+        in_format = Convention(declared.coordinates, box_format)
+        return in_format.to_pixels(np.array([four]), np.array([width]), np.array([height]))[0].tolist()
+
+    def converted(box: object, name: str) -> Any:
+        four = None
         with suppress(TypeError, ValueError, OverflowError):
             four = four_numbers([float(value) for value in box] if isinstance(box, list) else None)
-            if four is not None:
-                return declared.to_pixels(np.array([four]), np.array([width]), np.array([height]))[0].tolist()
-        return box
+        if four is None:
+            return box
+        found = corners(four, declared.box_format)
+        if (fault := misfit(found, "xyxy", width, height)) is None:
+            return found
+        others = [f for f in boxes.GUESSED if misfit(corners(four, f), "xyxy", width, height) is None]
+        if not others and min(four[2:]) > 1 and misfit(four, declared.box_format, width, height) is None:
+            others = ["pixels, without --coordinates"]
+        told = f"{name} {shown(box)} ({declared.coordinates}, {declared.box_format})"
+        pixels = [round(value, 2) for value in found]
+        hint = f" (it would fit as {' or '.join(others)})" if others else ""
+        raise BadRecord(fault[0], f"{told} is {pixels} in pixels (xyxy), which {fault[1]}{hint}")
 
     several = row.get("boxes")
-    found = {"bbox": converted(row.get("bbox")), "bbox_format": "xyxy"}
-    return found | ({"boxes": [converted(box) for box in several]} if isinstance(several, list) else {})
+    found = {"bbox": converted(row.get("bbox"), "bbox"), "bbox_format": "xyxy"}
+    if not isinstance(several, list):
+        return found
+    return found | {"boxes": [converted(box, f"boxes[{number}]") for number, box in enumerate(several)]}
 
 
 def _nearby(path: str) -> str:
     """What to do about a file that is not there, where something like it is."""
+    if address := re.search(r"https?:/.*", path):
+        return f": {address[0].replace(':/', '://', 1)} is an address; download the images, and name their files"
+    if "\\" in path and os.path.exists(path.replace("\\", "/")):
+        return f", but there is {path.replace(chr(92), '/')}: write / between folders in place of \\"
     parts = Path(path).parts
     for number in range(len(parts) - 1):
         once = Path(*parts[:number], *parts[number + 1 :])

@@ -182,3 +182,34 @@ def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, mo
         monkeypatch.setattr(sys, "argv", ["prepare", *words, "--val-fraction", wrong])
         with pytest.raises(error):
             prepare_data.main()
+
+
+@pytest.mark.parametrize(
+    ("bbox", "words"),
+    [
+        (
+            [10, 20, 30, 25],
+            r"bbox \[10, 20, 30, 25\] \(0-1, xywh\) is \[800\.0.* leaves .*fit as pixels, without --coord",
+        ),
+        ([0.5, 0.5, 0.6, 0.7], r"\(0-1, xywh\) is \[40\.0, 30\.0, 88\.0, 72\.0\] in pixels .*\(it would fit as xyxy"),
+        ([0.5, 0.5, 0, 0.2], r"bbox \[0\.5, 0\.5, 0, 0\.2\] .*has width 0"),
+    ],
+)
+def test_a_box_in_other_coordinates_is_told_as_it_was_given(own, bbox, words):
+    own([records(1)[0] | {"bbox": bbox}])
+    source = open_source(
+        {"path": "mine.jsonl", "bbox_format": "xywh", "coordinates": "0-1"}, name="mine", image_path="photos"
+    )
+    with pytest.raises(BadRecord, match=words):
+        prepare(source, "out", progress=False)
+
+
+def test_an_image_that_is_named_in_another_way_is_told_how(own):
+    Path("photos/sub").mkdir()
+    Path("photos/0.png").rename("photos/sub/0.png")
+    for name, words in (
+        ("https://x.org/0.png", r"https://x\.org/0\.png is an address; download"),
+        ("sub\\0.png", r"but there is photos/sub/0\.png: write / between"),
+    ):
+        with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
+            prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)
