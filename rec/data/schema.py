@@ -16,6 +16,7 @@ from datasets import Features, Image, List, Value
 
 from rec import boxes, trust
 from rec.data import masks
+from rec.data.text import is_blank
 from rec.errors import InputError, RecError
 
 logger = logging.getLogger(__name__)
@@ -179,9 +180,10 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
             f"{len(sentences):,} phrases of up to {max(map(len, sentences)):,} characters; a record has at most "
             f"{trust.MAX_SENTENCES:,} of at most {trust.MAX_SENTENCE:,}",
         )
-    if not sentences or not all(sentence.strip() for sentence in sentences):
+    if not sentences or any(map(is_blank, sentences)):
         raise BadRecord(
-            "empty phrase", f"sentences are {shown(sentences)}; each must be a text with at least one character"
+            "empty phrase",
+            f"sentences are {shown(sentences)}; each must be a text with at least one character that can be seen",
         )
     mask = row.get("mask")
     if mask is not None:

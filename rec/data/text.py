@@ -21,6 +21,11 @@ def tokenize(sentence: str) -> list[str]:
     return _REMOVED.sub("", sentence.lower()).replace("-", " ").replace("/", " ").split()
 
 
+def is_blank(sentence: str) -> bool:
+    """Whether nothing of a phrase can be seen: it is white space, zero-width characters, a byte order mark."""
+    return all(letter.isspace() or unicodedata.category(letter) in ("Cf", "Cc") for letter in sentence)
+
+
 def is_rule_based(name: str) -> bool:
     """Whether a tokenizer's name can only lead to rules: ``"simrec"`` or ``"spacy:<two letters>"``. Any other is a spaCy
     pipeline: a package that is imported, or a folder whose settings choose what is called."""

@@ -18,6 +18,7 @@ from PIL import Image
 from rec import trust
 from rec.contracts import Answer
 from rec.data.images import ImageError, check_size, decode_image, open_image, read_bytes, rgb_from_array, rgb_from_pil
+from rec.data.text import is_blank
 from rec.errors import InputError
 from rec.files import user_path
 
@@ -225,6 +226,6 @@ def phrases_of(phrase: Phrases) -> list[str]:
     for one in phrases:
         if not isinstance(one, str):
             raise ValueError(f"a phrase is a string, not {type(one).__name__}: {one!r}")
-        if not one.strip():
+        if is_blank(one):
             raise ValueError("the phrase is empty; say what to look for, such as 'the man on the left'")
     return phrases

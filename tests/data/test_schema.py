@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rec.data import masks
 from rec.data.cleaning import Report, SeenIds, clean_rows
 from rec.data.schema import BadRecord, validate_row
+from rec.inference.inputs import phrases_of
 
 
 def rle(height=90, width=120, box=(10, 20, 30, 40)):
@@ -36,6 +37,15 @@ def test_a_bad_row_is_refused_with_its_reason(reason):
     with pytest.raises(BadRecord) as caught:
         validate_row(row(**BAD[reason]))
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff \u2060", "\x00\t", "\u3000"])
+def test_a_phrase_of_which_nothing_can_be_seen_is_empty(blank):
+    with pytest.raises(BadRecord, match="empty phrase"):
+        validate_row(row(sentences=["red box", blank]))
+    with pytest.raises(ValueError, match="the phrase is empty"):
+        phrases_of(["red box", blank])
+    assert phrases_of("👨\u200d👩") == ["👨\u200d👩"] and validate_row(row(sentences=["?"]))["sentences"] == ["?"]
 
 
 @pytest.mark.parametrize(
