@@ -6,7 +6,6 @@ The source is a folder with ``train.jsonl``, ``val.jsonl``, ``test.jsonl`` (the 
 """
 
 import hashlib
-import json
 import re
 import shutil
 import tarfile
@@ -16,6 +15,7 @@ from typing import Any
 
 from rec.data.schema import BadRecord
 from rec.data.sources.flickr30k import open_flickr30k
+from rec.data.sources.tabular import records
 from rec.errors import InputError
 from rec.files import unpack, write_json, write_json_lines
 
@@ -238,9 +238,10 @@ def absent(source: Path, folder: Path) -> dict[str, int]:
         unpack(archive, publisher)
     opened = open_flickr30k(publisher / "flickr", "flickr", str(source / "images"), "separate")
     for split in SPLITS:
-        lines, sizes = [], dict[str, tuple[int, int]]()
+        lines, sizes, bad = [], dict[str, tuple[int, int]](), 0
         for row in opened.read(split):
             if isinstance(row, BadRecord):
+                bad += 1
                 continue
             image = row["image_id"]
             if image not in sizes:
@@ -258,6 +259,7 @@ def absent(source: Path, folder: Path) -> dict[str, int]:
         write_json_lines(folder / f"{split}.jsonl", lines)
         none = sum(not line["boxes"] for line in lines)
         several = sum(len(line["boxes"]) > 1 for line in lines)
+        counts |= {f"bad records of {split}, left out": bad} if bad else {}
         counts |= {f"rows of {split}": len(lines), f"of nothing in {split}": none, f"of several in {split}": several}
     shutil.rmtree(publisher)
     return counts
@@ -327,6 +329,15 @@ def _draw(image: str, number: int, count: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{image}/{number}".encode()).digest()[:8], "big") % count
 
 
-def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    with open(file, encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The file's records.
+
+    Raises:
+        InputError: a line that is none; names file and fault.
+    """
+    found = []
+    for number, row in enumerate(records(file)):
+        if isinstance(row, BadRecord):
+            raise InputError(f"{file}, record {number}: {row}; mend it first")
+        found.append(row)
+    return found

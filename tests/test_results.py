@@ -1,5 +1,6 @@
 """The tables of docs/results.md are what scripts/write_results.py makes of the records, and the records are whole."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -135,6 +136,26 @@ def test_a_teacher_and_its_student_share_no_photograph(photographs, tmp_path, mo
     assert all(set(line) == {"image", "phrase"} for line in asked.values())
     with pytest.raises(InputError, match=r"nowhere has no train\.jsonl: --photos names"):
         sets.make("halves", tmp_path / "nowhere", tmp_path / "other")
+
+
+def test_what_cannot_be_read_of_the_photographs_is_told(photographs, tmp_path, monkeypatch, capsys):
+    from rec.data.schema import BadRecord
+    from rec.errors import InputError
+
+    sets = script("photo_sets")
+    reader = sets.open_flickr30k
+
+    def with_a_bad_record(*given):
+        source = reader(*given)
+        return dataclasses.replace(source, read=lambda split: [BadRecord("broken XML", "7.xml"), *source.read(split)])
+
+    monkeypatch.setattr(sets, "open_flickr30k", with_a_bad_record)
+    sets.make("absent", photographs, tmp_path / "absent")
+    assert "1 bad records of train, left out" in capsys.readouterr().out
+    with (photographs / "train.jsonl").open("a") as file:
+        file.write("\n{")
+    with pytest.raises(InputError, match=r"photos.train\.jsonl, record \d+: broken line: .*mend it"):
+        sets.make("shares", photographs, tmp_path / "shares")
 
 
 def test_phrases_of_nothing_share_no_kind_with_the_captions(photographs, tmp_path):
