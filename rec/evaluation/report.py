@@ -212,7 +212,7 @@ SIZES = {
 def _order(name: str) -> list[Any]:
     """Sizes as they grow, numbers by their value."""
     sizes = list(SIZES.values())
-    parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     return ["", sizes.index(name)] if name in sizes else parts
 
 

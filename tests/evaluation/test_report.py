@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from rec.evaluation import evaluate
 from rec.evaluation.pictures import PREDICTED, TRUE, annotate, grid, picture_of, prediction_grid
-from rec.evaluation.report import Other, groupings, overlap, write_report
+from rec.evaluation.report import Other, _order, groupings, overlap, write_report
 
 
 def run(length, with_masks=False):
@@ -108,6 +108,7 @@ def test_the_worst_have_heat_maps_and_other_answers_stand_beside(tmp_path):
 )
 def test_phrases_are_grouped_by_length_and_kind_of_words(sentence, length, kinds):
     record = {"sentence": sentence, "target": [0, 0, 10, 10]}
+    assert sorted(["12²", "2²", "a 10 b", "a 9 b"], key=_order) == ["2²", "12²", "a 9 b", "a 10 b"]
     groups = groupings([record])
     assert groups["phrase length"](record) == [length] and groups["kind of words"](record) == kinds
 
