@@ -38,9 +38,12 @@ def main() -> int:
     tells = not (args.out or args.crops or args.jsonl or args.labels)
     if tells:
         require_output()
-    from rec.inference.inputs import find_pairs, read_pairs
+    from rec.command_line import InputError
+    from rec.inference.inputs import find_pairs, is_address, read_pairs
 
     pairs = read_pairs(args.pairs) if args.pairs else find_pairs(args.inputs, args.phrases)
+    if args.labels and (address := next((image for image, _ in pairs if is_address(image)), None)):
+        raise InputError(f"--labels: training reads files, and {address} is an address: download it first")
     pictures = picture_places(args.out, pairs)
     crops = crop_places(args.crops, args.out, pairs)
     from tqdm import tqdm

@@ -121,6 +121,7 @@ def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_aga
         (["model", "photos", "a circle", "--crops", "photos"], "--crops photos is the folder of the images"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
+        (["model", "https://x.org/a.jpg", "a circle", "--allow-urls", "--labels", "l.jsonl"], "download it first"),
     ],
 )
 def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said):
