@@ -1,5 +1,6 @@
 """Layer-wise freezing by a schedule: parts of a model that stand still for some of the updates."""
 
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +11,8 @@ from torch import nn
 
 from rec.errors import TrainingError
 from rec.models.backbones.base import batch_norms
+
+_KEYS = ("modules", "from_update", "until_update")
 
 
 class FreezingSchedule:
@@ -48,18 +51,19 @@ class FreezingSchedule:
         modules = dict(model.named_modules())
         for number, step in enumerate(steps):
             where = f"train.freeze_schedule.{number}"
-            unknown = set(step) - {"modules", "from_update", "until_update"}
-            if unknown or not step.get("modules"):
+            names, first, last = (step.get(key) for key in _KEYS)
+            whole = all(update is None or type(update) is int for update in (first, last))
+            if set(step) - set(_KEYS) or not names or isinstance(names, str) or not whole:
                 raise TrainingError(
-                    f"{where} is {dict(step)}; expected modules=[...], and from_update or until_update (or both)"
+                    f"{where} is {dict(step)}; expected modules=[...], and from_update or until_update (or both), updates"
                 )
-            for name in step["modules"]:
+            for name in names:
                 if name not in modules or not name:
-                    near = get_close_matches(name, modules, 1) or [key for key in modules if key and "." not in key]
+                    near = get_close_matches(str(name), modules, 1) or [
+                        key for key in modules if key and "." not in key
+                    ]
                     raise TrainingError(f"{where}: the model has no module {name!r}; did you mean {', '.join(near)}?")
-            until = step.get("until_update")
-            frozen = [modules[name] for name in step["modules"]]
-            self.steps.append((int(step.get("from_update") or 0), float("inf") if until is None else until, frozen))
+            self.steps.append((first or 0, math.inf if last is None else last, [modules[name] for name in names]))
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._now: list[nn.Module] = []
         for update in sorted({0, *(first for first, _, _ in self.steps), *(last for _, last, _ in self.steps)}):
