@@ -5,6 +5,7 @@ and config and of what is made of them, so another encoder never meets it. Recor
 ids, then its features. A record cut short by a kill is written over.
 """
 
+import fcntl
 import json
 import os
 import tempfile
@@ -93,11 +94,9 @@ class PhraseCache:
 
 def _own_file(path: Path) -> BinaryIO:
     """``path``, locked for this process; a temporary file where another one has it, or it cannot be written."""
-    with suppress(OSError, ImportError):
-        import fcntl
-
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 - open as long as the cache is
+        file = open(path, "a+b")  # noqa: SIM115 - open as long as the cache is; emptied by nobody before it is locked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file

@@ -1,6 +1,7 @@
 """A published text encoder in a run: taken over once, left out of checkpoints, whole and merged in ``best/``."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from rec.training import build
 from rec.training.checkpoint import CheckpointWriter, load
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
 from rec.training.ema import EMA, as_published
+from rec.training.phrase_cache import PhraseCache
 from rec.training.publish import Publisher
 from rec.training.resume import differences
 from rec.training.weights import load_matching
@@ -290,6 +292,15 @@ def test_two_runs_at_once_and_two_encoders_do_not_meet(tmp_path, own_cache):
 def test_features_of_the_last_place_are_not_kept_where_it_is_padding(tmp_path, own_cache):
     encoder = Run(run_config(tmp_path, pool="last")).model.language_encoder.eval()
     assert encoder.cache is None and not torch.allclose(encoder(ids("red")), encoder(ids("red", length=9)), atol=1e-4)
+
+
+def test_a_cache_that_another_run_has_just_made_is_not_emptied(tmp_path, monkeypatch):
+    file = tmp_path / "phrases.bin"
+    first = PhraseCache(file, 2)
+    first(ids("red"), lambda tokens: torch.ones(len(tokens), 2))
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # as it was a moment ago
+    assert len(PhraseCache(file, 2)) == 0 and os.path.getsize(file) == 16 + 4 * 2
+    assert first(ids("red"), torch.zeros_like).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("options", [{"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query"]}}])
