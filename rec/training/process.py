@@ -220,7 +220,10 @@ def use_all_cores(processes: int) -> None:
     import torch
 
     if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1" and not _user_chose_threads():
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+        cores = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )  # not on macOS
+        torch.set_num_threads(max(1, cores // processes))
 
 
 def _user_chose_threads() -> bool:

@@ -259,7 +259,7 @@ class Window:
     def speed(self, processes: int) -> dict[str, float]:
         """Wall-clock fields: images/s over all processes, share of the time spent waiting for data, memory in GB."""
         elapsed = max(1e-9, time.perf_counter() - self.started)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
         speed = {"images_per_second": self.images * processes / elapsed, "data_wait": self.data_wait / elapsed}

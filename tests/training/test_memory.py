@@ -9,11 +9,20 @@ from accelerate import Accelerator
 from rec.command_line import explained
 from rec.config import LazyConfig
 from rec.errors import TrainingError
+from rec.training import run_log
 from rec.training.memory import explained_memory
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "simrec_small_scenes_quickstart.py"
 SCALES = "train.multi_scale_training.enabled=true"
 TOO_MUCH = 1 << 50  # bytes
+
+
+def test_the_log_tells_bytes_whatever_the_system_counts_in(monkeypatch):
+    told = {}
+    for system in ("linux", "darwin"):  # kilobytes there, bytes here
+        monkeypatch.setattr(run_log.sys, "platform", system)
+        told[system] = run_log.Window().speed(1)["memory_gb"]
+    assert told["linux"] == pytest.approx(1024 * told["darwin"], rel=0.1)
 
 
 def paragraph(fill, *overrides: str) -> str:

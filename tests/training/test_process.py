@@ -6,7 +6,9 @@ import signal
 import time
 
 import pytest
+import torch
 
+from rec.training import process
 from rec.training.process import StopRequest
 
 
@@ -93,3 +95,15 @@ def test_a_second_ctrl_c_ends_a_process_whose_main_thread_waits(there_is_one, tm
     assert in_a_child(work) == 130
     start = f"continues from {tmp_path}/checkpoints/step_00000008" if there_is_one else "starts anew"
     assert f"ends at once (a second SIGINT); the same command {start}" in capfd.readouterr().err
+
+
+def test_a_system_that_tells_no_affinity_has_all_its_cores(monkeypatch):
+    given = []
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(process, "_user_chose_threads", lambda: False)
+    monkeypatch.setenv(process.LAUNCH_MARKS[0], "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    process.use_all_cores(2)
+    assert given == [4]
