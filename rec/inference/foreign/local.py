@@ -1,15 +1,17 @@
 """Models of ``transformers`` on this machine: zero-shot detectors, Florence-2, and chat models that see."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from rec.errors import InputError, RecError
 from rec.inference.foreign.base import NOTHING, ForeignGrounder, Found, read_text
-from rec.inference.foreign.families import family_of
+from rec.inference.foreign.families import Family, family_of
 from rec.inference.grounder import _AUTOCAST, _pick_device
 
 # transformers' model_type of the detectors that read a phrase.
@@ -59,19 +61,20 @@ def open_local(
         raise ForeignModelError(
             f"{name} is quantised, which may load code of other packages; take the model it was made from"
         )
-    family: type[_Local]
-    auto: Any
+    auto: Any = transformers.AutoModelForImageTextToText
+    way: type[_Local] = Chat
     if kind in DETECTORS:
-        family, auto = Detector, transformers.AutoModelForZeroShotObjectDetection
+        way, auto = Detector, transformers.AutoModelForZeroShotObjectDetection
     elif kind == "florence2":
-        family, auto = Florence, transformers.AutoModelForImageTextToText
-    elif type(config) in transformers.AutoModelForImageTextToText._model_mapping:
-        family, auto = Chat, transformers.AutoModelForImageTextToText
-    else:
+        way = Florence
+    elif type(config) not in auto._model_mapping:
         raise ForeignModelError(
             f"{name} is a {kind}, which does not answer phrases about images; expected a zero-shot detector "
             f"({', '.join(DETECTORS)}), florence2, or a chat model that sees"
         )
+    if way is not Chat and (coordinates or prompt):
+        raise InputError(f"{name} is no chat model: coordinates and prompt are its own affair, leave them out")
+    family = family_of(f"{name} {kind}", coordinates, prompt) if way is Chat else None
     kept = _AUTOCAST.get(str(dtype or "float32").removeprefix("torch."), torch.float32)
     with _told(name):
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
@@ -79,52 +82,43 @@ def open_local(
             name, trust_remote_code=False, use_safetensors=True, dtype=kept, attn_implementation=None
         )
     place = _pick_device() if device == "auto" else torch.device(device)
-    return family(name, model.to(place).eval(), processor, place, coordinates, prompt, allow_urls)
+    return way(name, model.to(place).eval(), processor, family, allow_urls)
 
 
-class _told:
+@contextmanager
+def _told(name: str) -> Iterator[None]:
     """In the block, what transformers raises about a model becomes a :class:`ForeignModelError`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError | ValueError | KeyError | ImportError | AttributeError | TypeError | RuntimeError):
-            told = " ".join(str(error).split())[:300]
-            raise ForeignModelError(
-                f"transformers:{self.name} cannot be opened: {told}. It has to be a hub id or a folder with config.json, the "
-                "processor's files and safetensors; models that bring code of their own are not run"
-            ) from error
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ForeignModelError(
+            f"transformers:{name} cannot be opened: {told}. It has to be a hub id or a folder with config.json, the "
+            "processor's files and safetensors; models that bring code of their own are not run"
+        ) from error
 
 
 class _Local(ForeignGrounder):
-    def __init__(
-        self,
-        name: str,
-        model: Any,
-        processor: Any,
-        device: torch.device,
-        coordinates: str | None,
-        prompt: str | None,
-        allow_urls: bool,
-    ) -> None:
-        self.network, self.processor = model, processor
-        licence = "somebody else's model, under its own licence"
-        super().__init__(
-            f"transformers:{name}",
-            f"{name} ({model.config.model_type}), {licence}",
-            device=device,
-            allow_urls=allow_urls,
-        )
-        self.family = self._family(name, coordinates, prompt)
+    """A model that is asked one pair after another, by :meth:`_one`.
 
-    def _family(self, name: str, coordinates: str | None, prompt: str | None) -> Any:
-        if coordinates or prompt:
-            raise InputError(f"{name} is no chat model: coordinates and prompt are its own affair, leave them out")
-        return None
+    Args:
+        name: hub id or folder.
+        model, processor: of transformers; the model where it is to run.
+        family: of a chat model.
+        allow_urls: as of :func:`rec.from_pretrained`.
+    """
+
+    def __init__(self, name: str, model: Any, processor: Any, family: Family | None, allow_urls: bool) -> None:
+        self.network, self.processor, self.family = model, processor, family
+        origin = f"{name} ({model.config.model_type}), somebody else's model, under its own licence"
+        super().__init__(f"transformers:{name}", origin, device=model.device, allow_urls=allow_urls)
+
+    @torch.inference_mode()
+    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
+        return [self._one(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
+
+    def _one(self, image: np.ndarray, phrase: str) -> Found:
+        raise NotImplementedError
 
     def _inputs(self, **how: Any) -> Any:
         inputs = self.processor(return_tensors="pt", **how)
@@ -176,10 +170,6 @@ def _best(boxes: np.ndarray, scores: np.ndarray, most: int = 100) -> Found:
 class Florence(_Local):
     """Florence-2, asked to ground a caption that is the phrase. It gives no scores: 1 for each box, in its order."""
 
-    @torch.inference_mode()
-    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
-        return [self._one(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
-
     def _one(self, image: np.ndarray, phrase: str) -> Found:
         inputs = self._inputs(text=f"{FLORENCE_TASK}{phrase}", images=image)
         ids = self.network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1)
@@ -191,16 +181,9 @@ class Florence(_Local):
 class Chat(_Local):
     """A chat model that sees, by its own chat template."""
 
-    def _family(self, name: str, coordinates: str | None, prompt: str | None) -> Any:
-        return family_of(f"{name} {self.network.config.model_type}", coordinates, prompt)
-
-    @torch.inference_mode()
-    def ask(self, images: Sequence[np.ndarray], phrases: Sequence[str]) -> list[Found]:
-        return [self._one(image, phrase) for image, phrase in zip(images, phrases, strict=True)]
+    family: Family
 
     def _one(self, image: np.ndarray, phrase: str) -> Found:
-        from PIL import Image
-
         sent = self.family.fitted(image)
         content = [
             {"type": "image", "image": Image.fromarray(sent)},
