@@ -1,6 +1,5 @@
 """From config nodes to data set, model and optimizer: what is only known at run time is added here."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -168,9 +167,8 @@ def warnings(cfg: Any) -> list[str]:
 def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:
     """Instantiates a LazyCall with those of ``known`` that its target takes, so that targets from anywhere fit."""
     target = node["_target_"]
-    parameters = inspect.signature(locate(target) if isinstance(target, str) else target).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return instantiate(node, **{key: value for key, value in known.items() if takes_all or key in parameters})
+    takes = parameters(locate(target) if isinstance(target, str) else target)
+    return instantiate(node, **{key: value for key, value in known.items() if takes is None or key in takes})
 
 
 def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> DataSet:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from accelerate import (
     Accelerator,
-    DataLoaderConfiguration,
     DistributedDataParallelKwargs,
     DistributedType,
     InitProcessGroupKwargs,
@@ -40,7 +39,6 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
         gradient_accumulation_steps=accumulation,
         log_with=list(train.trackers) or None,
         project_dir=train.output_dir,
-        dataloader_config=DataLoaderConfiguration(),
         # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
         kwargs_handlers=[
             DistributedDataParallelKwargs(
