@@ -12,9 +12,11 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,11 +180,9 @@ class Network:
         if not self.layers:
             raise ExportError(f"{source} has no layer that int8 would change")
         calibrator = create_calibrator(ready, [*_LAYERS, *_ABSORBED], str(folder / "augmented.onnx"))
-        calibrator.collect_data(_Reader(self._typed(feed) for feed in feeds))
+        typed = (feed | {"tokens": feed["tokens"].astype(self.about["tokens"])} for feed in feeds)
+        calibrator.collect_data(SimpleNamespace(get_next=partial(next, typed, None)))
         self.ranges = calibrator.compute_data()
-
-    def _typed(self, feed: Feed) -> Feed:
-        return feed | {"tokens": feed["tokens"].astype(self.about["tokens"])}
 
     def parts(self) -> list[str]:
         """Names of the parts of the network that have layers, in the order they compute."""
@@ -211,16 +211,6 @@ class Network:
         _store_tables(model)
         onnx.helper.set_model_props(model, {"rec": json.dumps(self.about)})
         onnx.save(model, path)
-
-
-class _Reader:
-    """Feeds as onnxruntime's calibration reads them."""
-
-    def __init__(self, feeds: Iterator[Feed]) -> None:
-        self._feeds = feeds
-
-    def get_next(self) -> Feed | None:
-        return next(self._feeds, None)
 
 
 def _part_names(model: Any) -> dict[str, str]:
