@@ -122,12 +122,12 @@ def read_state(folder: Path) -> TrainerState:
         )
     if version == 1:
         values = _SINCE_FORMAT_2 | values
-    known = [item.name for item in fields(TrainerState)]
-    for what, names in (("lacks", set(known) - set(values)), ("has an unknown key", set(values) - set(known))):
+    known = {item.name: item.type for item in fields(TrainerState)}
+    for what, names in (("lacks", known.keys() - values.keys()), ("has an unknown key", values.keys() - known.keys())):
         if names:
             raise CheckpointError(f"{path} is cut short or edited: it {what} {min(names)}")
-    for name in known:
-        expected, fits = _SCHEMA[name]
+    for name, kind in known.items():
+        expected, fits = _EXPECTED.get(name) or _EXPECTED[kind]
         if not fits(values[name]):
             raise CheckpointError(f"{path} was edited: {name}={repr(values[name])[:200]}, expected {expected}")
     state = TrainerState(**values)
@@ -251,22 +251,15 @@ def _files(value: object) -> bool:
     )  # fmt: skip
 
 
-# Of each value of the state file: what is expected, and whether a value is that.
-_SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **{
-        name: _count(0)
-        for name in ("epoch", "update_in_epoch", "update", "skipped_updates", "skipped_in_a_row", "ema_updates")
-    },
-    **{name: _count(1) for name in ("processes", "batch_size", "accumulation")},
-    "due_evaluation": ("true or false", lambda value: isinstance(value, bool)),
-    "best_metric": ("a number or null", lambda value: value is None or _number(value)),
-    "best_metrics": ("an object", lambda value: isinstance(value, dict)),
+# Of a value of the state file, by its type or, where that does not say all, its name: what is expected, and whether it is that.
+_EXPECTED: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: _count(0),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("a text", lambda value: isinstance(value, str)),
+    float | None: ("a number or null", lambda value: value is None or _number(value)),
+    dict[str, Any]: ("an object", lambda value: isinstance(value, dict)),
+    dict[str, str]: ("an object of texts", _texts),
+    **dict.fromkeys(("processes", "batch_size", "accumulation"), _count(1)),
     "window": ('an object {"batches": count, "sums": {name: [number of each process]}}', _window),
-    **{
-        name: ("a text", lambda value: isinstance(value, str))
-        for name in ("data_fingerprint", "data_content", "vocabulary")
-    },
-    "config": ("an object", lambda value: isinstance(value, dict)),
-    "versions": ("an object of texts", _texts),
     "files": ("an object of sizes and digests by name", _files),
 }

@@ -17,8 +17,6 @@ from rec.models.lora import AdaptedLinear, merge
 from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
 
-PUSH = ("best", "every_save", "end")
-
 
 def is_best(options: ConfigNode, state: TrainerState, split: str, metrics: dict[str, float]) -> bool:
     """Whether an evaluation is the best so far by ``options.eval_metric`` and ``eval_mode``; ``state`` then keeps it.
@@ -56,7 +54,7 @@ class Publisher:
         report: receives one line for each push or failure; the hub never stops training.
 
     Raises:
-        ConfigError: ``train.hub`` is not understood.
+        ConfigError: ``train.hub.repo_id`` is no name of a repository.
     """
 
     def __init__(
@@ -75,8 +73,6 @@ class Publisher:
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
         self.threshold: float | None = None  # of the best evaluation, where phrases name none, one or several objects
-        if self.when not in PUSH:
-            raise ConfigError(f"train.hub.push is {self.when!r}; expected one of {', '.join(PUSH)}")
         repo_id = cfg.train.hub.repo_id
         if not repo_id:
             return
