@@ -92,7 +92,7 @@ def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[st
 
 def _means(records: Sequence[Record], values: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Means of each column over images drawn with replacement, float64 ``(ROUNDS,)``."""
-    if not records or not values:
+    if not values:
         return {}
     images: dict[Any, int] = {}
     owner = np.array([images.setdefault(_image(record), len(images)) for record in records])

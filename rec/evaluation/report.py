@@ -100,7 +100,7 @@ def _split(
         '<div class="charts">',
         charts.histogram(quality, "F1 of the phrase" if measure(records[0]) == "F1" else "IoU with the true object"),
     ]
-    if any_number and records[0].get("candidates") is not None:
+    if any_number and all(record.get("candidates") is not None for record in records):
         parts.append(charts.threshold_curve(records))
     if bins := charts.reliability(scored(records)):
         parts.append(charts.calibration(bins))

@@ -364,6 +364,10 @@ def test_no_answer_is_a_crash_or_by_itself_a_hit(tmp_path_factory, value, key):
     assert scored.records["val"][0]["iou"] < 0.5 and np.isfinite(scored.records["val"][0]["iou"])
 
 
+def test_of_no_phrases_nothing_is_sure():
+    assert bootstrap.intervals([]) == bootstrap.paired([], []) == {} and bootstrap.changed([], []) == []
+
+
 def test_intervals_cover_and_pairs_are_paired():
     rng = np.random.default_rng(1)
     records = [
