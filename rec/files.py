@@ -113,7 +113,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names ``path``.
     """
-    with _named(path):
+    with named(path):
         final = _final_place(path)
         if final is None:
             yield Path(path)
@@ -154,7 +154,7 @@ def growing_file(path: PathLike, task: str = "", unfinished: Callable[[], bool] 
         OSError: it cannot be written; names ``path``. What is raised in the block passes, with a note of where the
             lines are.
     """
-    with _named(path):
+    with named(path):
         final = _final_place(path)
         if final is None:
             with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as device:
@@ -213,7 +213,7 @@ def _beside(final: Path, ending: str) -> Path:
 
 
 @contextmanager
-def _named(path: PathLike) -> Iterator[None]:
+def named(path: PathLike) -> Iterator[None]:
     """Gives the error of a full or broken disk, which names no file, the name of ``path``."""
     try:
         yield

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     from rec.command_line import InputError
-    from rec.files import refuse_inputs, whole_file
+    from rec.files import named, refuse_inputs, whole_file
 
     args = parse_arguments()
     kind = "torch" if args.out and args.out.suffix == ".pt2" else "onnx"
@@ -60,7 +60,7 @@ def main() -> int:
 
     # Made and compared with PyTorch beside its place: what differs never gets there.
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as place:
+    with named(out), tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as place:
         made = Path(place, out.name)
         export(
             model, config, vocabulary, made, kind=kind, size=args.size, dynamic_size=args.dynamic_size,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rec.config import to_native
 from rec.contracts import ConfigNode
-from rec.files import digest
+from rec.files import digest, named
 from rec.models.pretrained_text import PretrainedText
 
 AT_ONCE = 32  # phrases whose features are computed together, always: rounding must not depend on who else is asked
@@ -80,9 +80,10 @@ class PhraseCache:
         records = np.zeros(len(keys), self._record)
         records["key"] = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
         records["features"] = features
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(records.tobytes())
-        self._file.flush()
+        with named(self.path):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(records.tobytes())
+            self._file.flush()
         self._rows |= {key: len(self._rows) + number for number, key in enumerate(keys)}
         self._map(len(self._rows))
         self.computed += len(keys)

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 import rec
+from rec.command_line import explained
 from rec.contracts import Answer
 from rec.errors import InputError
 from rec.inference.foreign import openai
+from rec.inference.foreign.asking import ask
+from rec.inference.foreign.base import NOTHING, ForeignGrounder
 from rec.inference.foreign.families import family_of
 from rec.inference.foreign.openai import ServerError
 from rec.model_folder.format import ModelFolderError
@@ -238,6 +241,33 @@ def test_strangers_code_and_pickles_are_not_loaded(tmp_path, monkeypatch):
     with pytest.raises(rec.errors.RecError, match="cannot be opened"):
         rec.from_pretrained("transformers:nobody/nothing")
     assert not os.path.exists("canary")
+
+
+def test_answers_about_images_in_no_encoding_are_kept_and_a_full_disk_is_told(tmp_path):
+    class Nothing(ForeignGrounder):
+        def ask(self, images, phrases):
+            return [NOTHING] * len(phrases)
+
+    class Data:
+        fingerprint = "abc"
+
+        def picture(self, index):
+            return np.zeros((4, 4, 3), np.uint8)
+
+        def describe(self, index):
+            return {"image": os.fsdecode(b"caf\xe9.jpg"), "ref_id": "1", "sentence": "the dog"}
+
+        def target_boxes(self, index):
+            return np.zeros((1, 4)), 4, 4
+
+    def ask_all(path):
+        ask(Nothing("toy", "a toy"), {"val": Data()}, [("val", [0])], path)
+
+    ask_all(tmp_path / "answers.jsonl")
+    assert json.loads((tmp_path / "answers.jsonl").read_text("utf-8"))["image"] == os.fsdecode(b"caf\xe9.jpg")
+    with pytest.raises(OSError, match="No space left") as caught:
+        ask_all(Path("/dev/full"))
+    assert explained(caught.value).startswith("/dev/full: No space left on device; free some space")
 
 
 def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatch, call_script):

@@ -20,6 +20,7 @@ from inference_toy import folder_config, model_node
 from text_toy import published, word_tokenizer
 
 from rec import model_folder
+from rec.command_line import explained
 from rec.config import ConfigError, LazyCall, to_native
 from rec.data.subwords import Subwords
 from rec.data.text import Vocabulary
@@ -301,6 +302,13 @@ def test_a_cache_that_another_run_has_just_made_is_not_emptied(tmp_path, monkeyp
     monkeypatch.setattr(Path, "exists", lambda _: False)  # as it was a moment ago
     assert len(PhraseCache(file, 2)) == 0 and os.path.getsize(file) == 16 + 4 * 2
     assert first(ids("red"), torch.zeros_like).tolist() == [[1, 1]]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_cache(tmp_path):
+    cache = PhraseCache(tmp_path / "phrases.bin", 2)
+    with open("/dev/full", "wb", buffering=0) as cache._file, pytest.raises(OSError, match="No space left") as caught:
+        cache(ids("red"), lambda tokens: torch.ones(len(tokens), 2))
+    assert explained(caught.value).startswith(f"{tmp_path / 'phrases.bin'}: No space left on device; free some space")
 
 
 @pytest.mark.parametrize("options", [{"freeze": "none"}, {"lora": {"rank": 2, "targets": ["query"]}}])

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from rec.contracts import DataSet
 from rec.errors import InputError
+from rec.files import named
 from rec.inference.grounder import Grounder
 from rec.trust import MAX_ANNOTATIONS, read_bytes
 
@@ -76,7 +77,7 @@ def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[st
 
     stream = grounder.stream(pairs(), threshold=0.0 if any_number else None)
     shown = tqdm(total=sum(len(indices) for _, indices in left), disable=None, leave=False)
-    with path.open("a", encoding="utf-8") as file:
+    with named(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         for (split, indices), answers in zip(left, stream, strict=True):
             if isinstance(answers, ValueError):
                 raise answers
