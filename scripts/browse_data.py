@@ -45,7 +45,7 @@ def picture_of(dataset: "DataSet", key: tuple[int, int]) -> Any:
 
 
 def main() -> int:
-    from rec.command_line import PICTURES, add_trust_option, ending, whole
+    from rec.command_line import PICTURES, InputError, add_trust_option, ending, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -69,6 +69,7 @@ def main() -> int:
         raise ConfigError("; ".join(problems))
 
     import numpy as np
+    from torch.utils.data import IterableDataset
 
     from rec.evaluation.pictures import grid, save
     from rec.files import refuse_inputs
@@ -76,6 +77,8 @@ def main() -> int:
 
     split = arguments.split or cfg.dataset.get("split", "train")
     dataset = build_dataset(cfg, split, training="train" in split.split("+"))
+    if isinstance(dataset, IterableDataset):
+        raise InputError(f"split {split} is a stream, whose samples cannot be asked for by number: look at --split val")
     if arguments.first is None:
         indices = np.unique(np.linspace(0, len(dataset) - 1, min(arguments.count, len(dataset))).astype(int)).tolist()
     else:

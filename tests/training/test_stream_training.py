@@ -70,6 +70,18 @@ def test_a_stream_trains_evaluates_and_leaves_a_model_folder_that_names_its_data
     assert "refcoco" in (streaming.folder / "run/best/README.md").read_text(encoding="utf-8")
 
 
+def test_a_stream_cannot_be_looked_at_by_number_but_its_evaluation_can(prepared, tmp_path, monkeypatch, call_script):
+    for name in ("shards", "vocab.json"):
+        (tmp_path / name).symlink_to(prepared / name)
+    lines = [line for line in CONFIG.splitlines() if "Own" not in line and "SGD" not in line and "train." not in line]
+    (tmp_path / "stream.py").write_text("\n".join([*lines, 'train = get_config("common/train.py").train']))
+    monkeypatch.chdir(tmp_path)
+    status, _, error = call_script("browse_data", "stream.py", "--out", "train.png")
+    assert status == 2 and "split train is a stream" in error and "Traceback" not in error
+    status, said, error = call_script("browse_data", "stream.py", "--split", "val", "--out", "val.png")
+    assert status == 0 and "9 of 9 samples of split val" in said, error
+
+
 @pytest.mark.parametrize("overrides", [[], ["train.data.num_workers=2", "train.num_accumulation_steps=2"]])
 def test_a_stopped_run_continues_in_the_middle_of_the_stream_to_the_same_end(streaming, overrides):
     longer = [*overrides, "train.epochs=12", "train.checkpointer.period=7"]
