@@ -13,7 +13,7 @@ REC = REPOSITORY / "rec"
 # From the bottom up; rooms of one floor do not import one another, except where the last table says so.
 FLOORS = (
     ("errors", "names"),
-    ("files", "trust", "boxes", "cuda_graphs", "console", "command_line", "metric_cells"),
+    ("files", "trust", "boxes", "cores", "cuda_graphs", "console", "command_line", "metric_cells"),
     ("contracts", "conventions"),
     ("config",),
     ("other_names",),

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rec.boxes import letterbox_geometry
+from rec.cores import usable_cores
 from rec.data.cleaning import Report, ids_of
 from rec.data.images import ImageError, letterbox, picture_key, picture_keys, read_image
 from rec.data.schema import BadRecord
@@ -84,7 +85,7 @@ def store_images(
         write(number, pixels, letterbox_geometry(row["height"], row["width"], size), size)
 
     bar = tqdm(total=len(first), desc="images", unit="", initial=noted["done"], disable=None if progress else True)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # OpenCV works outside the interpreter's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # OpenCV works outside the interpreter's lock
         waiting = itertools.islice(enumerate(first), noted["done"], None)
         while group := list(itertools.islice(waiting, _GROUP)):
             for _ in pool.map(store, *zip(*group, strict=True)):

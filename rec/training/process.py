@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
+from rec.cores import usable_cores
 from rec.errors import RecError
 
 if TYPE_CHECKING:
@@ -220,10 +221,7 @@ def use_all_cores(processes: int) -> None:
     import torch
 
     if _launched() and os.environ.get("OMP_NUM_THREADS", "1") == "1" and not _user_chose_threads():
-        cores = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )  # not on macOS
-        torch.set_num_threads(max(1, cores // processes))
+        torch.set_num_threads(max(1, usable_cores() // processes))
 
 
 def _user_chose_threads() -> bool:

@@ -25,6 +25,7 @@ from benchmarks.plain_loop import PlainTraining
 from benchmarks.plain_loss import plain_losses
 from benchmarks.plain_model import PlainSimREC
 from benchmarks.timing import Row, Sides, check, interleave, median, ratio, ratios, single
+from rec.cores import usable_cores
 from rec.cuda_graphs import Replayed
 from rec.inference.grounder import compile_network
 from rec.models.heads import REChead
@@ -302,7 +303,7 @@ def growth(options: Options) -> Iterator[Row]:
 
 def processes(options: Options) -> Iterator[Row]:
     """Images per second of one process with all cores, and of two processes (gloo) with half of them each."""
-    cores, count = len(os.sched_getaffinity(0)), max(4, min(options.batches))
+    cores, count = usable_cores(), max(4, min(options.batches))
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     for number in (1, 2):
         threads = max(1, cores // number)

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.bounds import BOUNDS
 from benchmarks.inputs import Options
+from rec.cores import usable_cores
 from rec.files import user_path, write_json
 
 # The module that has each section, a function of the section's name.
@@ -64,7 +65,7 @@ def machine(device: str) -> dict[str, Any]:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     found = {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "allocator": "pinned" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default",

@@ -3,7 +3,6 @@
 import logging
 import math
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from rec import boxes
+from rec.cores import usable_cores
 from rec.data import masks
 from rec.data.scenes.layout import LEVELS
 from rec.data.scenes.scene import Scene, make_scene
@@ -154,7 +154,7 @@ def open_scenes(chosen: "SourceSpec") -> Source:
 
     def read(split: str) -> Iterable[dict[str, Any]]:
         seeds = of_split[split]
-        processes = max(1, min(len(os.sched_getaffinity(0)), len(seeds) // 500))
+        processes = max(1, min(usable_cores(), len(seeds) // 500))
         return generate_rows(seeds.start, len(seeds), level=level, processes=processes, **options)
 
     return Source(chosen.path, tuple(SPLITS), read, options={"level": level, "count": counts} | options)
@@ -191,7 +191,7 @@ def build_table(
 
     seeds = split_seeds(split, count)
     if processes is None:
-        processes = min(os.cpu_count() or 1, math.ceil(len(seeds) / (2 * _CHUNK)))
+        processes = min(usable_cores(), math.ceil(len(seeds) / (2 * _CHUNK)))
     rows = generate_rows(seeds.start, len(seeds), size, level, phrases_per_scene, processes, targets)
     schema = FEATURES.arrow_schema
     batches = []
