@@ -117,6 +117,7 @@ def words_for_photos(config: str, *overrides: str) -> Experiment:
 
 
 SCRATCH = "model.visual_backbone.pretrained=false"
+EARLY_STILL = f"train.freeze_schedule=[{{modules: [{', '.join(f'visual_backbone.stages.{n}' for n in range(3))}]}}]"
 MINILM = "configs/simrec_photos_minilm.py"
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
@@ -145,7 +146,10 @@ EXPERIMENTS = {
     "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
     "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
     "photos_short": Experiment(
-        PHOTOS, (*MINUTES, "train.train_iter=1550", "train.evaluation.eval_period=3"), ("val", "test"), profile=BF16
+        PHOTOS,
+        ("train.seed=0", "train.epochs=4", "train.train_iter=2050", "train.evaluation.eval_period=4", EARLY_STILL),
+        ("val", "test"),
+        profile=BF16,
     ),
     "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
