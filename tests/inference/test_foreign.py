@@ -249,7 +249,7 @@ def test_answers_about_images_in_no_encoding_are_kept_and_a_full_disk_is_told(tm
             return [NOTHING] * len(phrases)
 
     class Data:
-        fingerprint = "abc"
+        fingerprint, targets = "abc", "one"
 
         def picture(self, index):
             return np.zeros((4, 4, 3), np.uint8)
