@@ -117,6 +117,7 @@ def words_for_photos(config: str, *overrides: str) -> Experiment:
 
 
 SCRATCH = "model.visual_backbone.pretrained=false"
+SHORTER = ("train.seed=0", "train.epochs=4", "train.train_iter=1800")
 EARLY_STILL = f"train.freeze_schedule=[{{modules: [{', '.join(f'visual_backbone.stages.{n}' for n in range(3))}]}}]"
 MINILM = "configs/simrec_photos_minilm.py"
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
@@ -147,7 +148,7 @@ EXPERIMENTS = {
     "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
     "photos_short": Experiment(
         PHOTOS,
-        ("train.seed=0", "train.epochs=4", "train.train_iter=2050", "train.evaluation.eval_period=4", EARLY_STILL),
+        (*SHORTER, "train.evaluation.eval_period=4", EARLY_STILL, "train.parameter_groups.text_lr_factor=0.2"),
         ("val", "test"),
         profile=BF16,
     ),
