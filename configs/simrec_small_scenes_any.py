@@ -9,9 +9,8 @@ dataset.ann_path.scenes = {"path": "scenes", "targets": "any"}  # drawn when the
 dataset.targets = "any"
 optim._target_, optim.weight_decay = AdamW, 0.05
 optim.lr = train.base_lr = 2e-3
-train.parameter_groups.text_lr_factor = (
-    0.1  # faster, colours stay in two to four groups that the model cannot tell apart
-)
+# Faster, colours' words fall into two to four groups that the model cannot tell apart.
+train.parameter_groups.text_lr_factor = 0.1
 train.epochs = train.evaluation.eval_period = 10  # ten minutes on two cores, in bfloat16
 train.evaluation.eval_metric = "Pr@F1"
 train.output_dir = "outputs/simrec_small_scenes_any"

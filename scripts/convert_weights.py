@@ -35,7 +35,8 @@ def main() -> int:
     args = parser.parse_args()
     refuse_inputs([args.out], [path for path in (args.weights, args.annotations) if path is not None])
     from rec.command_line import InputError
-    from rec.models.original_weights import is_darknet_file, original_kind, read_state_dict
+    from rec.models.darknet_weights import is_darknet_file
+    from rec.models.original_weights import original_kind, read_state_dict
 
     if is_darknet_file(args.weights):
         write_backbone("DarkNet53", {}, args.weights, args.out)

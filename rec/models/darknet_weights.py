@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 TRUNK_STAGES = 11  # DarkNet53 proper; the stages behind it are the first layers of YOLOv3's neck
 
 
+def is_darknet_file(path: str | Path) -> bool:
+    """Whether a file's name is that of a binary Darknet file: ``.weights`` or, for a trunk, ``.conv.74``."""
+    return Path(path).suffix in (".weights", ".74")
+
+
 def load_darknet(backbone: Backbone, path: Path) -> None:
     """Loads a Darknet file into a DarkNet53; what lies behind the backbone's layers in the file is not read.
 

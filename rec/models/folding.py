@@ -103,7 +103,7 @@ def scaled(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     return convolved(x.to(dtype), weight.to(dtype), bias.to(dtype), conv)
 
 
-def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+def convolved(x: Tensor, weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
     """``conv(x)`` with these weights in place of its own, all of one dtype."""
     how: Any = conv.stride, conv.padding, conv.dilation, conv.groups
     if x.dtype == torch.bfloat16 and conv.groups == conv.in_channels > 1 and conv.stride != (1, 1):
@@ -116,7 +116,7 @@ class _StridedDepthwise(torch.autograd.Function):
     a depthwise convolution has a stride."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *how: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = how
         return F.conv2d(x, weight, bias, *how)

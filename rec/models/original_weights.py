@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rec.errors import UntrustedError
 from rec.files import user_path
 from rec.models.backbones.base import Backbone
-from rec.models.darknet_weights import load_darknet
+from rec.models.darknet_weights import is_darknet_file, load_darknet
 from rec.models.pth import load_pth
 from rec.models.soundness import unsound
 from rec.trust import weight_shapes
@@ -311,11 +311,6 @@ def _not_quantised(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         if name.endswith(".weight") and not value.is_floating_point():
             raise ValueError(f"{path}: {name} is {value.dtype}, quantised; expected the weights before that, in floats")
     return state
-
-
-def is_darknet_file(path: str | Path) -> bool:
-    """Whether a file's name is that of a binary Darknet file: ``.weights`` or, for a trunk, ``.conv.74``."""
-    return Path(path).suffix in (".weights", ".74")
 
 
 def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:

@@ -55,7 +55,7 @@ train.scheduler.name | cosine or step | of build_schedule
 train.scheduler.decay_epochs | list of numbers >= 0 | of the step schedule
 train.scheduler.lr_decay_rate | number > 0 | of the step schedule
 train.parameter_groups.backbone_lr_factor | number >= 0 | multiplies the rate of visual_backbone
-train.parameter_groups.text_lr_factor | number >= 0 | multiplies the text encoder's rate, but not a published one's last layer
+train.parameter_groups.text_lr_factor | number >= 0 | multiplies the text encoder's rate; of a published one not the last layer's
 train.parameter_groups.decay_norms_and_biases | true/false | weight decay for one-dimensional parameters
 train.amp.enabled | true/false or null | null: as the launch profile says
 train.ema.enabled | true/false | average the weights
