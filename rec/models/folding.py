@@ -105,10 +105,14 @@ def scaled(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
     """``conv(x)`` with these weights in place of its own, all of one dtype."""
-    how: Any = conv.stride, conv.padding, conv.dilation, conv.groups
     if x.dtype == torch.bfloat16 and conv.groups == conv.in_channels > 1 and conv.stride != (1, 1):
-        return _StridedDepthwise.apply(x, weight, bias, *how)
-    return F.conv2d(x, weight, bias, *how)
+        return _StridedDepthwise.apply(x, weight, bias, conv)
+    return _conv2d(x, weight, bias, conv)
+
+
+def _conv2d(x: Tensor, weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
+    padding: Any = conv.padding
+    return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
 
 
 class _StridedDepthwise(torch.autograd.Function):
@@ -116,19 +120,19 @@ class _StridedDepthwise(torch.autograd.Function):
     a depthwise convolution has a stride."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *how: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.how = how
-        return F.conv2d(x, weight, bias, *how)
+        ctx.conv = conv
+        return _conv2d(x, weight, bias, conv)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (stride, padding, dilation, groups) = ctx.saved_tensors, ctx.how
-        how = stride, padding, dilation, False, (0, 0), groups
+        (x, weight), conv = ctx.saved_tensors, ctx.conv
+        how = conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups
         of_x, of_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[1:3]
         like = torch.empty_like(x, dtype=torch.float32)  # for its shape
         backward = torch.ops.aten.convolution_backward
         pixels = backward(grad.float(), like, weight.float(), None, *how, (of_x, False, False))[0] if of_x else None
         others = backward(grad, x, weight, [weight.shape[0]], *how, (False, *of_weights))[1:]
-        return None if pixels is None else pixels.to(x.dtype), *others, None, None, None, None
+        return None if pixels is None else pixels.to(x.dtype), *others, None

@@ -171,7 +171,7 @@ def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn
 
     try:
         if pretrained and path:
-            return _from_file(name, path, **options)
+            return _from_file(name, path, options)
         return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
     except Exception as error:
         if not pretrained:
@@ -183,7 +183,7 @@ def _create(name: str, pretrained: bool, path: str | None, **options: Any) -> nn
         ) from error
 
 
-def _from_file(name: str, path: str, **options: Any) -> nn.Module:
+def _from_file(name: str, path: str, options: dict[str, Any]) -> nn.Module:
     """The model with all of its weights from a file, which is read here: timm's own reader might unpickle.
 
     Raises:
