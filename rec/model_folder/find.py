@@ -78,7 +78,7 @@ def find_trained(path: str | Path) -> Trained:
     Raises:
         ModelFolderError: none of these is there.
     """
-    folder = user_path(path)
+    folder = packaged(user_path(path))
     if not folder.exists():
         folder = shipped(str(path)) or folder
     if hint := weights_of_others(folder):
@@ -105,6 +105,16 @@ def find_trained(path: str | Path) -> Trained:
     )
 
 
+def packaged(folder: Path) -> Path:
+    """The package in the folder of a distribution, ``models/photo-small``, where that is what ``folder`` is; else itself."""
+    package = folder / _package(folder.name)
+    return package if not (folder / WEIGHTS).is_file() and (package / WEIGHTS).is_file() else folder
+
+
+def _package(name: str) -> str:
+    return f"refexp_{name.replace('-', '_')}"
+
+
 def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
@@ -120,7 +130,7 @@ def find_folder(source: str | Path) -> Path:
             f"{source} is somebody else's model: it can be asked (predict, evaluate, demo, rec.from_pretrained), and is no model "
             "folder that could be exported, pushed or trained on"
         )
-    folder = user_path(source)
+    folder = packaged(user_path(source))
     if folder.is_dir():
         if not any((folder / part).exists() for part in ("best", "checkpoints", "trainer_state.json")):
             return folder
@@ -161,10 +171,9 @@ def shipped(name: str) -> Path | None:
     """
     if not _NAME.fullmatch(name):
         return None
-    package = f"refexp_{name.replace('-', '_')}"
-    in_clone = Path(__file__).parents[2] / "models" / name / package
-    if (in_clone / WEIGHTS).is_file():
-        return in_clone
-    found = importlib.util.find_spec(package)
+    in_clone = Path(__file__).parents[2] / "models" / name
+    if (package := packaged(in_clone)) != in_clone:
+        return package
+    found = importlib.util.find_spec(_package(name))
     folder = Path(found.origin).parent if found is not None and found.origin is not None else None
     return folder if folder is not None and (folder / WEIGHTS).is_file() else None

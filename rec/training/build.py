@@ -161,6 +161,12 @@ def warnings(cfg: Any) -> list[str]:
             "warning: train.fixed_statistics without train.load_weight: where no weights are loaded, BatchNorm keeps mean 0 and "
             "variance 1"
         )
+    judged = cfg.train.evaluation
+    if judged.enabled and judged.splits and str(judged.splits[0]).startswith("test"):
+        told.append(
+            f"warning: best/, and a threshold where there is one, are chosen on {judged.splits[0]}, the first of "
+            "train.evaluation.splits, so its figures are not those of a test; name val first where there is one"
+        )
     return told
 
 

@@ -89,9 +89,9 @@ def find_weights(source: str) -> Path:
         CheckpointError: weights of another format, or nothing there.
         rec.errors.RecError: as :func:`rec.model_folder.find.find_folder`.
     """
-    from rec.model_folder.find import find_folder
+    from rec.model_folder.find import find_folder, packaged
 
-    path = user_path(source)
+    path = packaged(user_path(source))
     if hint := weights_of_others(path):
         raise CheckpointError(f"train.load_weight: {hint}")
     if path.suffix == ".safetensors" and not path.exists():

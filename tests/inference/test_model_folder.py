@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import threading
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_a_model_that_comes_with_the_project_goes_by_its_name(tmp_path, monkeypa
     assert find_folder("toy-small") == Path("toy-small")  # an existing folder wins
     with pytest.raises(ModelFolderError, match=r"pip install \./models/photo-small"):
         find_folder("toy-smaller")
+    shutil.move(package, tmp_path / "toy-small")  # the folder it is installed from
+    inside = Path("toy-small") / package.name
+    assert find_folder("toy-small") == inside == find_trained("./toy-small").folder == find_weights("toy-small")
 
 
 def test_read_parameters_can_be_trained_on(tmp_path):

@@ -106,6 +106,9 @@ def test_frozen_and_random_parts_are_told_by_name_and_stand_in_the_card(read):
     assert [line for line in said if "model.visual_backbone (freeze_backbone=true, pretrained=false)" in line]
     assert [line for line in said if "word vectors of model.language_encoder" in line] and len(said) == 2
     assert warnings(read("")) == [] == warnings(read(f"{frozen}\ntrain.load_weight = 'somewhere'"))
+    [line] = warnings(read("train.evaluation.splits = ['testA', 'val']"))
+    assert "are chosen on testA, the first of train.evaluation.splits" in line
+    assert warnings(read("train.evaluation.splits = ['val', 'testA']")) == []
     about = {
         "dataset": "scenes",
         "frozen_and_random": ["model.visual_backbone (freeze_backbone=true, pretrained=false)"],
