@@ -120,10 +120,12 @@ SCRATCH = "model.visual_backbone.pretrained=false"
 SHORTER = ("train.seed=0", "train.epochs=4", "train.train_iter=1800")
 EARLY_STILL = f"train.freeze_schedule=[{{modules: [{', '.join(f'visual_backbone.stages.{n}' for n in range(3))}]}}]"
 MINILM = "configs/simrec_photos_minilm.py"
+TRAINED = ("model.language_encoder.freeze=0", "train.parameter_groups.text_lr_factor=0.02")
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
 ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any",
           "train.evaluation.eval_metric=Pr@F1")  # fmt: skip
+BLIND = ("dataset.ann_path.scenes.phrases_per_scene=3", "train.batch_size=48", "train.epochs=1", "train.train_iter=null")
 RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
@@ -142,9 +144,9 @@ EXPERIMENTS = {
     ),
     "scenes_mask": Experiment("configs/simrec_small_scenes_mask.py"),
     "scenes_mcn": Experiment("configs/mcn_small_scenes.py"),
-    "scenes_any": Experiment(ANY, profile=BF16),
-    "scenes_any_no_phrase": Experiment(ANY, ("dataset.hide=phrase", "train.epochs=1")),
-    "scenes_any_no_image": Experiment(ANY, ("dataset.hide=image", "train.epochs=1")),
+    "scenes_any": Experiment(ANY, profile=BF16, judged=("dataset.ann_path.scenes.phrases_per_scene=3",)),
+    "scenes_any_no_phrase": Experiment(ANY, (*BLIND, "dataset.hide=phrase")),
+    "scenes_any_no_image": Experiment(ANY, (*BLIND, "dataset.hide=image")),
     "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
     "photos_short": Experiment(
         PHOTOS,
@@ -155,6 +157,12 @@ EXPERIMENTS = {
     "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
     "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
     "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
+    "photos_minilm_trained": Experiment(
+        MINILM,
+        (*TRAINED, EARLY_STILL, "train.seed=0", "train.epochs=13", "train.evaluation.eval_period=3"),
+        ("val", "test"),
+        profile=BF16,
+    ),
     "photos_minilm_320": Experiment(
         MINILM,
         ("train.seed=0", "train.epochs=10", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
