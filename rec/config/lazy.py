@@ -3,6 +3,7 @@
 import ast
 import builtins
 import sys
+import tokenize
 import traceback
 import types
 from collections.abc import Iterator
@@ -122,7 +123,11 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
     space["__builtins__"] = {**vars(builtins), "__import__": import_hook}
     token, source = _loading.set((*_loading.get(), path)), ""
     try:
-        tree = ast.parse(source := path.read_text(encoding="utf-8"), str(path))
+        with tokenize.open(
+            path
+        ) as file:  # as Python reads it: by a byte order mark or a line such as "# coding: latin-1"
+            source = file.read()
+        tree = ast.parse(source, str(path))
         exec(compile(tree, str(path), "exec"), space)
         del space["__builtins__"]
         names = _inherited(path, space["_base_"], places) if "_base_" in space else {}

@@ -144,6 +144,14 @@ def test_an_exception_that_wants_other_arguments_still_names_the_file(files):
         LazyConfig.load(path)
 
 
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", "# coding: latin-1\nname = 'é'\n".encode("latin-1")])
+def test_a_file_is_read_in_the_encoding_that_python_would_read_it_in(tmp_path, start):
+    path = tmp_path / "a.py"
+    path.write_bytes(start + b"train = dict(a=1)\n")
+    config = LazyConfig.load(path)
+    assert config.train.a == 1 and config.get("name", "é") == "é"
+
+
 def test_own_scalars_and_lists_are_kept_and_imported_ones_are_not(files):
     path = files(
         train=TRAIN,
