@@ -117,6 +117,8 @@ def to_native(cfg: Any, resolve: bool = True, lost: list[str] | None = None, pat
     if type(value) in (*SCALARS, bytes) or isinstance(value, Path):
         return str(value) if isinstance(value, Path) else value
     name = object_name(value)
-    if name is None and lost is not None:
-        lost.append(path)
-    return {"_object_": name} if name and not path.endswith("_target_") else name or repr(value)
+    if name is None:
+        if lost is not None:
+            lost.append(path)
+        return re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))  # the address is another one in each process
+    return name if path.endswith("_target_") else {"_object_": name}

@@ -312,6 +312,12 @@ def test_a_function_of_a_config_file_cannot_be_rebuilt_from_yaml(files, tmp_path
         LazyConfig.save(config, tmp_path / "x.yaml")
 
 
+def test_what_has_no_name_is_written_alike_in_every_process(files, tmp_path):
+    path = files(a="from rec.config import LazyCall\ndef f(x): pass\nclass K: pass\nx = LazyCall(f)(x=K())\n")
+    first, second = to_native(LazyConfig.load(path)), to_native(LazyConfig.load(path))
+    assert first == second == {"x": {"_target_": "<function f>", "x": "<config_file_a.K object>"}}
+
+
 def test_numpy_numbers_and_paths_are_saved_as_plain_values(tmp_path):
     np = pytest.importorskip("numpy")
     config = LazyCall(Part)(value=[np.float32(0.5), np.int64(3), Path("a/b")])
