@@ -112,8 +112,6 @@ def _load(
         left_out = {name: own[name].detach() for name in borrowed_names(model)}
     averaged = None
     if ema is not None:
-        if AVERAGED not in state.files:
-            raise CheckpointError(f"{folder} was saved without EMA: continue with train.ema.enabled=false")
         averaged = left_out | _read(load_file, folder / AVERAGED)
         compare(ema.shadow, averaged, str(folder / AVERAGED))
     if sharded:

@@ -22,6 +22,7 @@ from rec.errors import CheckpointError, TrainingError
 from rec.model_folder.text_encoder import WHERE
 from rec.training import checkpoint
 from rec.training.checkpoint_format import (
+    AVERAGED,
     STATE,
     TrainerState,
     clean_temporary,
@@ -41,6 +42,8 @@ __all__ = ["CheckpointError", "TrainerState", "TrainingError", "damage", "newest
 REFUSED_CHANGES = ("model.", "dataset.", "train.seed", "train.multi_scale_training.")
 # Where data lie: of no account while their content is the same.
 PLACES = ("dataset.ann_path", "dataset.image_path", "dataset.mask_path", "dataset.path")
+# What an evaluation says depends on these beside metric and split.
+MEASURED_BY = ("train.evaluation.eval_iter", "train.evaluation.evaluator", "train.fast_dev_run")
 
 
 def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], list[str]]:
@@ -206,6 +209,7 @@ def restore(
     output_dir = Path(cfg.train.output_dir)
     notes: list[str] = []
     passed_over: dict[Path, str] = {}
+    judged: list[str] = []
     if accelerator.is_main_process:
         clean_temporary(output_dir)
     while True:
@@ -218,7 +222,9 @@ def restore(
             except CheckpointError as error:
                 chosen[2] = str(error)
             else:
-                chosen[2] = None if chosen[1] is None else _refusal(chosen[0], chosen[1], state)
+                if chosen[1] is not None:
+                    chosen[2] = _refusal(chosen[0], chosen[1], state, ema is not None)
+                    judged = _judge_anew(chosen[1], state, output_dir)
         folder, saved, trouble = broadcast_object_list(chosen)
         if trouble is not None:
             raise CheckpointError(trouble)
@@ -245,20 +251,39 @@ def restore(
     if sizes_only(saved):
         notes.append(f"{folder} was saved by an earlier version: its files were checked by their sizes alone")
     notes += [f"changed since the checkpoint: {change}" for change in differences(saved, state)[1]]
+    notes += judged
     for name in ("processes", "accumulation", "config", "versions", "data_fingerprint", "data_content", "vocabulary"):
         setattr(saved, name, getattr(state, name))
     return saved, notes
 
 
-def _refusal(folder: Path, saved: TrainerState, state: TrainerState) -> str | None:
-    """Why a whole checkpoint must not be continued by this run; None where it may."""
+def _refusal(folder: Path, saved: TrainerState, state: TrainerState, averages: bool) -> str | None:
+    """Why a whole checkpoint must not be continued by this run, which ``averages`` weights or not; None where it may."""
     refused, _ = differences(saved, state)
+    if averages and AVERAGED not in saved.files:
+        refused.append("it was saved without EMA: train.ema.enabled: false -> true")
     if not refused:
         return None
     return (
         f"{folder} belongs to another run: {'; '.join(refused[:8])}{' …' if len(refused) > 8 else ''}. Choose another "
         "train.output_dir for a new run (train.load_weight starts it from these weights), or undo the change"
     )
+
+
+def _judge_anew(saved: TrainerState, current: TrainerState, output_dir: Path) -> list[str]:
+    """Makes the best evaluation of ``saved`` what the run that goes on measures, or forgets it where it measures otherwise or
+    has no ``best/``; a line for the log then."""
+    if saved.best_metric is None:
+        return []
+    old, new = flatten(saved.config), flatten(current.config)
+    metric, split = (str(new.get(f"train.evaluation.{key}")) for key in ("eval_metric", "splits.0"))
+    alike = all(old.get(key) == new.get(key) for key in old.keys() | new.keys() if key.startswith(MEASURED_BY))
+    known = saved.best_metrics.get(split, {}) if alike and (output_dir / "best").is_dir() else {}
+    if known.get(metric) == saved.best_metric:
+        return []
+    saved.best_metric, saved.best_metrics = known.get(metric), {split: known} if metric in known else {}
+    value = "not known" if saved.best_metric is None else f"{saved.best_metric:.4f}"
+    return [f"best/ is decided anew, by {metric} on {split}: of the best model so far that is {value}"]
 
 
 def _set_aside(folder: Path, why: str, output_dir: Path) -> str:

@@ -262,6 +262,20 @@ def test_a_whole_checkpoint_of_another_run_is_refused_and_not_passed_over(saved)
     assert folder.is_dir()
 
 
+def test_a_checkpoint_without_the_average_a_run_wants_is_refused_and_not_passed_over(saved):
+    run, _ = saved
+    averages, run.ema = run.ema, None
+    run.model(torch.randn(8, run.width)).square().mean().backward()
+    run.update += 1
+    state = TrainerState(update=run.update)
+    run.writer.save(run.accelerator, run.model, run.optimizer, None, state)
+    run.writer.wait()
+    assert averages is not None
+    with pytest.raises(CheckpointError, match=r"step_00000003 belongs to another run: it was saved without EMA"):
+        Run(run.folder).restore()
+    assert folder_of(run.folder, 3).is_dir()
+
+
 def test_a_checkpoint_of_the_version_before_is_continued_with_one_line(saved):
     run, folder = saved
     as_version_1(folder)
@@ -362,3 +376,38 @@ def test_every_file_is_for_whom_the_umask_lets(tmp_path):
         path.name: oct(path.stat().st_mode & 0o777) for path in [*folder.iterdir(), *(tmp_path / "best").iterdir()]
     }
     assert len(modes) > 5 and set(modes.values()) == {"0o664"}, modes
+
+
+@pytest.mark.parametrize(
+    ("changed", "best"),
+    [
+        ({}, 0.9),
+        ({"eval_mode": "min"}, 0.9),
+        ({"eval_metric": "mIoU"}, 0.4),
+        ({"eval_metric": "gIoU"}, None),
+        ({"splits": ["testA", "val"]}, None),
+        ({"eval_iter": None}, None),
+        ({"evaluator": {"_target_": "own.Evaluator"}}, None),
+    ],
+)
+def test_the_best_evaluation_is_compared_with_what_the_run_that_goes_on_measures(saved, changed, best):
+    run, _ = saved
+    evaluation = {"eval_metric": "Acc@0.5", "eval_mode": "max", "splits": ["val"], "eval_iter": 2, "evaluator": None}
+    then, now = ({"train": {"evaluation": options}} for options in (evaluation, evaluation | changed))
+    measured = {"val": {"Acc@0.5": 0.9, "mIoU": 0.4}}
+    known = TrainerState(update=3, ema_updates=2, config=then, best_metric=0.9, best_metrics=measured)
+    run.writer.save(run.accelerator, run.model, run.optimizer, run.ema, known)
+    run.writer.wait()
+    state, notes = Run(run.folder).restore(TrainerState(config=now))
+    assert state.best_metric == best and state.best_metrics == (measured if best else {})
+    assert any("best/ is decided anew" in note for note in notes) == (best != 0.9)
+
+
+def test_a_run_that_goes_on_in_another_folder_has_no_best_model_there_yet(saved, tmp_path):
+    run, _ = saved
+    known = TrainerState(update=3, ema_updates=2, best_metric=0.9, best_metrics={"val": {"Acc@0.5": 0.9}})
+    run.writer.save(run.accelerator, run.model, run.optimizer, run.ema, known)
+    run.writer.wait()
+    state, notes = Run(tmp_path / "other").restore(resume_path=str(run.folder))
+    assert state.update == 3 and state.best_metric is None and not state.best_metrics
+    assert "best/ is decided anew" in " ".join(notes)
