@@ -49,6 +49,7 @@ def train(cfg: Any) -> int:
     from rec.config import LazyConfig, to_native
     from rec.model_folder.allowed import STARTED_IN
     from rec.training import build, checkpoint, process, resume, schedules
+    from rec.training.checkpoint_format import folders
     from rec.training.ema import EMA
     from rec.training.feed import Feed
     from rec.training.freezing import FreezingSchedule
@@ -75,7 +76,9 @@ def train(cfg: Any) -> int:
     splits = cfg.train.evaluation.splits if cfg.train.evaluation.enabled else []
     validation = [(split, build.build_dataset(cfg, split, training=False, vocabulary=vocabulary)) for split in splits]
     model = build.build_model(cfg, dataset)
-    start_from = cfg.train.load_weight or cfg.train.vl_pretrain_weight
+    # Where it goes on from a checkpoint, that has the weights: those it once started from may be gone.
+    goes_on = bool(cfg.train.resume_path or folders(output_dir))
+    start_from = "" if goes_on else cfg.train.load_weight or cfg.train.vl_pretrain_weight
     words = None if vocabulary is None else vocabulary.words
     report = load_matching(model, find_weights(start_from), words) if start_from else None
     optimizer = build.build_optimizer(cfg, model)
@@ -106,7 +109,7 @@ def train(cfg: Any) -> int:
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
-    for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report and state.update == 0 else [])]:
+    for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
         log.line(note)
     log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
     window = Window()

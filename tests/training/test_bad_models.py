@@ -116,3 +116,17 @@ def test_a_safetensors_file_starts_a_run(train, folder, tmp_path):
     status, error = train("simrec_small_scenes_quickstart", f"train.load_weight={file}")
     assert status == 0, error
     assert f"tensors from {file}" in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_run_goes_on_when_the_weights_it_started_from_are_gone(train, tmp_path):
+    file, run = tmp_path / "first.safetensors", tmp_path / "run"
+    assert train("simrec_small_scenes_quickstart")[0] == 0
+    (newest,) = (run / "checkpoints").glob("step_*")
+    (newest / "model.safetensors").rename(file)
+    run.rename(tmp_path / "first")
+    assert train("simrec_small_scenes_quickstart", f"train.load_weight={file}")[0] == 0
+    file.unlink()
+    (run / ".lock").unlink()  # this process holds it
+    status, error = train("simrec_small_scenes_quickstart", f"train.load_weight={file}")
+    assert status == 0, error
+    assert "continuing from" in (run / "train.log").read_text(encoding="utf-8")
