@@ -332,7 +332,10 @@ def parameter_groups(
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """``cfg.optim`` over :func:`parameter_groups`, by ``cfg.train.parameter_groups``."""
-    groups = parameter_groups(model, cfg.optim.lr, **cfg.train.get("parameter_groups", {}))
+    rate = cfg.optim.get("lr")
+    if rate is None:  # the target's own
+        rate = instantiate(cfg.optim, params=[nn.Parameter(torch.zeros(1, 1))]).param_groups[0]["lr"]
+    groups = parameter_groups(model, rate, **cfg.train.get("parameter_groups", {}))
     if not groups:
         raise ValueError("the model has no trainable parameter: everything is frozen")
     return instantiate(cfg.optim, params=groups)

@@ -324,6 +324,13 @@ def test_a_published_encoder_learns_at_its_own_rate(options, tmp_path):
     assert len(build.parameter_groups(model, 0.1)) == 1
 
 
+def test_without_a_rate_in_the_config_the_optimizers_own_is_the_one_that_factors_multiply():
+    model = torch.nn.ModuleDict({"visual_backbone": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2)})
+    train = {"parameter_groups": {"backbone_lr_factor": 0.5}}
+    cfg = OmegaConf.create({"optim": {"_target_": "torch.optim.AdamW", "weight_decay": 0.1}, "train": train})
+    assert [group["lr"] for group in build.build_optimizer(cfg, model).param_groups] == [0.001, 0.0005]
+
+
 def test_an_encoder_of_ours_learns_at_its_own_rate_as_a_whole():
     model = torch.nn.ModuleDict(
         {"language_encoder": LSTM_SA(1, 8, 2, 8, word_embed_size=8, token_size=5, freeze_embedding=False)}
