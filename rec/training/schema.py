@@ -93,6 +93,11 @@ def _no_calls(cfg: Any) -> Iterator[str]:
         if not is_call(cfg[name]):
             what = "a group without a target" if isinstance(cfg[name], Mapping) else repr(cfg[name])
             yield f"cfg.{name} is {what}; expected a LazyCall: write {name} = LazyCall(Class)(argument=value, ...)"
+    if (theirs := try_get_key(cfg, "optim.params")) not in (None, "???"):
+        yield (
+            f"cfg.optim.params is {str(theirs)[:80]}, which the run would replace by groups of its own: set "
+            "train.parameter_groups, or let the target of optim be a function of `params` that returns the optimizer"
+        )
     for path in ("model", "optim", "dataset.candidate_transforms"):
         for inner, node in walk(try_get_key(cfg, path)):
             kind = node.get("type") if isinstance(node, Mapping) and not is_call(node) else None

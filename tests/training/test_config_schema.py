@@ -50,6 +50,7 @@ def read(tmp_path):
         ("model.head._args_ = [1]", "`_args_` is hydra's: arguments are given by keyword"),
         ("optim._convert_ = 'all'", "`_convert_` is hydra's: leave it out"),
         ("train.output_dir = 'x/{{fileBasenameNoExtension}}'", "Path(__file__).stem"),
+        ("optim.params = LazyCall(list)()", "cfg.optim.params is {'_target_': <class 'list'>}, which the run would replace"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_before_anything_is_built(read, text, said):
