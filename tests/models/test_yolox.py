@@ -146,8 +146,13 @@ def test_strides_and_one_map():
 
 
 def test_freezing_holds_the_neck_too():
-    trunk = YOLOX(neck=True, freeze_backbone=True)
+    trunk = YOLOX(neck=True, freeze_backbone=True).train()
     assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    before = {name: value.clone() for name, value in trunk.named_buffers()}
+    assert not any(x.requires_grad for x in trunk(torch.rand(2, 3, 64, 64)))
+    assert all(torch.equal(value, before[name]) for name, value in trunk.named_buffers())
+    trunk.freeze(0)
+    assert all(part.training for part in trunk.neck.modules())
     model = simrec(YOLOX(neck=True))
     model(batch(2, 64))["loss"].backward()
     assert all(parameter.grad is not None for parameter in model.visual_backbone.parameters())

@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +181,13 @@ class YOLOX(Backbone):
         neck = getattr(self, "neck", None)
         if neck is not None:
             neck.requires_grad_(stages < len(self.stages))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        neck = getattr(self, "neck", None)
+        if neck is not None and self.frozen_stages == len(self.stages) and not self.update_frozen_statistics:
+            neck.eval()
+        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = super().forward(image)
