@@ -238,7 +238,8 @@ class RefCOCODataSet(Dataset):
                 words.update(dict.fromkeys(text_statistics(table, tokenizer, get_tokenizer(tokenizer))["words"]))
         if vocabulary_from == "vectors":
             words.update(dict.fromkeys(vector_words(self.word_vectors)))
-        return Vocabulary(["PAD", "UNK", "CLS", *words], tokenizer)
+        # Files with capitals have words such as PAD and CLS too.
+        return Vocabulary(dict.fromkeys(["PAD", "UNK", "CLS", *words]), tokenizer)
 
     def __len__(self) -> int:
         return self._parts.samples

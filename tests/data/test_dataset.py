@@ -224,6 +224,16 @@ def test_the_vocabulary_is_of_the_training_split_or_of_all(tmp_path):
     assert open_dataset(tmp_path, "val")[0]["tokens"].tolist()[:3] == [1, 1, 0]
 
 
+def test_vectors_with_capitals_may_have_the_names_of_reserved_words(tmp_path):
+    make_refer(tmp_path)
+    (tmp_path / "cased.vec").write_text("4 2\nthe 1 2\nPAD 3 4\nUNK 5 6\ngiraffe 7 8\n", encoding="utf-8")
+    vectors = {"word_vectors": str(tmp_path / "cased.vec"), "use_glove": True}
+    opened = open_dataset(tmp_path, vocabulary_from="vectors", **vectors)
+    words = opened.vocabulary.words
+    assert words[:3] == ("PAD", "UNK", "CLS") and words.count("PAD") == words.count("giraffe") == 1
+    assert opened.pretrained_emb[words.index("giraffe")].tolist() == [7, 8]
+
+
 def test_an_evaluation_split_opened_alone_knows_the_words_of_training(tmp_path, caplog):
     scenes = {"path": "scenes", "count": {"train": 4, "val": 1, "test": 1}, "size": 64}
     opened = [RefCOCODataSet("scenes", {"scenes": scenes}, split=split) for split in ("val", "train")]
