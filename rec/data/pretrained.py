@@ -6,6 +6,9 @@ from pathlib import Path
 from rec.errors import InputError
 from rec.files import user_path
 
+# What of transformers writes a file anew that older models have in another format, such as pytorch_model.bin or vocab.txt.
+_WRITERS = {"model.safetensors": "AutoModel", "tokenizer.json": "AutoTokenizer"}
+
 
 def pretrained_file(name: str | os.PathLike[str], file: str, where: str) -> Path:
     """The path of ``file`` in the folder or the Hub repository ``name``; a folder of that name wins.
@@ -21,8 +24,14 @@ def pretrained_file(name: str | os.PathLike[str], file: str, where: str) -> Path
     folder = user_path(name)
     if folder.is_dir():
         if not (folder / file).is_file():
+            writer = _WRITERS.get(file)
+            older = (
+                f"; {writer}.from_pretrained(…).save_pretrained(…) writes it where the model has an older format"
+                if writer
+                else ""
+            )
             raise InputError(
-                f"{where}={os.fspath(name)!r}: {folder} has no {file}; expected the folder of a transformers model"
+                f"{where}={os.fspath(name)!r}: {folder} has no {file}; expected the folder of a transformers model{older}"
             )
         return folder / file
     from huggingface_hub import hf_hub_download
