@@ -26,7 +26,7 @@ def main() -> int:
     from rec.files import refuse_inputs, user_path
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=user_path, help=".pth, .safetensors or Darknet .weights / .conv.74")
+    parser.add_argument("weights", type=user_path, help=".pth, .safetensors or Darknet .weights")
     parser.add_argument(
         "--out", type=user_path, required=True, help="model folder, or .safetensors file for a backbone"
     )
@@ -68,8 +68,15 @@ def write_backbone(kind: str, state: Mapping[str, Any], weights: Path, out: Path
     if out.suffix != ".safetensors":
         raise InputError(f"{weights} holds a {kind} backbone; --out {out} must end in .safetensors")
     sizes = sizes_of_backbone(kind, state)
-    backbone = getattr(backbones, kind)(**sizes)
+    backbone = getattr(backbones, kind)(**sizes, freeze_backbone=True)
+    frozen = backbone.frozen_stages
     left = load_backbone(backbone, weights)
+    if backbone.frozen_stages < frozen:  # what the file leaves at random was released
+        name = shell_override("model.visual_backbone.pretrained_weight_path", str(weights))
+        raise InputError(
+            f"{weights} holds the trunk alone: once converted, the random numbers of the layers behind it would pass for trained "
+            f"ones. It is read as it is: {name}"
+        )
     write_weights(out, backbone.state_dict())
     told = ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in sizes.items()

@@ -218,12 +218,16 @@ def test_darknets_binary_file_loads_in_its_order_and_the_rest_of_the_file_is_lef
         assert torch.equal(loaded[our_name(f"visual_encoder.{name}").removeprefix("visual_backbone.")], tensor), name
 
 
-def test_a_darknet_file_of_the_trunk_alone_leaves_the_neck_trainable(tmp_path, caplog) -> None:
+def test_a_darknet_file_of_the_trunk_alone_leaves_the_neck_trainable(convert, tmp_path, caplog) -> None:
     darknet_file(tmp_path / "darknet53.conv.74", 52)
     path = str(tmp_path / "darknet53.conv.74")
     model = DarkNet53(pretrained=True, pretrained_weight_path=path, freeze_backbone=True)
     assert model.frozen_stages == 11 and all(p.requires_grad for p in model.stages[11].parameters())
     assert "random weights" in caplog.text
+    status, _, error = convert(path, "--out", tmp_path / "converted.safetensors")
+    error = " ".join(error.split())
+    assert status == 2 and "holds the trunk alone" in error and f"pretrained_weight_path={path}" in error
+    assert not (tmp_path / "converted.safetensors").exists()
 
 
 def test_a_darknet_file_cut_short_is_refused_naming_where(tmp_path) -> None:
