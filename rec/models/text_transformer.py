@@ -149,10 +149,10 @@ def from_published_config(content: object, origin: str) -> dict[str, Any]:
         )
     if not isinstance(content, dict):
         raise UntrustedError(f"{origin} is no mapping; expected the config.json of a transformers model")
-    for key, harmless in _REFUSED.items():
+    family = FAMILIES.get(str(content.get("model_type")))
+    for key, harmless in _REFUSED.items() if family else ():  # of another family they are its own affair
         if content.get(key, harmless) not in (harmless, None):
             raise UntrustedError(f"{origin}: {key} is {str(content[key])[:80]!r}, which is not supported")
-    family = FAMILIES.get(str(content.get("model_type")))
     known = {"model_type", *(family.defaults if family else ())}
     return checked({key: value for key, value in content.items() if key in known}, origin)
 

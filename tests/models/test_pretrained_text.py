@@ -234,6 +234,11 @@ def test_published_configs_of_other_architectures_are_refused(change):
         )
 
 
+def test_another_family_is_refused_by_its_name():
+    with pytest.raises(UntrustedError, match="model_type is 'electra', expected one of bert, roberta"):
+        from_published_config(config_of("bert") | {"model_type": "electra", "embedding_size": 8}, "config.json")
+
+
 def test_weights_that_do_not_fit_are_named():
     encoder = plain()
     with pytest.raises(UntrustedError, match=r"model\.safetensors has no embedding\.weight"):
