@@ -17,7 +17,7 @@ from rec.errors import InputError
 # Declared as ``WIDTHxHEIGHT`` and ``letterboxed:SIDE`` besides these. Florence-2's bins are read at their centres.
 NAMES = ("pixel", "0-1", "0-999", "0-1000", "florence")
 MAX_TEXT = 100_000  # characters of one answer that are looked at
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _PAIR = rf" ?({_NUMBER}) ?, ?({_NUMBER}) ?"
 _FOUR = re.compile(rf"[\[(]{_PAIR}(?:,|[\])] ?,? ?[\[(]){_PAIR}[\])]")
 _BINS = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})>")
@@ -102,7 +102,7 @@ def boxes_in_text(text: str) -> list[list[float]]:
     Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``
     and ``(10, 20), (30, 40)`` in running text, and Florence-2's ``<loc_10><loc_20><loc_30><loc_40>``.
     """
-    text = " ".join(text[:MAX_TEXT].split())
+    text = _told(text)
     if bins := _BINS.findall(text):
         return [[float(value) for value in found] for found in bins]
     return _boxes_of(_json_in(text)) or [
@@ -111,11 +111,22 @@ def boxes_in_text(text: str) -> list[list[float]]:
 
 
 def says_none(text: str) -> bool:
-    """Whether a chat model says in JSON that it is not there: ``null``, an empty list, or nothing but these inside."""
-    value = _json_in(" ".join(text[:MAX_TEXT].split()), unreadable="")
-    while isinstance(value, dict | list) and len(value) == 1:
-        value = next(iter(value.values() if isinstance(value, dict) else value))
-    return value is None or value == [] or value == {}
+    """Whether a chat model says in JSON that it is not there: ``null`` or something empty, with no number beside it."""
+    waiting, empty = [_json_in(_told(text), unreadable="")], False
+    while waiting:
+        value = waiting.pop()
+        if value is None or value == [] or value == {}:
+            empty = True
+        elif isinstance(value, dict | list):
+            waiting += list(value.values()) if isinstance(value, dict) else value
+        elif not isinstance(value, str | bool):  # a label, a remark
+            return False
+    return empty
+
+
+def _told(text: str) -> str:
+    """An answer in one line, without what its model thought before it."""
+    return " ".join(text.rpartition("</think>")[2][:MAX_TEXT].split())
 
 
 def _json_in(text: str, unreadable: object = None) -> object:
@@ -128,12 +139,15 @@ def _json_in(text: str, unreadable: object = None) -> object:
 
 
 def _boxes_of(value: object) -> list[list[float]]:
-    box = four_numbers(value)
-    if box is not None:
-        return [box]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [box for inner in value for box in _boxes_of(inner)] if isinstance(value, list) else []
+    """The lists of four numbers in JSON, in order, however deep it is."""
+    found, waiting = list[list[float]](), [value]
+    while waiting:
+        value = waiting.pop()
+        if (box := four_numbers(value)) is not None:
+            found.append(box)
+        elif isinstance(value, dict | list):
+            waiting += reversed(list(value.values()) if isinstance(value, dict) else value)
+    return found
 
 
 # A suspicion needs numbers: a few boxes may well lie in one corner of their images.

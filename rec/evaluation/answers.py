@@ -8,6 +8,7 @@ the masks are the answers. The lines of our own ``predictions.jsonl`` are such l
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from rec.evaluation import several
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
+# What a line of our own predictions has; others that name their "target" may write boxes in any way.
+_OWN = {"index", *KEYS, "box", "target", "iou", "score", "mask"}
 _HOW = "name the phrase by index and fingerprint, by ref_id and sentence, or by image and sentence"
 
 
@@ -145,11 +148,12 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InputError(
-                    f"{path}, line {number} is no JSON ({str(error)[:100]}); is the file cut off?"
+                    f"{path}, line {number} is no JSON ({str(error)[:100]}); expected one object a line, as UTF-8 text: is "
+                    "the file cut off, compressed, or of another kind?"
                 ) from None
             if not isinstance(value, dict):
                 raise InputError(
-                    f"{path}, line {number} is {str(value)[:80]!r}; expected an object with box, boxes or text"
+                    f"{path}, line {number} is {str(value)[:80]!r}; expected one object a line, with box, boxes or text"
                 )
             yield number, value
 
@@ -337,10 +341,10 @@ def _number(value: object) -> bool:
 
 def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Convention:
     """A line of our own predictions, or one with the ``size`` of its resized image, says itself how it is written."""
-    if "target" in answer and "iou" in answer:
+    if answer.keys() >= _OWN:
         return declared if declared == Convention() else Convention()
     size = answer.get("size")
-    if size is None or not (declared.coordinates == "pixel" or "x" in declared.coordinates):
+    if size is None or not re.fullmatch(r"pixel|\d+x\d+", declared.coordinates):
         return declared
     if not isinstance(size, list) or len(size) != 2 or any(type(v) is not int or not 1 <= v < 100_000 for v in size):
         raise InputError(

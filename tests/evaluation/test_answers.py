@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from rec import boxes
-from rec.conventions import NAMES, Convention, boxes_in_text, suspicion
+from rec.conventions import NAMES, Convention, boxes_in_text, says_none, suspicion
 from rec.data.adapter import ForeignDataSet
 from rec.data.masks import encode
 from rec.errors import InputError
@@ -300,7 +300,8 @@ def test_a_key_names_one_truth(tmp_path):
         ("", "none of the lines"),
         ('{"index": 0', "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[1]", "expected an object"),
+        ("[1]", "expected one object a line"),
+        ("[\n {}\n]", "of another kind"),
         ('{"box": [0, 0, 1, 1]}', "does not say which phrase"),
         ('{"ref_id": "nobody", "sentence": "x", "box": null}', "none of the lines"),
         ('{"index": 999, "sentence": "x"}', "not among those"),
@@ -327,6 +328,17 @@ def test_a_line_may_carry_the_size_of_its_resized_image(tmp_path):
     assert scored.records["val"][0]["iou"] > 0.999
 
 
+def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
+    """A harness may keep the truth beside its answers, and the size of the image beside a box in a square."""
+    named = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(40)]
+    for coordinates in ("0-1000", "letterboxed:416"):
+        convention = Convention(coordinates)
+        beside = [{"target": box.tolist(), "iou": 1.0, "size": [width, height]} for box, height, width in truth()]
+        told = [{"box": written(*one, convention).tolist()} for one in truth()]
+        path = lines(tmp_path / "a.jsonl", [a | b | c for a, b, c in zip(named, beside, told, strict=True)])
+        assert summarize_records(read_answers(path, SPLIT, convention).records["val"])["Acc@0.5"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -340,10 +352,30 @@ def test_a_line_may_carry_the_size_of_its_resized_image(tmp_path):
         ("[1, 2, 3, 4, 5]", []),
         ("[1e400, 2, 3, 4]", []),
         ("[1, 2, NaN, 4]", []),
+        ('<think>Is it [9, 9, 9, 9]?</think>{"bbox_2d": [1, 2, 3, 4]}', [[1, 2, 3, 4]]),
+        ("[" * 700 + "1, 2, 3, 4" + "]" * 700, [[1, 2, 3, 4]]),
+        ("[" + "1" * 90_000, []),  # what a model says that cannot stop
     ],
 )
 def test_boxes_are_found_in_what_chat_models_say(text, found):
     assert boxes_in_text(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "none"),
+    [
+        ('{"bbox_2d": null}', True),
+        ('```json\n[{"bbox_2d": null, "label": "the dog"}]\n```', True),
+        ("<think>It may be at [1, 2, 3, 4].</think>\n[]", True),
+        ('{"found": false, "boxes": []}', True),
+        ('{"error": "no image"}', False),
+        ("[1, 2, null, 4]", False),
+        ("There is no dog.", False),
+        ("", False),
+    ],
+)
+def test_only_json_says_that_it_is_not_there(text, none):
+    assert says_none(text) is none
 
 
 @settings(max_examples=300)
