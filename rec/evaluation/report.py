@@ -164,13 +164,15 @@ def _comparison(dataset: DataSet, records: list[Record], name: str, others: Sequ
 
 
 def scored(records: Sequence[Record]) -> np.ndarray:
-    """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects."""
+    """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects, or
+    where the scores are no shares: somebody else's may be logits, or per cent."""
     told = [
         (record["score"], is_right(record))
         for record in records
         if record["score"] is not None and "targets" not in record
     ]
-    return np.array(told, np.float64).reshape(-1, 2)
+    found = np.array(told, np.float64).reshape(-1, 2)
+    return found if ((found >= 0) & (found <= 1)).all() else found[:0]
 
 
 def groupings(records: Sequence[Record]) -> dict[str, Callable[[Record], list[str]]]:

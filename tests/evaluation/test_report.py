@@ -43,6 +43,15 @@ def test_a_thousand_predictions_make_a_small_page_that_opens_offline(tmp_path):
     assert rows[7][3:5] == [round(records[7]["iou"], 3), round(records[7]["score"], 3)]
 
 
+def test_scores_that_are_no_shares_have_no_calibration(tmp_path):
+    dataset, records = run(30)
+    for score in (87.0, -2.5):
+        page = page_of(
+            tmp_path / "r.html", {"val": dataset}, {"val": [*records[:-1], records[-1] | {"score": score}]}, "toy"
+        )
+        assert "Calibration" not in page and "Worst" in page
+
+
 def test_few_phrases_are_told_with_how_little_is_known_from_them(tmp_path):
     dataset, records = run(8)
     for record in records:
