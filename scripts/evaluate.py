@@ -77,6 +77,10 @@ def main() -> int:
         scored = evaluate_model(args, accelerator, say)
     datasets, rows, lines = scored.datasets, scored.rows, scored.lines
     for split, records in lines.items():
+        if args.others:  # train.evaluation.eval_iter may have ended it before the last phrase
+            seen = {record.get("index") for record in records}
+            others = args.others.records
+            others[split] = [record for record in others[split] if record["index"] in seen]
         rows |= rows_of_parts(split, records, rows)
 
     if accelerator.is_main_process:
@@ -242,13 +246,13 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
     import rec
     from rec.command_line import foreign_options
     from rec.errors import InputError
-    from rec.inference.foreign.asking import answered, ask, waiting
+    from rec.inference.foreign.asking import answered, ask, question, waiting
 
     if accelerator.num_processes > 1:
         raise InputError(f"{args.model} is asked by one process: start the script without a launcher")
     path = args.out / "answers.jsonl"
-    left = waiting(datasets, answered(path, datasets))
     grounder: Any = rec.from_pretrained(args.model, **foreign_options(args))
+    left = waiting(datasets, answered(path, datasets, question(grounder, datasets)))
     print(f"model: {grounder.origin}", flush=True)
     phrases = sum(len(indices) for _, indices in left)
     total = sum(len(dataset) for dataset in datasets.values())
@@ -264,18 +268,32 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
     from rec.files import refuse_inputs
+    from rec.inference.foreign import is_foreign
 
     if args.threshold is not None and not name_any_number(datasets):
         raise InputError(
             "--threshold decides which boxes are an answer where phrases name none, one or several objects, but the config has "
             "dataset.targets=one: leave it out, or add dataset.targets=any"
         )
-    names = ("metrics.json", "predictions.jsonl", "intervals.json", "changes.jsonl", "answers.jsonl")
+    asks = is_foreign(args.model)
+    told = {"--coordinates": not (args.answers or args.compare) and args.coordinates, "--prompt": args.prompt}
+    if not asks and (idle := [name for name, value in (told | {"--send-images": args.send_images}).items() if value]):
+        raise InputError(
+            f"{', '.join(idle)}: for models named transformers:… or openai:…, and {args.model or args.answers} is none"
+        )
+    names = [
+        "metrics.json",
+        "predictions.jsonl",
+        "intervals.json",
+        "changes.jsonl",
+        *(["answers.jsonl"] if asks else []),
+    ]
     outputs = [*(args.out / name for name in names), *filter(None, (args.pictures, args.report))]
     refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
-    convention = Convention((args.coordinates if args.answers else None) or "pixel", args.box_format)
+    # Of somebody else's model --coordinates tell how it answers.
+    convention = Convention((None if asks else args.coordinates) or "pixel", args.box_format)
     args.others = read_answers(args.compare, datasets, convention, args.threshold) if args.compare else None
 
 
@@ -294,6 +312,8 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
     if (others := args.others) is None:
         return
     print(f"compared     with {args.compare}: {others.summary()}")
+    if others.suspicion:
+        print(f"warning: {args.compare}: {others.suspicion}")
     changes: list[dict[str, Any]] = []
     for split, records in lines.items():
         for name, (mean, low, high) in bootstrap.paired(records, others.records[split]).items():

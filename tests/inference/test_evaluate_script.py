@@ -127,6 +127,25 @@ def test_answers_of_anybody_are_scored_to_the_same_digits(place, evaluate):
     assert status == 2 and "--config" in error
 
 
+def test_a_model_is_compared_with_answers_as_they_are_declared(place, evaluate):
+    model = ("run/best", "--config", "scenes.py")
+    assert evaluate(*model, "--out", "whole")[0] == 0
+    found = [
+        json.loads(line) for line in (place / "whole" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    shares = [
+        {key: line[key] for key in ("index", "sentence")} | {"box": [v / SIZE for v in line["box"]]} for line in found
+    ]
+    (place / "shares.jsonl").write_text("".join(json.dumps(line) + "\n" for line in shares), encoding="utf-8")
+    compared = (*model, "--compare", "shares.jsonl", "--coordinates", "0-1", "--out", "compared")
+    for more in (), ("train.evaluation.eval_iter=1", "--report", "compared.html"):
+        status, said, error = evaluate(*compared, *more)
+        assert status == 0 and "mIoU +0.00 (+0.00 to +0.00)" in said and "0 phrases won, 0 lost" in said, error
+    for idle in (("--coordinates", "0-1"), ("--prompt", "{phrase}?"), ("--send-images",)):
+        status, _, error = evaluate(*model, *idle)
+        assert status == 2 and f"{idle[0]}: for models named" in error
+
+
 def test_another_batch_size_moves_the_metrics_by_at_most_a_millionth(place, evaluate):
     found = []
     for size in (1, 3, 8):

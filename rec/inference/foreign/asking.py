@@ -10,18 +10,30 @@ from tqdm import tqdm
 
 from rec.contracts import DataSet
 from rec.errors import InputError
-from rec.files import named
-from rec.inference.grounder import Grounder
+from rec.files import digest, named
+from rec.inference.foreign.base import ForeignGrounder
 from rec.trust import MAX_ANNOTATIONS, read_bytes
 
 KEYS = ("image", "ref_id", "sentence")
 
 
-def answered(path: Path, datasets: Mapping[str, DataSet]) -> set[tuple[str, int]]:
+def question(grounder: ForeignGrounder, datasets: Mapping[str, DataSet]) -> str:
+    """What answers depend on besides the data, in a line: the model, a chat model's prompt and way to write a box (as a digest),
+    and whether all of its boxes are kept."""
+    parts = [grounder.weights.partition("@http")[0]]  # a server may move
+    parts += [digest(repr(grounder.family).encode())[:8]] if grounder.family else []
+    return " ".join([*parts, *(["all boxes"] if _any_number(datasets) else [])])
+
+
+def _any_number(datasets: Mapping[str, DataSet]) -> bool:
+    return any(dataset.targets == "any" for dataset in datasets.values())
+
+
+def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tuple[str, int]]:
     """The (split, index) that a file of answers already has; a line that was cut off is taken out of it.
 
     Raises:
-        InputError: its answers are of other data.
+        InputError: its answers are of other data, or to another :func:`question` than ``asked``.
     """
     if not path.exists():
         return set()
@@ -37,6 +49,11 @@ def answered(path: Path, datasets: Mapping[str, DataSet]) -> set[tuple[str, int]
         if split in datasets and fingerprint != datasets[split].fingerprint:
             raise InputError(
                 f"{path}, line {number} was asked about other data than split {split} is now: name another --out"
+            )
+        if answer.get("asked", asked) != asked:
+            raise InputError(
+                f"{path}, line {number} is the answer of {str(answer['asked'])[:200]!r}, and {asked!r} is asked now "
+                "(the model, and what stands for prompt and coordinates): name another --out"
             )
         done.add((split, index))
     if len(whole) < len(content):
@@ -62,13 +79,15 @@ def waiting(datasets: Mapping[str, DataSet], done: set[tuple[str, int]]) -> list
     return left
 
 
-def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[str, list[int]]], path: Path) -> None:
+def ask(
+    grounder: ForeignGrounder, datasets: Mapping[str, DataSet], left: list[tuple[str, list[int]]], path: Path
+) -> None:
     """Asks what is left and adds the answers to ``path``, in lines that :func:`rec.evaluation.answers.read_answers` takes.
 
     Boxes are xyxy in pixels of the original image. Where phrases may name any number of objects, a line has all boxes that do
     not overlap a better one, whatever their score: which are the answer is decided when they are read.
     """
-    any_number = any(dataset.targets == "any" for dataset in datasets.values())
+    any_number, asked = _any_number(datasets), question(grounder, datasets)
 
     def pairs() -> Iterator[tuple[Any, list[str]]]:
         for split, indices in left:
@@ -84,7 +103,12 @@ def ask(grounder: Grounder, datasets: Mapping[str, DataSet], left: list[tuple[st
             dataset = datasets[split]
             for index, answer in zip(indices, answers, strict=True):
                 _, height, width = dataset.target_boxes(index)
-                line: dict[str, Any] = {"split": split, "index": index, "fingerprint": dataset.fingerprint}
+                line: dict[str, Any] = {
+                    "split": split,
+                    "index": index,
+                    "fingerprint": dataset.fingerprint,
+                    "asked": asked,
+                }
                 line |= {key: dataset.describe(index).get(key) for key in KEYS}
                 scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
                 found = [[v * scale[k % 2] for k, v in enumerate(box)] for box in answer.boxes]

@@ -1,7 +1,7 @@
 """What every foreign model shares: the Grounder's calls, with an answer from elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from rec.contracts import Answer
 from rec.inference.grounder import Grounder, Grounding, _Loaded
 from rec.inference.grounding import Box
 from rec.inference.inputs import How
+
+if TYPE_CHECKING:
+    from rec.inference.foreign.families import Family
 
 _NO_GEOMETRY = np.zeros(6, np.float32)  # the picture is not letterboxed here
 
@@ -36,7 +39,10 @@ class ForeignGrounder(Grounder):
 
     Attributes:
         origin: one line: the model, where it runs, and whose licence holds.
+        family: of a chat model.
     """
+
+    family: "Family | None" = None
 
     def __init__(self, name: str, origin: str, *, device: torch.device | str = "cpu", allow_urls: bool = False) -> None:
         self.device, self.allow_urls = torch.device(device), allow_urls
