@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from rec.contracts import Answer
 from rec.errors import InputError
 from rec.inference.foreign import is_foreign, open_foreign
 from rec.inference.grounder import Grounder
+from rec.inference.inputs import with_threshold
 from rec.model_folder.find import find_folder
 from rec.model_folder.format import WEIGHTS, ModelFolderError
 from rec.model_folder.reader import read
@@ -50,7 +50,7 @@ def from_pretrained(
     """
     if is_foreign(source):
         grounder = open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
-        grounder.answer = None if threshold is None else Answer(threshold)
+        grounder.answer = with_threshold(None, threshold)
         return grounder
     if foreign := {name: value for name, value in foreign.items() if value}:
         raise InputError(

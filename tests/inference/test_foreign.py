@@ -1,6 +1,7 @@
 """Other people's models behind the same door: real code of transformers on tiny random models, a server that misbehaves."""
 
 import base64
+import http.client
 import json
 import os
 from importlib.util import find_spec
@@ -113,6 +114,38 @@ def test_a_busy_or_broken_server_is_asked_again_and_a_refusal_is_not(serve):
         grounder(IMAGE, "x")
 
 
+def test_what_a_refusal_says_may_break_off_and_an_error_is_no_answer(serve, monkeypatch):
+    broken = http.client.IncompleteRead(b"abc")
+    monkeypatch.setattr(openai.urllib.error.HTTPError, "read", lambda *_: (_ for _ in ()).throw(broken), raising=False)
+    server, grounder = serve(503, "[0, 0, 10, 10]")
+    assert grounder(IMAGE, "x").box is not None and len(server.asked) == 2
+    busy = json.dumps({"error": {"code": 429, "message": "Rate limit exceeded"}}).encode()
+    server, grounder = serve(busy, busy, "[0, 0, 10, 10]")
+    assert grounder(IMAGE, "x").warning is None and len(server.asked) == 3
+    server, grounder = serve(busy)
+    with pytest.raises(ServerError, match="Rate limit exceeded"):
+        grounder(IMAGE, "x")
+    assert len(server.asked) == openai.TRIES
+
+
+@pytest.mark.parametrize(
+    ("key", "sent"), [("secret\r\n", "Bearer secret"), ("sec\rret", None), ("secret\u2026", None), (" ", None)]
+)
+def test_a_key_is_sent_without_its_lines_end_and_shown_in_no_error(serve, monkeypatch, key, sent):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    if not sent and key.strip():
+        with pytest.raises(InputError, match="OPENAI_API_KEY") as caught:
+            serve("[0, 0, 10, 10]")
+        assert "sec" not in str(caught.value)
+        return
+    server, grounder = serve("[0, 0, 10, 10]")
+    assert grounder(IMAGE, "x").box is not None and server.headers[0].get("Authorization") == sent
+
+
+def test_the_address_that_servers_print_is_of_this_machine():
+    assert rec.from_pretrained("openai:toy@http://0.0.0.0:1/v1", coordinates="0-1").is_here
+
+
 def test_a_model_that_takes_no_temperature_or_length_is_asked_without(serve):
     def answer(body):
         for name in ("max_tokens", "temperature"):
@@ -153,11 +186,18 @@ def test_nothing_goes_to_another_machine_unasked(monkeypatch):
         ("openai:model@ftp://127.0.0.1/v1", "names no server"),
         ("openai:model@http://user:word@127.0.0.1/v1", "names no server"),
         ("openai:unheard-of@http://127.0.0.1:1/v1", "is not known"),
+        ("openai:model@http://[::1/v1", "names no server"),
+        ("openai:model@http://a..b/v1", "cannot be found"),
     ],
 )
 def test_names_that_cannot_be_asked(name, said):
     with pytest.raises(InputError, match=said):
         rec.from_pretrained(name)
+
+
+def test_a_threshold_is_a_share_for_foreign_models_too(serve):
+    with pytest.raises(ValueError, match="expected a score, 0 to 1"):
+        serve("null", threshold=5)
 
 
 def test_options_of_foreign_models_are_refused_for_ours(tmp_path):
@@ -198,6 +238,8 @@ def test_detectors_of_transformers_answer_in_pixels(toy, tmp_path, monkeypatch):
             assert 0 <= left <= right <= 140 and 0 <= top <= bottom <= height and 0 <= score <= 1
     alone = grounder(IMAGE[:50], "the dog")
     assert alone.box == pytest.approx(answers[1][1].box, abs=0.1), "a batch answers what one image is answered"
+    with pytest.raises(InputError, match="dtype is 'fp16'"):
+        rec.from_pretrained(f"transformers:{tmp_path}", device="cpu", dtype="fp16")
     assert toy.partition("2")[0].replace("_", "-") in grounder.origin and "own licence" in grounder.origin
 
 
@@ -295,6 +337,15 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
     status, _, error = evaluate("--splits", "val", "dataset.ann_path.scenes.count.val=4")
     assert status == 2 and "other data" in error
+    for other in (("--coordinates", "0-999"), ("--prompt", "Where is {phrase}?"), ("dataset.targets=any",)):
+        status, _, error = evaluate("--splits", "val", *other)
+        assert status == 2 and "name another --out" in " ".join(error.split()), other
+    status, _, error = call_script("evaluate", f"openai:other@{server.address}", "--config", "scenes.py", "--out", "out",
+                                   "--coordinates", "0-1000")  # fmt: skip
+    assert status == 2 and "'openai:toy" in error and "'openai:other" in error and len(server.asked) == 16
+    again = ("--answers", "out/answers.jsonl", "--config", "scenes.py", "--out", "out")
+    assert call_script("evaluate", *again)[0] == 0, "they are scored where they lie"
+    assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
 
 
 def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, tmp_path, monkeypatch, call_script):

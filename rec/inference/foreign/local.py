@@ -75,7 +75,10 @@ def open_local(
     if way is not Chat and (coordinates or prompt):
         raise InputError(f"{name} is no chat model: coordinates and prompt are its own affair, leave them out")
     family = family_of(f"{name} {kind}", coordinates, prompt) if way is Chat else None
-    kept = _AUTOCAST.get(str(dtype or "float32").removeprefix("torch."), torch.float32)
+    width = str(dtype or "float32").removeprefix("torch.")
+    if width != "float32" and width not in _AUTOCAST:
+        raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
+    kept = _AUTOCAST.get(width, torch.float32)
     with _told(name):
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = auto.from_pretrained(

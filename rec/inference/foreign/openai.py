@@ -59,7 +59,10 @@ class Server(ForeignGrounder):
         allow_urls: bool = False,
     ) -> None:
         model, _, address = name.rpartition("@")
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:  # a bracket that is not closed
+            parts = urlsplit("")
         if not model or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise InputError(f"openai:{name} names no server; expected openai:<model>@http://127.0.0.1:8000/v1")
         self.is_here = _is_here(parts.hostname)
@@ -68,7 +71,7 @@ class Server(ForeignGrounder):
                 f"{parts.hostname} is another machine, and every photograph would be sent there: add --send-images "
                 "(send_images=True) if that is what you want"
             )
-        if not self.is_here and parts.scheme == "http" and os.environ.get(KEY):
+        if _key() and not self.is_here and parts.scheme == "http":
             raise InputError(f"{address}: the key of {KEY} would cross the network unencrypted; use https, or unset it")
         self.model_name, self.address, self.host = model, address.rstrip("/"), parts.hostname
         self.family, self.at_once = family_of(model, coordinates, prompt), at_once
@@ -113,9 +116,7 @@ class Server(ForeignGrounder):
         Raises:
             ServerError: it refuses, or does not answer in :data:`TRIES` tries.
         """
-        headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
-        )
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {_key()}"} if _key() else {})
         trouble = ""
         for attempt in range(TRIES):
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)
@@ -129,10 +130,12 @@ class Server(ForeignGrounder):
                     data = response.read(MAX_ANSWER + 1)
                 if len(data) > MAX_ANSWER:
                     raise ServerError(f"{self.address} answers with more than {MAX_ANSWER:,} bytes")
-                return json.loads(data)
+                answer = json.loads(data)
+                if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+                    raise ValueError(f"it answers with an error: {json.dumps(answer['error'])[:200]}")
+                return answer
             except urllib.error.HTTPError as error:
-                with error:
-                    told = " ".join(error.read(500).decode("utf-8", "replace").split())
+                told = _told(error)
                 trouble = f"{error.code} {error.reason}: {told[:200]}"
                 if error.code == 400 and (refused := {name for name in limits if name in told}):
                     self._refused |= refused  # models that think first take neither
@@ -157,13 +160,34 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def _told(refusal: urllib.error.HTTPError) -> str:
+    """The beginning of what a server says to its refusal; "" where that breaks off."""
+    try:
+        with refusal:
+            return " ".join(refusal.read(500).decode("utf-8", "replace").split())
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _key() -> str:
+    """The key of the environment, without the line's end that a file left on it.
+
+    Raises:
+        InputError: no header can hold it. It is not shown: messages end up in logs.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the key in {KEY} holds letters that no key has; copy it anew")
+    return key
+
+
 def _is_here(host: str) -> bool:
     """Whether every address of ``host`` is of this machine."""
     try:
         found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the second one of "a..b"
         raise InputError(f"{host} cannot be found: {error}") from None
-    return all(ipaddress.ip_address(address).is_loopback for address in found)
+    return all(ip.is_loopback or ip.is_unspecified for ip in map(ipaddress.ip_address, found))
 
 
 def _seconds(text: str | None) -> float:
