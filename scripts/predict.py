@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit
 
 from rec.console import require_output
@@ -49,7 +49,6 @@ def main() -> int:
     from tqdm import tqdm
 
     import rec
-    from rec.command_line import model_options
     from rec.evaluation.pictures import save
     from rec.files import growing_file, refuse_inputs, user_path
     from rec.inference.grounder import draw
@@ -63,10 +62,9 @@ def main() -> int:
     refuse_inputs(outputs, [*read, *files_of(folder / "best")])
     if args.device in ("auto", "cpu"):
         keep_freed_memory()
-    grounder = rec.from_pretrained(args.model, dtype=args.dtype, allow_urls=args.allow_urls, **model_options(args))
-    print(f"model: {grounder.origin}", flush=True)
-    if args.send_images:
-        print(f"{len(pairs)} images are sent", flush=True)
+    options = options_of(args, args.model, args.second)
+    grounder = rec.from_pretrained(args.model, dtype=args.dtype, allow_urls=args.allow_urls, **options)
+    tell("model", grounder, pairs)
     if args.labels:
         return write_labels(args, grounder, pairs)
 
@@ -127,6 +125,24 @@ def main() -> int:
         again = "; the same command again tries these, and keeps the other answers" if journal is not None else ""
         print(f"{failures.summary()}{again}", file=sys.stderr)
     return 1 if failures.count else 0
+
+
+def options_of(args: argparse.Namespace, model: str, other: str | None) -> dict[str, Any]:
+    """Arguments of :func:`rec.from_pretrained` for one of two models: what is said of somebody else's is not for ours beside it."""
+    from rec.command_line import model_options
+    from rec.inference.foreign import is_foreign
+
+    options = model_options(args)
+    if is_foreign(other or "") and not is_foreign(model):
+        options |= {"coordinates": None, "prompt": None, "send_images": False}
+    return options
+
+
+def tell(name: str, grounder: "Grounder", pairs: "Sequence[Pair]") -> None:
+    """Prints where the model is from, and how many images leave this machine."""
+    print(f"{name}: {grounder.origin}", flush=True)
+    if not getattr(grounder, "is_here", True):
+        print(f"{len(pairs)} images are sent to {getattr(grounder, 'host', 'another machine')}", flush=True)
 
 
 class Failures:
@@ -325,13 +341,12 @@ def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: "Sequenc
     from tqdm import tqdm
 
     import rec
-    from rec.command_line import model_options
     from rec.inference.labels import Checks, Label, label, write
 
     second = None
     if args.second:
-        second = rec.from_pretrained(args.second, **model_options(args) | {"threshold": None})
-        print(f"second: {second.origin}", flush=True)
+        second = rec.from_pretrained(args.second, **options_of(args, args.second, args.model) | {"threshold": None})
+        tell("second", second, pairs)
     checks = Checks(args.min_score, second, args.agree, args.mirror)
     failed: list[str] = []
 

@@ -21,7 +21,7 @@ from rec.data.schema import MIN_WEIGHT
 from rec.data.text import mirror_phrase
 from rec.evaluation import several
 from rec.evaluation.pictures import annotate, colour, data_address
-from rec.files import write_json_lines, write_text
+from rec.files import growing_file, write_text
 from rec.inference.grounder import Grounder
 from rec.inference.grounding import Grounding
 from rec.inference.inputs import Pair, to_pixels
@@ -145,20 +145,19 @@ def write(path: Path, found: Iterable[Label], review: Path | None = None) -> Cou
     """Writes the labels that are kept, and a page to tick them off; returns how many were kept and why others were not.
 
     Args:
-        path: JSONL; whole or as it was before.
+        path: JSONL; whole or as it was before, the labels so far beside it where the work ends early.
         found: in order.
         review: an HTML page that shows every label and saves those that stay ticked, in the browser, as JSONL.
     """
     counts: Counter[str] = Counter()
-    kept: list[dict[str, object]] = []
     tiles: list[str] = []
-    for one in found:
-        counts[one.reason or "kept"] += 1
-        if one.reason is None:
-            kept.append(row(one, path.parent))
-        if one.answer.box is not None and review is not None:
-            tiles.append(_tile(one, row(one, path.parent), len(tiles)))
-    write_json_lines(path, kept)
+    with growing_file(path) as file:
+        for one in found:
+            counts[one.reason or "kept"] += 1
+            if one.reason is None:
+                file.write(json.dumps(row(one, path.parent), ensure_ascii=False) + "\n")
+            if one.answer.box is not None and review is not None:
+                tiles.append(_tile(one, row(one, path.parent), len(tiles)))
     if review is not None:
         write_text(review, _page(path.name, tiles))
     return counts

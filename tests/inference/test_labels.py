@@ -87,6 +87,18 @@ def test_labels_are_ones_own_data(photos, tmp_path):
     assert dataset.target_boxes(2)[0].tolist() == [[10, 10, 40, 30]]
 
 
+def test_what_a_teacher_answered_before_its_work_ended_early_is_kept_beside(photos, tmp_path):
+    def cut_off():
+        yield from label(Teacher(), photos[:1], Checks())
+        raise RuntimeError("the server is gone")
+
+    with pytest.raises(RuntimeError, match="gone") as caught:
+        write(tmp_path / "train.jsonl", cut_off())
+    kept = (tmp_path / "train.jsonl.partial").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["phrase"] for line in kept] == [["the square"], ["the left one"], ["there"]]
+    assert "train.jsonl.partial" in caught.value.__notes__[0] and not (tmp_path / "train.jsonl").exists()
+
+
 class Both(Teacher):
     """Answers with the white square and a place beside it, which ``lost`` leaves out."""
 

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import foreign_toys
 import numpy as np
 import pytest
 from inference_toy import write_folder
@@ -134,6 +135,18 @@ def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said
     status, _, error = predict(*arguments)
     assert status == 2 and said in error.replace("\n", " ") and "Traceback" not in error
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_of_two_models_each_is_asked_in_its_own_way(place, predict, tmp_path):
+    server = foreign_toys.ChatServer(["[0, 0, 1000, 1000]"])
+    foreign, how = f"openai:toy@{server.address}", ("--coordinates", "0-1000", "--send-images")
+    for first, second in ((foreign, "model"), ("model", foreign)):
+        labels = ("--labels", tmp_path / "l.jsonl", "--second", second, "--agree", "0")
+        status, said, error = predict(first, "photos/0.jpg", "a circle", *labels, *how)
+        assert status == 0 and "second: " in said and "are sent" not in said, error
+    server.close()
+    status, _, error = predict("model", "photos/0.jpg", "a circle", *how)
+    assert status == 2 and "coordinates, send_images: for models named" in error
 
 
 def test_errors_are_told_once_a_kind_and_names_at_the_end(place, predict, tmp_path):
