@@ -21,7 +21,7 @@ import numpy as np
 
 from rec.errors import InputError, RecError
 from rec.inference.foreign.base import ForeignGrounder, Found, read_text
-from rec.inference.foreign.families import family_of
+from rec.inference.foreign.families import Family, family_of
 
 KEY = "OPENAI_API_KEY"  # the environment's; it is sent, never written
 MAX_ANSWER = 1 << 20  # bytes
@@ -47,6 +47,8 @@ class Server(ForeignGrounder):
     Raises:
         InputError: no address, an unknown family, or another machine without ``send_images``.
     """
+
+    family: Family
 
     def __init__(
         self,
