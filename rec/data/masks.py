@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rec import trust
-from rec.data.images import decode_image
+from rec.data.images import decode_image, open_image, read_bytes
 from rec.errors import UntrustedError
 
 
@@ -66,7 +66,10 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
     """
     if not isinstance(mask, bytes) and str(mask).endswith(".npy"):
         return _read_npy(mask, height, width)
-    array = decode_image(mask, max_pixels=max(height * width, 1 << 20)).max(axis=2)
+    limit = max(height * width, 1 << 20)
+    opened = open_image(mask if isinstance(mask, bytes) else read_bytes(mask), "of the mask", limit)
+    # A photograph's rule cuts 16-bit samples to their high byte, and with it the numbers of objects.
+    array = np.asarray(opened) if opened.mode.startswith("I") else decode_image(mask, max_pixels=limit).max(axis=2)
     if array.shape != (height, width):
         name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
         raise ValueError(
@@ -97,7 +100,7 @@ def _read_npy(path: str | os.PathLike[str], height: int, width: int) -> np.ndarr
     content = data[stream.tell() :]
     if len(content) != height * width * dtype.itemsize:
         raise ValueError(f"{path} is cut short, or longer than its header says")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
+    return np.frombuffer(content, dtype).reshape(height, width, order="F" if in_columns else "C")
 
 
 def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from pycocotools import mask as coco
 
 from rec.data import masks
@@ -40,6 +41,16 @@ def test_a_damaged_encoding_is_decoded_whole_or_refused(mask, junk, at):
         return
     assert decoded.shape == mask.shape
     assert decoded.max(initial=0) <= 1
+
+
+@pytest.mark.parametrize(("dtype", "ending"), [(np.uint16, "png"), (np.int32, "png"), (np.int32, "tif")])
+def test_a_mask_of_small_numbers_in_many_bits_covers_what_is_not_black(tmp_path, dtype, ending):
+    mask = np.zeros((6, 9), dtype)
+    mask[1:4, 2:5] = 1
+    Image.fromarray(mask).save(tmp_path / f"m.{ending}")
+    assert np.array_equal(masks.read(tmp_path / f"m.{ending}", 6, 9) != 0, mask != 0)
+    np.save(tmp_path / "m.npy", mask[..., None])
+    assert np.array_equal(masks.read(tmp_path / "m.npy", 6, 9), mask)
 
 
 def test_parts_of_a_polygon_object_are_united():
