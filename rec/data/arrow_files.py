@@ -114,9 +114,13 @@ def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":
 def parquet_files(path: Path) -> dict[str, list[Path]]:
     """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there is none."""
     files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
+    files = [file for file in files if not file.name.startswith(".")]  # such as ._train.parquet of a Mac
     splits: dict[str, list[Path]] = {}
     for file in sorted(files):
-        splits.setdefault(re.split(r"-\d", file.stem)[0] if len(files) > 1 else "train", []).append(file)
+        name = re.split(r"-\d", file.stem)[0]
+        # A table by itself is called anything; published shards have their split's name.
+        is_split = len(files) > 1 or (file != path and re.search(r"-\d{5}-of-\d{5}$", file.stem))
+        splits.setdefault(name if is_split else "train", []).append(file)
     return splits
 
 

@@ -12,7 +12,7 @@ import pytest
 from data_toys import row, write_image
 
 from rec import trust
-from rec.data.arrow_files import load_parquet, load_saved
+from rec.data.arrow_files import load_parquet, load_saved, parquet_files
 from rec.data.schema import FEATURES
 from rec.data.sources import SourceError
 from rec.data.tables import open_source, open_table
@@ -46,6 +46,14 @@ def test_categories_become_texts(tmp_path):
     table = pa.table({"image": pa.array(["a.jpg", "b.jpg", "a.jpg"]).dictionary_encode(), "bbox": [[1.0, 2, 3, 4]] * 3})
     pq.write_table(table, tmp_path / "x.parquet")
     assert load_parquet([tmp_path / "x.parquet"])["image"][:] == ["a.jpg", "b.jpg", "a.jpg"]
+
+
+def test_a_shard_has_the_name_of_its_split_also_where_it_is_the_only_one(tmp_path):
+    for name in ("test-00000-of-00001.parquet", "._test-00000-of-00001.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    assert list(parquet_files(tmp_path)) == ["test"]
+    (tmp_path / "test-00000-of-00001.parquet").rename(tmp_path / "boxes.parquet")
+    assert list(parquet_files(tmp_path)) == ["train"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy"])
