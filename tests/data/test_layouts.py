@@ -68,8 +68,10 @@ def test_splits_of_coco_files_are_named_inside_or_by_the_file(folder):
     content = coco(split="validation")
     assert open_source(write(folder, content), name="mine").splits == ("val", "train")
     assert [row["ann_id"] for row in table(folder, write(folder, content), "val")] == ["7"]
-    for name, split in (("instances_val2017.json", "val"), ("test.json", "test"), ("_annotations.coco.json", "train")):
-        assert open_source(write(folder, coco(), name), name="mine").splits == (split,)
+    named = {"instances_val2017": "val", "test": "test", "_annotations.coco": "train", "Validation": "val"}
+    named |= {"finetune_refcoco_testA": "test", "instancesTest": "test", "labels_latest": "train", "festival": "train"}
+    for name, split in named.items():
+        assert open_source(write(folder, coco(), f"{name}.json"), name="mine").splits == (split,), name
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,16 @@ def test_answers_that_mark_phrases_are_rows_of_their_own(folder):
     rows = table(folder, {"path": write(folder, [talk("Describe it.", answer)]), "coordinates": "0-1000"})
     assert [row["sentences"] for row in rows] == [["A red box"], ["a gray one"]]
     assert np.allclose([row["bbox"] for row in rows], [BOX, OTHER], atol=0.1)
+
+
+def test_of_a_question_with_several_phrases_the_answer_says_whose_its_boxes_are(folder):
+    question = "Where are <ref>the red box</ref> and <ref>the gray one</ref>?"
+    answer = "<ref>the red box</ref><box>(83,222),(333,667)</box> <ref>the gray one</ref><box>(417,56),(917,556)</box>"
+    rows = table(folder, {"path": write(folder, [talk(question, answer)]), "coordinates": "0-1000"})
+    assert [row["sentences"] for row in rows] == [["the red box"], ["the gray one"]]
+    assert np.allclose([row["bbox"] for row in rows], [BOX, OTHER], atol=0.1)
+    unmarked = write(folder, [talk(question, "[83, 222, 333, 667], [417, 56, 917, 556]")])
+    assert "several phrases" in faults(folder, {"path": unmarked, "coordinates": "0-1000"})
 
 
 def test_conversations_declare_what_their_numbers_mean(folder):

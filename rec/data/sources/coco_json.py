@@ -10,6 +10,7 @@ annotation ``tokens_positive``, spans ``[begin, end]`` of its characters; the ph
 or without spans the whole caption.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def open_coco(
 ) -> Source:
     """Opens a COCO file with phrases.
 
-    Splits are what ``split`` of annotations or images says; where they say nothing, the file's own name if it is one of
-    train, val, test (or ``instances_val2017`` and the like), else ``train``.
+    Splits are what ``split`` of annotations or images says; where they say nothing, train, val or test if a word of the
+    file's name begins with it (``instances_val2017``, not ``labels_latest``), else ``train``.
 
     Args:
         path: the JSON file.
@@ -74,7 +75,8 @@ def open_coco(
             f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have "
             f"{', '.join(keys) or 'nothing'}. Another key, of annotations or images, is named with --columns sentences=…"
         )
-    otherwise = next((split for split in ("train", "val", "test") if split in path.stem.lower()), "train")
+    begins = re.findall(r"(?<![a-z])(train|val|test)", re.sub("(?<=[a-z])(?=[A-Z])", "_", path.stem).lower())
+    otherwise = next((split for split in ("train", "val", "test") if split in begins), "train")
     found = [attempt(_split, entry, images, otherwise) for entry in entries]
     splits = [otherwise if isinstance(split, BadRecord) else split for split in found]
     root = Path(image_root) if image_root else path.parent

@@ -131,13 +131,16 @@ def _text(turn: dict[str, Any]) -> str:
 def _targets(
     question: str, answer: str, prompts: Sequence[str]
 ) -> list[tuple[str, list[list[float]]] | BadRecord | None]:
-    phrase = _phrase(question, prompts)
-    marked = list(_NAMED.finditer(answer))
+    asked, marked = list(_NAMED.finditer(question)), list(_NAMED.finditer(answer))
+    phrase = _phrase(question, prompts) if len(asked) < 2 else None
     if phrase is None and marked:
         ends = [*(mark.start() for mark in marked[1:]), len(answer)]
         found = [(_inside(m), boxes_in_text(answer[m.end() : end])) for m, end in zip(marked, ends, strict=True)]
         return [(words, several) if several else None for words, several in found]
     several = boxes_in_text(_NAMED.sub(" ", answer))
+    if len(asked) > 1 and (several or says_none(answer)):
+        told = f"the question {shown(question)} names {len(asked)}, and {shown(answer)} does not say whose boxes it has"
+        return [BadRecord("several phrases", f"{told}: mark each phrase in the answer too, or ask for one at a time")]
     if phrase is None:
         fault = f"the question {shown(question)} is answered with boxes; which part of it is the phrase? Name it with --prompt"
         return [BadRecord("no phrase", f"{fault} 'words before {{}} and behind'") if several else None]
