@@ -28,7 +28,7 @@ from rec.data.sources.foreign import open_foreign
 from rec.data.sources.label_studio import is_label_studio, open_label_studio
 from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
-from rec.data.sources.tabular import SUFFIXES, open_tabular, records
+from rec.data.sources.tabular import SUFFIXES, is_own, open_tabular, records
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 from rec.data.spec import SCENES, SourceSpec, expand
 from rec.files import default_mode
@@ -197,6 +197,8 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_label_studio(path, content, name, image_path, chosen.columns)
         if isinstance(content, list) and is_conversations(next(iter(content), None)):
             return open_conversations(path, lambda: content, name, image_path, chosen)
+        if isinstance(content, list) and is_own(next(iter(content), None)):
+            return open_tabular(path, name, image_path, chosen.bbox_format)
         if is_simrec_json(content):
             return open_simrec_json(path, content, name, image_path, mask_path)
     if suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
@@ -252,10 +254,14 @@ def _mapped_files(rows: "datasets.Dataset") -> list[Path]:
 
 
 def _image_root(rows: "datasets.Dataset", image_path: str | None, recorded: str, folder: Path) -> str:
-    """``image_path`` where the first image is there, else the folder recorded at preparation."""
-    if not len(rows) or rows[0]["image"]["bytes"] is not None or os.path.isabs(rows[0]["image"]["path"]):
+    """``image_path`` where the first image that a row names relative to it is there, else the folder recorded at preparation."""
+    import pyarrow.compute as pc
+
+    paths, data = (pc.struct_field(rows.data.column("image"), key) for key in ("path", "bytes"))
+    number = pc.index(pc.and_(pc.is_null(data), pc.invert(pc.starts_with(paths, "/"))), True).as_py()
+    if number < 0:
         return ""
-    first = rows[0]["image"]["path"]
+    first = paths[number].as_py()
     for root in (image_path, recorded, str(folder)):
         if root and os.path.isfile(os.path.join(root, first)):
             return root

@@ -449,6 +449,14 @@ def test_a_csv_file_loses_no_part_of_a_line_and_no_line_to_a_stray_quotation_mar
     assert [row["sentences"] for row in read(tmp_path / "out")] == [['a 12" screen'], ["a fork"]]
 
 
+def test_the_row_numbers_that_pandas_writes_are_no_fault(tmp_path):
+    write_image(tmp_path / "a.jpg", 120, 90)
+    text = ",image,phrase,bbox\n0,a.jpg,box,10 20 30 40\n1,a.jpg,the lid,10 20 30 40\n"
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    spec = {"path": tmp_path / "x.csv", "bbox_format": "xywh"}
+    assert [row["sentences"] for row in read(spec)] == [["box"], ["the lid"]]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -479,6 +487,27 @@ def test_zero_is_an_id_and_null_is_none(tmp_path):
     assert [null[key] for key in ("ref_id", "image_id", "ann_id", "category", "source")] == [
         *("train-2", "a.jpg", None, None, "mine")
     ]
+
+
+def test_own_records_may_be_one_json_array_and_lines_under_that_name_are_told(tmp_path):
+    row = json.loads(GOOD)
+    make_jsonl(tmp_path, [row])
+    (tmp_path / "x.json").write_text(json.dumps([row, row], indent=1), encoding="utf-8")
+    assert len(read({"path": tmp_path / "x.json", "bbox_format": "xywh"})) == 2
+    (tmp_path / "train.jsonl").rename(tmp_path / "y.json")
+    (tmp_path / "y.json").write_text(f"{GOOD}\n{GOOD}\n", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"y\.json is not valid JSON .*one object per line\? Then call it \.jsonl"):
+        read({"path": tmp_path / "y.json", "bbox_format": "xywh"})
+
+
+def test_a_folder_has_one_file_for_each_split(tmp_path):
+    folder = make_jsonl(tmp_path, [json.loads(GOOD)]).parent
+    (folder / "._train.jsonl").write_bytes(b"\0\5\x16\7")  # what a Mac leaves on other file systems
+    spec = {"path": folder, "bbox_format": "xywh"}
+    assert open_source(spec, name="mine").splits == ("train",)
+    (folder / "train.csv").write_text("image,phrase,bbox\n", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"has both train\.csv and train\.jsonl"):
+        open_source(spec, name="mine")
 
 
 def test_a_broken_line_is_in_the_first_split_there_is(tmp_path):

@@ -96,8 +96,9 @@ _ALIASES = (("train", "training"), ("val", "validation", "valid", "dev"))
 
 def find_split(split: str, splits: Sequence[str]) -> str | None:
     """The name that a data set has for a split: ``"val"`` finds ``"validation"`` where there is no ``"val"``; None: no such."""
-    same = next((names for names in _ALIASES if split in names), (split,))
-    return next((name for name in (split, *same) if name in splits), None)
+    same = next((names for names in _ALIASES if split.lower() in names), ())
+    capitals = (name for name in splits if name.lower() in same)
+    return next((name for name in (split, *same, *capitals) if name in splits), None)
 
 
 def own_split(named: object, otherwise: str) -> str:
@@ -159,7 +160,9 @@ def load_json(path: str | os.PathLike[str]) -> Any:
     except SourceError:
         raise
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{os.fspath(path)} is not valid JSON ({error}): cut short? Get the file again") from None
+        lines = "Extra data" in str(error)
+        remedy = "one object per line? Then call it .jsonl" if lines else "cut short? Get the file again"
+        raise SourceError(f"{os.fspath(path)} is not valid JSON ({error}): {remedy}") from None
 
 
 def _whole_number(digits: str) -> float:

@@ -77,13 +77,19 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     Raises:
         SourceError: no format named, no such file, or not UTF-8.
     """
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():  # files with a dot in front are the file system's, such as ._train.jsonl of a Mac
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
     boxes_as = check_bbox_format(bbox_format, str(path))
     root = Path(image_root) if image_root else files[0].parent
     if not files:
         raise SourceError(f"{path} holds no {' or '.join(SUFFIXES)} file")
     if path.is_dir():
         by_split = {file.stem: file for file in files}
+        if twice := [file.name for file in files if by_split[file.stem] is not file]:
+            raise SourceError(
+                f"{path} has both {twice[0]} and {by_split[Path(twice[0]).stem].name}: leave one file for each split"
+            )
     else:
         named = dict.fromkeys(split for _, row in _lines(path) if (split := _split_of(row)) is not None)
         by_split = dict.fromkeys(named or ("train",), path)
@@ -103,6 +109,11 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
                     yield attempt(_row, entry, own_place, name, root, boxes_as, where=where)
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
+
+
+def is_own(first: object) -> bool:
+    """Whether a record of a JSON array is one of a JSONL file's."""
+    return isinstance(first, dict) and "image" in first and not {"phrase", "phrases", "objects"}.isdisjoint(first)
 
 
 def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
@@ -203,10 +214,10 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str,
 
 def _by_column(columns: list[str], values: list[str]) -> dict[str, Any]:
     row = dict[str, Any]()
-    for name, value in zip_longest(columns, values, fillvalue=""):
+    for number, (name, value) in enumerate(zip_longest(columns, values, fillvalue="")):
         if name:
             row[name] = value
-        elif value.strip():
+        elif number and value.strip():  # a first column without a name is pandas' row number
             raise BadRecord(
                 "more fields than columns",
                 f"{shown(value)} is under no column's name; a text with commas in it stands in quotation marks",
