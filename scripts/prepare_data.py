@@ -168,6 +168,8 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     choices |= {key: getattr(arguments, key) for key in ("boxes", "coordinates", "prompt", "configuration", "revision")}
     choices |= {"columns": dict(arguments.columns), "splits": arguments.splits}
     choices = {key: value for key, value in choices.items() if value}
+    if arguments.masks and not os.path.isdir(arguments.masks):
+        raise SourceError(f"--masks: there is no folder {arguments.masks}")
     if arguments.fetch_images and arguments.images:
         Path(arguments.images).mkdir(parents=True, exist_ok=True)
     source = open_source(choices, name=arguments.dataset, image_path=arguments.images, mask_path=arguments.masks)
@@ -238,10 +240,15 @@ def print_counts(info: dict[str, Any]) -> None:
 def evaluation_images(folders: list[str]) -> Any:
     """The images of the evaluation splits of prepared folders."""
     from rec.data.leakage import ImageIndex
+    from rec.data.sources import SourceError
 
     index = ImageIndex()
-    for where, table in tables_of(folders, training=False):
-        index.add(table, where)
+    for folder in folders:
+        tables = tables_of([folder], training=False)
+        if not tables:
+            raise SourceError(f"--exclude-images-of: {folder} has no split but train, so it has no evaluation images")
+        for where, table in tables:
+            index.add(table, where)
     return index
 
 

@@ -1,7 +1,9 @@
 """From raw rows to complete ones: what readers leave open is looked up in the image and mask files."""
 
+import functools
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +50,7 @@ def complete_rows(
         missing, unreadable, elsewhere or of another size than the record says, or the mask cannot be encoded.
     """
     last: list[Any] = [None, None]  # the image looked at last: its key, and what was found
+    base = os.path.abspath(root)
 
     def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
         key = image["path"], len(image["bytes"] or b"")
@@ -67,8 +70,10 @@ def complete_rows(
         path = image["path"]
         if data is not None:
             path = path and os.path.basename(path)
-        elif root and Path(path).is_relative_to(root):
-            path = str(Path(path).relative_to(root))
+        elif root and (above := [folder for folder in (root, base) if Path(path).is_relative_to(folder)]):
+            path = str(Path(path).relative_to(above[0]))
+        else:  # nothing else would tell later where the name starts
+            path = os.path.abspath(path)
         mask = _mask(row, width, height, mask_folders) if with_masks else None
         done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
         return {key: row[key] for key in row if key not in _USED} | _in_pixels(row, width, height) | done
@@ -150,7 +155,19 @@ def _nearby(path: str) -> str:
     folder = Path(path).parent
     if not folder.is_dir():
         return f", nor a folder {folder}: name the folder that the records' names start from (--images, image_path)"
+    if other := _names_in(os.path.abspath(folder), os.stat(folder).st_mtime_ns).get(_plain(Path(path).name)):
+        return f", but there is {other}: capitals, and how accents are stored, must be the same"
     return ""
+
+
+@functools.lru_cache(maxsize=16)
+def _names_in(folder: str, _changed: int) -> dict[str, str]:
+    return {_plain(name): name for name in os.listdir(folder)}
+
+
+def _plain(name: str) -> str:
+    """What names have in common that Windows, macOS or a reader takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:

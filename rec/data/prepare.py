@@ -6,6 +6,7 @@ fingerprint and the digests of :mod:`rec.data.content`. ``prepared.json`` is wri
 """
 
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -25,7 +26,7 @@ from rec.data.content import describe, fingerprint
 from rec.data.schema import FEATURES, BadRecord, attempt
 from rec.data.sources import Source, SourceError, check_split_names, find_split, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import link_or_copy, swap, user_path, whole_file, write_json
+from rec.files import link_or_copy, refuse_inputs, swap, user_path, whole_file, write_json
 from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def prepare(
         BadRecord: with ``on_bad_record="raise"``; with ``"skip"``, where most records of a split fail alike.
     """
     # What is asked for, checked before anything is written.
-    folder = user_path(folder).absolute()
-    wanted = [find_split(split, source.splits) or split for split in splits or source.splits]
+    folder = Path(os.path.realpath(user_path(folder)))  # a link to another disk stays one when the folder is replaced
+    wanted = list(dict.fromkeys(find_split(split, source.splits) or split for split in splits or source.splits))
     _check_wish(source, folder, wanted, store)
     # The job and its identity: a finished folder of the same one is taken as it is, an interrupted one is continued.
     job = {"with_masks": with_masks, "on_bad_record": on_bad_record, "embed": store == "embedded", "parquet": parquet}
@@ -92,6 +93,7 @@ def prepare(
     replaced = folder if overwrite and (folder / INFO_FILE).exists() else None
     if replaced:  # stays as it is until the new table is complete
         read_info(replaced)
+        refuse_inputs([replaced], [*source.files, *filter(None, [source.image_root])])
         folder = folder.with_name(f".{folder.name}.new")
         if (folder / INFO_FILE).exists():  # complete, but the end of that attempt was not reached
             shutil.rmtree(folder)
@@ -372,6 +374,9 @@ def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) ->
         shards = [Path(entry["filename"]) for entry in table.cache_files]
         if parquet:
             files[split] = [folder / f"{split}-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards))]
+            # Of other labels, whose preparation was interrupted here.
+            for shard in {*folder.glob(f"{glob.escape(split)}-[0-9]*-of-[0-9]*.parquet")} - {*files[split]}:
+                shard.unlink()
             for shard, target in zip(shards, files[split], strict=True):
                 # Small row groups: a streaming reader holds one at a time, with the images in it.
                 with whole_file(target) as temporary, open(temporary, "wb") as sink:

@@ -15,6 +15,7 @@ from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.sources.divided import with_validation
 from rec.data.tables import open_source, open_table
+from rec.errors import InputError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BOX = [5, 5, 20, 20]
@@ -61,6 +62,26 @@ def test_a_corrected_label_replaces_the_table_once_the_new_one_is_complete(own):
         prepare(own(corrected), "other", progress=False, overwrite=True)
 
 
+def test_a_table_behind_a_link_is_replaced_where_it_lies(own):
+    Path("disk").mkdir()
+    Path("out").symlink_to("disk", target_is_directory=True)
+    prepare(own(records()), "out", progress=False)
+    prepare(own(records(4)), "out", progress=False, overwrite=True)
+    assert Path("out").is_symlink() and len(open_table("disk", "train", name="mine").rows) == 4
+    assert sorted(path.name for path in Path().iterdir()) == ["disk", "mine.jsonl", "out", "photos"]
+
+
+def test_a_table_is_not_replaced_with_what_it_is_made_from_in_it(own):
+    prepare(own(records()), "out", progress=False)
+    source = own(records(4), file="out/mine.jsonl")
+    with pytest.raises(InputError, match=r"would be written over .*mine\.jsonl, which is read"):
+        prepare(source, "out", progress=False, overwrite=True)
+    Path("photos").rename("out/photos")
+    with pytest.raises(InputError, match=r"would be written over .*photos"):
+        prepare(own(records(4), images="out/photos"), "out", progress=False, overwrite=True)
+    assert Path("out/mine.jsonl").is_file() and Path("out/photos/1.png").is_file()
+
+
 def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
     many = records(40)  # four about each image
     info = prepare(with_validation(own(many), 0.2), "out", progress=False)
@@ -94,9 +115,9 @@ def test_images_of_two_splits_are_told_whatever_they_are_called(own, store):
 
 
 def test_training_and_validation_are_train_and_val(own):
-    source = own([*records(6, split="training"), *records(4, split="validation")])
+    source = own([*records(6, split="training"), *records(3, split="validation"), *records(1, split="VAL")])
     assert source.splits == ("train", "val")
-    prepare(source, "out", progress=False)
+    prepare(source, "out", splits=["train", "Training", "val"], progress=False)
     assert len(open_table("out", "validation", name="mine").rows) == 4
     for name in ("training", "validation"):
         own(records(3), file=f"{name}.jsonl")
@@ -207,9 +228,11 @@ def test_a_box_in_other_coordinates_is_told_as_it_was_given(own, bbox, words):
 def test_an_image_that_is_named_in_another_way_is_told_how(own):
     Path("photos/sub").mkdir()
     Path("photos/0.png").rename("photos/sub/0.png")
+    Path("photos/1.png").rename("photos/cafe\u0301.png")  # as a Mac stores it
     for name, words in (
         ("https://x.org/0.png", r"https://x\.org/0\.png is an address; download"),
         ("sub\\0.png", r"but there is photos/sub/0\.png: write / between"),
+        ("CAF\u00c9.png", "but there is cafe\u0301.png: capitals, and how accents are stored, must be the same"),
     ):
         with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
             prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)

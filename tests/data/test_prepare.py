@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_toys import SAMPLE, make_jsonl, make_refer
+from data_toys import SAMPLE, make_jsonl, make_refer, write_image
 
 from rec.config import LazyConfig, apply_overrides
 from rec.data import prepare as preparation
@@ -110,6 +110,15 @@ def test_an_interrupted_store_continues_where_it_stopped(tmp_path, monkeypatch, 
         assert (tmp_path / "out" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
 
 
+def test_parquet_of_other_labels_that_an_interruption_left_is_not_read(tmp_path):
+    (tmp_path / "out" / ".partial").mkdir(parents=True)
+    for name in ("train-00001-of-00002.parquet", "train-dev-00000-of-00001.parquet"):
+        (tmp_path / "out" / name).write_bytes(b"of other labels")
+    prepare(open_source(boxes_jsonl(tmp_path), name="mine"), tmp_path / "out", parquet=True, progress=False)
+    assert not (tmp_path / "out" / "train-00001-of-00002.parquet").exists()
+    assert len(open_table(tmp_path / "out", "train", name="mine").rows) == 25
+
+
 def test_ids_met_before_an_interruption_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "SHARD_ROWS", 4)
     spec = boxes_jsonl(tmp_path, ref_id="train-2")
@@ -182,6 +191,24 @@ def test_every_store_gives_the_samples_of_the_plain_one(tmp_path, store, parquet
                 assert difference.mean() <= (0 if exact else 3.5)
     flipping = RefCOCODataSet("refcoco", {"refcoco": str(tmp_path / "out")}, flip_lr=True, input_shape=[96, 96])
     assert flipping[0]["image"].shape == (3, 96, 96)
+
+
+def test_names_that_start_elsewhere_than_the_image_folder_are_found_again(tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/b.jpg", "other/c.jpg"):
+        write_image(tmp_path / name, 120, 90)
+    names = [str(tmp_path / "other/c.jpg"), "a.jpg", str(tmp_path / "photos/b.jpg")]
+    rows = [{"image": name, "phrase": "box", "bbox": [10, 20, 30, 20]} for name in names]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    own = open_source({"path": "x.jsonl", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    Dataset.from_list([row | {"image": "photos/a.jpg"} for row in rows[:1]]).to_parquet("x.parquet")  # no image folder
+    for number, source in enumerate((own, open_source("x.parquet", name="mine"))):
+        prepare(source, f"out{number}", progress=False)
+        dataset = RefCOCODataSet("mine", {"mine": str(tmp_path / f"out{number}")}, input_shape=[64, 64])
+        assert [dataset[index]["index"] for index in range(len(dataset))] == [*range(3 if source is own else 1)]
+    assert open_table("out0", "train", name="mine").rows[2]["image"]["path"] == "b.jpg"
 
 
 def test_an_image_is_stored_once_however_many_phrases_it_has(tmp_path):
@@ -326,6 +353,16 @@ def test_the_scripts_errors_are_one_paragraph(tmp_path, run):
         assert words in err
         assert "Traceback" not in err
         assert not out
+
+
+def test_the_script_refuses_folders_that_would_change_nothing(tmp_path, run):
+    make_refer(tmp_path)
+    words = ("--data_root", str(tmp_path), "--output_dir", str(tmp_path / "out"))
+    status, _, err = run(*words, "--generate_mask", "--masks", str(tmp_path / "maks"))
+    assert status == 2 and f"--masks: there is no folder {tmp_path / 'maks'}" in err
+    prepare(open_source(boxes_jsonl(tmp_path), name="mine"), tmp_path / "mine", progress=False)
+    status, _, err = run(*words, "--exclude-images-of", str(tmp_path / "mine"))
+    assert status == 2 and "has no split but train, so it has no evaluation images" in err
 
 
 def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path, run):
