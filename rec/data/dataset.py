@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from rec.data.word_vectors import look_up_vectors
 from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
@@ -262,8 +263,6 @@ class RefCOCODataSet(Dataset):
         """Word vectors of the vocabulary, float32 ``(len(vocabulary), D)``; None without ``use_glove``."""
         if not self.use_glove:
             return None
-        from rec.data.word_vectors import look_up_vectors
-
         return look_up_vectors(self.vocabulary, self.word_vectors, seed=self.seed)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:

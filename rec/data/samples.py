@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import xxhash
 from torch.utils.data import default_collate
 
+from rec.data.augment import Augmentation, check_transforms
 from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
@@ -95,8 +96,6 @@ class SampleMaker:
                 f"every phrase: expected at least {vocabulary.reserved + 1}"
             )
         if transforms is not None or (training and candidate_transforms):
-            from rec.data.augment import Augmentation, check_transforms
-
             check_transforms(transforms)
         self.vocabulary, self.size, self.max_token_length = vocabulary, size, max_token_length
         self.flip_lr = flip_lr and training

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from rec.data.tables import check_finished
+from rec.data.arrow_files import parquet_files
 from rec.contracts import Words
 from rec.data.arrow_files import as_patterns, check_parquet
 from rec.data.cleaning import ids_of
@@ -79,9 +81,6 @@ class RefCOCOStream(IterableDataset):
         targets: str = "one",
     ) -> None:
         from datasets import load_dataset
-
-        from rec.data.arrow_files import parquet_files
-        from rec.data.tables import check_finished
 
         path = os.path.expanduser(path)
         self._count: int | None = None

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rec.data.schema import FEATURES, columns_of
+from rec.data.schema import columns_of
 from rec.data.arrow_files import load_parquet, load_split, load_tables, parquet_files
 from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
@@ -306,8 +308,6 @@ def _load_from_hub(chosen: SourceSpec) -> dict[str, "datasets.Dataset"]:
 
 
 def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
-    from rec.data.schema import columns_of
-
     try:
         return all(columns_of(table.column_names) for table in tables.values())
     except KeyError:
@@ -317,8 +317,6 @@ def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:
 def _in_schema(rows: "datasets.Dataset", path: Path, split: str) -> "datasets.Dataset":
     """The columns of the schema, in its types; of a table of 0.1 all but ``boxes``, which its readers take from ``bbox``."""
     from datasets import Features
-
-    from rec.data.schema import FEATURES, columns_of
 
     try:
         features = Features({name: FEATURES[name] for name in columns_of(rows.column_names)})

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rec.evaluation.masks import overlap
 from rec import boxes
 from rec.contracts import DataSet
 from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
@@ -370,8 +371,6 @@ def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     target = dataset.target_mask(phrase.index)
     if target is None:
         return told
-    from rec.evaluation.masks import overlap
-
     intersection, union = overlap(predicted, target)
     return told | {"mask_intersection": intersection, "mask_union": union}
 

@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rec.data.scenes import generate_rows, split_seeds
 from rec.errors import InputError
 from rec.inference import answer_html
 from rec.inference.grounder import Grounder, Grounding
@@ -137,8 +138,6 @@ def photo_examples(folder: Path) -> list[list[str]]:
 
 def scene_examples(folder: Path, count: int = 6) -> list[list[str]]:
     """Files and phrases of a few shape scenes no model was trained on (seeds of the test split)."""
-    from rec.data.scenes import generate_rows, split_seeds
-
     phrases: dict[str, list[str]] = {}
     for row in generate_rows(split_seeds("test")[0], count, size=256):
         path = folder / f"scene_{row['image_id']}.jpg"

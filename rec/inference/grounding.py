@@ -15,6 +15,7 @@ from PIL import Image
 from rec.data.images import ImageError
 from rec.data.masks import encode
 from rec.errors import InputError
+from rec.evaluation import pictures
 from rec.files import PathLike, user_path
 from rec.inference.inputs import Channels, ImageLike, is_address, to_pixels
 
@@ -150,9 +151,7 @@ class Grounding:
             ImageError: the picture is not there any more.
             InputError: pictures cannot be written in that format.
         """
-        from rec.evaluation.pictures import save
-
-        save(self.draw(with_label), path)
+        pictures.save(self.draw(with_label), path)
         return user_path(path)
 
     def crop(self, number: int = 0, margin: float = 0.0) -> Image.Image:
@@ -229,15 +228,13 @@ class Grounding:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the marked picture, and the answer in words. Where the picture is gone, words alone."""
-        from rec.evaluation.pictures import data_address
-
         words = html.escape(str(self))
         try:
             picture = self.draw()
         except ImageError:
             return f"<div>{words}</div>"
         picture.thumbnail((_SHOWN, _SHOWN))
-        return f'<img alt="{words}" src="{data_address(picture)}"><div>{words}</div>'
+        return f'<img alt="{words}" src="{pictures.data_address(picture)}"><div>{words}</div>'
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: phrase, found, box, score, boxes, scores, mask (COCO RLE), warning, width, height; candidates where
@@ -266,8 +263,6 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Image.Imag
     Raises:
         ImageError: the picture is not there any more.
     """
-    from rec.evaluation.pictures import annotate, colour
-
     marks: list[Any] = []
     masks = []
     for number, grounding in enumerate(groundings):
@@ -275,12 +270,12 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Image.Imag
         for rank, (box, score) in reversed(list(enumerate(grounding.candidates, 1))[answered:]):
             if box in grounding.boxes:
                 continue
-            marks.append((box, colour(number), f"{rank}. {grounding.phrase} {score:.2f}" if with_label else ""))
+            marks.append((box, pictures.colour(number), f"{rank}. {grounding.phrase} {score:.2f}" if with_label else ""))
         for place, (box, score) in reversed(list(enumerate(zip(grounding.boxes, grounding.scores, strict=True)))):
             label = f"{score:.2f}" if place else f"{grounding.phrase} {score:.2f}"
-            marks.append((box, colour(number), label if with_label else ""))
+            marks.append((box, pictures.colour(number), label if with_label else ""))
         if grounding.mask is not None:
-            masks.append((grounding.mask, colour(number)))
+            masks.append((grounding.mask, pictures.colour(number)))
     missed = [grounding.phrase for grounding in groundings if not grounding.found]
     caption = f"nothing found: {'; '.join(missed)}" if missed and with_label else ""
-    return annotate(groundings[0].image, marks, masks, caption)
+    return pictures.annotate(groundings[0].image, marks, masks, caption)

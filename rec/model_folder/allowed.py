@@ -12,6 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rec.errors import UntrustedError
+from rec.config.refused import module_hint
+from rec.config.nodes import expand_home
+from rec.config import to_native, without_interpolations
+from rec.config.nodes import children, is_call
+from rec.config import get_config
+from rec.config.nodes import CONFIGS, children, join, walk
+from rec.config import LazyConfig
+from rec.data.word_vectors import TEXT_SUFFIXES
+from rec.data.text import is_rule_based
+from rec.data.subwords import PREFIX
 import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
 from rec.contracts import ConfigNode
@@ -109,10 +120,6 @@ def _numbers(value: object) -> Iterator[float]:
 
 
 def _pipelines(config: Any) -> Iterator[str]:
-    from rec.data.subwords import PREFIX
-    from rec.data.text import is_rule_based
-    from rec.data.word_vectors import TEXT_SUFFIXES
-
     if isinstance(config, dict):
         name, vectors = config.get("tokenizer"), config.get("word_vectors")
         if name is not None and not is_rule_based(str(name)) and not str(name).startswith(PREFIX):
@@ -135,8 +142,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), trust_config: b
         rec.config.ConfigError: It cannot be read, or an override does not fit.
         UntrustedError: It names something that is not in the list; nothing was imported.
     """
-    from rec.config import LazyConfig
-
     cfg = LazyConfig.apply_overrides(fill_in(at_home(LazyConfig.load(path), path)), overrides)
     return checked_config(cfg, path, trust_config)
 
@@ -147,8 +152,6 @@ def at_home(cfg: Any, path: str | Path) -> Any:
 
     Only where the file still lies in that run's folder: a copy is a config like any other, whose paths start from here.
     """
-    from rec.config.nodes import CONFIGS, children, join, walk
-
     folder = try_get_key(cfg, "train.output_dir")
     if Path(path).suffix == ".py" or not isinstance(folder, str):
         return cfg
@@ -169,9 +172,6 @@ def at_home(cfg: Any, path: str | Path) -> Any:
 
 def fill_in(cfg: Any) -> Any:
     """Puts the defaults of ``configs/common/train.py`` where ``cfg.train`` and its groups lack a key; returns ``cfg``."""
-    from rec.config import get_config
-    from rec.config.nodes import children, is_call
-
     def fill(group: ConfigNode, defaults: ConfigNode) -> None:
         own = dict(children(group))
         for key, value in children(defaults):
@@ -202,11 +202,6 @@ def outward(cfg: Any, path: str | Path, overrides: Sequence[str]) -> str | None:
 def checked_config(cfg: Any, path: str | Path, trust_config: bool = False) -> Any:
     """A loaded config that is safe to build, ``~`` replaced: ``cfg``, or where it has interpolations a copy without; see
     :func:`load_config`."""
-    from rec.config import to_native, without_interpolations
-    from rec.config.nodes import expand_home
-    from rec.config.refused import module_hint
-    from rec.errors import UntrustedError
-
     expand_home(cfg)
 
     if trust_config or Path(path).suffix == ".py":

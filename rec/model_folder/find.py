@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rec.model_folder.hub import pull
+from rec.config import to_native
 from rec.contracts import DataSet
 from rec.errors import InputError, UntrustedError
 from rec.files import user_path
@@ -57,8 +59,6 @@ class Trained:
         if not self.is_checkpoint:
             model, config, _ = read(self.folder, trust_config)
             return model, describe_origin(config)
-        from rec.config import to_native
-
         about = from_run(cfg, dataset)
         if trouble := preprocess_trouble(about["preprocess"]):
             raise ModelFolderError(f"{self.run_config or 'the config'}: {trouble}")
@@ -159,8 +159,6 @@ def find_folder(source: str | Path) -> Path:
             "photo-small, is found in a clone (models/), installed from one (pip install ./models/photo-small), or on a hub "
             f"among the models of the user that {HUB_USER} names"
         )
-    from rec.model_folder.hub import pull
-
     return pull(name)
 
 

@@ -26,6 +26,8 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from rec.config import ConfigError, safe_load_yaml
+from rec.config import to_native
 from rec.contracts import Answer
 from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError
@@ -134,8 +136,6 @@ def from_run(cfg: Any, dataset: object, update: int | None = None, threshold: fl
         Native containers; interpolations resolved, ``pretrained`` off, no path of this machine.
     """
     import rec
-    from rec.config import to_native
-
     run = to_native(cfg)
     data = run["dataset"]
     known = as_data_set(dataset)
@@ -209,8 +209,6 @@ def read_folder_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelFolderError: it is not; names the key.
     """
-    from rec.config import ConfigError, safe_load_yaml
-
     try:
         config = safe_load_yaml(path)
     except (ConfigError, OSError, RecursionError) as error:

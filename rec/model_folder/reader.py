@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rec.config import ConfigError, instantiate
+from rec.data.text import Vocabulary, read_vocabulary
+from rec.data.subwords import IN_FILE, Subwords
 from rec.contracts import Words
 from rec.errors import InputError, UntrustedError
 from rec.files import user_path
@@ -150,9 +153,6 @@ def load_vocabulary(folder: Path, trust_config: bool = False, tokenizer: str = "
     Raises:
         ModelFolderError: they are none, too large, or name a spaCy pipeline, which would be imported.
     """
-    from rec.data.subwords import IN_FILE, Subwords
-    from rec.data.text import Vocabulary, read_vocabulary
-
     path = checked_file(folder, VOCABULARY)
     try:
         if read_vocabulary(path)[1] == IN_FILE:
@@ -167,8 +167,6 @@ def _build(
 ) -> Any:
     """The model, its tensors on ``device`` without their values, its shapes equal to those of the weights file."""
     import torch
-
-    from rec.config import ConfigError, instantiate
 
     try:
         with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():

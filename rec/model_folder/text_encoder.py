@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rec.model_folder.allowed import ALLOWED_TARGETS
+from rec.config import instantiate
 from rec.contracts import ConfigNode, Words
 from rec.data.pretrained import pretrained_file
 from rec.data.subwords import PREFIX, TOKENIZER, Subwords
@@ -138,8 +140,6 @@ def whole(model: dict[str, Any], weights: Path) -> Iterator[tuple[dict[str, Any]
     """
     from safetensors.torch import load_file, save_file
 
-    from rec.config import instantiate
-    from rec.model_folder.allowed import ALLOWED_TARGETS
     from rec.models.lora import merge
 
     node = encoder_of(model)

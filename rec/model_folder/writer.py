@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rec.config import LazyConfig, to_native
 from rec.contracts import Words
 from rec.files import default_mode, link_or_copy, swap, sync, user_path, whole_file, write_json, write_text
 from rec.model_folder.allowed import without_pretrained
@@ -53,8 +54,6 @@ def write(
     Raises:
         ModelFolderError: the place cannot be written or holds something else, or the config cannot be saved.
     """
-    from rec.config import LazyConfig, to_native
-
     folder = user_path(folder)
     if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
         raise ModelFolderError(f"{folder} exists and is no model folder; choose another place, or remove it")

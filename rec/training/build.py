@@ -10,6 +10,10 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from rec.training.keys import check_values
+from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
+from rec.model_folder.format import WEIGHTS
+from rec.model_folder.allowed import load_config, outward
 from rec.config import ConfigError, LazyConfig, instantiate, locate, to_native, try_get_key
 from rec.config.call import parameters
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
@@ -50,9 +54,6 @@ def read_training_config(path: str, overrides: Sequence[str], trust_config: bool
         UntrustedError: a YAML file calls what is not in the list, writes outside the current folder or publishes, unless
             an override says the same.
     """
-    from rec.model_folder.allowed import load_config, outward
-    from rec.model_folder.format import WEIGHTS
-
     cfg = load_config(path, overrides, trust_config)
     if not trust_config and (wish := outward(cfg, path, overrides)):
         raise UntrustedError(
@@ -93,9 +94,6 @@ def read_data_config(
         ConfigError, UntrustedError: as :func:`rec.model_folder.allowed.load_config`; a value that fits no key.
         ModelFolderError: a group is missing.
     """
-    from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
-    from rec.training.keys import check_values
-
     load_config(path, trust_config=trust_config)  # before anything in it is looked at
     cfg = fill_in(at_home(LazyConfig.load(path), path))
     for group in groups:

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
+from rec.model_folder.hub import Pusher
 from rec import model_folder
 from rec.config import ConfigError
 from rec.contracts import ConfigNode, DataSet, Words
@@ -78,8 +79,6 @@ class Publisher:
             return
         from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import validate_repo_id
-
-        from rec.model_folder.hub import Pusher
 
         try:
             validate_repo_id(repo_id)

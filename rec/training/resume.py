@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from rec.config import to_native
 from rec.data.adapter import as_data_set
 from rec.errors import CheckpointError, TrainingError
 from rec.model_folder.text_encoder import WHERE
@@ -122,8 +123,6 @@ def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulat
             main process, which alone writes and compares them: taking them may cost a look at every image file.
         accumulation: batches per update.
     """
-    from rec.config import to_native
-
     state = TrainerState(
         processes=accelerator.num_processes,
         batch_size=cfg.train.batch_size,

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from rec.model_folder.find import find_folder, packaged
 from rec.data.subwords import IN_FILE, Subwords
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
@@ -89,8 +90,6 @@ def find_weights(source: str) -> Path:
         CheckpointError: weights of another format, or nothing there.
         rec.errors.RecError: as :func:`rec.model_folder.find.find_folder`.
     """
-    from rec.model_folder.find import find_folder, packaged
-
     path = packaged(user_path(source))
     if hint := weights_of_others(path):
         raise CheckpointError(f"train.load_weight: {hint}")

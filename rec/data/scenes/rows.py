@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from rec.data.schema import FEATURES
 from rec import boxes
 from rec.cores import usable_cores
 from rec.data import masks
@@ -186,8 +187,6 @@ def build_table(
     import pyarrow as pa
     from datasets import Dataset, DatasetInfo
     from datasets.table import InMemoryTable
-
-    from rec.data.schema import FEATURES
 
     seeds = split_seeds(split, count)
     if processes is None:

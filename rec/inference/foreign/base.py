@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from rec.conventions import boxes_in_text, says_none
 from rec.contracts import Answer
 from rec.inference.grounder import Grounder, Grounding, _Loaded
 from rec.inference.grounding import Box
@@ -103,8 +104,6 @@ def _grounding(item: _Loaded, phrase: str, found: Found, how: How) -> Grounding:
 
 def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Found:
     """A chat model's answer about ``sent`` as boxes in ``image``, both uint8 ``(H, W, 3)``."""
-    from rec.conventions import boxes_in_text, says_none
-
     numbers = boxes_in_text(text)
     if not numbers:
         told = " ".join(text.split())[:80]

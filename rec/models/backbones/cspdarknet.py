@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rec.models.original_weights import load_backbone
 from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
@@ -129,6 +130,4 @@ class CspDarkNet(Backbone):
         )
         if pretrained:
             self.expects = ZERO_TO_ONE
-            from rec.models.original_weights import load_backbone
-
             load_backbone(self, pretrained_weight_path)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from rec.models.original_weights import load_backbone
 from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
@@ -61,6 +62,4 @@ class DarkNet53(Backbone):
         )
         if pretrained:
             self.expects = ZERO_TO_ONE
-            from rec.models.original_weights import load_backbone
-
             load_backbone(self, pretrained_weight_path)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rec.models.original_weights import read_state_dict
 from rec.models.backbones.base import Backbone, check_image_size
 from rec.models.soundness import unsound
 from rec.names import hands_on
@@ -191,8 +192,6 @@ def _from_file(name: str, path: str, options: dict[str, Any]) -> nn.Module:
             was drawn, so the model is also made of the file's names with NaN under each: where none arrives, nothing would.
     """
     import timm
-
-    from rec.models.original_weights import read_state_dict
 
     state = {key.removeprefix("module."): value for key, value in read_state_dict(path).items()}
     dye = {key: torch.full_like(v, math.nan) if v.is_floating_point() else v for key, v in state.items()}

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rec.models.original_weights import load_backbone
 from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
 
@@ -171,8 +172,6 @@ class YOLOX(Backbone):
                 module.eps, module.momentum = EPSILON, MOMENTUM
         if pretrained:
             self.expects = ZERO_TO_ONE
-            from rec.models.original_weights import load_backbone
-
             load_backbone(self, pretrained_weight_path)
         self.freeze(len(stages) if freeze_backbone else 0)
 
