@@ -177,7 +177,7 @@ def clean_rows(
         return valid
 
     for number, row in enumerate(rows):
-        result = row if isinstance(row, BadRecord) else attempt(checked, row)
+        result = attempt(checked, row)
         if not isinstance(result, BadRecord):
             if first is None:  # afterwards the rest is only looked at, to tell all that is wrong at once
                 report.keep(result)
@@ -188,17 +188,11 @@ def clean_rows(
         report.skip(result, place)
         numbers.setdefault(result.reason, []).append(number)
         if on_bad_record == "raise":
-            first = first or _placed(result, place)
+            first = first or result.at(place)
             if report.skipped[result.reason] == MANY:
                 break
     if first is not None:
         raise _told(first, numbers, report, where) from first.__cause__
-
-
-def _placed(error: BadRecord, place: str) -> BadRecord:
-    placed = BadRecord(error.reason, f"{place}: {error.detail}")
-    placed.__cause__ = error.__cause__
-    return placed
 
 
 def _told(first: BadRecord, numbers: Mapping[str, list[int]], report: Report, where: str) -> BadRecord:

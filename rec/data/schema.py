@@ -71,6 +71,12 @@ class BadRecord(InputError, ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
+    def at(self, where: str) -> "BadRecord":
+        """The same fault, with ``where``, which tells the record, in front of the detail."""
+        placed = BadRecord(self.reason, f"{where}: {self.detail}" if where else self.detail)
+        placed.__cause__ = self.__cause__
+        return placed
+
 
 @contextmanager
 def faults_as(reason: str) -> Iterator[None]:
@@ -92,17 +98,17 @@ def faults_as(reason: str) -> Iterator[None]:
 
 
 def attempt(make: Callable[..., Made], *arguments: Any, where: str = "") -> Made | BadRecord:
-    """``make(*arguments)``, or the :class:`BadRecord` that stands for whatever it raised (:func:`faults_as`).
-
-    ``where`` tells which record it is, in front of the detail.
+    """``make(*arguments)``, or the :class:`BadRecord` that is one of the arguments, or stands for whatever it raised
+    (:func:`faults_as`); ``where`` as of :meth:`BadRecord.at`.
     """
     try:
         with faults_as("broken record"):
+            for argument in arguments:
+                if isinstance(argument, BadRecord):
+                    raise argument
             return make(*arguments)
     except BadRecord as error:
-        placed = BadRecord(error.reason, f"{where}: {error.detail}" if where else error.detail)
-        placed.__cause__ = error.__cause__
-        return placed
+        return error.at(where)
 
 
 def shown(value: object) -> str:

@@ -140,8 +140,6 @@ def _split(annotation: Mapping[str, Any], images: ById, otherwise: str) -> str:
 def _row(
     annotation: Any, phrases: Any, images: ById, categories: ById, root: Path, name: str, place: str
 ) -> dict[str, Any]:
-    if isinstance(phrases, BadRecord):
-        raise phrases
     _split(annotation, images, "train")
     image = images.find(annotation.get("image_id"))
     if image is None:

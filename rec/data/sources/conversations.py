@@ -94,8 +94,6 @@ def open_conversations(
 
 
 def _split(record: dict[str, Any], otherwise: str) -> str:
-    if isinstance(record, BadRecord):
-        raise record
     if not is_conversations(record):
         raise BadRecord("broken record", f"{shown(record)} is no object with conversations or messages")
     return own_split(record.get("split"), otherwise)
@@ -164,8 +162,6 @@ def _inside(mark: re.Match[str]) -> str:
 
 
 def _row(record: dict[str, Any], turn: Any, place: str, root: Path, name: str) -> dict[str, Any]:
-    if isinstance(turn, BadRecord):
-        raise turn
     image = given(record.get("image"), record.get("images"))
     if is_missing(image) or image == []:
         parts = [

@@ -32,7 +32,7 @@ def with_validation(source: Source, fraction: float) -> Source:
         )
 
     def image(row: dict[str, Any] | BadRecord) -> str | None:
-        picture = row if isinstance(row, BadRecord) else attempt(image_of, row)
+        picture = attempt(image_of, row)
         if isinstance(picture, BadRecord):
             return None
         key = picture_key(picture)

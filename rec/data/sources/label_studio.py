@@ -170,8 +170,6 @@ def _objects(value: object, what: str) -> list[dict[str, Any]]:
 def _row(
     task: dict[str, Any], region: Any, place: str, columns: Mapping[str, str], root: Path, name: str
 ) -> dict[str, Any]:
-    if isinstance(region, BadRecord):
-        raise region
     data = _data(task)
     keys = [columns["image"]] if "image" in columns else [key for key in _IMAGES if isinstance(data.get(key), str)]
     address = data.get(keys[0]) if keys else None

@@ -225,10 +225,8 @@ def _by_column(columns: list[str], values: list[str]) -> dict[str, Any]:
     return row
 
 
-def _objects(row: dict[str, Any] | BadRecord, place: str) -> list[tuple[str, dict[str, Any]]]:
+def _objects(row: dict[str, Any], place: str) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a record, each as a record of its own with its place: of one with a phrase, itself."""
-    if isinstance(row, BadRecord):
-        raise row
     listed, objects = not is_missing(row.get("phrases")), row.get("objects")
     if not is_missing(row.get("phrase")) or not (listed or isinstance(objects, dict | list)):
         if listed:
