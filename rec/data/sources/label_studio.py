@@ -9,6 +9,7 @@ each annotation: the task's data, and under each tag's name the values of its re
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def open_label_studio(
     splits = [split if isinstance(split, str) else named[0] for split in found]
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        left: dict[str, int] = {}
+        left = Counter[str]()
         for number, task in enumerate(content):
             if splits[number] != split:
                 continue
@@ -71,7 +72,7 @@ def open_label_studio(
                 place = f"{path.stem}-{number}-{count}"
                 row = attempt(_row, task, region, place, columns, root, name, where=where)
                 if not isinstance(row, BadRecord):
-                    row, left = row | {"left_out": left}, {}
+                    row, left = row | {"left_out": +left}, Counter()
                 yield row
 
     return Source(name, named, read, (path,), str(root), {"kind": "label_studio", "columns": columns})
@@ -92,7 +93,7 @@ def _data(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _regions(
-    task: dict[str, Any], columns: Mapping[str, str], left: dict[str, int]
+    task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]
 ) -> list[dict[str, Any] | BadRecord]:
     """Rectangles with their ``texts``; the others are counted in ``left``."""
     _split(task)
@@ -112,18 +113,18 @@ def _regions(
         for result in results:
             if result.get("type") not in _RECTANGLES:
                 if result.get("type") != "textarea":
-                    left[_NO_RECTANGLE] = left.get(_NO_RECTANGLE, 0) + 1
+                    left[_NO_RECTANGLE] += 1
                 continue
             said = texts.get(str(result.get("id")))
             if said:
                 regions.append(result | result["value"] | {"texts": said})
             else:
-                left[_NO_TEXT] = left.get(_NO_TEXT, 0) + 1
+                left[_NO_TEXT] += 1
     return regions
 
 
 def _of_lists(
-    task: dict[str, Any], columns: Mapping[str, str], left: dict[str, int]
+    task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]
 ) -> list[dict[str, Any] | BadRecord]:
     """Of JSON_MIN. Which text belongs to which rectangle is told by their order alone."""
     boxes = next(
@@ -138,7 +139,7 @@ def _of_lists(
     said = None if key is None else task[key]
     texts = said if isinstance(said, list) else [] if is_missing(said) else [said]
     if not texts:
-        left[_NO_TEXT] = left.get(_NO_TEXT, 0) + len(boxes)
+        left[_NO_TEXT] += len(boxes)
         return []
     if len(texts) != len(boxes):
         raise BadRecord(
@@ -147,18 +148,15 @@ def _of_lists(
             "export it as JSON",
         )
     lines = [text.get("text") if isinstance(text, dict) else text for text in texts]
+    odd = "{} is no rectangle {{x, y, width, height}}"
     return [
-        box | {"texts": line} if isinstance(box, dict) else _no_region(box)
+        box | {"texts": line} if isinstance(box, dict) else BadRecord("broken record", odd.format(shown(box)))
         for box, line in zip(boxes, lines, strict=True)
     ]
 
 
 def _is_rectangle(value: object) -> bool:
     return isinstance(value, dict) and {"x", "y", "width", "height"} <= value.keys() and "text" not in value
-
-
-def _no_region(value: object) -> BadRecord:
-    return BadRecord("broken record", f"{shown(value)} is no rectangle {{x, y, width, height}}")
 
 
 def _objects(value: object, what: str) -> list[dict[str, Any]]:
