@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rec import trust
+from rec.data.content import cache_place
 from rec.data.sources import SourceError, check_split_names, load_json
 from rec.files import whole_file
 
@@ -33,12 +34,12 @@ def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
     Raises:
         SourceError: broken, no rows, or more than the limits of :mod:`rec.trust`.
     """
-    from datasets import Dataset, config
+    from datasets import Dataset
 
     try:
         facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-        copy = Path(config.HF_DATASETS_CACHE) / "rec" / f"parquet-{key}.arrow"
+        copy = cache_place(f"parquet-{key}.arrow")
         if not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(copy) as temporary:

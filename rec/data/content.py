@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,12 +124,7 @@ def verified(
     if found == recorded and isinstance(entry.get("content"), str):
         return entry["fingerprint"], entry["content"]
     content = content_of(held)
-    kept = _kept(f"rows-{content}.json")
-    try:
-        now = json.loads(kept.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        now = fingerprint(rows)
-        _keep(kept, {"fingerprint": now})
+    now = remembered(f"rows-{content}.json", {"fingerprint"}, lambda: {"fingerprint": fingerprint(rows)})["fingerprint"]
     if recorded is not None or now != entry["fingerprint"]:
         logger.warning(
             "%s, split %s: its rows are not those that were prepared, they were edited or damaged. A run that began with "
@@ -148,7 +143,7 @@ def content_of(held: Mapping[Path, str]) -> str:
 def file_digests(files: Sequence[Path]) -> dict[Path, str]:
     """The digest of each file. Read is only one whose size, time or inode differ from those at the last look."""
     places = [os.path.abspath(path) for path in files]
-    kept = _kept(f"files-{digest(json.dumps(places).encode())}.json")
+    kept = cache_place(f"files-{digest(json.dumps(places).encode())}.json")
     try:
         before = {place: tuple(look) for place, look in json.loads(kept.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):
@@ -204,7 +199,7 @@ class ImageFiles:
             logger.warning("%s was prepared by an earlier version: edited images are not noticed", self.folder)
             return []
         subject = json.dumps([os.path.abspath(manifest), digest(manifest), os.path.abspath(self.root)])
-        kept, changed = _kept(f"images-{digest(subject.encode())}.npy"), list[tuple[str, str]]()
+        kept, changed = cache_place(f"images-{digest(subject.encode())}.npy"), list[tuple[str, str]]()
         with _read_manifest(manifest) as (names, prepared, digests), ThreadPoolExecutor(_THREADS) as pool:
             last = _last_look(kept, prepared)
             for first in range(0, len(names), _AT_ONCE):
@@ -334,14 +329,15 @@ def _read_manifest(path: Path) -> Iterator[tuple["pa.ChunkedArray", np.ndarray, 
         yield table["name"], prepared, table["digest"]
 
 
-def _kept(name: str) -> Path:
+def cache_place(name: str) -> Path:
+    """Where something of a name is kept for the next time, in the cache of the ``datasets`` library."""
     from datasets import config
 
     return Path(config.HF_DATASETS_CACHE) / "rec" / name
 
 
 def _keep(path: Path, content: object) -> None:
-    """Keeps JSON, or an array, for the next look; a cache that cannot be written costs time, nothing else."""
+    """Keeps JSON, or an array, for the next time; a cache that cannot be written costs time, nothing else."""
     try:
         if isinstance(content, np.ndarray):
             with whole_file(path) as temporary, open(temporary, "wb") as file:
@@ -349,4 +345,17 @@ def _keep(path: Path, content: object) -> None:
         else:
             write_json(path, content)
     except OSError as error:
-        logger.warning("digests are not kept: %s", error)
+        logger.warning("%s is not kept: %s", path, error)
+
+
+def remembered(name: str, keys: set[str], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``make`` gives, a JSON object of these keys: as it is kept under ``name``, or made now and kept."""
+    path = cache_place(name)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.keys() != keys:
+        found = make()
+        _keep(path, found)
+    return found

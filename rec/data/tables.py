@@ -18,7 +18,7 @@ import numpy as np
 from rec.data.schema import FEATURES, columns_of
 from rec.data.schema import columns_of
 from rec.data.arrow_files import load_parquet, load_split, load_tables, parquet_files
-from rec.data.content import ImageFiles, content_of, file_digests, image_files, verified
+from rec.data.content import ImageFiles, cache_place, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
 from rec.data.schema import BadRecord
@@ -344,8 +344,6 @@ def _of_saved(
 
 
 def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_record: str, allow_paths: bool) -> Path:
-    from datasets import config
-
     splits = None if source.files else [split]  # drawn scenes cost time per split, files are read whole anyway
     key = (
         f"{identity(source)}-{on_bad_record}"
@@ -354,7 +352,7 @@ def _prepared_in_cache(source: Source, split: str, with_masks: bool, on_bad_reco
         + ("-weights" if source.options.get("kind") == "tabular" else "")  # earlier versions left them out
         + ("" if splits is None else f"-{split}")
     )
-    folder = Path(config.HF_DATASETS_CACHE) / "rec" / f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}"
+    folder = cache_place(f"{re.sub(r'[^A-Za-z0-9+]', '_', source.name)}-{key}")
     if (folder / INFO_FILE).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rec.config import to_native
 from rec.contracts import ConfigNode
+from rec.data.content import cache_place
 from rec.files import digest, named
 from rec.models.pretrained_text import PretrainedText
 
@@ -113,12 +114,10 @@ def remember_phrases(encoder: PretrainedText, node: ConfigNode) -> None:
         encoder: of the run's model.
         node: its config, with the encoder's own config and the digest of its weights.
     """
-    from datasets import config
-
     if encoder.pool == "last" and not encoder.text.family.fixed_length:
         return  # the last place is padding, of which a record's key says nothing
     what = [node["digest"], to_native(node["config"]), len(encoder.text.blocks), encoder.pool]
     key = digest(json.dumps(what, sort_keys=True).encode())
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    path = Path(config.HF_DATASETS_CACHE) / "rec" / f"phrases-{key}-{rank}.bin"
+    path = cache_place(f"phrases-{key}-{rank}.bin")
     encoder.cache = PhraseCache(path, encoder.project.in_features)
