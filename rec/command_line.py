@@ -15,22 +15,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rec import console
-from rec.errors import InputError, out_of_memory
+from rec.errors import InputError as InputError
+from rec.errors import out_of_memory
 from rec.files import NO_SPACE, user_path
-
-__all__ = [
-    "InputError",
-    "add_model_options",
-    "add_trust_option",
-    "announce",
-    "device",
-    "ending",
-    "exit_with",
-    "explained",
-    "model_options",
-    "printable",
-    "whole",
-]
 
 MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
 # Help of --threshold.

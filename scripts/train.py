@@ -54,7 +54,6 @@ def train(cfg: Any) -> int:
     from rec.training.feed import Feed
     from rec.training.freezing import FreezingSchedule
     from rec.training.launch import build_accelerator, prepare_model
-    from rec.training.multi_scale import image_size
     from rec.training.publish import Publisher
     from rec.training.run import Run
     from rec.training.run_log import Profiler, RunLog, Window
@@ -139,7 +138,7 @@ def train(cfg: Any) -> int:
         feed = Feed(iter(loader), accumulation, accelerator.device)
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
             # What this update is to be: image size, rates, trained modules, batches.
-            size = image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
+            size = schedules.image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
             factor = schedule(state.update)
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor

@@ -6,11 +6,12 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import nn
 
 from rec.errors import TrainingError
 from rec.models.backbones.base import batch_norms
+from rec.training.checkpoint_loading import SHARDED
 
 _KEYS = ("modules", "from_update", "until_update")
 
@@ -43,7 +44,7 @@ class FreezingSchedule:
         fixed_statistics: bool = False,
     ) -> None:
         self.model, self.accelerator, self.fixed_statistics = model, accelerator, fixed_statistics
-        if steps and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if steps and accelerator.distributed_type in SHARDED:
             raise TrainingError(
                 f"train.freeze_schedule does not work with {accelerator.distributed_type.value}: leave it empty"
             )

@@ -5,12 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import (
-    Accelerator,
-    DistributedDataParallelKwargs,
-    DistributedType,
-    InitProcessGroupKwargs,
-)
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import DDPCommunicationHookType, parse_flag_from_env
 from torch import nn
 
@@ -18,6 +13,7 @@ from rec.command_line import announce
 from rec.config import solve_batch_size
 from rec.errors import TrainingError
 from rec.models.pretrained_text import borrowed_names
+from rec.training.checkpoint_loading import SHARDED
 from rec.training.process import fork_safely, use_all_cores
 from rec.training.schedules import settle_sizes
 
@@ -127,12 +123,12 @@ def prepare_model(
         if accelerator.device.type == "cpu":
             raise TrainingError("SyncBatchNorm needs GPUs: on CPU use train.sync_bn.enabled=false")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and train.ema.enabled:
+    if accelerator.distributed_type in SHARDED and train.ema.enabled:
         raise TrainingError(
             f"EMA keeps whole weights on every process, which {accelerator.distributed_type.value} avoids: "
             "use train.ema.enabled=false"
         )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED) and borrowed_names(model):
+    if accelerator.distributed_type in SHARDED and borrowed_names(model):
         raise TrainingError(
             f"checkpoints leave out what stands still of a published text encoder, which {accelerator.distributed_type.value} "
             "divides: use model.language_encoder.freeze=none, or processes without it"

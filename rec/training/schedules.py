@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the number of optimizer updates, as factors on the optimizer's own rate.
 
 A schedule is any callable ``factor = schedule(update)``; the training script multiplies each parameter group's initial
-rate by it. Nothing has to be saved: a resumed run asks for the factor of its next update.
+rate by it. Nothing has to be saved: a resumed run asks for the factor of its next update, and for its image size.
 """
 
 import bisect
@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import length_hint
 from typing import Any
+
+import numpy as np
 
 from rec.contracts import ConfigNode
 from rec.errors import TrainingError
@@ -148,3 +150,9 @@ def from_config(train: Mapping[str, Any], total_updates: int, updates_per_epoch:
     if "_target_" not in scheduler:
         return build_schedule(**{str(key): value for key, value in scheduler.items()}, **known)
     return instantiate_with(scheduler, known)
+
+
+def image_size(seed: int, update: int, scales: Sequence[Sequence[int]]) -> int:
+    """Side in pixels of an update of multi-scale training, the same on every process: uniform over the squares
+    ``[[224, 224], …]``, a function of (seed, update)."""
+    return scales[int(np.random.default_rng((seed, 1, update)).integers(len(scales)))][0]
