@@ -142,9 +142,8 @@ class StrictConfig(DictConfig):
         self[key] = value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if key not in list(self) and not is_call(
-            self
-        ):  # a LazyCall's arguments are for its target's signature to check
+        # A LazyCall's arguments are for its target's signature to check.
+        if key not in list(self) and not is_call(self):
             group = self._get_full_key(None)
             if join(group, key) not in KNOWN and self._get_flag("struct") is not False:
                 how = "to add it on purpose: with omegaconf.open_dict(group), or assign the whole group anew"

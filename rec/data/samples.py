@@ -168,9 +168,8 @@ class SampleMaker:
             pixels = decoded.get(key)
             if pixels is None:
                 pixels = decoded[key] = self.pixels(table, row)
-            stored = np.array(
-                [pixels.shape[1] / width, pixels.shape[0] / height] * 2
-            )  # smaller than the original, perhaps
+            # It may be stored smaller than the original.
+            stored = np.array([pixels.shape[1] / width, pixels.shape[0] / height] * 2)
             alike = (*key, "changes", *random_key[:-1])
             changes = decoded.get(alike, {})
             if box.tobytes() not in changes:

@@ -56,11 +56,8 @@ class RefCOCOStream(IterableDataset):
         SourceError: no such shards, or not of the schema.
     """
 
-    content, pretrained_emb, weighted_rows = (
-        "",
-        None,
-        0,
-    )  # of :class:`rec.contracts.DataSet`; a stream knows none of them
+    # Of :class:`rec.contracts.DataSet`; a stream knows none of them.
+    content, pretrained_emb, weighted_rows = "", None, 0
 
     def __init__(
         self,

@@ -72,9 +72,8 @@ def vector_words(source: str | None) -> Iterator[str]:
             if number > MAX_WORDS:
                 raise ValueError(f"more than {MAX_WORDS:,} words: keep its first, most frequent ones")
             word = line.partition(b" ")[0].decode("utf-8", "replace")
-            if 0 < len(word) <= MAX_WORD and not (
-                number == 1 and line.count(b" ") == 1
-            ):  # word2vec begins with two numbers
+            is_head = number == 1 and line.count(b" ") == 1  # word2vec begins with two numbers
+            if 0 < len(word) <= MAX_WORD and not is_head:
                 yield word
     except (OSError, EOFError, zlib.error, ValueError, trust.UntrustedError) as error:
         raise ValueError(f"cannot read word vectors from {source}, line {number}: {error}") from None

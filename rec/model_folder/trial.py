@@ -44,10 +44,8 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     tokens = torch.ones((1, length), dtype=torch.int64)
     cost = _Cost(model)
     try:
-        with (
-            torch.enable_grad(),
-            cost,
-        ):  # with gradients, layers do without the fast path that would keep this image's size
+        # With gradients, layers do without the fast path that would keep this image's size.
+        with torch.enable_grad(), cost:
             ready = model_input({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
             outputs = model.ground(model.encode_image(ready["image"]), tokens)
     except Exception as error:  # whatever the layers say to each other's sizes

@@ -218,9 +218,8 @@ class YOLOX(Backbone):
             )
         # In float32: half precision has no number between 1 and the 1.0005 that undoes a folded BatchNorm's epsilon.
         ours = {_our_name(name): t.float() if t.is_floating_point() else t for name, t in state.items()}
-        for name in [
-            name for name in ours if re.match(r"(stages|neck)\..*\.conv\.bias", name)
-        ]:  # BatchNorm was folded in
+        # Where a convolution has a bias, BatchNorm was folded in.
+        for name in [name for name in ours if re.match(r"(stages|neck)\..*\.conv\.bias", name)]:
             shift = ours.pop(name)
             ones = torch.ones_like(shift)
             ours |= {_norm(name, "weight"): ones * (1 + EPSILON) ** 0.5, _norm(name, "bias"): shift}
