@@ -182,20 +182,19 @@ def rgb_from_pil(image: "PIL.Image.Image", name: str = "given") -> np.ndarray:
         raise ImageError(f"the image {name} is truncated or broken: {error}") from None
 
 
-def rgb_from_array(array: np.ndarray, name: str = "given", max_pixels: int = trust.MAX_PIXELS) -> np.ndarray:
+def rgb_from_array(array: np.ndarray, name: str = "given") -> np.ndarray:
     """Samples as uint8 ``(H, W, 3)`` RGB.
 
     Args:
         array: ``(H, W)`` or ``(H, W, 1 | 3 | 4)``; uint8, uint16 (cut to the high byte), bool, or floats from 0 to 1.
         name: what to call it in errors.
-        max_pixels: larger ones are refused.
 
     Raises:
-        ImageError: another shape or type, NaN, or floats outside of 0 to 1.
+        ImageError: another shape or type, too large, NaN, or floats outside of 0 to 1.
     """
     if array.ndim not in (2, 3) or 0 in array.shape or array.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(f"the image {name} is an array of shape {array.shape}; expected (H, W, 3) RGB, or (H, W)")
-    check_size(array.shape[1], array.shape[0], f"the image {name}", max_pixels)
+    check_size(array.shape[1], array.shape[0], f"the image {name}")
     array = array[..., :3] if array.ndim == 3 else array[..., None]
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())

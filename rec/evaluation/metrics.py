@@ -15,17 +15,10 @@ from rec.metric_cells import metric_cells
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 OF_ANY_NUMBER = ("Pr@F1", "N-acc", "T-acc", "gIoU", "cIoU")  # of rec.evaluation.several
-OF_MASKS = ("mask_mIoU", "mask_oIoU", *(f"Pr@{t:g}" for t in THRESHOLDS), "IE", "gIoU", "cIoU")
+_OF_ONE_MASK = ("mask_mIoU", "mask_oIoU", *(f"Pr@{t:g}" for t in THRESHOLDS), "IE")
+OF_MASKS = (*_OF_ONE_MASK, "gIoU", "cIoU")
 # Everything that summarize may give, by name.
-NAMES = (
-    *(f"Acc@{t:g}" for t in THRESHOLDS),
-    "mIoU",
-    "mask_mIoU",
-    "mask_oIoU",
-    *(f"Pr@{t:g}" for t in THRESHOLDS),
-    "IE",
-    *OF_ANY_NUMBER,
-)
+NAMES = (*(f"Acc@{t:g}" for t in THRESHOLDS), "mIoU", *_OF_ONE_MASK, *OF_ANY_NUMBER)
 
 
 def summarize(

@@ -152,7 +152,7 @@ def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
 
 
 def to_pixels(
-    image: ImageLike, allow_urls: bool = False, max_pixels: int = trust.MAX_PIXELS, channels: Channels = "rgb"
+    image: ImageLike, allow_urls: bool = False, channels: Channels = "rgb"
 ) -> tuple[np.ndarray, str | None]:
     """An image of any accepted kind as pixels.
 
@@ -160,14 +160,14 @@ def to_pixels(
         image: Path, encoded bytes, PIL image, NumPy ``(H, W[, 1 | 3 | 4])``, torch ``(1 | 3, H, W)``, their samples
             as :func:`rec.data.images.rgb_from_array` takes them; an http(s) address where ``allow_urls``.
         allow_urls: Fetch addresses of the public internet, see :mod:`rec.inference.download`.
-        max_pixels: Refuse larger images, files by their header, before memory is taken.
         channels: Order of an array's or tensor's channels; OpenCV's frames are ``"bgr"``.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB, EXIF orientation applied, and what to mind about it (or None).
 
     Raises:
-        ImageError: it cannot be read, or has more than ``max_pixels`` pixels.
+        ImageError: it cannot be read, or has more than :data:`rec.trust.MAX_PIXELS` pixels: told of a file by its header,
+            before memory is taken.
     """
     if channels not in ("rgb", "bgr"):
         raise ImageError(f"channels is {channels!r}; expected rgb, or bgr for frames of OpenCV")
@@ -180,9 +180,9 @@ def to_pixels(
 
             image = download(name)
         data = image if isinstance(image, bytes) else read_bytes(user_path(image))
-        return _decoded(data, name, max_pixels)
+        return _decoded(data, name)
     if isinstance(image, Image.Image):
-        check_size(*image.size, "the given image", max_pixels)
+        check_size(*image.size, "the given image")
         return rgb_from_pil(image), None
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
@@ -191,7 +191,7 @@ def to_pixels(
         image = (values.float() if values.is_floating_point() else values).permute(1, 2, 0).numpy()
     if not isinstance(image, np.ndarray):
         raise ImageError(f"an image is a path, bytes, PIL image, array or tensor, not {type(image).__name__}")
-    pixels = rgb_from_array(image, "given", max_pixels)
+    pixels = rgb_from_array(image)
     return (pixels if channels == "rgb" else np.ascontiguousarray(pixels[..., ::-1])), None
 
 
@@ -200,12 +200,12 @@ def is_address(image: object) -> bool:
     return isinstance(image, str) and re.match("https?://", image, re.IGNORECASE) is not None
 
 
-def _decoded(data: bytes, name: str | None, max_pixels: int) -> tuple[np.ndarray, str | None]:
+def _decoded(data: bytes, name: str | None) -> tuple[np.ndarray, str | None]:
     name = name or f"of {len(data)} bytes"
-    pixels = decode_image(data, name, max_pixels)
+    pixels = decode_image(data, name)
     if not data.startswith(b"\xff\xd8"):  # a second picture in a JPEG file is a preview
         with suppress(Exception):  # the first picture was read; of a broken second one Pillow's plugins raise anything
-            if getattr(open_image(data, name, max_pixels), "is_animated", False):
+            if getattr(open_image(data, name), "is_animated", False):
                 return pixels, "animated image: the first picture was taken"
     return pixels, None
 
