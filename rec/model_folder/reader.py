@@ -168,6 +168,8 @@ def _build(
     """The model, its tensors on ``device`` without their values, its shapes equal to those of the weights file."""
     import torch
 
+    from rec.models.soundness import differences
+
     try:
         with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():
             model = instantiate(without_pretrained(node), None if trust_config else ALLOWED_TARGETS)
@@ -177,13 +179,7 @@ def _build(
     if not isinstance(model, torch.nn.Module):
         raise ModelFolderError(f"the config of {weights.parent} describes a {type(model).__name__}, no torch.nn.Module")
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    both = sorted(own.keys() & shapes.keys())
-    differences = {
-        "missing": sorted(own.keys() - shapes.keys()),
-        "unexpected": sorted(shapes.keys() - own.keys()),
-        "of another shape": [f"{n} {shapes[n]} instead of {own[n]}" for n in both if own[n] != shapes[n]],
-    }
-    differing = [f"{len(found)} {what}, such as {found[0]}" for what, found in differences.items() if found]
+    differing = [f"{len(names)} {what}, such as {names[0]}" for what, names in differences(own, shapes).items()]
     if differing:
         raise ModelFolderError(
             f"{weights} does not fit the model of its config: tensors {'; '.join(differing)}. "

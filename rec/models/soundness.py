@@ -38,3 +38,17 @@ def not_finite(outputs: Mapping[str, Tensor]) -> Tensor:
     flags += [~torch.isfinite(outputs["score"])] if "score" in outputs else []
     flags += [torch.isnan(outputs["mask"]).flatten(1).any(1)] if "mask" in outputs else []
     return torch.stack(flags).any(0) if flags else torch.zeros(0, dtype=torch.bool)
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def differences(own: Shapes, found: Shapes) -> dict[str, list[str]]:
+    """Names in which tensors that were found differ from a model's own, by what is wrong with them; none where nothing is."""
+    both = sorted(own.keys() & found.keys())
+    wrong = {
+        "missing": sorted(own.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - own.keys()),
+        "of another shape": [f"{n} {found[n]} instead of {own[n]}" for n in both if own[n] != found[n]],
+    }
+    return {what: names for what, names in wrong.items() if names}

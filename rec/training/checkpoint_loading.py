@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from rec.errors import CheckpointError
 from rec.models.pretrained_text import borrowed_names
 from rec.models.pth import check_pickles
+from rec.models.soundness import differences
 from rec.training.checkpoint_format import (
     AVERAGED,
     OPTIMIZER,
@@ -200,16 +201,8 @@ def compare(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
     Raises:
         CheckpointError: they differ; one paragraph.
     """
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & weights.keys())
-        if own[key].shape != weights[key].shape
-    ]
-    if missing or unexpected or shapes:
-        parts = [f"{len(found)} {what}, e.g. {found[0]}" for what, found in
-                 (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if found]  # fmt: skip
+    shapes = ({name: tuple(value.shape) for name, value in side.items()} for side in (own, weights))
+    if parts := [f"{len(names)} {what}, e.g. {names[0]}" for what, names in differences(*shapes).items()]:
         raise CheckpointError(
             f"the weights in {origin} belong to another model: {'; '.join(parts)}. Use the config they were trained with, "
             "another train.output_dir for a new run, or train.load_weight to start from the part that fits"
