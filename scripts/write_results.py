@@ -19,6 +19,7 @@ from rec.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "not run"
+Read = str | tuple[str, str]  # a split, whose Acc@0.5 is meant, or a split and a metric
 KINDS = ("attribute", "place", "relation")
 SIZES = ("small", "medium", "large")  # COCO's classes
 FORMS = ("negation", "ordinal", "two steps")  # of the hard level
@@ -159,6 +160,10 @@ def summary(folder: Path) -> dict[str, str]:
 def tables(folder: Path) -> dict[str, str]:
     """Name to Markdown of every table of results.md, from the ``*.json`` of ``folder``."""
     records = read(folder)
+
+    def cells(name: str, *reads: Read) -> list[str]:
+        return figures_of(records.get(name), *reads)
+
     return {
         "published": published(records),
         "scenes": scenes(SCENES, records, 0),
@@ -168,41 +173,42 @@ def tables(folder: Path) -> dict[str, str]:
         "teacher": table(
             ["trained on", "val, Acc@0.5", "test, Acc@0.5", "updates"],
             [
-                [
-                    label,
-                    *on_splits(records.get(name)),
-                    ", ".join(sorted({str(run["updates"]) for run in records.get(name, {"runs": []})["runs"]})),
-                ]
+                [label, *cells(name, "val", "test"), ", ".join(sorted({str(run["updates"]) for run in runs(records, name)}))]
                 for label, name in TEACHER
             ],
         ),
         "own": table(
             ["starts from", *(f"{count} objects" for count in OWN_OBJECTS)],
-            [[label, *(on_test(records.get(f"own_{count}_{start}")) for count in OWN_OBJECTS)] for label, start in OWN],
+            [[label, *(cells(f"own_{n}_{start}", "test")[0] for n in OWN_OBJECTS)] for label, start in OWN],
         ),
         "text": table(
             ["phrases", "500 objects, test", "all objects, val", "all objects, test"],
             [
-                [label, on_test(records.get(f"text_500_{name}")), *on_splits(records.get(f"text_all_{name}"))]
+                [label, *cells(f"text_500_{name}", "test"), *cells(f"text_all_{name}", "val", "test")]
                 for label, name in TEXT
             ],
         ),
         "refcoco": table(
             ["Acc@0.5", "val (55 phrases)", "testA (189)", "testB (207)"],
-            [[label, *on_splits(records.get(name), ("val", "testA", "testB"))] for label, name in REFCOCO],
+            [[label, *cells(name, "val", "testA", "testB")] for label, name in REFCOCO],
         ),
         "growth": table(
             ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in GROWTH)],
             [
-                [f"{split}, Acc@0.5", *(value(records.get(name), metric(split), "{:.1f}") for name in GROWTH.values())]
+                [f"{split}, Acc@0.5", *(cells(name, split)[0] for name in GROWTH.values())]
                 for split in ("val", "test")
             ],
         ),
         "absent": any_number(ABSENT, records),
         "recipes": recipes(records),
         "precision": precision(records),
-        "vocabulary": vocabulary(records),
-        "by-heart": by_heart(records),
+        "vocabulary": table(
+            ["start", "Acc@0.5", "mIoU"], [[label, *cells(name, "val", ("val", "mIoU"))] for label, name in VOCABULARY]
+        ),
+        "by-heart": table(
+            ["Acc@0.5", "mean IoU", "updates", "minutes"],
+            [[*cells("refcoco_sample", "train", ("train", "mIoU")), *cost(records.get("refcoco_sample"))[:2]]],
+        ),
         "by-heart-reduced": by_heart_reduced(records),
         "records": machines(records),
     }
@@ -259,12 +265,13 @@ def metric(split: str, name: str = "Acc@0.5") -> Callable[[Mapping[str, Any]], f
     return of_run
 
 
-def on_test(record: Mapping[str, Any] | None) -> str:
-    return value(record, metric("test"), "{:.1f}")
+def figures_of(record: Mapping[str, Any] | None, *reads: Read) -> list[str]:
+    """Figures over the runs of a record in per cent: of a split its Acc@0.5, or (split, metric)."""
+    return [value(record, metric(*([read] if isinstance(read, str) else read)), "{:.1f}") for read in reads]
 
 
-def on_splits(record: Mapping[str, Any] | None, splits: Sequence[str] = ("val", "test")) -> list[str]:
-    return [value(record, metric(split), "{:.1f}") for split in splits]
+def runs(records: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    return records[name]["runs"] if name in records else []
 
 
 def cost(record: Mapping[str, Any] | None) -> list[str]:
@@ -305,8 +312,8 @@ def scenes(models: Sequence[tuple[str, str]], records: Mapping[str, Any], level:
         record = records.get(name)
         if name == "scenes_random_object" and record is not None:
             record = record | {"runs": [record["runs"][level]]}
-        reads = [metric("test"), *(metric(f"test/{part}") for part in parts), metric("test", "mask_mIoU")]
-        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *cost(record)])
+        found = figures_of(record, "test", *(f"test/{part}" for part in parts), ("test", "mask_mIoU"))
+        rows.append([label, *found, *cost(record)])
     return table(["model", "Acc@0.5", *parts, "mask mIoU", "updates", "minutes", "GB"], rows)
 
 
@@ -315,10 +322,10 @@ def any_number(models: Sequence[tuple[str, str, str]], records: Mapping[str, Any
     rows = []
     for label, name, part in models:
         record = records.get(name)
-        reads = [metric(part, key) for key in ("Pr@F1", "N-acc", "T-acc")]
-        reads += [metric(f"{part}/{number}", "Pr@F1") for number in ("none", "one", "several")]
+        reads = [(part, key) for key in ("Pr@F1", "N-acc", "T-acc")]
+        reads += [(f"{part}/{number}", "Pr@F1") for number in ("none", "one", "several")]
         trained = cost(record) if part == "test" else ["-"] * 3
-        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), *trained])
+        rows.append([label, *figures_of(record, *reads), *trained])
     return table(["model", "Pr@F1", "N-acc", "T-acc", "none", "one", "several", "updates", "minutes", "GB"], rows)
 
 
@@ -327,11 +334,10 @@ def photos(records: Mapping[str, Any]) -> str:
     rows = [[label, f"{val:.1f}", f"{test:.1f}", *["-"] * 8] for label, val, test in PHOTO_FLOORS]
     for label, name in PHOTOS:
         record = records.get(name)
-        reads = [metric("val"), metric("test"), metric("test", "mIoU")]
-        ends = [bounds for run in (record or {"runs": []})["runs"] if (bounds := run.get("intervals", {}).get("test"))]
+        ends = [bounds for run in runs(records, name) if (bounds := run.get("intervals", {}).get("test"))]
         shown = " to ".join(f"{100 * end:.1f}" for end in ends[0]["Acc@0.5"]) if len(ends) == 1 else "-"
-        sizes = [value(record, metric(f"test/{size}"), "{:.1f}") for size in SIZES]
-        rows.append([label, *(value(record, read, "{:.1f}") for read in reads), shown, *sizes, *cost(record)])
+        accuracies, sizes = figures_of(record, "val", "test", ("test", "mIoU")), (f"test/{size}" for size in SIZES)
+        rows.append([label, *accuracies, shown, *figures_of(record, *sizes), *cost(record)])
     head = ["model", "val Acc@0.5", "test Acc@0.5", "test mIoU", "test, 95 %", *(f"test, {size}" for size in SIZES)]
     return table([*head, "updates", "minutes", "GB"], rows)
 
@@ -346,9 +352,8 @@ def recipes(records: Mapping[str, Any]) -> str:
         if record is not None and reference is not None:
             mean = statistics.mean(run["metrics"]["val"]["Acc@0.5"] for run in record["runs"])
             difference = "" if name == "recipe_quickstart" else f"{100 * (mean - reference):+.1f}"
-        rows.append(
-            [label, value(record, metric("val"), "{:.1f}"), difference, value(record, metric("val", "mIoU"), "{:.1f}")]
-        )
+        accuracy, iou = figures_of(record, "val", ("val", "mIoU"))
+        rows.append([label, accuracy, difference, iou])
     return table(["recipe", "Acc@0.5", "difference", "mIoU"], rows)
 
 
@@ -359,24 +364,6 @@ def precision(records: Mapping[str, Any]) -> str:
         seeds = " / ".join(f"{metric('val')(run):.1f}" for run in record["runs"]) if record else NOT_RUN
         rows.append([label, value(record, metric("val"), "{:.2f}"), seeds, value(record, metric("test"), "{:.2f}")])
     return table(["precision", "val, Acc@0.5", "val by seed", "test, Acc@0.5"], rows)
-
-
-def vocabulary(records: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            label,
-            value(records.get(name), metric("val"), "{:.1f}"),
-            value(records.get(name), metric("val", "mIoU"), "{:.1f}"),
-        ]
-        for label, name in VOCABULARY
-    ]
-    return table(["start", "Acc@0.5", "mIoU"], rows)
-
-
-def by_heart(records: Mapping[str, Any]) -> str:
-    sample = records.get("refcoco_sample")
-    accuracy, iou = (value(sample, metric("train", name), "{:.1f}") for name in ("Acc@0.5", "mIoU"))
-    return table(["Acc@0.5", "mean IoU", "updates", "minutes"], [[accuracy, iou, *cost(sample)[:2]]])
 
 
 def by_heart_reduced(records: Mapping[str, Any]) -> str:
