@@ -19,7 +19,8 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+
+from benchmarks import SECTIONS
 
 # Both sides keep the memory of freed tensors: glibc reads these once, before the process starts.
 ALLOCATOR = {
@@ -27,13 +28,6 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "500000000",
 }
-QUICKSTART = {"config": "configs/simrec_small_scenes_quickstart.py", "size": 96}
-# Of a section, where they are not given.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpu": {"rounds": 3, "images": 64},
-    "time_to_accuracy": {"rounds": 3, "images": 11_000} | QUICKSTART,
-}
-SECTIONS = ("model", "loss", "data", "loop", "eval", "checkpoint", "startup", "growth", "predict", "time_to_accuracy")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -41,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     from rec.command_line import device, whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("section", nargs="?", choices=[*SECTIONS, "gpu", "all", "page"])
+    parser.add_argument("section", nargs="?", choices=[*SECTIONS, "all", "page"])
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--config", default="configs/simrec_refcoco_scratch.py", help="whose model is measured")
     parser.add_argument("--size", type=whole(32, 4096), default=416, help="side of the images in pixels")
@@ -76,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
 def of_section(section: str, args: argparse.Namespace) -> argparse.Namespace:
     """The arguments with the section's own defaults."""
     given = {word.partition("=")[0] for word in sys.argv}
-    own = {name: value for name, value in DEFAULTS.get(section, {}).items() if f"--{name}" not in given}
+    own = {name: value for name, value in SECTIONS[section].options.items() if f"--{name}" not in given}
     return argparse.Namespace(**vars(args) | own)
 
 
@@ -88,7 +82,7 @@ def main() -> int:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from benchmarks.record import measure
 
-        for section in SECTIONS if args.section == "all" else [args.section]:
+        for section in [name for name in SECTIONS if name != "gpu"] if args.section == "all" else [args.section]:
             measure(section, of_section(section, args))
     from benchmarks.page import write_page
 

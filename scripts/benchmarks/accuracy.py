@@ -10,11 +10,9 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from benchmarks.generated import plain_dataset
 from benchmarks.inputs import Options
 from benchmarks.plain_data import PlainDataSet
 from benchmarks.plain_loop import PlainTraining
-from benchmarks.timing import ROOT, Row, median, ratio, single
+from benchmarks.timing import ROOT, Row, clocked, median, ratio, single
 from rec.boxes import box_iou, cxcywh_to_xyxy
 from rec.contracts import Batch
 from rec.data.batch import model_input
@@ -153,10 +151,7 @@ def race(
         running = [name for name in sides if len(found[name]) < len(GOALS) and seconds[name] < LIMIT]
         for name in running[:: next(turns)]:
             side = sides[name]
-            with ExitStack() as stack:
-                for place, function, part in side.parts:
-                    timed = clocked(getattr(place, function), spent[name], part)
-                    stack.enter_context(mock.patch.object(place, function, timed))
+            with clocked(side.parts, spent[name]):
                 started = time.perf_counter()
                 for number in updates:
                     side.update(number)
@@ -216,20 +211,6 @@ def last_parts(optimizer: Any, ema: Any) -> list[tuple[Any, str, str]]:
     """What both sides time alike: (object, its function, part)."""
     both = "optimizer and EMA"
     return [(torch.autograd, "backward", "backward"), (optimizer, "step", both), (ema, "update", both)]
-
-
-def clocked(function: Callable[..., Any], spent: dict[str, float], part: str) -> Callable[..., Any]:
-    """``function``, the seconds of its calls added to ``spent[part]``."""
-
-    @functools.wraps(function)
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            spent[part] += time.perf_counter() - started
-
-    return timed
 
 
 def epochs(loader: Any) -> Iterator[Batch]:

@@ -7,23 +7,10 @@ from typing import Any
 
 from page_tables import fill, table
 
+from benchmarks import SECTIONS
 from benchmarks.bounds import BOUNDS
 from benchmarks.timing import ROOT, Row
 from rec.files import write_text
-
-TITLES = {
-    "model": "Training step and prediction latency",
-    "loss": "Loss and assignment",
-    "data": "Data",
-    "loop": "Training loop",
-    "eval": "Evaluation",
-    "checkpoint": "Checkpoints",
-    "startup": "Startup",
-    "growth": "How cost grows",
-    "predict": "Prediction",
-    "time_to_accuracy": "Time to accuracy",
-    "gpu": "On a GPU",
-}
 
 DEVICES = {
     "cpu": "2 CPU cores",
@@ -37,13 +24,13 @@ def write_page(folder: Path) -> Path:
     The prose is the page's own; where there is no page it is that of ``docs/performance.md``.
     """
     found: dict[str, dict[str, Any]] = {device: {} for device in DEVICES}
-    for section in TITLES:
+    for section in SECTIONS:
         file = folder / f"{section}.json"
         if file.exists():
             found["cuda" if section == "gpu" else "cpu"][section] = json.loads(file.read_text(encoding="utf-8"))
     bounds = [f"### {title}\n\n{against_bounds(device, found[device])}" for device, title in DEVICES.items()]
     parts = []
-    for section, title in TITLES.items():
+    for section, (_, title, _) in SECTIONS.items():
         tables = [of_section(contents[section]) for contents in found.values() if section in contents]
         parts.append(f"## {title}\n\n" + ("\n\n".join(tables) or "Not run."))
     path = folder.parent / "performance.md"

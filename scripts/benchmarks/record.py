@@ -9,20 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks import SECTIONS
 from benchmarks.bounds import BOUNDS
 from benchmarks.inputs import Options
 from rec.cores import usable_cores
 from rec.files import user_path, write_json
-
-# The module that has each section, a function of the section's name.
-MODULES = {
-    **dict.fromkeys(("model", "loss", "growth"), "network"),
-    **dict.fromkeys(("data", "loop", "eval", "predict"), "pipeline"),
-    **dict.fromkeys(("startup", "checkpoint"), "process"),
-    "time_to_accuracy": "accuracy",
-    "gpu": "gpu",
-}
-
 
 def measure(section: str, args: argparse.Namespace) -> None:
     """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``."""
@@ -31,7 +22,7 @@ def measure(section: str, args: argparse.Namespace) -> None:
     options = Options(**(choices | lists))
     print(f"{section}", flush=True)
     started = time.perf_counter()
-    module: Any = importlib.import_module(f"benchmarks.{MODULES[section]}")
+    module: Any = importlib.import_module(f"benchmarks.{SECTIONS[section].module}")
     as_bound = (options.config, options.overrides, options.size) == (Options.config, (), Options.size)
     file, rows = user_path(args.out) / f"{section}.json", list[dict[str, Any]]()
     content: dict[str, Any] = {

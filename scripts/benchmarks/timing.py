@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 WITHIN = "within 15 %"
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +97,27 @@ def synchronize(device: str) -> None:
         import torch
 
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def clocked(parts: Iterable[tuple[Any, str, str]], spent: dict[str, float]) -> Iterator[None]:
+    """In the block, the seconds that each (object, its function, part) takes are added to ``spent[part]``."""
+
+    def timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[part] += time.perf_counter() - started
+
+        return call
+
+    with ExitStack() as stack:
+        for place, name, part in parts:
+            stack.enter_context(mock.patch.object(place, name, timed(getattr(place, name), part)))
+        yield
 
 
 def ratio(what: str, times: Mapping[str, list[float]], over: str, under: str) -> Row:
