@@ -8,7 +8,7 @@ another shape. Nothing is ever loaded partially without saying so.
 import errno
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -178,25 +178,28 @@ def convert_state_dict(original: Mapping[str, Tensor], model: nn.Module) -> tupl
         The matched tensors under our names, and a report; ``model.load_state_dict`` takes them when it is complete.
     """
     expected = model.state_dict()
+    plain = ((name.removeprefix("module."), tensor) for name, tensor in original.items())
+    return _placed(((name, name if name in expected else our_name(name), tensor) for name, tensor in plain), expected)
+
+
+def _placed(
+    named: Iterable[tuple[str, str | None, Tensor]], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """What fits among ``expected``, and what became of each: (name in the file, our name or None, tensor)."""
     state: dict[str, Tensor] = {}
     report = ConversionReport()
-    for name, tensor in original.items():
-        name = name.removeprefix("module.")
-        ours = name if name in expected else our_name(name)
-        if ours is not None and ours in expected:
-            shape = expected[ours].shape
-            # The original has 1x1 convolutions where GaranAttention has linear layers.
-            if tensor.shape != shape and tensor.shape == (*shape, 1, 1):
-                tensor = tensor.reshape(shape)
-            if tensor.shape == shape:
-                state[ours] = tensor
-                report.matched.append(ours)
-            else:
-                report.clashes.append((ours, tuple(tensor.shape), tuple(shape)))
-        elif ours is not None and _UNREAD.match(ours):
-            report.dropped.append(name)
+    for name, ours, tensor in named:
+        if ours is None or ours not in expected:
+            (report.dropped if ours is not None and _UNREAD.match(ours) else report.unexpected).append(name)
+            continue
+        shape = expected[ours].shape
+        # The original has 1x1 convolutions where GaranAttention has linear layers.
+        tensor = tensor.reshape(shape) if tensor.shape == (*shape, 1, 1) else tensor
+        if tensor.shape == shape:
+            state[ours] = tensor
+            report.matched.append(ours)
         else:
-            report.unexpected.append(name)
+            report.clashes.append((ours, tuple(tensor.shape), tuple(shape)))
     clashing = {name for name, _, _ in report.clashes}
     report.missing = [name for name in expected if name not in state and name not in clashing]
     return state, report
@@ -351,22 +354,14 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
 
 def _load_state(backbone: Backbone, path: str | Path) -> list[str]:
     expected = backbone.state_dict()
-    state: dict[str, Tensor] = {}
-    clashes, left = [], []
     try:
         found = backbone.from_original(read_state_dict(path), _metadata(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    for name, tensor in found.items():
-        ours = _backbone_name(name, expected)
-        if ours is None:
-            left.append(name)
-        elif tensor.shape == expected[ours].shape:
-            state[ours] = tensor
-        else:
-            clashes.append(f"{ours}: found {tuple(tensor.shape)}, expected {tuple(expected[ours].shape)}")
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    state, report = _placed(((name, _backbone_name(name, expected), found[name]) for name in found), expected)
+    left, missing = report.unexpected, [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
     if missing:
+        clashes = [f"{n}: found {found}, expected {want}" for n, found, want in report.clashes]
         raise ValueError(
             f"{path} does not hold the weights of this {type(backbone).__name__}: {len(state)} tensors matched,"
             f" {len(missing)} missing ({', '.join(missing[:4])}, ...), {len(clashes)} of another shape"
