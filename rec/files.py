@@ -197,7 +197,6 @@ def _partial(final: Path, task: str) -> TextIO:
     return file
 
 
-
 @contextmanager
 def named(path: PathLike) -> Iterator[None]:
     """Gives the error of a full or broken disk, which names no file, the name of ``path``."""

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from rec.data.word_vectors import look_up_vectors
 from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
@@ -25,7 +24,7 @@ from rec.data.subwords import PREFIX, Subwords, load_words
 from rec.data.tables import RowReader, Table, UnknownSplit, open_table
 from rec.data.text import Vocabulary, get_tokenizer
 from rec.data.text_statistics import text_statistics
-from rec.data.word_vectors import vector_words
+from rec.data.word_vectors import look_up_vectors, vector_words
 from rec.files import digest
 from rec.trust import MAX_TOKEN_LENGTH, is_below, split_name
 

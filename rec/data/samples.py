@@ -12,10 +12,10 @@ import torch.nn.functional as F
 import xxhash
 from torch.utils.data import default_collate
 
-from rec.data.augment import Augmentation, check_transforms
 from rec import boxes
 from rec.contracts import Words
 from rec.data import masks
+from rec.data.augment import Augmentation, check_transforms
 from rec.data.images import PAD_VALUE, ImageError, letterbox, letterbox_mask, picture_key, read_image
 from rec.data.schema import ONE_ONLY, BadRecord, attempt, boxes_of, weight_of
 from rec.data.store import is_raw, read_raw

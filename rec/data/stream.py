@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from rec.data.tables import check_finished
-from rec.data.arrow_files import parquet_files
 from rec.contracts import Words
-from rec.data.arrow_files import as_patterns, check_parquet
+from rec.data.arrow_files import as_patterns, check_parquet, parquet_files
 from rec.data.cleaning import ids_of
 from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
@@ -23,7 +21,7 @@ from rec.data.samples import SampleMaker, collate
 from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, validate_row
 from rec.data.sources import SourceError, load_json
 from rec.data.subwords import load_words
-from rec.data.tables import Table
+from rec.data.tables import Table, check_finished
 from rec.names import hands_on
 
 OF_TRAINING = ("rank", "processes", "buffer_size", "flip_lr", "candidate_transforms")  # what evaluation does without

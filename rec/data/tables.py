@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rec.data.schema import FEATURES, columns_of
-from rec.data.schema import columns_of
 from rec.data.arrow_files import load_parquet, load_split, load_tables, parquet_files
 from rec.data.content import ImageFiles, cache_place, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
-from rec.data.schema import BadRecord
+from rec.data.schema import FEATURES, BadRecord, columns_of
 from rec.data.sources import Source, SourceError, find_split, load_json
 from rec.data.sources.coco_json import is_coco, open_coco
 from rec.data.sources.conversations import is_conversations, open_conversations

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from rec.evaluation.masks import overlap
 from rec import boxes
 from rec.contracts import DataSet
 from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.data import masks
 from rec.errors import InputError
 from rec.evaluation import several
+from rec.evaluation.masks import overlap
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")

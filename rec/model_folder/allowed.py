@@ -12,17 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rec.errors import UntrustedError
+from rec.config import LazyConfig, get_config, to_native, without_interpolations
+from rec.config.nodes import CONFIGS, children, expand_home, is_call, join, walk
 from rec.config.refused import module_hint
-from rec.config.nodes import expand_home
-from rec.config import to_native, without_interpolations
-from rec.config.nodes import children, is_call
-from rec.config import get_config
-from rec.config.nodes import CONFIGS, children, join, walk
-from rec.config import LazyConfig
-from rec.data.word_vectors import TEXT_SUFFIXES
-from rec.data.text import is_rule_based
 from rec.data.subwords import PREFIX
+from rec.data.text import is_rule_based
+from rec.data.word_vectors import TEXT_SUFFIXES
+from rec.errors import UntrustedError
 import rec.other_names  # noqa: F401 - tells rec.config which names are refused
 from rec.config import try_get_key
 from rec.contracts import ConfigNode

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rec.model_folder.hub import pull
 from rec.config import to_native
 from rec.contracts import DataSet
 from rec.errors import InputError, UntrustedError
@@ -21,6 +20,7 @@ from rec.model_folder.format import (
     from_run,
     preprocess_trouble,
 )
+from rec.model_folder.hub import pull
 from rec.model_folder.reader import load_model, read
 from rec.model_folder.text_encoder import whole
 from rec.trust import is_below, read_text, weights_of_others

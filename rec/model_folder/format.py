@@ -26,8 +26,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rec.config import ConfigError, safe_load_yaml
-from rec.config import to_native
+from rec.config import ConfigError, safe_load_yaml, to_native
 from rec.contracts import Answer
 from rec.data.adapter import as_data_set
 from rec.errors import RecError, UntrustedError

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rec.config import ConfigError, instantiate
-from rec.data.text import Vocabulary, read_vocabulary
-from rec.data.subwords import IN_FILE, Subwords
 from rec.contracts import Words
+from rec.data.subwords import IN_FILE, Subwords
+from rec.data.text import Vocabulary, read_vocabulary
 from rec.errors import InputError, UntrustedError
 from rec.files import user_path
 from rec.model_folder.allowed import ALLOWED_TARGETS, without_pretrained

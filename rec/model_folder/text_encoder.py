@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rec.model_folder.allowed import ALLOWED_TARGETS
 from rec.config import instantiate
 from rec.contracts import ConfigNode, Words
 from rec.data.pretrained import pretrained_file
@@ -20,6 +19,7 @@ from rec.data.subwords import PREFIX, TOKENIZER, Subwords
 from rec.data.text import Vocabulary
 from rec.errors import InputError, UntrustedError
 from rec.files import digest, user_path
+from rec.model_folder.allowed import ALLOWED_TARGETS
 from rec.trust import MAX_CONFIG_BYTES, read_text, weight_shapes
 
 if TYPE_CHECKING:

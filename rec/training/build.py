@@ -10,10 +10,6 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from rec.training.keys import check_values
-from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config
-from rec.model_folder.format import WEIGHTS
-from rec.model_folder.allowed import load_config, outward
 from rec.config import ConfigError, LazyConfig, instantiate, locate, to_native, try_get_key
 from rec.config.call import parameters
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
@@ -31,11 +27,20 @@ from rec.data.workers import Loader
 from rec.errors import UntrustedError
 from rec.evaluation import evaluate
 from rec.files import refuse_inputs, user_path
+from rec.model_folder.allowed import at_home, checked_config, fill_in, load_config, outward
 from rec.model_folder.find import Trained, find_folder
-from rec.model_folder.format import VOCABULARY, ModelFolderError, checked_file, frozen_and_random, read_folder_config
+from rec.model_folder.format import (
+    VOCABULARY,
+    WEIGHTS,
+    ModelFolderError,
+    checked_file,
+    frozen_and_random,
+    read_folder_config,
+)
 from rec.model_folder.reader import load_vocabulary
 from rec.model_folder.text_encoder import load_published, settle
 from rec.models.pretrained_text import text_encoders
+from rec.training.keys import check_values
 from rec.training.phrase_cache import remember_phrases
 from rec.training.schema import check_config, drop_helpers
 

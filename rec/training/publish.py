@@ -9,11 +9,11 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from rec.model_folder.hub import Pusher
 from rec import model_folder
 from rec.config import ConfigError
 from rec.contracts import ConfigNode, DataSet, Words
 from rec.errors import TrainingError
+from rec.model_folder.hub import Pusher
 from rec.models.lora import AdaptedLinear, merge
 from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rec.model_folder.find import find_folder, packaged
 from rec.data.subwords import IN_FILE, Subwords
 from rec.data.text import read_vocabulary
 from rec.errors import CheckpointError, RecError
 from rec.files import user_path
+from rec.model_folder.find import find_folder, packaged
 from rec.model_folder.format import TOKENIZER, VOCABULARY, check_digests, checked_file
 from rec.models.pretrained_text import borrowed_names
 from rec.models.soundness import unsound

@@ -15,6 +15,7 @@ from benchmarks.inputs import Options
 from rec.cores import usable_cores
 from rec.files import user_path, write_json
 
+
 def measure(section: str, args: argparse.Namespace) -> None:
     """Runs one section with the command line's choices; writes ``<args.out>/<section>.json``."""
     choices = {field.name: getattr(args, field.name) for field in fields(Options)}

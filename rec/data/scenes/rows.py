@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from rec.data.schema import FEATURES
 from rec import boxes
 from rec.cores import usable_cores
 from rec.data import masks
 from rec.data.scenes.layout import LEVELS
 from rec.data.scenes.scene import Scene, make_scene
+from rec.data.schema import FEATURES
 from rec.data.sources import Source, SourceError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from rec.conventions import boxes_in_text, says_none
 from rec.contracts import Answer
+from rec.conventions import boxes_in_text, says_none
 from rec.inference.grounder import Grounder, Grounding, _Loaded
 from rec.inference.grounding import Box
 from rec.inference.inputs import How

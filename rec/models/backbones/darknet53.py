@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from rec.models.original_weights import load_backbone
 from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
+from rec.models.original_weights import load_backbone
 
 
 class ResidualUnit(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rec.models.original_weights import read_state_dict
 from rec.models.backbones.base import Backbone, check_image_size
+from rec.models.original_weights import read_state_dict
 from rec.models.soundness import unsound
 from rec.names import hands_on
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.original_weights import load_backbone
 from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.layers import ConvBlock
+from rec.models.original_weights import load_backbone
 
 EPSILON, MOMENTUM = 1e-3, 0.03  # of YOLOX's BatchNorm
 # Where YOLOX's own state dict has the stages: its trunk is backbone.backbone, its neck backbone, the rest a detector's head.
