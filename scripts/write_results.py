@@ -173,7 +173,11 @@ def tables(folder: Path) -> dict[str, str]:
         "teacher": table(
             ["trained on", "val, Acc@0.5", "test, Acc@0.5", "updates"],
             [
-                [label, *cells(name, "val", "test"), ", ".join(sorted({str(run["updates"]) for run in runs(records, name)}))]
+                [
+                    label,
+                    *cells(name, "val", "test"),
+                    ", ".join(sorted({str(run["updates"]) for run in runs(records, name)})),
+                ]
                 for label, name in TEACHER
             ],
         ),

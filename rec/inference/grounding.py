@@ -270,7 +270,8 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Image.Imag
         for rank, (box, score) in reversed(list(enumerate(grounding.candidates, 1))[answered:]):
             if box in grounding.boxes:
                 continue
-            marks.append((box, pictures.colour(number), f"{rank}. {grounding.phrase} {score:.2f}" if with_label else ""))
+            label = f"{rank}. {grounding.phrase} {score:.2f}"
+            marks.append((box, pictures.colour(number), label if with_label else ""))
         for place, (box, score) in reversed(list(enumerate(zip(grounding.boxes, grounding.scores, strict=True)))):
             label = f"{score:.2f}" if place else f"{grounding.phrase} {score:.2f}"
             marks.append((box, pictures.colour(number), label if with_label else ""))
