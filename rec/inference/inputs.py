@@ -151,9 +151,7 @@ def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
     return iter(image) if isinstance(image, Iterable) else None
 
 
-def to_pixels(
-    image: ImageLike, allow_urls: bool = False, channels: Channels = "rgb"
-) -> tuple[np.ndarray, str | None]:
+def to_pixels(image: ImageLike, allow_urls: bool = False, channels: Channels = "rgb") -> tuple[np.ndarray, str | None]:
     """An image of any accepted kind as pixels.
 
     Args:
