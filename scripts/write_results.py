@@ -198,10 +198,7 @@ def tables(folder: Path) -> dict[str, str]:
         ),
         "growth": table(
             ["photographs", *(f"{round(TRAINING_PHOTOGRAPHS * percent / 100):,}" for percent in GROWTH)],
-            [
-                [f"{split}, Acc@0.5", *(cells(name, split)[0] for name in GROWTH.values())]
-                for split in ("val", "test")
-            ],
+            [[f"{split}, Acc@0.5", *(cells(name, split)[0] for name in GROWTH.values())] for split in ("val", "test")],
         ),
         "absent": any_number(ABSENT, records),
         "recipes": recipes(records),

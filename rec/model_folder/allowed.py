@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rec.config import LazyConfig, get_config, to_native, without_interpolations
+import rec.other_names  # noqa: F401 - tells rec.config which names are refused
+from rec.config import LazyConfig, get_config, to_native, try_get_key, without_interpolations
 from rec.config.nodes import CONFIGS, children, expand_home, is_call, join, walk
 from rec.config.refused import module_hint
+from rec.contracts import ConfigNode
 from rec.data.subwords import PREFIX
 from rec.data.text import is_rule_based
 from rec.data.word_vectors import TEXT_SUFFIXES
 from rec.errors import UntrustedError
-import rec.other_names  # noqa: F401 - tells rec.config which names are refused
-from rec.config import try_get_key
-from rec.contracts import ConfigNode
 from rec.files import user_path
 from rec.trust import MAX_SIDE, is_below, unlisted
 
@@ -168,6 +167,7 @@ def at_home(cfg: Any, path: str | Path) -> Any:
 
 def fill_in(cfg: Any) -> Any:
     """Puts the defaults of ``configs/common/train.py`` where ``cfg.train`` and its groups lack a key; returns ``cfg``."""
+
     def fill(group: ConfigNode, defaults: ConfigNode) -> None:
         own = dict(children(group))
         for key, value in children(defaults):

@@ -135,6 +135,7 @@ def from_run(cfg: Any, dataset: object, update: int | None = None, threshold: fl
         Native containers; interpolations resolved, ``pretrained`` off, no path of this machine.
     """
     import rec
+
     run = to_native(cfg)
     data = run["dataset"]
     known = as_data_set(dataset)

@@ -92,9 +92,7 @@ def _data(task: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _regions(
-    task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]
-) -> list[dict[str, Any] | BadRecord]:
+def _regions(task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]) -> list[dict[str, Any] | BadRecord]:
     """Rectangles with their ``texts``; the others are counted in ``left``."""
     _split(task)
     if "annotations" not in task:
@@ -123,9 +121,7 @@ def _regions(
     return regions
 
 
-def _of_lists(
-    task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]
-) -> list[dict[str, Any] | BadRecord]:
+def _of_lists(task: dict[str, Any], columns: Mapping[str, str], left: Counter[str]) -> list[dict[str, Any] | BadRecord]:
     """Of JSON_MIN. Which text belongs to which rectangle is told by their order alone."""
     boxes = next(
         (
