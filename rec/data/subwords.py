@@ -200,12 +200,7 @@ def checked(text: str, origin: str = TOKENIZER) -> dict[str, Any]:
     added = content.get("added_tokens") or []
     try:
         trouble = _steps_trouble(content) or _vocabulary_trouble(model, added)
-    except (
-        TypeError,
-        AttributeError,
-        KeyError,
-        ValueError,
-    ) as error:  # a number where a list is expected, and the like
+    except (TypeError, AttributeError, KeyError, ValueError) as error:  # as a number where a list is expected
         trouble = f"a part of another form than tokenizers have ({type(error).__name__}: {str(error)[:80]})"
     if trouble:
         raise refuse(f"has {trouble}")
