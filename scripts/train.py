@@ -90,7 +90,9 @@ def train(cfg: Any) -> int:
 
     # From here on the output folder is this run's. The model goes under Accelerate, and state from a checkpoint into both.
     lock = process.lock_output_folder(output_dir) if accelerator.is_main_process else None
-    freezing = FreezingSchedule(cfg.train.freeze_schedule, model, accelerator, cfg.train.get("fixed_statistics", False))
+    freezing = FreezingSchedule(
+        cfg.train.freeze_schedule or (), model, accelerator, cfg.train.get("fixed_statistics", False)
+    )
     model, optimizer = prepare_model(cfg, accelerator, model, optimizer)
     bare = accelerator.unwrap_model(model)
     averaged = cfg.train.ema
@@ -139,7 +141,7 @@ def train(cfg: Any) -> int:
         while state.update_in_epoch < updates_per_epoch and state.update < total_updates:
             # What this update is to be: image size, rates, trained modules, batches.
             size = schedules.image_size(cfg.train.seed, state.update, scales.img_scales) if scales.enabled else None
-            factor = schedule(state.update)
+            factor = float(schedule(state.update))
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * factor
             model, optimizer = freezing.apply(model, optimizer, state.update)

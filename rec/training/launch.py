@@ -33,7 +33,7 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
     accumulation = train.num_accumulation_steps
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
-        log_with=list(train.trackers) or None,
+        log_with=list(train.trackers or ()) or None,
         project_dir=train.output_dir,
         # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
         kwargs_handlers=[

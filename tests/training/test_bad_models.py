@@ -130,3 +130,14 @@ def test_a_run_goes_on_when_the_weights_it_started_from_are_gone(train, tmp_path
     status, error = train("simrec_small_scenes_quickstart", f"train.load_weight={file}")
     assert status == 0, error
     assert "continuing from" in (run / "train.log").read_text(encoding="utf-8")
+
+
+def test_nothing_may_be_null_and_a_schedule_may_answer_with_a_number_of_any_kind(train, tmp_path):
+    nothing = (
+        f"train.{key}=null" for key in ("trackers", "freeze_schedule", "load_weight", "resume_path", "hub.repo_id")
+    )
+    own = "train.scheduler={_delete_: true, _target_: numpy.float32, _partial_: true}"  # the update's number
+    status, error = train("simrec_small_scenes_quickstart", *nothing, own, "train.log_period=1")
+    assert status == 0, error
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [line["lr"] for line in lines if line["kind"] == "train"] == [0, 0.003]
