@@ -22,7 +22,7 @@ from rec.cuda_graphs import replayed_forward
 from rec.data.adapter import as_data_set
 from rec.data.batch import Returning, model_input
 from rec.data.masks import encode
-from rec.errors import RecError
+from rec.errors import InputError, RecError
 from rec.evaluation import masks, metrics, several
 from rec.files import user_path, write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
@@ -275,6 +275,8 @@ class _Judging:
     def take(self, batch: Batch, ready: Mapping[str, object], outputs: Batch) -> None:
         if not self.is_ours:
             self.judge.update(outputs, ready)
+        elif missing := {"index", "geometry", "box_pixels"} - batch.keys():
+            raise InputError(f"an evaluation needs {', '.join(sorted(missing))} in every sample of the data set")
         # Of what the host has, nothing travels.
         before, known = self._returning, {name: batch[name] for name in _KNOWN if name in batch}
         answers = {name: outputs[name] for name in _ANSWERS if name in outputs}

@@ -17,6 +17,7 @@ from evaluation_toy import ToyModel, ToySplit, run
 
 from rec.cuda_graphs import replayed_forward
 from rec.data.masks import decode
+from rec.errors import InputError
 from rec.evaluation import evaluate
 from rec.evaluation.run import BoxAndMaskEvaluator, write
 from rec.models.soundness import PredictionError
@@ -54,6 +55,16 @@ def test_a_lost_sample_is_an_error_not_a_better_number():
     dataset = ToySplit(5)
     with pytest.raises(RuntimeError, match="4 of the split's 5"):
         evaluate(ToyModel(), loader(dataset, 2, [0, 1, 2, 3]), dataset, **NORMALISATION)
+
+
+def test_what_samples_lack_is_named_in_a_sentence():
+    class Bare(ToySplit):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {name: sample[name] for name in sample.keys() - {"box_pixels", "geometry"}}
+
+    with pytest.raises(InputError, match="an evaluation needs box_pixels, geometry in every sample"):
+        evaluate(ToyModel(), loader(Bare(2), 2), Bare(2), **NORMALISATION)
 
 
 def test_limit_stops_after_that_many_batches():
