@@ -254,6 +254,10 @@ def _score(
             found = own.to_pixels(np.array(values, np.float64), size[:, 0], size[:, 1])
             counts["outside"] += bool((found[:, :2] < -1).any() or (found[:, 2:] > size + 1).any())
         mask = _mask(phrase, dataset, kind) if masked else {}
+        if not boxed and "mask_union" not in mask:
+            raise InputError(
+                f"the answers are masks alone, and index {phrase.index} of {phrase.split} has none to compare with"
+            )
         if masked and values and phrase.answer.get("mask") is None:
             counts["unmasked"] = counts.get("unmasked", 0) + 1
         counts["answered"] += kind != "missing"

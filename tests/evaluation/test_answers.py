@@ -165,6 +165,13 @@ def test_masks_alone_give_their_own_digits_and_no_box_metrics(dataset, tmp_path)
     assert not {"Acc@0.5", "IE", "Pr@F1"} & set(metrics)
 
 
+def test_masks_alone_need_true_masks(tmp_path):
+    sentence, (_, height, width) = SPLIT["val"].describe(0)["sentence"], truth()[0]
+    answer = {"ref_id": "r0", "sentence": sentence, "mask": encode(np.ones((height, width), bool))}
+    with pytest.raises(InputError, match="masks alone, and index 0 of val has none to compare with"):
+        read_answers(lines(tmp_path / "a.jsonl", [answer]), SPLIT, Convention())
+
+
 def test_where_others_have_a_mask_an_answer_without_one_is_empty_and_none_at_all_is_wrong(tmp_path):
     def scored(dataset, answers):
         found = read_answers(lines(tmp_path / "p.jsonl", answers), {"val": ForeignDataSet(dataset)}, Convention())
