@@ -348,6 +348,19 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
 
 
+def test_what_a_server_answered_before_it_ended_is_kept(serve, tmp_path, monkeypatch, call_script):
+    from test_evaluate_script import CONFIG
+
+    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    server, _ = serve(*["[0, 0, 500, 500]"] * 9, 401)
+    words = ("--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
+    status, _, error = call_script("evaluate", f"openai:toy@{server.address}", *words)
+    assert status == 2 and "401" in error
+    assert len(Path("out/answers.jsonl").read_text(encoding="utf-8").splitlines()) == 6, "two images of three phrases"
+
+
 def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, tmp_path, monkeypatch, call_script):
     from test_evaluate_script import CONFIG
 

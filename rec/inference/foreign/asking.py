@@ -94,8 +94,11 @@ def ask(
             dataset = datasets[split]
             yield dataset.picture(indices[0]), [str(dataset.describe(index)["sentence"]) for index in indices]
 
-    stream = grounder.stream(pairs(), threshold=0.0 if any_number else None)
-    shown = tqdm(total=sum(len(indices) for _, indices in left), disable=None, leave=False)
+    # What a server has answered of a batch is lost where it ends in it: no more images than keep its requests open.
+    total, at_once = sum(len(indices) for _, indices in left), getattr(grounder, "at_once", None)
+    batch_size = -(-at_once * len(left) // total) if at_once and total else 8
+    stream = grounder.stream(pairs(), batch_size, threshold=0.0 if any_number else None)
+    shown = tqdm(total=total, disable=None, leave=False)
     with named(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         for (split, indices), answers in zip(left, stream, strict=True):
             if isinstance(answers, ValueError):
