@@ -7,6 +7,7 @@ that no output is an input.
 import ctypes
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -134,17 +135,17 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def growing_file(path: PathLike, task: str, unfinished: Callable[[], bool] = lambda: False) -> Iterator[TextIO]:
+def growing_file(path: PathLike, task: str = "", unfinished: Callable[[], bool] = lambda: False) -> Iterator[TextIO]:
     """A text file for lines that come one by one over hours; it takes ``path``'s place when the block ends.
 
     Until then, and after an error or a kill, ``path`` is as it was, and the lines so far are beside it in
-    ``<path>.<digest of the task>.partial``: the same task goes on from there. UTF-8; lone surrogates, as in file names that are
-    no UTF-8, become ``\\udcXX``, which JSON reads back as they were.
+    ``<path>.partial`` (``.partial2``, … where that is there already: nothing is overwritten). UTF-8; lone surrogates, as
+    in file names that are no UTF-8, become ``\\udcXX``, which JSON reads back as they were.
 
     Args:
         path: the file.
-        task: all that the lines depend on. Those of the same task that was cut off before stand in the file that is given, to be
-            read first, and stay.
+        task: all that the lines depend on. Where it is given, the same task that was cut off before goes on: its lines are in
+            ``<path>.<digest of the task>.partial``, stand in the file that is given, to be read first, and stay.
         unfinished: asked when the block ends. Where something is left to do, ``path`` gets the lines, and the task goes on next
             time as one that was cut off.
 
@@ -159,7 +160,7 @@ def growing_file(path: PathLike, task: str, unfinished: Callable[[], bool] = lam
             with open(path, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as device:
                 yield device
             return
-        file = _partial(final, task)
+        file = _old_partial(final, task) if task else _new_partial(final)
         try:
             with file:
                 yield file
@@ -170,16 +171,26 @@ def growing_file(path: PathLike, task: str, unfinished: Callable[[], bool] = lam
                 _put_in_place(Path(file.name), final)
         except BaseException as error:
             if os.path.getsize(file.name):
-                error.add_note(f"what was written so far is in {file.name}, and the same command goes on from there")
+                goes_on = ", and the same command goes on from there" if task else ""
+                error.add_note(f"what was written so far is in {file.name}{goes_on}")
             else:
                 os.unlink(file.name)
             raise
 
 
-def _partial(final: Path, task: str) -> TextIO:
+def _new_partial(final: Path) -> TextIO:
+    for number in itertools.count(1):
+        place = _beside(final, f".partial{number if number > 1 else ''}")
+        try:
+            return open(place, "x", encoding="utf-8", errors="backslashreplace", buffering=1)
+        except FileExistsError:
+            continue
+    raise AssertionError("itertools.count does not end")
+
+
+def _old_partial(final: Path, task: str) -> TextIO:
     """The partial file of a task, made where it is not there: at its beginning for reading, at its end for writing."""
-    # A name has at most 255 bytes.
-    place = final.with_name(os.fsdecode(os.fsencode(final.name)[:230]) + f".{digest(task.encode())[:8]}.partial")
+    place = _beside(final, f".{digest(task.encode())[:8]}.partial")
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)  # nobody's link is followed: the name can be foretold
@@ -195,6 +206,10 @@ def _partial(final: Path, task: str) -> TextIO:
     file.truncate(place.read_bytes().rfind(b"\n") + 1)  # a kill may have cut the last line
     file.seek(0)
     return file
+
+
+def _beside(final: Path, ending: str) -> Path:
+    return final.with_name(os.fsdecode(os.fsencode(final.name)[:230]) + ending)  # a name has at most 255 bytes
 
 
 @contextmanager

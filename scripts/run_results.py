@@ -125,7 +125,12 @@ LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
 ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any",
           "train.evaluation.eval_metric=Pr@F1")  # fmt: skip
-BLIND = ("dataset.ann_path.scenes.phrases_per_scene=3", "train.batch_size=48", "train.epochs=1", "train.train_iter=null")
+BLIND = (
+    "dataset.ann_path.scenes.phrases_per_scene=3",
+    "train.batch_size=48",
+    "train.epochs=1",
+    "train.train_iter=null",
+)
 RANDOM_OBJECT = "scenes_random_object"  # the one experiment without a model
 ADAMW = ("optim._target_=torch.optim.AdamW", "optim.weight_decay=0.01")
 EXPERIMENTS = {
