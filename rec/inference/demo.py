@@ -289,16 +289,26 @@ def launch(
         port: by default the first free one from 7860 on.
         allow_hosts: further names under which the page may be reached, see :class:`HostGate`.
         options: of ``gradio.Blocks.launch``.
+
+    Raises:
+        InputError: nothing can listen there.
     """
-    return build(grounder).launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        max_file_size=MAX_UPLOAD,
-        css=_STYLE,
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        footer_links=[],
-        ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(HostGate, names=[host, *allow_hosts])]},
-        **options,
-    )
+    page = build(grounder)
+    try:
+        return page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            max_file_size=MAX_UPLOAD,
+            css=_STYLE,
+            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            footer_links=[],
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(HostGate, names=[host, *allow_hosts])]},
+            **options,
+        )
+    except OSError:  # gradio's, which speaks of its own arguments
+        raise InputError(
+            f"the page cannot listen at {host}, port {port or '7860 to 7959'}: the port is taken or closed to you, or the address "
+            "is none of this machine; choose another --port or --host"
+        ) from None

@@ -84,6 +84,11 @@ def test_a_page_for_the_network_answers_to_the_address_it_is_reached_at(grounder
     assert request(port, "GET", "/config", address="127.0.0.2", Host=f"evil.example:{port}")[0] == 403
 
 
+def test_a_port_that_is_taken_is_one_paragraph(port, grounder):
+    with pytest.raises(InputError, match=f"port {port}: the port is taken.* another --port"):
+        demo.launch(grounder, port=port, prevent_thread_lock=True, quiet=True)
+
+
 def asked_over_http(port, number, data):
     """What the page's own interface answers: the stream of its events."""
     body = {"data": data, "fn_index": number, "session_hash": "s" + os.urandom(4).hex()}
