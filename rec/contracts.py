@@ -6,6 +6,7 @@ rest from :func:`rec.data.adapter.as_data_set`, a model from :func:`abilities`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
@@ -203,6 +204,11 @@ class Abilities(NamedTuple):
     weighted: bool = False
 
 
+def _candidates(cells: Any, forward_features: Any, ground: Any, *arguments: Any) -> Any:
+    found = cells(forward_features(*arguments)["head"])
+    return {**ground(*arguments), **dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))}
+
+
 def abilities(model: "torch.nn.Module") -> Abilities:
     """What ``model`` can do; whatever it does not name takes the plain answer."""
     known: dict[str, Any] = {
@@ -216,13 +222,10 @@ def abilities(model: "torch.nn.Module") -> Abilities:
 
     ground = known["ground"]
     in_one = cells is not None and "candidates" in signature(ground).parameters
-
-    def candidates(*arguments: Any) -> Any:
-        if in_one:
-            return ground(*arguments, candidates=True)
-        found = cells(known["forward_features"](*arguments)["head"])
-        return {**ground(*arguments), **dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))}
-
+    # Bound methods, no closure: a copied or pickled Grounder asks its own model.
+    candidates = (
+        partial(ground, candidates=True) if in_one else partial(_candidates, cells, known["forward_features"], ground)
+    )
     return Abilities(
         known["encode_image"] if halves else None,
         known["ground"] if halves else None,
