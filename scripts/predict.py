@@ -288,6 +288,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--labels writes labels; --out, --crops and --jsonl are for answers")
     if (args.pairs is None) == (not args.inputs):
         parser.error("name images and phrases, or --pairs a file of them")
+    if args.pairs and args.phrases:
+        parser.error("--phrases is for images among the arguments; --pairs gives each image its own")
     return args
 
 

@@ -220,6 +220,8 @@ class Grounder:
             For each pair the answers to its phrases, or the error that its image or phrases gave.
         """
         how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; expected at least 1")
         iterator = iter(pairs)
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[Future[_Loaded | ValueError]] = deque()

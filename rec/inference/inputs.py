@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +98,8 @@ def find_pairs(words: Sequence[str], phrases_file: Path | None = None) -> list[P
             images += find_images(path) or [path]
         elif os.path.isfile(path) or is_address(word):
             images.append(path)
+        elif matched := _matched(path):  # "photos/*"; a phrase may have such signs too
+            images += matched
         else:
             phrases.append(word)
     if phrases_file:
@@ -108,6 +110,13 @@ def find_pairs(words: Sequence[str], phrases_file: Path | None = None) -> list[P
     if not phrases:
         raise InputError("no phrase among the arguments; say what to look for, such as 'the man on the left'")
     return [(image, phrases) for image in images]
+
+
+def _matched(pattern: str) -> list[str]:
+    """The images that a pattern names, none for a phrase."""
+    with suppress(ImageError):
+        return find_images(pattern) or []
+    return []
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -144,8 +153,8 @@ def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
         return find_images(image)
     if isinstance(image, np.ndarray | torch.Tensor):
         return list(image) if image.ndim == 4 else None
-    if isinstance(image, bytes | bytearray | memoryview | Image.Image):
-        return None
+    if isinstance(image, bytes | bytearray | memoryview | Image.Image | Mapping) or hasattr(image, "read"):
+        return None  # a row of a table and an open file are iterables, too, and no images
     if isinstance(image, Sequence):
         return image
     return iter(image) if isinstance(image, Iterable) else None
@@ -218,7 +227,7 @@ def with_threshold(answer: Answer | None, threshold: float | None) -> Answer | N
 
 
 def phrases_of(phrase: Phrases) -> list[str]:
-    phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+    phrases = list(phrase) if isinstance(phrase, Iterable) and not isinstance(phrase, str | bytes) else [phrase]
     if not phrases:
         raise ValueError("no phrase was given")
     for one in phrases:

@@ -1,5 +1,6 @@
 """The Grounder: every kind of input, boxes in the image's own pixels, one pass per image, clear errors."""
 
+import copy
 import gc
 import io
 import json
@@ -157,6 +158,22 @@ def test_a_stream_goes_on_after_a_bad_image(grounder, pixels):
     assert isinstance(bad, ImageError) and "empty" in str(empty)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_images_is_refused_rather_than_answered_with_nothing(grounder, pixels, size):
+    with pytest.raises(ValueError, match=f"batch_size is {size}"):
+        grounder([pixels], "the red circle", batch_size=size)
+
+
+def test_a_copied_or_pickled_grounder_answers_by_its_own_weights(grounder, pixels):
+    expected = grounder(pixels, "the red circle", top_k=2)
+    assert pickle.loads(pickle.dumps(grounder))(pixels, "the red circle", top_k=2) == expected
+    copied = copy.deepcopy(grounder)
+    assert copied(pixels, "the red circle", top_k=2) == expected
+    for weights in copied.model.parameters():
+        weights.data.zero_()
+    assert copied(pixels, "the red circle").box != expected.box
+
+
 def test_a_stream_reads_its_input_as_it_goes(grounder, pixels):
     taken = []
 
@@ -213,10 +230,11 @@ def test_unknown_and_cut_phrases_are_answered_with_a_warning(grounder, pixels):
     assert "first 6 of 8 words" in grounder(pixels, "the big red circle left of the square").warning
 
 
-@pytest.mark.parametrize("phrase", ["", "   ", [], ["a circle", ""], 7, [3]])
+@pytest.mark.parametrize("phrase", ["", "   ", [], ["a circle", ""], 7, [3], None, b"a circle"])
 def test_phrases_that_ask_nothing_are_errors(grounder, pixels, phrase):
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(ValueError, match="phrase"):
         grounder(pixels, phrase)
+    assert isinstance(next(grounder.stream([(pixels, phrase)])), ValueError)
 
 
 def test_a_one_pixel_image_is_answered(grounder):
@@ -254,6 +272,8 @@ def test_an_enormous_image_is_refused_by_its_header(grounder, tmp_path):
         np.zeros((4, 4, 2), np.uint8),
         torch.zeros(4, 4, 3),
         None,
+        io.BytesIO(b"\xff\xd8\xff"),
+        {"bytes": b"", "path": None},
         "https://example.com/a.jpg",
     ],
 )

@@ -122,6 +122,7 @@ def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_aga
         (["model", "photos", "a circle", "--crops", "photos"], "--crops photos is the folder of the images"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
+        (["model", "--pairs", "good.jsonl", "--phrases", "good.jsonl"], "--pairs gives each image its own"),
         (["model", "https://x.org/a.jpg", "a circle", "--allow-urls", "--labels", "l.jsonl"], "download it first"),
     ],
 )
@@ -202,6 +203,15 @@ def test_patterns_below_folders_with_brackets(place, predict, tmp_path):
     )
     assert status == 0 and sorted(os.listdir(tmp_path / "o[1]")) == ["0.png", "1.png"]
     assert [line["image"] for line in read(tmp_path / "j")] == ["p[1]/deep/0.jpg", "p[1]/deep/1.jpg"]
+
+
+def test_a_pattern_without_an_ending_names_images_and_a_phrase_may_have_its_signs(place, predict, tmp_path):
+    (place / "photos" / "notes.txt").write_text("about them", encoding="utf-8")
+    status, _, error = predict("model", "photos/*", "is it the [red] circle?", "--jsonl", tmp_path / "j")
+    assert status == 0 and [line["image"] for line in read(tmp_path / "j")] == [f"photos/{n}.jpg" for n in range(3)], (
+        error
+    )
+    assert {line["phrase"] for line in read(tmp_path / "j")} == {"is it the [red] circle?"}
 
 
 def test_long_phrases_are_phrases(place, predict, tmp_path):
