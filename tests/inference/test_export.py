@@ -166,8 +166,12 @@ def test_bad_arguments_are_one_paragraph(simrec, run_script, tmp_path, monkeypat
     assert status == 2 and said in error and not list(tmp_path.iterdir())
 
 
-def test_the_example_without_torch_gives_the_grounders_box(simrec, tmp_path):
+@pytest.mark.parametrize("int32_tokens", [False, True])
+def test_the_example_without_torch_gives_the_grounders_box(simrec, tmp_path, int32_tokens):
     folder, file = simrec
+    if int32_tokens:
+        file = tmp_path / "int32.onnx"
+        export.export(*model_folder.read(folder), file, dynamic_size=True, int32_tokens=True)
     text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(# Needs onnxruntime.*?)```", text, re.DOTALL).group(1)
     assert len([line for line in example.splitlines() if line.strip()]) <= 30
