@@ -204,7 +204,9 @@ class Abilities(NamedTuple):
     weighted: bool = False
 
 
-def _candidates(cells: Any, forward_features: Any, ground: Any, *arguments: Any) -> Any:
+def _candidates(
+    cells: Callable[..., Any], forward_features: Callable[..., Any], ground: Callable[..., Any], *arguments: Any
+) -> Any:
     found = cells(forward_features(*arguments)["head"])
     return {**ground(*arguments), **dict(zip(("candidate_boxes", "candidate_scores"), found, strict=True))}
 
