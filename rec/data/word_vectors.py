@@ -4,6 +4,7 @@ import gzip
 import logging
 import os
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def vector_words(source: str | None) -> Iterator[str]:
         for number, line in enumerate(_lines(user_path(source)), 1):
             if number > MAX_WORDS:
                 raise ValueError(f"more than {MAX_WORDS:,} words: keep its first, most frequent ones")
-            word = line.partition(b" ")[0].decode("utf-8", "replace")
+            word = line.partition(b" ")[0].strip().decode("utf-8", "replace")
             is_head = number == 1 and line.count(b" ") == 1  # word2vec begins with two numbers
             if 0 < len(word) <= MAX_WORD and not is_head:
                 yield word
@@ -82,12 +83,11 @@ def vector_words(source: str | None) -> Iterator[str]:
 def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Id and vector of the words of a GloVe file; only lines of known words are parsed."""
     ids = {word: number for number, word in enumerate(vocabulary.words)}
-    dimension = None
-    number = 0
+    dimension, number = 0, 0
     try:
         for number, line in enumerate(_lines(path), 1):  # noqa: B007
             word, _, rest = line.partition(b" ")
-            if dimension is None:
+            if not dimension:
                 dimension = len(rest.split())
                 if dimension == 1 and rest.strip().isdigit() and word.isdigit():
                     dimension = int(rest)  # word2vec's first line: number of words, dimension
@@ -110,12 +110,14 @@ def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a text file or a compressed one, as long as they are no more than such a file holds."""
     with trust.open_file(path, "word vectors") as file:
         room = trust.MAX_EXPANSION * os.fstat(file.fileno()).st_size + trust.SMALL_TABLE
+        begin = BOM_UTF8
         with gzip.open(file) if path.suffix == ".gz" else file as content:
             while line := content.readline(trust.MAX_LINE):
                 room -= len(line)
                 if room < 0 or len(line) == trust.MAX_LINE:
                     raise ValueError("a line without end, or more content than word vectors are compressed to")
-                yield line
+                yield line.removeprefix(begin)
+                begin = b""
 
 
 def _from_spacy(vocabulary: Words, name: str) -> Iterator[tuple[int, np.ndarray]]:

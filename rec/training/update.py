@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,33 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from rec.cuda_graphs import Replayed
 from rec.data.batch import Returning
+from rec.errors import InputError
 from rec.training.ema import EMA
+
+
+def losses_of(outputs: object) -> dict[str, Tensor]:
+    """What a model gives in training: named losses ``()``, of which ``loss`` is trained on and the others are logged.
+
+    Raises:
+        InputError: it gives something else; says what.
+    """
+    if not isinstance(outputs, Mapping) or not isinstance(outputs.get("loss"), Tensor):
+        got = sorted(map(str, outputs)) if isinstance(outputs, Mapping) else type(outputs).__name__
+        raise InputError(
+            f"a model in training gives a mapping of named losses, with a tensor 'loss', their total; got {got}"
+        )
+    losses: dict[str, Tensor] = {}
+    for name, value in outputs.items():
+        try:
+            one = value if isinstance(value, Tensor) else torch.as_tensor(value, device=outputs["loss"].device)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"the model's {name!r} is a {type(value).__name__}; expected a loss, a number") from None
+        if one.ndim:
+            raise InputError(
+                f"the model's {name!r} has the shape {tuple(one.shape)}; expected one number, such as its mean"
+            )
+        losses[name] = one
+    return losses
 
 
 def recorded(compute: Callable[..., Any], weights: Sequence[nn.Parameter], accumulation: int = 1) -> Callable[..., Any]:

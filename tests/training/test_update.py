@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from rec.errors import InputError
 from rec.training import update
 from rec.training.ema import EMA
 
@@ -130,3 +131,17 @@ def test_recorded_gradients_stay_where_they_were_and_are_those_of_the_update_alo
         assert all(map(torch.allclose, (weight.grad for weight in model.parameters()), wanted))
         places.add(tuple(weight.grad.data_ptr() for weight in model.parameters()))
     assert len(places) == 1
+
+
+def test_a_model_of_ones_own_is_told_what_its_losses_are_to_be():
+    loss = torch.ones((), requires_grad=True)
+    assert update.losses_of({"loss": loss, "shift": 0.5})["loss"] is loss
+    for outputs, told in (
+        (loss, "got Tensor"),
+        ({"loss_box": loss}, r"got \['loss_box'\]"),
+        ({"loss": 0.5}, "a tensor 'loss'"),
+        ({"loss": torch.ones(1)}, r"'loss' has the shape \(1,\)"),
+        ({"loss": loss, "kind": "giou"}, "'kind' is a str"),
+    ):
+        with pytest.raises(InputError, match=told):
+            update.losses_of(outputs)
