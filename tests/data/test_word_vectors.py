@@ -42,7 +42,7 @@ def test_a_byte_order_mark_and_a_blank_line_cost_no_word(tmp_path, begin):
     file = tmp_path / "glove.txt"
     file.write_text(begin + "\n".join(LINES[1:]), encoding="utf-8")
     assert look_up_vectors(VOCABULARY, file)[3].tolist() == [1, 2, 3]
-    assert list(vector_words(str(file)))[0] == "red"
+    assert next(vector_words(str(file))) == "red"
 
 
 def test_a_vocabulary_of_all_words_of_the_file(tmp_path):
