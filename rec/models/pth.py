@@ -26,12 +26,13 @@ MAX_ENCODED = 4_000
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype", "_codecs encode")
+_KINDS = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]  # of NumPy scalars
 _ALLOWED = frozenset(
     ["collections OrderedDict", "collections Counter", "builtins set", "__builtin__ set", "torch Size", "torch device"]
     + ["torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor", "torch._utils _rebuild_parameter"]
     + [f"torch {name}" for name in _DTYPES]
     + [f"torch {name}Storage" for name in _STORAGES]
-    + [*_SCALARS, "torch.storage UntypedStorage", "numpy.dtypes Float64DType", "numpy.dtypes Float32DType"]
+    + [*_SCALARS, "torch.storage UntypedStorage", *(f"numpy.dtypes {kind.__name__}" for kind in _KINDS)]
 )
 
 
@@ -81,10 +82,9 @@ def check_pickles(path: Path, more: Collection[str] = ()) -> None:
 
 
 def _numpy_scalars() -> list[Any]:
-    """Learning rates are often saved as NumPy scalars; rebuilding one runs no code of the file."""
+    """Learning rates and epochs are often saved as NumPy scalars; rebuilding one runs no code of the file."""
     scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype("f8")), type(np.dtype("f4"))]
-    return [np.dtype, *kinds, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    return [np.dtype, *_KINDS, scalar, (scalar, "numpy.core.multiarray.scalar")]
 
 
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
