@@ -98,7 +98,8 @@ def test_what_training_programs_save_is_read(new, tmp_path):
     layer(torch.zeros(2, 3, 8, 8)).sum().backward()
     optimizer.step()
     content = {
-        "epoch": np.int64(3), "better": np.bool_(True), "lr": np.float64(0.1), "state_dict": layer.state_dict(), "optimizer": optimizer.state_dict(),
+        "epoch": np.int64(3), "better": np.bool_(True), "lr": np.float64(0.1),
+        "state_dict": layer.state_dict(), "optimizer": optimizer.state_dict(),
         "parameter": nn.Parameter(torch.ones(2)), "half": torch.ones(2, dtype=torch.float16), "betas": (0.9, 0.999),
         "names": OrderedDict(a=[1, "b", None, True]), "dtype": torch.float32, "shape": torch.Size([1, 2]),
     }  # fmt: skip
