@@ -40,17 +40,6 @@ def records(count=10, **more):
     return [{"image": f"{n % 10}.png", "phrase": "the red box", "bbox": BOX, **more} for n in range(count)]
 
 
-def test_the_only_file_of_a_folder_holds_all_splits_where_its_name_is_none(own):
-    Path("labels").mkdir()
-    lines = records(8) + [record | {"split": "val"} for record in records(2)]
-    own(lines, "labels/boxes.jsonl")
-    for given in ("labels", "labels/boxes.jsonl"):
-        source = open_source({"path": given, "bbox_format": "xywh"}, name="mine", image_path="photos")
-        assert {split: len(list(source.read(split))) for split in source.splits} == {"train": 8, "val": 2}
-    Path("labels/boxes.jsonl").rename("labels/test_of_may.jsonl")
-    assert open_source({"path": "labels", "bbox_format": "xywh"}, name="mine").splits == ("test_of_may",)
-
-
 def test_a_corrected_label_replaces_the_table_once_the_new_one_is_complete(own):
     prepare(own(records()), "out", progress=False)
     corrected = records()

@@ -69,8 +69,7 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     """Opens a JSONL or CSV file, or a folder with one such file per split (``train.jsonl``, ``val.jsonl``, …).
 
     Args:
-        path: file or folder. A single file's ``split`` column names the splits; without one all is ``train``. So it is of the
-            only file of a folder where its name is none of a split.
+        path: file or folder. A single file's ``split`` column names the splits; without one all is ``train``.
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images; by default that of the file.
         bbox_format: one of :data:`rec.boxes.FORMATS`, in pixels; must be named.
@@ -81,8 +80,6 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     files = [path]
     if path.is_dir():  # files with a dot in front are the file system's, such as ._train.jsonl of a Mac
         files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-        if len(files) == 1 and not re.match(r"(train|val|dev|test)", files[0].stem.lower()):
-            path = files[0]  # no split's name: one file of all of them
     boxes_as = check_bbox_format(bbox_format, str(path))
     root = Path(image_root) if image_root else files[0].parent
     if not files:
