@@ -68,10 +68,17 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
         return _read_npy(mask, height, width)
     limit = max(height * width, 1 << 20)
     opened = open_image(mask if isinstance(mask, bytes) else read_bytes(mask), "of the mask", limit)
-    # A photograph's rule cuts 16-bit samples to their high byte, and with it the numbers of objects.
-    array = np.asarray(opened) if opened.mode.startswith("I") else decode_image(mask, max_pixels=limit).max(axis=2)
+    name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
+    if opened.mode.startswith(
+        "I"
+    ):  # a photograph's rule cuts 16-bit samples to their high byte, and with it objects' numbers
+        try:
+            array = np.asarray(opened)
+        except Exception as error:  # as in rec.data.images.rgb_from_pil
+            raise ValueError(f"the mask {name} is truncated or broken: {error}") from None
+    else:
+        array = decode_image(mask, max_pixels=limit).max(axis=2)
     if array.shape != (height, width):
-        name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
         raise ValueError(
             f"the mask {name} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}"
         )

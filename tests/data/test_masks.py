@@ -49,6 +49,9 @@ def test_a_mask_of_small_numbers_in_many_bits_covers_what_is_not_black(tmp_path,
     mask[1:4, 2:5] = 1
     Image.fromarray(mask).save(tmp_path / f"m.{ending}")
     assert np.array_equal(masks.read(tmp_path / f"m.{ending}", 6, 9) != 0, mask != 0)
+    (tmp_path / f"cut.{ending}").write_bytes((tmp_path / f"m.{ending}").read_bytes()[:-30])
+    with pytest.raises(ValueError, match="cut"):
+        masks.read(tmp_path / f"cut.{ending}", 6, 9)
     np.save(tmp_path / "m.npy", mask[..., None])
     assert np.array_equal(masks.read(tmp_path / "m.npy", 6, 9), mask)
 
