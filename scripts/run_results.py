@@ -103,6 +103,10 @@ def few(count: int, config: str, *overrides: str, start_from: str = "") -> Exper
     return Experiment(config, (*data, *length, *once, *overrides), (), SEEDS, start_from, BF16, "own")
 
 
+def on_photos(config: str, *overrides: str) -> Experiment:
+    return Experiment(config, overrides, ("val", "test"), profile=BF16)
+
+
 def share(percent: int) -> Experiment:
     """So much of the training photographs, all for as many updates as ``teacher``, which is half of them."""
     data = (*own("part", f"$SETS/{percent}"), "dataset.dataset=part", "train.train_iter=834", "train.seed=0")
@@ -120,6 +124,7 @@ SCRATCH = "model.visual_backbone.pretrained=false"
 SHORTER = ("train.seed=0", "train.epochs=4", "train.train_iter=1800")
 EARLY_STILL = f"train.freeze_schedule=[{{modules: [{', '.join(f'visual_backbone.stages.{n}' for n in range(3))}]}}]"
 MINILM = "configs/simrec_photos_minilm.py"
+TEN_EPOCHS = ("train.seed=0", "train.epochs=10")
 TRAINED = ("model.language_encoder.freeze=0", "train.parameter_groups.text_lr_factor=0.02")
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
@@ -152,27 +157,18 @@ EXPERIMENTS = {
     "scenes_any": Experiment(ANY, profile=BF16, judged=("dataset.ann_path.scenes.phrases_per_scene=3",)),
     "scenes_any_no_phrase": Experiment(ANY, (*BLIND, "dataset.hide=phrase")),
     "scenes_any_no_image": Experiment(ANY, (*BLIND, "dataset.hide=image")),
-    "photos": Experiment(PHOTOS, ("train.seed=0",), ("val", "test"), profile=BF16),
-    "photos_short": Experiment(
-        PHOTOS,
-        (*SHORTER, "train.evaluation.eval_period=4", EARLY_STILL, "train.parameter_groups.text_lr_factor=0.2"),
-        ("val", "test"),
-        profile=BF16,
+    "photos": on_photos(PHOTOS, "train.seed=0"),
+    "photos_short": on_photos(
+        PHOTOS, *SHORTER, "train.evaluation.eval_period=4", EARLY_STILL, "train.parameter_groups.text_lr_factor=0.2"
     ),
-    "photos_random_trunk": Experiment(PHOTOS, (*MINUTES, SCRATCH), ("val", "test"), profile=BF16),
-    "photos_no_phrase": Experiment(PHOTOS, (*MINUTES, "dataset.hide=phrase"), ("val", "test"), profile=BF16),
-    "photos_minilm": Experiment(MINILM, ("train.seed=0", "train.epochs=10"), ("val", "test"), profile=BF16),
-    "photos_minilm_trained": Experiment(
-        MINILM,
-        (*TRAINED, EARLY_STILL, "train.seed=0", "train.epochs=13", "train.evaluation.eval_period=3"),
-        ("val", "test"),
-        profile=BF16,
+    "photos_random_trunk": on_photos(PHOTOS, *MINUTES, SCRATCH),
+    "photos_no_phrase": on_photos(PHOTOS, *MINUTES, "dataset.hide=phrase"),
+    "photos_minilm": on_photos(MINILM, *TEN_EPOCHS),
+    "photos_minilm_trained": on_photos(
+        MINILM, *TRAINED, EARLY_STILL, "train.seed=0", "train.epochs=13", "train.evaluation.eval_period=3"
     ),
-    "photos_minilm_320": Experiment(
-        MINILM,
-        ("train.seed=0", "train.epochs=10", "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"),
-        ("val", "test"),
-        profile=BF16,
+    "photos_minilm_320": on_photos(
+        MINILM, *TEN_EPOCHS, "dataset.input_shape=[320,320]", "train.evaluation.eval_period=1"
     ),
     **{f"photos_{percent}_percent": share(percent) for percent in (5, 10, 25, 100)},
     "text_500_glove": few(500, PHOTOS),
@@ -273,11 +269,8 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
             commands.append([*evaluate, *filled(experiment.judged, places)])
         told = [shlex.join(words) for words in commands]
         finished = output / "finished.json"
-        if (
-            args.resume
-            and finished.is_file()
-            and (found := json.loads(finished.read_text("utf-8")))["commands"] == told
-        ):
+        found = json.loads(finished.read_text("utf-8")) if args.resume and finished.is_file() else {}
+        if found.get("commands") == told:
             print(f"{finished} is kept", flush=True)
             runs.append(found)
             continue
@@ -395,11 +388,8 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{device}, {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            "rec": rec.__version__,
-            **{package: version(package) for package in ("torch", "accelerate")},
-        },
+        "versions": {"python": platform.python_version(), "rec": rec.__version__}
+        | {package: version(package) for package in ("torch", "accelerate")},
     }
 
 

@@ -48,7 +48,7 @@ def train(cfg: Any) -> int:
 
     from rec.config import LazyConfig, to_native
     from rec.model_folder.allowed import STARTED_IN
-    from rec.training import build, checkpoint, process, resume, schedules
+    from rec.training import build, checkpoint, process, resume, schedules, summary
     from rec.training.checkpoint_format import folders
     from rec.training.ema import EMA
     from rec.training.feed import Feed
@@ -110,7 +110,7 @@ def train(cfg: Any) -> int:
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
     if accelerator.is_main_process:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
-    for note in [*build.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
+    for note in [*summary.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
         log.line(note)
     log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
     window = Window()
@@ -277,11 +277,11 @@ def main() -> int:
     add_trust_option(parser)
     args = parse_config_arguments(parser)
     announce(f"{'checking' if args.check else 'training from'} {args.config}")
-    from rec.training import build, memory
+    from rec.training import build, memory, summary
 
     cfg = build.read_training_config(args.config, args.overrides, args.trust_config)
     if args.check:
-        print(f"{args.config}: every key and argument is known, the values fit", *build.warnings(cfg), sep="\n")
+        print(f"{args.config}: every key and argument is known, the values fit", *summary.warnings(cfg), sep="\n")
         return 0
     with memory.explained_memory(cfg):
         return train(cfg)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from rec.config import ConfigError, LazyConfig, instantiate, locate, to_native, try_get_key
+from rec.config import ConfigError, LazyConfig, instantiate, locate, try_get_key
 from rec.config.call import parameters
 from rec.contracts import ConfigNode, DataSet, Stream, Words, abilities
 from rec.data.adapter import as_data_set
@@ -34,7 +34,6 @@ from rec.model_folder.format import (
     WEIGHTS,
     ModelFolderError,
     checked_file,
-    frozen_and_random,
     read_folder_config,
 )
 from rec.model_folder.reader import load_vocabulary
@@ -153,24 +152,6 @@ def read_run_config(
     found = [folder for folder in places if (folder / "vocab.json").exists()]
     tokenizer = cfg.dataset.get("tokenizer", "simrec")
     return cfg, load_vocabulary(found[0], trust_config, tokenizer) if found else None
-
-
-def warnings(cfg: Any) -> list[str]:
-    """What a run begins by saying because it is seldom meant."""
-    how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
-    told = [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
-    if cfg.train.get("fixed_statistics", False) and not (cfg.train.load_weight or cfg.train.vl_pretrain_weight):
-        told.append(
-            "warning: train.fixed_statistics without train.load_weight: where no weights are loaded, BatchNorm keeps mean 0 and "
-            "variance 1"
-        )
-    judged = cfg.train.evaluation
-    if judged.enabled and judged.splits and str(judged.splits[0]).startswith("test"):
-        told.append(
-            f"warning: best/, and a threshold where there is one, are chosen on {judged.splits[0]}, the first of "
-            "train.evaluation.splits, so its figures are not those of a test; name val first where there is one"
-        )
-    return told
 
 
 def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:

@@ -11,11 +11,31 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from rec.config import to_native
 from rec.contracts import ConfigNode, DataSet
+from rec.model_folder.format import frozen_and_random
 from rec.training.checkpoint_format import TrainerState
 
 LINES = 20  # logged updates of a run, at least: fewer are no curve
 _PRECISION = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast", "fp8": "float8"}
+
+
+def warnings(cfg: ConfigNode) -> list[str]:
+    """What a run begins by saying because it is seldom meant."""
+    how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
+    told = [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
+    if cfg.train.get("fixed_statistics", False) and not (cfg.train.load_weight or cfg.train.vl_pretrain_weight):
+        told.append(
+            "warning: train.fixed_statistics without train.load_weight: where no weights are loaded, BatchNorm keeps mean 0 and "
+            "variance 1"
+        )
+    judged = cfg.train.evaluation
+    if judged.enabled and judged.splits and str(judged.splits[0]).startswith("test"):
+        told.append(
+            f"warning: best/, and a threshold where there is one, are chosen on {judged.splits[0]}, the first of "
+            "train.evaluation.splits, so its figures are not those of a test; name val first where there is one"
+        )
+    return told
 
 
 def beginning(

@@ -5,7 +5,8 @@ import pytest
 from rec.config import ConfigError, LazyConfig, to_native
 from rec.errors import UntrustedError
 from rec.model_folder.card import model_card
-from rec.training.build import read_training_config, warnings
+from rec.training.build import read_training_config
+from rec.training.summary import warnings
 
 BASE = """
 from rec.config import LazyCall, get_config
