@@ -33,7 +33,6 @@ DRAWN = "dataset.ann_path.scenes=scenes"  # the quickstart's scenes, drawn when 
 ANY = "configs/simrec_small_scenes_any.py"
 HARDER = "configs/simrec_small_scenes_hard.py"
 HARD = ("dataset.dataset=scenes_hard", "dataset.max_token_length=20")
-AS_LONG = "train.epochs=9"
 WIDER = (
     "model.visual_backbone.channels=[32,64,128,192,256]",
     *(f"model.fusion_manner.modules.{i}.v_planes=null" for i in range(3)),
@@ -143,9 +142,9 @@ EXPERIMENTS = {
     "scenes_no_phrase": Experiment(SCENES, (DRAWN, "dataset.hide=phrase", "train.epochs=1")),
     "scenes_no_image": Experiment(SCENES, (DRAWN, "dataset.hide=image", "train.epochs=1")),
     "scenes_hard": Experiment(SCENES, HARD),
-    "scenes_hard_long": Experiment(SCENES, (*HARD, AS_LONG)),
-    "scenes_hard_128": Experiment(SCENES, (*HARD, AS_LONG, "dataset.input_shape=[128,128]")),
-    "scenes_hard_wide": Experiment(SCENES, (*HARD, AS_LONG, *WIDER)),
+    "scenes_hard_long": Experiment(SCENES, (*HARD, "train.epochs=9")),
+    "scenes_hard_128": Experiment(SCENES, (*HARD, "dataset.input_shape=[128,128]")),
+    "scenes_hard_wide": Experiment(SCENES, (*HARD, *WIDER)),
     "scenes_hard_phrases": Experiment(HARDER, judged=("dataset.ann_path.scenes_hard.phrases_per_scene=3",)),
     "scenes_hard_hour": Experiment(
         HARDER,

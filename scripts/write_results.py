@@ -102,9 +102,9 @@ ABSENT = (
 HARD = (
     ("random object of the scene", "scenes_random_object"),
     ("SimREC small", "scenes_hard"),
-    ("three times as long", "scenes_hard_long"),
-    ("the same, 128 pixels", "scenes_hard_128"),
-    ("the same, 96 pixels, a wider trunk", "scenes_hard_wide"),
+    ("SimREC small, three times as long", "scenes_hard_long"),
+    ("SimREC small, 128 pixels", "scenes_hard_128"),
+    ("SimREC small, a wider trunk", "scenes_hard_wide"),
     ("SimREC small, learns from 12 phrases of each scene", "scenes_hard_phrases"),
     ("the same, three times the scenes", "scenes_hard_hour"),
 )
