@@ -25,13 +25,7 @@ _folded: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Tensor, Tensor]] = 
 
 def foldable(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     """Whether :func:`folded` may stand for ``norm(conv(x))`` here: CPU, float32 or bfloat16, no gradient, fixed statistics."""
-    return (
-        not (norm.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        and x.device.type == "cpu"
-        and _dtype(x) in _dtypes()
-        and type(norm) is nn.BatchNorm2d
-        and not conv.weight.is_inference()
-    )
+    return not torch.is_grad_enabled() and not conv.weight.is_inference() and _fits(x, norm)
 
 
 def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: str | None) -> Tensor:
@@ -45,6 +39,15 @@ def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: str | None) ->
     name, arguments = _FUSED[act]
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups, name, arguments, ""
+    )
+
+
+def _fits(x: Tensor, norm: nn.Module) -> bool:
+    return (
+        not (norm.training or torch.compiler.is_compiling())
+        and x.device.type == "cpu"
+        and _dtype(x) in _dtypes()
+        and type(norm) is nn.BatchNorm2d
     )
 
 
@@ -87,13 +90,7 @@ def _weights(conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype = torch.f
 
 def trainable(x: Tensor, norm: nn.Module) -> bool:
     """Whether :func:`scaled` may stand for ``norm(conv(x))`` here: CPU, float32 or bfloat16, gradients, fixed statistics."""
-    return (
-        torch.is_grad_enabled()
-        and not (norm.training or torch.compiler.is_compiling())
-        and x.device.type == "cpu"
-        and _dtype(x) in _dtypes()
-        and type(norm) is nn.BatchNorm2d
-    )
+    return torch.is_grad_enabled() and _fits(x, norm)
 
 
 def scaled(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
