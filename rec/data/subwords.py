@@ -273,25 +273,18 @@ def _vocabulary_trouble(model: Mapping[str, Any], added: object) -> str | None:
     if not isinstance(pieces, dict) or not pieces:
         return "no vocabulary"
     for piece, number in pieces.items():
-        if (
-            not isinstance(piece, str)
-            or len(piece) > MAX_WORD
-            or type(number) is not int
-            or not 0 <= number < MAX_WORDS
-        ):
+        if not _is_piece(piece, number):
             return f"a vocabulary with {str((piece, number))[:80]}"
     if not isinstance(added, list) or len(added) > MAX_WORDS:
         return "added tokens that are no list"
     for token in added:
-        if (
-            not isinstance(token, dict)
-            or not isinstance(token.get("content"), str)
-            or not 0 < len(token["content"]) <= MAX_WORD
-        ):
-            return f"an added token {str(token)[:80]}"
-        if type(token.get("id")) is not int or not 0 <= token["id"] < MAX_WORDS:
+        if not (isinstance(token, dict) and token.get("content") and _is_piece(token["content"], token.get("id"))):
             return f"an added token {str(token)[:80]}"
     return None
+
+
+def _is_piece(text: object, number: object) -> bool:
+    return isinstance(text, str) and len(text) <= MAX_WORD and type(number) is int and 0 <= number < MAX_WORDS
 
 
 _ATOM = re.compile(
