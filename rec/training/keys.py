@@ -239,8 +239,7 @@ def _together(cfg: Any, training: bool) -> list[str]:
     problems += _varying(cfg)
     trackers = _find(cfg, "train.trackers")
     for tracker in trackers[0] if trackers is not None and isinstance(trackers[0], list | tuple) else ():
-        module = {"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(str(tracker), str(tracker))
-        if tracker in _trackers() and tracker != "all" and importlib.util.find_spec(module) is None:
+        if tracker in _trackers() and tracker != "all" and importlib.util.find_spec(str(tracker)) is None:
             problems.append(
                 f"cfg.train.trackers names {tracker}, which is not installed: pip install {tracker}, or leave it out"
             )
