@@ -251,10 +251,6 @@ class OneBox(torch.nn.Module):
     pass
 
 
-class Capable(torch.nn.Module):
-    several = True
-
-
 class WithReason(torch.nn.Module):
     several = "softmax knows one winner"
 
