@@ -6,7 +6,8 @@ is taken, no links out of the folder, no values that are not finite, no tokenize
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,7 @@ def _build(
     from rec.models.soundness import differences
 
     try:
-        with _CountedRegistrations(len(shapes)), torch.device(device), _no_random_values():
+        with _counted_registrations(len(shapes)), torch.device(device), _no_random_values():
             model = instantiate(without_pretrained(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
         hint = "" if trust_config else f"; {_OWN}"
@@ -211,31 +212,26 @@ def _no_random_values() -> Any:
     return NoRandomValues()
 
 
-class _CountedRegistrations:
+@contextmanager
+def _counted_registrations(tensors: int) -> Iterator[None]:
     """Stops a config that asks for endless layers: a model registers no more than a few times the file's tensors."""
+    from torch.nn.modules import module
 
-    def __init__(self, tensors: int):
-        self.left = 20 * tensors + 1000
-        self.thread = threading.get_ident()
+    left, thread = 20 * tensors + 1000, threading.get_ident()
 
-    def _count(self, *_: Any) -> None:
-        if threading.get_ident() != self.thread:
+    def count(*_: Any) -> None:
+        nonlocal left
+        if threading.get_ident() != thread:
             return
-        self.left -= 1
-        if self.left < 0:
+        left -= 1
+        if left < 0:
             raise RuntimeError(f"the config describes far more layers than {WEIGHTS} has tensors")
 
-    def __enter__(self) -> None:
-        from torch.nn.modules import module
-
-        self.hooks = [
-            module.register_module_module_registration_hook(self._count),
-            module.register_module_parameter_registration_hook(self._count),
-        ]
-
-    def __exit__(self, *_: Any) -> None:
-        for hook in self.hooks:
-            hook.remove()
+    with (
+        module.register_module_module_registration_hook(count),
+        module.register_module_parameter_registration_hook(count),
+    ):
+        yield
 
 
 def _load_weights(model: "torch.nn.Module", path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -42,10 +43,12 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     side = next((side for side in (2 * stride, stride) if size % side == 0), size)
     image = torch.full((1, 3, side, side), 127, dtype=torch.uint8)
     tokens = torch.ones((1, length), dtype=torch.int64)
-    cost = _Cost(model)
+    cost = _Cost()
     try:
         # With gradients, layers do without the fast path that would keep this image's size.
-        with torch.enable_grad(), cost:
+        with torch.enable_grad(), ExitStack() as hooks:
+            for module in model.modules():
+                hooks.enter_context(module.register_forward_hook(cost.count))
             ready = model_input({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
             outputs = model.ground(model.encode_image(ready["image"]), tokens)
     except Exception as error:  # whatever the layers say to each other's sizes
@@ -62,12 +65,11 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
 
 
 class _Cost:
-    """Largest output of any layer, and the multiplications of convolutions and linear layers, while it is entered."""
+    """Largest output of any layer, and the multiplications of convolutions and linear layers."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.largest, self.multiplications = model, 0, 0
+    largest, multiplications = 0, 0
 
-    def _count(self, module: nn.Module, _: object, output: object) -> None:
+    def count(self, module: nn.Module, _: object, output: object) -> None:
         made = [
             value for value in (output if isinstance(output, list | tuple) else [output]) if isinstance(value, Tensor)
         ]
@@ -75,10 +77,3 @@ class _Cost:
         weight = getattr(module, "weight", None)
         if isinstance(module, nn.Conv2d | nn.Linear) and weight is not None and len(weight):
             self.multiplications += sum(value.numel() for value in made) * weight[0].numel()
-
-    def __enter__(self) -> None:
-        self.hooks = [module.register_forward_hook(self._count) for module in self.model.modules()]
-
-    def __exit__(self, *_: Any) -> None:
-        for hook in self.hooks:
-            hook.remove()
