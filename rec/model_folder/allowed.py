@@ -52,25 +52,16 @@ ALLOWED_TARGETS = frozenset(f"{module}.{name}" for module, names in _MODELS.item
 _DATA: tuple[str, ...] = ("rec.data.dataset.RefCOCODataSet", "rec.data.stream.streamed_split")
 _DATA += ("rec.data.augment.RandAugment", "rec.data.augment.RandomErasing")
 # SimREC's and what is common beside them; albumentations has others that read files or call what they are given.
-_TRANSFORMS = (
-    *("Affine", "CLAHE", "CoarseDropout", "ColorJitter", "Compose", "ElasticTransform", "GaussianBlur", "GaussNoise"),
-    *("GridDistortion", "HueSaturationValue", "ImageCompression", "MotionBlur", "OneOf", "Perspective", "Posterize"),
-    *(
-        "RandomBrightnessContrast",
-        "RandomGamma",
-        "RandomSizedBBoxSafeCrop",
-        "Rotate",
-        "SafeRotate",
-        "Sharpen",
-        "SomeOf",
-        "ToGray",
-    ),
-)
+_TRANSFORMS = """
+    Affine CLAHE CoarseDropout ColorJitter Compose ElasticTransform GaussianBlur GaussNoise GridDistortion
+    HueSaturationValue ImageCompression MotionBlur OneOf Perspective Posterize RandomBrightnessContrast RandomGamma
+    RandomSizedBBoxSafeCrop Rotate SafeRotate Sharpen SomeOf ToGray
+"""
 _OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta")
 ALLOWED_RUN_TARGETS = (
     ALLOWED_TARGETS
     | {*_DATA, "rec.training.schedules.build_schedule"}
-    | {f"albumentations.{name}" for name in _TRANSFORMS}
+    | {f"albumentations.{name}" for name in _TRANSFORMS.split()}
     | {f"torch.optim.{name}" for name in _OPTIMIZERS}
     | {f"torch.optim.{name.lower()}.{name}" for name in _OPTIMIZERS}
 )
