@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rec.errors import UntrustedError
 from rec.files import user_path
-from rec.models.backbones.base import Backbone
+from rec.models.backbones.base import ZERO_TO_ONE, Backbone
 from rec.models.darknet_weights import is_darknet_file, load_darknet
 from rec.models.pth import load_pth
 from rec.models.soundness import unsound
@@ -349,6 +349,7 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
         left = _load_state(backbone, path)
     if trouble := unsound(backbone):
         raise ValueError(f"{path}: {trouble}; these weights cannot see anything")
+    backbone.expects = ZERO_TO_ONE
     return left
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.backbones.base import ZERO_TO_ONE, Backbone
+from rec.models.backbones.base import Backbone
 from rec.models.layers import ConvBlock
 from rec.models.original_weights import load_backbone
 
@@ -129,5 +129,4 @@ class CspDarkNet(Backbone):
             fixed_statistics=fixed_statistics,
         )
         if pretrained:
-            self.expects = ZERO_TO_ONE
             load_backbone(self, pretrained_weight_path)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from rec.models.backbones.base import ZERO_TO_ONE, Backbone
+from rec.models.backbones.base import Backbone
 from rec.models.layers import ConvBlock
 from rec.models.original_weights import load_backbone
 
@@ -61,5 +61,4 @@ class DarkNet53(Backbone):
             fixed_statistics=fixed_statistics,
         )
         if pretrained:
-            self.expects = ZERO_TO_ONE
             load_backbone(self, pretrained_weight_path)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.backbones.base import ZERO_TO_ONE, Backbone
+from rec.models.backbones.base import Backbone
 from rec.models.layers import ConvBlock
 from rec.models.original_weights import load_backbone
 
@@ -171,7 +171,6 @@ class YOLOX(Backbone):
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = EPSILON, MOMENTUM
         if pretrained:
-            self.expects = ZERO_TO_ONE
             load_backbone(self, pretrained_weight_path)
         self.freeze(len(stages) if freeze_backbone else 0)
 
