@@ -38,10 +38,10 @@ from rec.training.checkpoint_format import (
     read_state,
     state_text,
 )
-from rec.training.checkpoint_loading import SHARDED, load, load_into, match_memory_format
+from rec.training.checkpoint_loading import SHARDED, load, match_memory_format
 from rec.training.ema import EMA
 
-__all__ = ["CheckpointWriter", "clean_temporary", "folder_of", "load", "load_into", "match_memory_format"]
+__all__ = ["CheckpointWriter", "clean_temporary", "folder_of", "load", "match_memory_format"]
 
 
 @dataclass

@@ -207,13 +207,3 @@ def compare(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
             f"the weights in {origin} belong to another model: {'; '.join(parts)}. Use the config they were trained with, "
             "another train.output_dir for a new run, or train.load_weight to start from the part that fits"
         )
-
-
-def load_into(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: str) -> None:
-    """Strict ``load_state_dict`` whose error is one paragraph.
-
-    Raises:
-        CheckpointError: names or shapes differ.
-    """
-    compare(model.state_dict(), weights, origin)
-    model.load_state_dict(dict(weights))
