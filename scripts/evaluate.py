@@ -17,7 +17,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,24 +162,18 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     return Scored(f"{type(model).__name__} of {trained.folder}, {origin}", datasets, rows, lines, data_name(cfg), look)
 
 
-def name_any_number(datasets: Mapping[str, Any]) -> bool:
-    """Whether phrases of any of the splits may name none, one or several objects."""
-    from rec.data.adapter import as_data_set
-
-    return any(as_data_set(dataset).targets == "any" for dataset in datasets.values())
-
-
 def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
     """Which boxes are the answer where phrases name any number of objects; None leaves the threshold to the split ``val``."""
     from rec.contracts import Answer
     from rec.errors import InputError
+    from rec.evaluation.several import name_any_number
+    from rec.inference.inputs import with_threshold
     from rec.model_folder.format import checked_file, read_folder_config
 
     answer = None
     if not trained.is_checkpoint:
         answer = Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
-    if args.threshold is not None:
-        answer = replace(answer or Answer(), threshold=args.threshold)
+    answer = with_threshold(answer, args.threshold)
     if answer is None and "val" not in datasets and name_any_number(datasets):
         raise InputError(
             f"{trained.folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
@@ -267,6 +260,7 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
     from rec.conventions import Convention
     from rec.errors import InputError
     from rec.evaluation.answers import read_answers
+    from rec.evaluation.several import name_any_number
     from rec.files import refuse_inputs
     from rec.inference.foreign import is_foreign
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rec import boxes
-from rec.contracts import Answer
+from rec.contracts import Answer, DataSet
 from rec.data import masks
 
 Record = Mapping[str, Any]
@@ -29,6 +29,11 @@ PUBLISHED_SCORE, PUBLISHED_PIXELS = 0.7, 50
 # Thresholds that are tried: boxes of a lower score are never answers.
 THRESHOLDS = np.arange(5, 100) / 100
 NUMBERS = ("none", "one", "several")
+
+
+def name_any_number(datasets: Mapping[str, DataSet]) -> bool:
+    """Whether phrases of any of these splits may name none, one or several objects."""
+    return any(dataset.targets == "any" for dataset in datasets.values())
 
 
 def matches(found: np.ndarray, targets: np.ndarray, match_by: str = "iou", at_least: float = AT_LEAST) -> int:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from rec.contracts import DataSet
 from rec.errors import InputError
+from rec.evaluation import several
 from rec.files import digest, named
 from rec.inference.foreign.base import ForeignGrounder
 from rec.trust import MAX_ANNOTATIONS, read_bytes
@@ -22,11 +23,7 @@ def question(grounder: ForeignGrounder, datasets: Mapping[str, DataSet]) -> str:
     and whether all of its boxes are kept."""
     parts = [grounder.weights.partition("@http")[0]]  # a server may move
     parts += [digest(repr(grounder.family).encode())[:8]] if grounder.family else []
-    return " ".join([*parts, *(["all boxes"] if _any_number(datasets) else [])])
-
-
-def _any_number(datasets: Mapping[str, DataSet]) -> bool:
-    return any(dataset.targets == "any" for dataset in datasets.values())
+    return " ".join([*parts, *(["all boxes"] if several.name_any_number(datasets) else [])])
 
 
 def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tuple[str, int]]:
@@ -87,7 +84,7 @@ def ask(
     Boxes are xyxy in pixels of the original image. Where phrases may name any number of objects, a line has all boxes that do
     not overlap a better one, whatever their score: which are the answer is decided when they are read.
     """
-    any_number, asked = _any_number(datasets), question(grounder, datasets)
+    any_number, asked = several.name_any_number(datasets), question(grounder, datasets)
 
     def pairs() -> Iterator[tuple[Any, list[str]]]:
         for split, indices in left:
@@ -115,7 +112,7 @@ def ask(
                 line |= {key: dataset.describe(index).get(key) for key in KEYS}
                 scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
                 found = [[v * scale[k % 2] for k, v in enumerate(box)] for box in answer.boxes]
-                if _unread(answer):
+                if answer.box is None and "cannot be read" in (answer.warning or ""):
                     line["text"] = answer.warning
                 elif any_number:
                     line |= {"boxes": found, "scores": list(answer.scores)}
@@ -125,7 +122,3 @@ def ask(
             file.flush()
             shown.update(len(indices))
     shown.close()
-
-
-def _unread(answer: Any) -> bool:
-    return answer.box is None and "cannot be read" in (answer.warning or "")
