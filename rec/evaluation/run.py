@@ -24,6 +24,7 @@ from rec.data.batch import Returning, model_input
 from rec.data.masks import encode
 from rec.errors import InputError, RecError
 from rec.evaluation import masks, metrics, several
+from rec.evaluation.answers import KEYS
 from rec.files import user_path, write_json, write_json_lines
 from rec.models.soundness import PredictionError, not_finite
 
@@ -142,11 +143,10 @@ class BoxAndMaskEvaluator:
 
     def records(self) -> list[dict[str, Any]]:
         """Lines of ``predictions.jsonl``, in index order; call after :meth:`compute`."""
-        keys = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
         lines = []
         for index, result in self.results.items():
             described = self._described.get(index) or self.dataset.describe(index)
-            lines.append({"index": index} | {key: described.get(key) for key in keys} | _NO_PREDICTION | result)
+            lines.append({"index": index} | {key: described.get(key) for key in KEYS} | _NO_PREDICTION | result)
         return lines
 
 
