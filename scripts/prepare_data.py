@@ -44,23 +44,16 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--data_root", type=home, default="data", help="folder that holds the REFER folders and images/ (default: data)"
     )
-    add(
-        "--output_dir", type=home, default=None, help="the table goes to OUTPUT_DIR/anns/DATASET (default: --data_root)"
-    )
-    add(
-        "--split",
-        default=None,
-        help="REFER files: who split them, unc, google, umd or berkeley (default: the usual one)",
-    )
+    add("--output_dir", type=home, help="the table goes to OUTPUT_DIR/anns/DATASET (default: --data_root)")
+    add("--split", help="REFER files: who split them, unc, google, umd or berkeley (default: the usual one)")
     add("--generate_mask", action="store_true", help="keep masks, as COCO RLE")
     add(
         "--source",
         type=home,
-        default=None,
         help="annotation file, folder or Hub id (default: DATA_ROOT/DATASET; scenes are drawn)",
     )
-    add("--images", type=home, default=None, help="folder of the images, where the source does not tell")
-    add("--masks", type=home, default=None, help="folder of SimREC's masks/*.npy")
+    add("--images", type=home, help="folder of the images, where the source does not tell")
+    add("--masks", type=home, help="folder of SimREC's masks/*.npy")
     add(
         "--fetch-images",
         nargs="?",
@@ -68,22 +61,19 @@ def parse_arguments() -> argparse.Namespace:
         metavar="ADDRESS",
         help=f"download the COCO images that are named and missing (from {COCO}, or a copy of it)",
     )
-    add("--bbox-format", default=None, help="xywh, xyxy, cxcywh or yxyx; JSONL and CSV must name it")
+    add("--bbox-format", help="xywh, xyxy, cxcywh or yxyx; JSONL and CSV must name it")
     add(
         "--coordinates",
-        default=None,
         help="what the numbers of boxes mean: pixel (the default), 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT or letterboxed:SIDE",
     )
     add(
         "--prompt",
         nargs="+",
-        default=None,
         help="conversations: the questions, with {} in place of the phrase, where it is not between <ref> and </ref>",
     )
     add(
         "--boxes",
         choices=["merged", "separate"],
-        default=None,
         help="Flickr30k Entities: one box around all of an entity's (the published rule, and the default), or each by itself",
     )
     add(
@@ -94,9 +84,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="OURS=THEIRS",
         help="column map of a foreign table: sentences=answer …",
     )
-    add("--configuration", default=None, help="of a Hub id that has several")
-    add("--revision", default=None, help="of a Hub id: branch, tag or commit")
-    add("--splits", nargs="+", default=None, help="only these splits (of a Hub id no others are downloaded)")
+    add("--configuration", help="of a Hub id that has several")
+    add("--revision", help="of a Hub id: branch, tag or commit")
+    add("--splits", nargs="+", help="only these splits (of a Hub id no others are downloaded)")
     add(
         "--on-bad-record",
         choices=["raise", "skip"],
@@ -114,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--store", choices=["plain", "embedded", "letterboxed", "raw"], default="plain")
     add("--size", type=whole(1, 4096), default=416, help="side in pixels of --store letterboxed and raw")
     add("--format", choices=["arrow", "parquet"], default="arrow")
-    add("--count", type=whole(1), default=None, help="scenes: how many per split")
+    add("--count", type=whole(1), help="scenes: how many per split")
     add(
         "--exclude-images-of",
         type=home,
