@@ -131,10 +131,8 @@ def open_table(
     if (path / INFO_FILE).is_file():
         return _open_prepared(path, split, image_path)
     check_finished(path)
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file() or parquet_files(path):
-        tables = load_tables(path)
-        if _has_schema(tables):
-            return _of_saved(tables, split, path, image_path, chosen.on_bad_record)
+    if (tables := load_tables(path)) and _has_schema(tables):
+        return _of_saved(tables, split, path, image_path, chosen.on_bad_record)
     source = open_source(chosen, name=name, image_path=image_path, mask_path=mask_path)
     split = _known_split(name, split, source.splits)
     folder = _prepared_in_cache(source, split, with_masks, chosen.on_bad_record, allow_paths)
