@@ -98,8 +98,9 @@ def export(
         raise ExportError(f"unknown format {kind!r}; expected one of {', '.join(FORMATS)}")
     if vocabulary is None:
         raise ExportError("the model folder has no vocab.json, so the exported file could not be used")
-    size = size or int(config["preprocess"]["input_shape"][0])
-    length = int(config["preprocess"]["max_token_length"])
+    size, length = size or int(config["preprocess"]["input_shape"][0]), config["preprocess"].get("max_token_length")
+    if length is None:
+        raise ExportError("the model folder has no preprocess.max_token_length, so the exported file could not be used")
     deployed, answer = Deployed(model.cpu(), config), Answer.of_folder(config)
     # An example to trace, and which of its sizes stay free.
     # Traced sizes that happen to be equal are taken for the same one: the example's batch is unlike any map's side.

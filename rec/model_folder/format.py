@@ -226,6 +226,7 @@ def read_folder_config(path: Path) -> dict[str, Any]:
     ):
         if trouble:
             raise ModelFolderError(f"{path}: {trouble}")
+    config["preprocess"].setdefault("max_token_length", None)
     return config
 
 

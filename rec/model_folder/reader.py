@@ -175,7 +175,7 @@ def _build(
         with _counted_registrations(len(shapes)), torch.device(device), _no_random_values():
             model = instantiate(without_pretrained(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
-        hint = "" if trust_config else f"; {_OWN}"
+        hint = f"; {_OWN}" if isinstance(error, PermissionError) else ""  # a name that is not on the list
         raise ModelFolderError(f"the model of {weights.parent} cannot be built: {str(error)[:500]}{hint}") from error
     if not isinstance(model, torch.nn.Module):
         raise ModelFolderError(f"the config of {weights.parent} describes a {type(model).__name__}, no torch.nn.Module")

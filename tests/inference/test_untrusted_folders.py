@@ -26,6 +26,7 @@ import rec.models
 from rec import model_folder
 from rec.config import LazyCall, LazyConfig, instantiate, to_native
 from rec.config.call import object_name
+from rec.inference.export import ExportError, export
 from rec.model_folder.allowed import ALLOWED_TARGETS
 from rec.model_folder.format import ModelFolderError
 from rec.models.backbones import Backbone, SmallResNet
@@ -329,6 +330,22 @@ def test_a_small_file_that_asks_for_large_maps_is_refused(tmp_path):
         model_folder.read(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "kilobytes"
     assert model_folder.read(folder, trust_config=True)[0].levels == {"head": 2}
+
+
+def test_a_config_edited_by_hand_is_told_what_is_wrong_and_trust_only_where_it_helps(place):
+    edit(lambda config: config["preprocess"].__delitem__("max_token_length"))(place)
+    with pytest.raises(ModelFolderError, match=r"no preprocess\.max_token_length"):
+        rec.from_pretrained(place)
+    model, config, words = model_folder.read(place)
+    with pytest.raises(ExportError, match=r"no preprocess\.max_token_length"):
+        export(model, config, words, place / "model.onnx")
+    edit(lambda config: config["model"]["head"].update(nope=1))(place)
+    with pytest.raises(ModelFolderError, match="unexpected argument 'nope'") as refused:
+        model_folder.read(place)
+    assert "trust_config" not in str(refused.value)
+    in_head(SYSTEM)(place)
+    with pytest.raises(ModelFolderError, match=r"os\.system is not on the list.*trust_config=True"):
+        model_folder.read(place)
 
 
 HARMLESS = {
