@@ -169,6 +169,8 @@ class Grounder:
             how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
             alone = self._answer([self._load(cast(ImageLike, image), phrase, how)], how)[0]
             return alone[0] if isinstance(phrase, str) else alone
+        if isinstance(phrase, Iterator):  # the first image would use it up
+            phrase = list(phrase)
         phrases: Iterable[Phrases] = repeat(phrase)
         if isinstance(images, Sequence) and not (product or isinstance(phrase, str) or isinstance(image, str | Path)):
             phrases = list(phrase)
@@ -220,8 +222,8 @@ class Grounder:
             For each pair the answers to its phrases, or the error that its image or phrases gave.
         """
         how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}; expected at least 1")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
         iterator = iter(pairs)
         with ThreadPoolExecutor(2) as pool:
             waiting: deque[Future[_Loaded | ValueError]] = deque()

@@ -54,6 +54,12 @@ class How:
     channels: Channels
     heat_maps: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int | np.integer) or self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k!r}; expected a whole number of at least 1")
+        if not 0 <= self.nms_iou <= 1:
+            raise ValueError(f"nms_iou is {self.nms_iou!r}; expected an overlap, 0 to 1")
+
 
 def find_images(place: str | Path) -> list[str] | None:
     """The image files of a folder or a pattern (``photos/*.jpg``, ``photos/**/*``), sorted; None for what names one image.

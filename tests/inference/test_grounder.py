@@ -158,7 +158,24 @@ def test_a_stream_goes_on_after_a_bad_image(grounder, pixels):
     assert isinstance(bad, ImageError) and "empty" in str(empty)
 
 
-@pytest.mark.parametrize("size", [0, -1])
+def test_phrases_that_come_one_by_one_are_all_asked_of_every_image(grounder, pixels):
+    phrases = ["the red circle", "small triangle"]
+    for images, how in (([pixels] * 3, {"product": True}), (iter([pixels] * 3), {})):
+        answers = list(grounder(images, (phrase for phrase in phrases), **how))
+        assert [[one.phrase for one in of_image] for of_image in answers] == [phrases] * 3
+
+
+@pytest.mark.parametrize(
+    "option", [{"top_k": 2.5}, {"top_k": 0}, {"top_k": "3"}, {"top_k": 3, "nms_iou": 1.5}, {"top_k": 3, "nms_iou": -1}]
+)
+def test_options_that_mean_nothing_are_refused_by_their_name(grounder, pixels, option):
+    for ask in (grounder, lambda *args, **how: next(grounder.stream([args], **how))):
+        with pytest.raises(ValueError, match=f"{list(option)[-1]} is .*; expected"):
+            ask(pixels, "the red circle", **option)
+    assert len(grounder(pixels, "the red circle", top_k=np.int64(2)).candidates) == 2
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_a_batch_of_no_images_is_refused_rather_than_answered_with_nothing(grounder, pixels, size):
     with pytest.raises(ValueError, match=f"batch_size is {size}"):
         grounder([pixels], "the red circle", batch_size=size)
