@@ -6,8 +6,8 @@
     rec evaluate RUN_FOLDER --report report.html --compare other/predictions.jsonl
     rec evaluate --answers answers.jsonl --coordinates 0-1000 --config configs/x.py --splits val
 
-The data come from the config (by default the run's own config.yaml), the model with its image size, normalisation and
-vocabulary from the folder. Metrics are the same on any number of processes.
+The data come from the config (by default the run's own config.yaml; arguments key=value override it), the model with its
+image size, normalisation and vocabulary from the folder. Metrics are the same on any number of processes.
 """
 
 import argparse

@@ -230,6 +230,12 @@ def test_command_lines_of_scripts(words):
     assert (args.config, args.overrides, args.check) == ("c.py", ["a.b=1", "~d", "+e=2"], "--check" in words)
 
 
+def test_a_command_without_a_config_misses_that_alone(capsys):
+    with pytest.raises(SystemExit):
+        parse_config_arguments(argparse.ArgumentParser(), [])
+    assert capsys.readouterr().err.endswith("required: config\n")
+
+
 @settings(max_examples=40)
 @given(st.text(alphabet=st.characters(exclude_characters="$\0")))
 def test_a_printed_override_survives_the_shell_and_the_grammar(text):
