@@ -33,6 +33,15 @@ def data_address(picture: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
+def shrunk(pixels: np.ndarray, scale: float) -> np.ndarray:
+    """An image uint8 ``(H, W, 3)`` at ``scale`` of its size, no side below one pixel; itself from 1 on."""
+    if scale >= 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
 def annotate(
     image: np.ndarray,
     marks: Sequence[tuple[Sequence[float] | np.ndarray | None, Colour, str]] = (),

@@ -11,7 +11,7 @@ import numpy as np
 
 from rec import boxes
 from rec.evaluation import overlay
-from rec.evaluation.pictures import colour, data_address
+from rec.evaluation.pictures import colour, data_address, shrunk
 from rec.inference.grounding import Box, Grounding, Picture, draw
 
 SIDE = 1600  # pixels of the shown picture's longer side, at most
@@ -73,7 +73,7 @@ def answers_html(
         How many were found, in words, and the HTML.
     """
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    small = shrunk(pixels, scale)
     shown = [in_size(one, (small.shape[0], small.shape[1]), small) for one in found]
     told = [in_size(one, size) for one in found]
     doubts = [_doubt(one, unsure) or guess for one in found]

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import gradio
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rec.data.scenes import generate_rows, split_seeds
 from rec.errors import InputError
+from rec.evaluation.pictures import shrunk
 from rec.inference import answer_html
 from rec.inference.grounder import Grounder, Grounding
 from rec.inference.inputs import to_pixels
@@ -109,13 +109,14 @@ def answer(
         size = pixels.shape[0], pixels.shape[1]
         remarks = [warning] if warning else []
         if (scale := (MAX_PIXELS / (size[0] * size[1])) ** 0.5) < 1:
-            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            pixels = shrunk(pixels, scale)
             remarks.append(f"{size[1]} x {size[0]} pixels were scaled down to {pixels.shape[1]} x {pixels.shape[0]}")
         found: list[Grounding] = grounder(
             pixels, phrases, top_k=top_k, threshold=threshold, keep_images=True, heat_maps=True
         )
     except ValueError as error:
-        raise InputError(str(error).replace(path, "the file")) from None
+        said = str(error).replace(f"the image {path}", path)
+        raise InputError(said.replace(path, "the file")) from None
     drawn = not grounder.knows_shapes_only or Path(path).name.startswith("scene_")
     counts, shown = answer_html.answers_html(
         found, pixels, size, Path(path).name, grounder.origin, unsure=0 if grounder.answer or threshold is not None else UNSURE,

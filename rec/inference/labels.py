@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from rec import boxes
@@ -20,7 +19,7 @@ from rec.data.masks import encode
 from rec.data.schema import MIN_WEIGHT
 from rec.data.text import mirror_phrase
 from rec.evaluation import several
-from rec.evaluation.pictures import annotate, colour, data_address
+from rec.evaluation.pictures import annotate, colour, data_address, shrunk
 from rec.files import growing_file, write_text
 from rec.inference.grounder import Grounder
 from rec.inference.grounding import Grounding
@@ -170,7 +169,7 @@ def _tile(found: Label, line: dict[str, object], number: int) -> str:
     answer = found.answer
     pixels = answer.image
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    small = shrunk(pixels, scale)
     marked = annotate(small, [(box * scale, colour(0), "") for box in _boxes(answer)])
     score = "" if answer.score is None else f" {answer.score:.2f}"
     note = f"<small>{html.escape(found.reason)}</small>" if found.reason else ""

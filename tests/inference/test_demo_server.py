@@ -156,6 +156,17 @@ def test_a_phone_photograph_is_scaled_down_and_boxes_are_told_in_its_pixels(grou
     assert (told["width"], told["height"]) == (160, 120)
 
 
+def test_a_picture_that_is_very_long_is_shown_however_thin_it_gets(grounder, tmp_path, monkeypatch):
+    Image.new("L", (1, 9000), 90).save(tmp_path / "long.png")
+    for limit in (demo.MAX_PIXELS, 2000):
+        monkeypatch.setattr(demo, "MAX_PIXELS", limit)
+        assert "1 of 1 found" in demo.answer(grounder, str(tmp_path / "long.png"), "a circle")[0]
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"^the file is truncated"):
+        demo.answer(grounder, str(tmp_path / "cut.jpg"), "a circle")
+
+
 def test_none_above_the_threshold_is_nothing_found_and_candidates_are_shown_beside(grounder, tmp_path):
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (120, 160, 3), np.uint8)).save(tmp_path / "photo.png")
     said, shown = demo.answer(grounder, str(tmp_path / "photo.png"), "a circle", 3, 1.0)
