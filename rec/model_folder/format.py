@@ -150,6 +150,9 @@ def from_run(cfg: Any, dataset: object, update: int | None = None, threshold: fl
         "updates": update,
         "rec_version": rec.__version__,
     }
+    if start := run["train"].get("load_weight") or run["train"].get("vl_pretrain_weight"):
+        # Its terms hold for what is made of it, and are not known here.
+        about |= {"started_from": Path(str(start).removesuffix("/best")).name, "licence": "other"}
     if parts := frozen_and_random(run):
         about["frozen_and_random"] = parts
     preprocess = {
@@ -192,6 +195,8 @@ def describe_origin(config: Mapping[str, Any]) -> str:
     text = f"trained on {', '.join(sources)}"
     if about.get("samples"):
         text += f" ({about.get('split', 'train')}, {about['samples']} samples)"
+    if about.get("started_from"):
+        text += f", started from {about['started_from']}"
     if knows_shapes_only(config):
         text += ": drawn shapes only, it knows nothing of photographs"
     return "".join(c if c.isalnum() or c in " +-_.,:;/()@" else "?" for c in text)[:300]

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from rec import model_folder
+from rec.config import to_native
 from rec.errors import CheckpointError
 from rec.model_folder.find import find_folder, find_trained
 from rec.model_folder.format import ModelFolderError
@@ -228,6 +229,23 @@ def test_the_config_comes_from_a_run_with_interpolations_resolved():
     assert config["about"] | {"rec_version": ""} == {
         "dataset": "refcoco", "split": "train", "sources": ["refcoco"], "samples": 42, "updates": 7, "rec_version": ""
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("start", ["photo-small", "models/photo-small", "/home/me/photo-small/best"])
+def test_a_model_that_started_from_anothers_weights_says_so_and_claims_no_licence(start, tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "model": to_native(model_node()),
+            "dataset": {"dataset": "mine", "input_shape": [64, 64], "max_token_length": 6},
+            "train": {"data": {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}, "load_weight": start},
+        }
+    )
+    config = model_folder.from_run(cfg, [0] * 42, update=7)
+    assert model_folder.describe_origin(config) == "trained on mine (train, 42 samples), started from photo-small"
+    folder = model_folder.write(tmp_path / "best", new_model().state_dict(), config, VOCABULARY)
+    assert "license: other" in (folder / "README.md").read_text(encoding="utf-8")
+    cfg.train.load_weight = ""
+    assert "licence" not in model_folder.from_run(cfg, [0] * 42)["about"]
 
 
 def test_half_precision_files_are_read_as_the_models_own_type(tmp_path):
