@@ -112,7 +112,9 @@ def train(cfg: Any) -> int:
         LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
     for note in [*summary.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
         log.line(note)
-    log.describe(cfg, bare, [("train", dataset), *validation], total_updates, per_process, accumulation)
+    every_split = [("train", dataset), *validation]
+    lines = summary.beginning(cfg, accelerator, bare, every_split, total_updates, per_process, accumulation)
+    log.describe(lines, bare, total_updates, cfg.train.log_period)
     window = Window()
     window.load(state.window, accelerator, state.update)
     compute: Any = partial(forward_and_backward, accelerator, cfg.train.data)

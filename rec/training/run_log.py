@@ -5,7 +5,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -112,19 +112,10 @@ class RunLog:
         if self.main:
             self.logger.info(text)
 
-    def describe(
-        self,
-        cfg: ConfigNode,
-        model: torch.nn.Module,
-        splits: Sequence[tuple[str, DataSet]],
-        updates: int,
-        per_process: int,
-        accumulation: int,
-    ) -> None:
-        """The lines a run begins with (:func:`rec.training.summary.beginning`), and a progress bar where the console is a
-        terminal; decides how often it logs."""
-        self.period = min(cfg.train.log_period, max(1, updates // summary.LINES))
-        for text in summary.beginning(cfg, self.accelerator, model, splits, updates, per_process, accumulation):
+    def describe(self, lines: Iterable[str], model: torch.nn.Module, updates: int, log_period: int) -> None:
+        """The lines a run begins with, and a progress bar where the console is a terminal; decides how often it logs."""
+        self.period = min(log_period, max(1, updates // summary.LINES))
+        for text in lines:
             self.line(text)
         on_terminal = self.main and sys.stderr.isatty()
         self.bar = tqdm(total=updates, initial=self.before, unit="update", disable=not on_terminal)
