@@ -12,10 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rec import boxes
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given, one_each
-from rec.data.sources.tabular import number_of, numbers_of
+from rec.data.sources.tabular import check_bbox_format, number_of, numbers_of
 from rec.trust import MAX_OBJECTS
 
 if TYPE_CHECKING:
@@ -65,9 +64,7 @@ def open_foreign(
         SourceError: a column that is not there or not recognised (lists those there are), or lists of boxes and of texts of
             which neither is told: one text for each box, or all for all.
     """
-    bbox_format = bbox_format or "xywh"
-    if bbox_format not in boxes.FORMATS:
-        raise SourceError(f"{name}: bbox_format is {bbox_format!r}; expected one of {', '.join(boxes.FORMATS)}")
+    bbox_format = check_bbox_format(bbox_format or "xywh", name)
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
