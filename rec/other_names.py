@@ -59,8 +59,8 @@ _MODULES = {
     "mmdet": "mmdetection",
     "mmengine": "mmdetection",
     "mmcv": "mmdetection",
+    "detectron2": "detectron2",
 }
-_MODULES |= {"detectron2": "detectron2"}
 NAMES: dict[str, tuple[str, str]] = {
     name: (tool, instead)
     for tool, names, instead in (row.split(" | ") for row in _TABLE.strip().splitlines())
