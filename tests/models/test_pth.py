@@ -120,6 +120,13 @@ def test_the_old_format_is_walked_too(tmp_path, monkeypatch):
         load_pth(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_that_torchs_own_reader_does_not_know_is_told_by_its_protocol(new, tmp_path):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "x.pth", pickle_protocol=4, _use_new_zipfile_serialization=new)
+    with pytest.raises(UntrustedError, match=r"x\.pth is a pickle of protocol 4; read are .*save its tensors again"):
+        load_pth(tmp_path / "x.pth")
+
+
 def test_a_timm_backbones_pth_is_read_by_the_same_gate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     archive(tmp_path / "x.pth", reduced("os", "system", "touch harmed"))
