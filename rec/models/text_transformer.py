@@ -80,9 +80,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
 }
-# Bounds, because these sizes decide how much memory is taken before weights are looked at.
+# Bounds, because these sizes decide how much memory is taken before weights are looked at. Two of RoBERTa's positions are no place
+# for a token.
 _WHOLE = {"vocab_size": (1, MAX_WORDS), "hidden_size": (1, 8192), "num_hidden_layers": (1, 96), "num_attention_heads": (1, 128),
-          "intermediate_size": (1, 32768), "max_position_embeddings": (2, 8192), "pad_token_id": (0, MAX_WORDS - 1),
+          "intermediate_size": (1, 32768), "max_position_embeddings": (2, 8194), "pad_token_id": (0, MAX_WORDS - 1),
           "projection_size": (1, 8192)}  # fmt: skip
 _SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")
 # Settings of other architectures under the same model_type, and what would run or fetch something.
@@ -154,7 +155,8 @@ def from_published_config(content: object, origin: str) -> dict[str, Any]:
         if content.get(key, harmless) not in (harmless, None):
             raise UntrustedError(f"{origin}: {key} is {str(content[key])[:80]!r}, which is not supported")
     known = {"model_type", *(family.defaults if family else ())}
-    return checked({key: value for key, value in content.items() if key in known}, origin)
+    # transformers also writes null for what it leaves to a default.
+    return checked({key: value for key, value in content.items() if key in known and value is not None}, origin)
 
 
 class TextBlock(nn.Module):

@@ -234,6 +234,18 @@ def test_published_configs_of_other_architectures_are_refused(change):
         )
 
 
+def test_a_published_config_may_leave_its_defaults_null():
+    nulls = dict.fromkeys(("pad_token_id", "hidden_dropout_prob", "quantization_config"))
+    assert from_published_config(config_of("bert") | nulls, "config.json") == checked(
+        {key: value for key, value in config_of("bert").items() if key not in ("type_vocab_size", "pad_token_id")}
+    )
+
+
+def test_an_encoder_of_8192_places_behind_its_padding_is_taken():
+    long = from_published_config(config_of("xlm-roberta", max_position_embeddings=8194), "config.json")  # as BGE-M3
+    assert PretrainedText(config=long).text.length == 8192
+
+
 def test_another_family_is_refused_by_its_name():
     with pytest.raises(UntrustedError, match="model_type is 'electra', expected one of bert, roberta"):
         from_published_config(config_of("bert") | {"model_type": "electra", "embedding_size": 8}, "config.json")
