@@ -71,7 +71,7 @@ _WORD_VECTORS = ("en_core_web_sm", "en_core_web_md", "en_core_web_lg", "en_vecto
 
 # Keys of a run's config that hold paths, and what is none there.
 _PATHS = re.compile(
-    r"dataset\.((ann|image|mask)_path(\.[^.]+|\['[^']+'\])?(\.path)?|path|vocabulary|word_vectors)|"
+    r"dataset\.((ann|image|mask)_path(\.[^.]+|\['[^']+'\])?(\.path)?|path|tokenizer|vocabulary|word_vectors)|"
     r"model\.(.+\.)?pretrained_weight_path|model\.language_encoder\.name|train\.(load_weight|vl_pretrain_weight|resume_path)"
 )
 _GENERATED = ("scenes", "scenes_hard", "")
@@ -152,7 +152,9 @@ def at_home(cfg: Any, path: str | Path) -> Any:
     for place, node in list(walk(cfg)):
         for key, value in list(children(node)) if isinstance(node, CONFIGS) else ():
             if isinstance(value, str) and _PATHS.fullmatch(join(place, key)) and value not in _GENERATED:
-                node[key] = str(start / value) if (start / value).exists() else value
+                prefix = PREFIX if value.startswith(PREFIX) else ""
+                if (prefix or key != "tokenizer") and (found := start / value.removeprefix(prefix)).exists():
+                    node[key] = f"{prefix}{found}"
     return cfg
 
 

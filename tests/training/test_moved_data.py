@@ -138,13 +138,15 @@ def test_the_relative_paths_of_a_saved_config_start_where_the_run_did(tmp_path, 
     from rec.model_folder.allowed import STARTED_IN, load_config, outward
 
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
-    for folder in (home / "data" / "scenes", home / "scenes", home / "run", elsewhere):
+    for folder in (home / "data" / "scenes", home / "scenes", home / "simrec", home / "run", elsewhere):
         folder.mkdir(parents=True)
     own = {"path": "data/scenes", "bbox_format": "xywh"}
     config = {
         "dataset": {
             "dataset": "scenes",
             "ann_path": {"a": "./data", "own": own, "scenes": "scenes", "gone": "data/no"},
+            "tokenizer": "simrec",
+            "vocabulary": "transformers:data",
         },
         "train": {"output_dir": "run", "load_weight": "", "resume_path": "data"},
     }
@@ -160,7 +162,13 @@ def test_the_relative_paths_of_a_saved_config_start_where_the_run_did(tmp_path, 
     )
     assert cfg.dataset.ann_path.own.bbox_format == "xywh" and cfg.dataset.ann_path.gone == "data/no"
     assert cfg.dataset.dataset == cfg.dataset.ann_path.scenes == "scenes" and cfg.dataset.image_path == "here"
+    assert cfg.dataset.tokenizer == "simrec" and cfg.dataset.vocabulary == f"transformers:{home / 'data'}"
     assert outward(cfg, saved, []) is None, "a run is continued where its config lies"
+    published = load_config(saved, ["dataset.tokenizer=transformers:here"])
+    assert published.dataset.tokenizer == "transformers:here", "what the command says starts from here"
+    LazyConfig.save(config | {"dataset": {"tokenizer": "transformers:data"}}, saved, f"{STARTED_IN}{home}")
+    assert load_config(saved).dataset.tokenizer == f"transformers:{home / 'data'}"
+    LazyConfig.save(config, saved, f"{STARTED_IN}{home}")
     shutil.copy(saved, elsewhere / "config.yaml")
     copied = load_config("config.yaml")
     assert copied.dataset == config["dataset"] and copied.train.output_dir == "run", "a copy is a config like any other"
