@@ -354,9 +354,9 @@ def load_backbone(backbone: Backbone, path: str | Path | None) -> list[str]:
 
 
 def _load_state(backbone: Backbone, path: str | Path) -> list[str]:
-    expected = backbone.state_dict()
+    expected, content = backbone.state_dict(), read_state_dict(path)
     try:
-        found = backbone.from_original(read_state_dict(path), _metadata(path))
+        found = backbone.from_original(content, _metadata(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     state, report = _placed(((name, _backbone_name(name, expected), found[name]) for name in found), expected)
