@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rec.errors import UntrustedError
-from rec.models.backbones import TimmBackbone
+from rec.models.backbones import CspDarkNet, TimmBackbone
 from rec.models.original_weights import read_state_dict
 from rec.models.pth import load_pth
 
@@ -141,6 +141,12 @@ def test_a_timm_backbones_pth_is_read_by_the_same_gate(tmp_path, monkeypatch):
     loaded = TimmBackbone("resnet18", pretrained=True, pretrained_weight_path=str(tmp_path / "good.pth"))
     weights = dict(loaded.named_parameters())
     assert any(torch.equal(value, source.conv1.weight) for value in weights.values())
+
+
+def test_a_backbones_file_that_cannot_be_read_is_named_once(tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"^\S+x\.pth is not a complete"):
+        CspDarkNet(pretrained=True, pretrained_weight_path=str(tmp_path / "x.pth"), width=0.125, depth=0.33)
 
 
 def test_weights_that_no_model_can_use_are_named(tmp_path):
