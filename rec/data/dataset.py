@@ -159,13 +159,10 @@ class RefCOCODataSet(Dataset):
         self.truncated = sum(sum(s["lengths"][max(0, self.max_token_length + 1 - reserved) :]) for s in statistics)
         if self.truncated:
             total = sum(sum(s["lengths"]) for s in statistics)
-            logger.info(
-                "%d of %d sentences of split %s are cut to %d words",
-                self.truncated,
-                total,
-                split,
-                self.max_token_length,
-            )
+            room = f"{self.max_token_length} words"
+            if isinstance(self.vocabulary, Subwords):
+                room = f"{self.max_token_length - reserved} subwords"
+            logger.info("%d of %d sentences of split %s are cut to %s", self.truncated, total, split, room)
         self._make = SampleMaker(
             self.vocabulary,
             size=int(input_shape[0]),

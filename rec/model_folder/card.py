@@ -96,7 +96,7 @@ This model was {origin}.
 ## Config
 
 {_answer(config, metrics)}Input {config["preprocess"]["input_shape"]} pixels, letterboxed; phrases of up to \
-{config["preprocess"]["max_token_length"]} words.
+{config["preprocess"]["max_token_length"]} {"words" if encoder_of(config["model"]) is None else "subwords, their ends included"}.
 
 ```json
 {json.dumps(about, indent=2, ensure_ascii=False)}

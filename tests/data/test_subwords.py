@@ -72,7 +72,7 @@ def test_a_vocabulary_file_names_the_tokenizer_beside_it_and_no_place(tmp_path):
         load_words(f"transformers:{tmp_path}")
 
 
-def test_a_data_set_takes_the_tokenizer_and_counts_its_ids(tmp_path, monkeypatch):
+def test_a_data_set_takes_the_tokenizer_and_counts_its_ids(tmp_path, monkeypatch, caplog):
     from rec.data.dataset import RefCOCODataSet
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -80,7 +80,9 @@ def test_a_data_set_takes_the_tokenizer_and_counts_its_ids(tmp_path, monkeypatch
     (tmp_path / "tokenizer.json").write_text(word_tokenizer(), encoding="utf-8")
     options = {"ann_path": str(tmp_path / "refcoco"), "input_shape": (32, 32)}
     longest = RefCOCODataSet(tokenizer=f"transformers:{tmp_path}", max_token_length=-1, split="val", **options)
-    cut = RefCOCODataSet(vocabulary=longest.vocabulary, max_token_length=5, split="val", **options)
+    with caplog.at_level("INFO"):
+        cut = RefCOCODataSet(vocabulary=longest.vocabulary, max_token_length=5, split="val", **options)
+    assert "sentences of split val are cut to 3 subwords" in caplog.text, "two ids are the ends"
     words = longest.vocabulary
     lengths = [words.reserved + len(words.tokens(longest.describe(i)["sentence"])) for i in range(len(longest))]
     assert longest.max_token_length == max(lengths) > 5 and cut.truncated == sum(length > 5 for length in lengths) > 0

@@ -95,7 +95,8 @@ def test_nothing_of_this_machine_is_in_a_folder(tmp_path):
 
 
 def test_the_card_names_the_encoder_and_the_hub_takes_every_file(folder, tmp_path, monkeypatch):
-    assert "of the kind `bert`, comes from `user/tiny-text`" in (folder / "README.md").read_text(encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "of the kind `bert`, comes from `user/tiny-text`" in card and "subwords, their ends included." in card
     sent = []
 
     class Api:
