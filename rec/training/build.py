@@ -349,8 +349,8 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
 
     Raises:
         ConfigError: phrases of the data set name none or several objects, and the model cannot learn from that; its rows have
-            weights the model does not know; phrases are longer than a published text encoder takes; or pixels are normalised
-            otherwise than the backbone's pretrained weights know them.
+            weights the model does not know; phrases are longer than a published text encoder takes; word vectors are asked
+            for that the text encoder does not take; or pixels are normalised otherwise than the backbone's pretrained weights know.
         InputError, UntrustedError: of a published text encoder (:mod:`rec.model_folder.text_encoder`).
     """
     known = as_data_set(dataset)
@@ -376,6 +376,12 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
             f"{known.weighted_rows} rows of the data set have a weight, which this {type(model).__name__} does not know: "
             "multiply each phrase's losses by batch['weight'] where there is one and say so with `weighted = True` on the "
             "model, or take `weight` out of the data"
+        )
+    words = getattr(model, "language_encoder", None)
+    if cfg.dataset.get("use_glove") and words is not None and not hasattr(words, "load_word_vectors"):
+        raise ConfigError(
+            f"dataset.use_glove=true, but model.language_encoder, a {type(words).__name__}, takes no word vectors: set "
+            "dataset.use_glove=false"
         )
     if (vectors := known.pretrained_emb) is not None:
         model.language_encoder.load_word_vectors(vectors)
