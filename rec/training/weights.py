@@ -34,9 +34,9 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         One paragraph: what was loaded, what kept its initial values, what was not used.
 
     Raises:
-        CheckpointError: no weights there, none of them fits, they are others than a published text encoder's that stands still,
-            or they cannot be trusted: not finite, a link out of the folder, not what its digests say, beyond the limits of
-            :mod:`rec.trust`.
+        CheckpointError: no weights there, none of them fits, they are others than a published text encoder's that stands still
+            or adapters of one that the model has not; or they cannot be trusted: not finite, a link out of the folder, not what
+            its digests say, beyond the limits of :mod:`rec.trust`.
     """
     own = model.state_dict()
     try:
@@ -65,6 +65,11 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
             "weights of the original SimREC go through `rec convert` (scripts/convert_weights.py) first"
+        )
+    if adapters := sorted(n for n in shapes.keys() - fitting.keys() if n.endswith((".lora_a", ".lora_b"))):
+        raise CheckpointError(
+            f"train.load_weight: {file} has adapters that this model has not, such as {adapters[0]}: take best/ of its run, where "
+            "they are merged, with model.language_encoder.freeze=none (and lora=null), or the same model.language_encoder.lora"
         )
     still = [n for n in borrowed_names(model) & fitting.keys() if not torch.equal(fitting[n].to(own[n]), own[n])]
     if still:

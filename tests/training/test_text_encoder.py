@@ -208,6 +208,10 @@ def test_words_that_are_not_the_encoders_are_refused(tmp_path):
         InputError, match=r"has 'the' as piece 4 of its tokenizer, the data have 'a' .*: set dataset\.tokenizer="
     ):
         build.build_model(cfg, data)
+    cfg.dataset.use_glove = True
+    with pytest.raises(ConfigError, match=r"a PretrainedText, takes no word vectors: set dataset\.use_glove=false"):
+        build.build_model(cfg, Data())
+    cfg.dataset.use_glove = False
     data = Data()
     data.max_token_length = 21
     with pytest.raises(ConfigError, match=r"max_token_length is 21, .* 20 tokens: set dataset\.max_token_length=20"):
@@ -228,14 +232,17 @@ def test_a_run_starts_from_a_trained_encoder_only_where_it_is_trained_on(tmp_pat
     """What stands still comes from its name again when the run is continued, and its phrases' features are kept for it."""
     run = Run(run_config(tmp_path, lora={"rank": 2}))
     run.update()
-    run.save()
-    best = tmp_path / "run" / "best"
+    checkpoint, best = run.save(), tmp_path / "run" / "best"
     for options in ({"freeze": "all"}, {"freeze": 1}, {"lora": {"rank": 2}}):
         model = build.build_model(run_config(tmp_path, **options), Data())
         before = {name: value.clone() for name, value in model.state_dict().items()}
         with pytest.raises(CheckpointError, match=r"text\.blocks\.\d\..*set model\.language_encoder\.freeze=none"):
             load_matching(model, best, WORDS.words)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    for options in ({"freeze": "all"}, {"freeze": "none"}, {"lora": {"rank": 3}}):
+        with pytest.raises(CheckpointError, match=r"has adapters .*query\.lora_a: take best/"):
+            load_matching(build.build_model(run_config(tmp_path, **options), Data()), checkpoint, WORDS.words)
+    assert "not used" not in load_matching(run.model, checkpoint, WORDS.words)
     model = build.build_model(run_config(tmp_path, freeze="none"), Data())
     load_matching(model, best, WORDS.words)
     expected = load_file(best / WEIGHTS)
