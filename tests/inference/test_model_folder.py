@@ -8,6 +8,7 @@ import resource
 import shlex
 import shutil
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_a_model_that_comes_with_the_project_goes_by_its_name(tmp_path, monkeypa
     shutil.move(package, tmp_path / "toy-small")  # the folder it is installed from
     inside = Path("toy-small") / package.name
     assert find_folder("toy-small") == inside == find_trained("./toy-small").folder == find_weights("toy-small")
+
+
+def test_photo_smalls_distribution_brings_the_licence_of_the_weights_it_is_made_of():
+    place = Path(__file__).parents[2] / "models" / "photo-small"
+    project = tomllib.loads((place / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [(place / name).read_text(encoding="utf-8") for name in project["license-files"]]
+    assert any("Apache License" in text and "4. Redistribution." in text for text in texts)
 
 
 def test_read_parameters_can_be_trained_on(tmp_path):
