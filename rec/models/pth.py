@@ -23,7 +23,7 @@ from rec.trust import regular_file
 # Of the pickle in the file: bytes, and values that any one value may lead to (a state dict's tensor: about 20).
 MAX_PICKLE_BYTES, MAX_VALUES = 8 << 20, 1_000_000
 MAX_ENCODED = 4_000
-MAX_PROTOCOL = 3  # of pickles; torch's reader, which runs nothing, knows no later one
+PROTOCOLS = range(4)  # of pickles: torch's reader, which runs nothing, knows no later one
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype", "_codecs encode")
@@ -116,7 +116,7 @@ def _walk(stream: IO[bytes], path: Path, allowed: Collection[str]) -> None:
     start, sizes, marks, memo = stream.tell(), list[int](), list[int](), dict[Any, int]()
     encodes, longest = False, 0
     for code, argument, _ in pickletools.genops(stream):
-        if code.name == "PROTO" and argument > MAX_PROTOCOL:
+        if code.name == "PROTO" and argument not in PROTOCOLS:
             raise UntrustedError(
                 f"{path} is a pickle of protocol {argument}; read are those of torch.save as it is by default (protocol 2): save "
                 "its tensors again, torch.save(state, …) without pickle_protocol, or as safetensors"
