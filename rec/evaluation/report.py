@@ -219,7 +219,7 @@ def _order(name: str) -> list[Any]:
 
 
 def _words(record: Record) -> list[str]:
-    return re.findall(r"[a-z0-9]+", str(record.get("sentence") or "").lower())
+    return re.findall(r"[^\W_]+", str(record.get("sentence") or "").lower())
 
 
 def _text(value: object) -> str:

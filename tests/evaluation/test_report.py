@@ -52,6 +52,14 @@ def test_scores_that_are_no_shares_have_no_calibration(tmp_path):
         assert "Calibration" not in page and "Worst" in page
 
 
+@pytest.mark.parametrize(
+    ("phrase", "words"),
+    [("la niña pequeña", "3-4 words"), ("größter Löwe", "1-2 words"), ("собака слева от дома", "3-4 words")],
+)
+def test_words_of_other_languages_are_counted_whole(phrase, words):
+    assert groupings([])["phrase length"]({"sentence": phrase}) == [words]
+
+
 def test_few_phrases_are_told_with_how_little_is_known_from_them(tmp_path):
     dataset, records = run(8)
     for record in records:
