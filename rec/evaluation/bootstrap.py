@@ -17,6 +17,8 @@ COCO_SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}  # are
 STEPS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))  # COCO's 0.50:0.05:0.95
 
 Record = Mapping[str, Any]
+# Metric to numerators and denominators, float64 or bool ``(N,)`` each: their sums' ratio is the metric.
+Ratios = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def columns(records: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -29,10 +31,25 @@ def columns(records: Sequence[Record]) -> dict[str, np.ndarray]:
         found |= {f"Acc@{t:g}": (ious > t).astype(np.float64) for t in THRESHOLDS}
         found |= {"Acc@0.5:0.95": np.mean([ious > t for t in STEPS], axis=0), "mIoU": ious}
     if "targets" in records[0]:
-        return found | several.columns(records)
-    if all(record.get("mask_union") is not None for record in records):
+        found |= several.columns(records)
+    if all(record.get("mask_union") is not None and len(record.get("targets", [0])) == 1 for record in records):
         masks = mask_iou([r["mask_intersection"] for r in records], [r["mask_union"] for r in records])
         found |= {"mask_mIoU": masks} | {f"Pr@{t:g}": (masks > t).astype(np.float64) for t in THRESHOLDS}
+    return found
+
+
+def _ratios(records: Sequence[Record]) -> Ratios:
+    """Every metric: :func:`columns`, and those for which a phrase may count as more, less or not at all."""
+    every, values = np.ones(len(records)), columns(records)
+    found: Ratios = several.ratios(records) if records and "targets" in records[0] else {}
+    found |= {name: (column, every) for name, column in values.items()}
+    if "mask_mIoU" in values:
+        intersections, unions = (
+            np.array([record[key] for record in records], np.float64) for key in ("mask_intersection", "mask_union")
+        )
+        found["mask_oIoU"] = intersections, unions
+        if "mIoU" in values:
+            found["IE"] = values["Acc@0.5"] != (values["mask_mIoU"] >= 0.5), every
     return found
 
 
@@ -52,8 +69,8 @@ def size_class(record: Record) -> str | None:
 
 def intervals(records: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float]]:
     """Metric to its 95 % interval. Where all images agree on 0 or 1 it is the exact binomial one, not a point."""
-    images = len({_image(record) for record in records})
-    return {name: _percentiles(values, images) for name, values in _means(records, columns(records), seed).items()}
+    drawn = _drawn(records, _ratios(records), seed)
+    return {name: _percentiles(values, images) for name, (values, images) in drawn.items()}
 
 
 def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float, float]]:
@@ -64,10 +81,13 @@ def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -
     """
     if [record["index"] for record in records] != [record["index"] for record in others]:
         raise ValueError("the two are not of the same phrases")
-    first, second = columns(records), columns(others)
-    differences = {name: first[name] - second[name] for name in first if name in second}
-    sampled = _means(records, differences, seed)
-    return {name: (float(values.mean()), *_percentiles(sampled[name])) for name, values in differences.items()}
+    first, second = _ratios(records), _ratios(others)
+    mine, theirs = _drawn(records, first, seed), _drawn(others, second, seed)
+    return {
+        name: (_share(*first[name]) - _share(*second[name]), *_percentiles(mine[name][0] - theirs[name][0]))
+        for name in mine
+        if name in theirs
+    }
 
 
 def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[str, Any]]:
@@ -90,20 +110,27 @@ def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[st
     return [line for _, line in sorted(found, key=lambda change: -change[0])]
 
 
-def _means(records: Sequence[Record], values: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Means of each column over images drawn with replacement, float64 ``(ROUNDS,)``."""
-    if not values:
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
+    return float(part.sum() / whole.sum())
+
+
+def _drawn(records: Sequence[Record], ratios: Ratios, seed: int) -> dict[str, tuple[np.ndarray, int]]:
+    """Of each metric that any phrase counts for its values over images drawn with replacement, float64 ``(ROUNDS,)``, NaN where
+    none of those counts, and how many images do."""
+    known = {name: pair for name, pair in ratios.items() if pair[1].any()}
+    if not known:
         return {}
     images: dict[Any, int] = {}
     owner = np.array([images.setdefault(_image(record), len(images)) for record in records])
-    table = np.stack([np.ones(len(records)), *values.values()], 1)
-    sums = np.zeros((len(images), table.shape[1]))
-    np.add.at(sums, owner, table)
+    sums = np.zeros((len(images), 2 * len(known)))
+    np.add.at(sums, owner, np.stack([column for pair in known.values() for column in pair], 1))
     rng = np.random.default_rng(seed)
     drawn = np.stack(
         [rng.multinomial(len(images), np.full(len(images), 1 / len(images))) @ sums for _ in range(ROUNDS)]
     )
-    return {name: drawn[:, k + 1] / drawn[:, 0] for k, name in enumerate(values)}
+    with np.errstate(invalid="ignore"):
+        means = drawn[:, ::2] / drawn[:, 1::2]
+    return {name: (means[:, k], int((sums[:, 2 * k + 1] > 0).sum())) for k, name in enumerate(known)}
 
 
 def _image(record: Record) -> tuple[Any, Any]:
@@ -112,7 +139,7 @@ def _image(record: Record) -> tuple[Any, Any]:
 
 def _percentiles(values: np.ndarray, images: int = 0) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     if images and low == high and low in (0, 1):  # Clopper and Pearson, 1934, for none or all of them
         return (0.0, 1 - tail ** (1 / images)) if low == 0 else (tail ** (1 / images), 1.0)
     return float(low), float(high)

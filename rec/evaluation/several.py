@@ -100,6 +100,20 @@ def columns(records: Sequence[Record], match_by: str = "iou") -> dict[str, np.nd
     return found
 
 
+def ratios(records: Sequence[Record], match_by: str = "iou") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The metrics of :func:`summarize`, each as numerators and denominators ``(N,)`` of the phrases: their sums' ratio is it."""
+    values, every = columns(records, match_by), np.ones(len(records), bool)
+    told = [record["boxes"] if record["boxes"] is not None else record["mask_area"] for record in records]
+    seen = np.array([bool(one) for one in told], bool)
+    named = np.array([bool(record["targets"]) for record in records], bool)
+    found = {"Pr@F1": (values["Pr@F1"], every)} if "Pr@F1" in values else {}
+    found |= {"N-acc": (~seen & ~named, ~named), "T-acc": (seen & named, named)}
+    if "gIoU" in values:
+        found |= {"gIoU": (values["gIoU"], every), "cIoU": _pixels(records)}
+        found |= {f"Pr@{t:g}": (named & (values["gIoU"] >= t), named) for t in MASK_THRESHOLDS}
+    return found
+
+
 def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, float]:
     """Metrics over records.
 
@@ -107,23 +121,15 @@ def summarize(records: Sequence[Record], match_by: str = "iou") -> dict[str, flo
         ``Pr@F1`` (share of phrases whose F1 is 1) where there are boxes; ``N-acc`` and ``T-acc`` (share of phrases without
         target that are answered with nothing, and of the others that are answered with something); where there are true masks
         ``gIoU`` (mean of the phrases' mask IoUs, 1 where both are empty), ``cIoU`` (sum of intersections over sum of unions)
-        and ``Pr@t`` (share of phrases with a target whose mask IoU is at least t); ``count``. A share of no phrases is NaN.
+        and ``Pr@t`` (share of phrases with a target whose mask IoU is at least t); ``count``. A share of no phrases, or pixels, is
+        NaN.
     """
 
-    def share(values: Sequence[float] | np.ndarray) -> float:
-        return float(np.mean(values)) if len(values) else float("nan")
-
-    values = columns(records, match_by)
-    result = {"Pr@F1": share(values["Pr@F1"])} if "Pr@F1" in values else {}
-    empty = [not record["boxes"] if record["boxes"] is not None else not record["mask_area"] for record in records]
-    result["N-acc"] = share([e for e, record in zip(empty, records, strict=True) if not record["targets"]])
-    result["T-acc"] = share([not e for e, record in zip(empty, records, strict=True) if record["targets"]])
-    if "gIoU" in values:
-        intersections, unions = _pixels(records)
-        result |= {"gIoU": share(values["gIoU"]), "cIoU": float(intersections.sum() / max(unions.sum(), 1))}
-        named = values["gIoU"][[bool(record["targets"]) for record in records]]
-        result |= {f"Pr@{t:g}": share(named >= t) for t in MASK_THRESHOLDS}
-    return result | {"count": len(records)}
+    shares = {
+        name: float(part.sum() / whole.sum()) if whole.any() else float("nan")
+        for name, (part, whole) in ratios(records, match_by).items()
+    }
+    return shares | {"count": len(records)}
 
 
 def nothing(record: Record) -> dict[str, Any]:

@@ -407,6 +407,29 @@ def test_of_no_phrases_nothing_is_sure():
     assert bootstrap.intervals([]) == bootstrap.paired([], []) == {} and bootstrap.changed([], []) == []
 
 
+def test_every_metric_has_its_interval_and_its_paired_difference(tmp_path):
+    one, anything = ToySplit(30, with_masks=True), AnySplit(30)
+    for dataset, model in ((one, ToyModel(True)), (anything, AnyModel(True))):
+        loader = DataLoader(dataset, 7, collate_fn=dataset.collate)
+        metrics, records = evaluate(model, loader, dataset, mean=[0, 0, 0], std=[1, 1, 1])
+        shares = {name: value for name, value in metrics.items() if name not in ("count", "threshold")}
+        found, worse = bootstrap.intervals(records), [records[0], *map(spoilt, records[1:])]
+        differences = bootstrap.paired(records, worse)
+        assert shares.keys() == found.keys() - {"Acc@0.5:0.95"} == differences.keys() - {"Acc@0.5:0.95"}
+        for name, value in shares.items():
+            assert found[name][0] <= value <= found[name][1], name
+            assert differences[name][0] == pytest.approx(value - summarize_records(worse)[name]), name
+        assert all(low <= mean <= high for mean, low, high in differences.values())
+
+
+def spoilt(record):
+    """The answer with half of its mask, and with no box that fits."""
+    far = {"iou": 0.0 if record["iou"] is not None else None, "box": [0, 0, 1, 1], "boxes": [[0, 0, 1, 1]]}
+    union = record["mask_union"] + record["mask_intersection"] // 2
+    fewer = {"mask_intersection": record["mask_intersection"] // 2, "mask_union": union}
+    return record | {key: value for key, value in far.items() if key in record} | fewer
+
+
 def test_intervals_cover_and_pairs_are_paired():
     rng = np.random.default_rng(1)
     records = [
