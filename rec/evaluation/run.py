@@ -383,7 +383,8 @@ def write(folder: str | Path, split_metrics: Mapping[str, Mapping[str, float]], 
     folder = user_path(folder)
     several_splits = len(records) > 1
     lines = (
-        ({"split": split} if several_splits else {}) | {key: line[key] for key in line if key != "candidates"}
+        ({"split": split} if several_splits else {})
+        | {key: line[key] for key in line if key not in ("candidates", "predicted")}
         for split, part in records.items()
         for line in part
     )

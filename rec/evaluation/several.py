@@ -6,7 +6,8 @@ rule; ``Acc@t`` stays strictly above). A phrase is right where its F1 is 1: ever
 
 A record, a line of ``predictions.jsonl``, has ``targets`` (true boxes) and ``boxes`` with ``scores`` (the answer, best first),
 xyxy in pixels of the image, and the ``threshold`` they passed; without a box head ``boxes`` is None. In memory it also has
-``candidates``: every box, with its score, that another threshold might make an answer.
+``candidates``: every box, with its score, that another threshold might make an answer, and where its mask was emptied for want of a
+box ``predicted``, what it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ def answered(record: Record, threshold: float, min_pixels: int = 0) -> dict[str,
 
     One answer decides whether there is something: where a model that gives boxes gives none, its mask is empty too.
     """
+    record = dict(record) | record.get("predicted", {})  # what an earlier answer may have emptied
     if record["candidates"] is None:  # masks alone
         return _emptied(record) if record["mask_area"] < min_pixels else dict(record)
     kept = [(box, score) for box, score in record["candidates"] if score >= threshold]
@@ -82,7 +84,9 @@ def answered(record: Record, threshold: float, min_pixels: int = 0) -> dict[str,
 
 def _emptied(record: Record) -> dict[str, Any]:
     """The record with an empty mask."""
-    result = dict(record) | {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}
+    kept = {key: value for key, value in record.items() if key.startswith("mask")}
+    empty = {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}
+    result = dict(record) | empty | {"predicted": kept}
     if "mask_union" in record:
         target_area = record["mask_union"] - record["mask_area"] + record["mask_intersection"]
         result |= {"mask_intersection": 0, "mask_union": target_area}

@@ -153,6 +153,17 @@ def test_masks_count_with_the_answer_that_decides_whether_there_is_something() -
     baseline = summarize([nothing(r) for r in records])
     want = {"Pr@F1": 2 / 5, "N-acc": 1, "T-acc": 0, "gIoU": 2 / 5, "cIoU": 0, "Pr@0.7": 0, "Pr@0.8": 0, "Pr@0.9": 0}
     assert baseline == pytest.approx(want | {"count": 5})
+    strict = rows("val", [answered(r, 0.95) for r in records])["val/published rule (GIoU, score 0.7)"]
+    assert strict == summarize([answered(r, 0.7) for r in records], "giou"), (
+        "masks that a higher threshold emptied are back"
+    )
+
+
+def test_where_no_pixel_is_true_or_predicted_the_share_of_pixels_is_no_number() -> None:
+    empty = {"candidates": [], "mask_area": 0, "mask_intersection": 0, "mask_union": 0}
+    records = [answered({"targets": [], "mask": encode(np.zeros((4, 4), bool))} | empty, 0.5)]
+    assert summarize(records)["gIoU"] == 1 and np.isnan(summarize(records)["cIoU"])
+    assert "cIoU" not in rows("val", records)["val/none"] and "cIoU" not in bootstrap.intervals(records)
 
 
 def test_a_model_of_masks_alone_is_empty_where_its_mask_is() -> None:
