@@ -19,8 +19,11 @@ NAMES = ("pixel", "0-1", "0-999", "0-1000", "florence")
 MAX_TEXT = 100_000  # characters of one answer that are looked at
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _PAIR = rf" ?({_NUMBER}) ?, ?({_NUMBER}) ?"
-_FOUR = re.compile(rf"[\[(]{_PAIR}(?:,|[\])] ?,? ?[\[(]){_PAIR}[\])]")
-_BINS = re.compile(r"<loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})><loc_(\d{1,4})>")
+_FLAT = rf"[\[(]{_PAIR},{_PAIR}[\])]"
+# Two corners, which no comma joins to a further point: those of an outline are no boxes.
+_CORNERS = rf"(?<!\d[\])],)(?<!\d[\])], )[\[(]{_PAIR}[\])] ?,? ?[\[(]{_PAIR}[\])](?! ?, ?[\[(] ?[-+.\d])"
+_FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
+_BINS = re.compile(r"(?:<loc_\d{1,4}>)+")
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,17 @@ def boxes_in_text(text: str) -> list[list[float]]:
     """The boxes that a chat model's answer names, in order.
 
     Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``
-    and ``(10, 20), (30, 40)`` in running text, and Florence-2's ``<loc_10><loc_20><loc_30><loc_40>``.
+    and ``(10, 20), (30, 40)`` in running text, and Florence-2's ``<loc_10><loc_20><loc_30><loc_40>``. Outlines are no boxes, and
+    where something stands in JSON in the place of a box and is none, the answer has none.
     """
     text = _told(text)
-    if bins := _BINS.findall(text):
-        return [[float(value) for value in found] for found in bins]
-    return _boxes_of(_json_in(text)) or [
-        box for match in _FOUR.findall(text) if (box := four_numbers([float(v) for v in match]))
-    ]
+    if runs := _BINS.findall(text):
+        return [box for run in runs for box in _boxes_of_bins([float(value) for value in re.findall(r"\d+", run)])]
+    in_json, is_whole = _boxes_of(_json_in(text))
+    if in_json:
+        return in_json if is_whole else []
+    told = [[float(value) for value in match if value] for match in _FOUR.findall(text)]
+    return [box for numbers in told if (box := four_numbers(numbers))]
 
 
 def says_none(text: str) -> bool:
@@ -125,8 +131,8 @@ def says_none(text: str) -> bool:
 
 
 def _told(text: str) -> str:
-    """An answer in one line, without what its model thought before it."""
-    return " ".join(text.rpartition("</think>")[2][:MAX_TEXT].split())
+    """An answer in one line, without what its model thought before it; a thought that is cut off has no answer behind it."""
+    return " ".join(text.rpartition("</think>")[2].partition("<think>")[0][:MAX_TEXT].split())
 
 
 def _json_in(text: str, unreadable: object = None) -> object:
@@ -138,15 +144,29 @@ def _json_in(text: str, unreadable: object = None) -> object:
         return unreadable
 
 
-def _boxes_of(value: object) -> list[list[float]]:
-    """The lists of four numbers in JSON, in order, however deep it is."""
-    found, waiting = list[list[float]](), [value]
+def _boxes_of(value: object) -> tuple[list[list[float]], bool]:
+    """The lists of four numbers in JSON, in order, however deep it is, and whether no other numbers stand where they do."""
+    found, waiting = list[list[float]](), [("", value)]
+    boxed, others = set[str](), set[str]()
     while waiting:
-        value = waiting.pop()
+        name, value = waiting.pop()
         if (box := four_numbers(value)) is not None:
             found.append(box)
-        elif isinstance(value, dict | list):
-            waiting += reversed(list(value.values()) if isinstance(value, dict) else value)
+            boxed.add(name)
+        elif isinstance(value, dict):
+            waiting += reversed(value.items())
+        elif isinstance(value, list):
+            if any(isinstance(one, int | float) for one in value):
+                others.add(name)
+            waiting += [(name, one) for one in reversed(value)]
+    return found, not boxed & others
+
+
+def _boxes_of_bins(values: list[float]) -> list[list[float]]:
+    """Boxes of bins in a row; none where the corners are an outline's: not in fours, or the second before the first."""
+    found = [values[start : start + 4] for start in range(0, len(values), 4)]
+    if len(values) % 4 or (len(found) > 1 and any(box[0] > box[2] or box[1] > box[3] for box in found)):
+        return []
     return found
 
 

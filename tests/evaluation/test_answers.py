@@ -362,6 +362,15 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ('<think>Is it [9, 9, 9, 9]?</think>{"bbox_2d": [1, 2, 3, 4]}', [[1, 2, 3, 4]]),
         ("[" * 700 + "1, 2, 3, 4" + "]" * 700, [[1, 2, 3, 4]]),
         ("[" + "1" * 90_000, []),  # what a model says that cannot stop
+        ("<think>Is it [9, 9, 9, 9], or", []),  # a thought that was cut off
+        ("(1, 2), (3, 4)(5, 6), (7, 8)", [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ("[(1, 2), (3, 4), (5, 6)]", []),  # points, an outline
+        ('{"polygon": [[1, 2], [3, 4], [5, 6], [7, 8]]}', []),
+        ("two<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8>", [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ("<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6>", []),
+        ("<loc_1><loc_1><loc_9><loc_1><loc_9><loc_9><loc_1><loc_9>", []),
+        ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7]}]', []),  # one of them is broken
+        ('{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}', [[1, 2, 3, 4]]),
     ],
 )
 def test_boxes_are_found_in_what_chat_models_say(text, found):
