@@ -1,7 +1,7 @@
 """Writing files so that they are whole or absent at every instant, on any file system.
 
-The one home of atomic text and JSON, fsync, link-or-copy, the swap of two folders, digests of content, ``~``, and the rule
-that no output is an input.
+The one home of atomic text and JSON, fsync, link-or-copy, the swap of two folders, digests of content, ``~``, what a path may
+be called, and the rule that no output is an input.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -34,6 +35,12 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def user_path(path: PathLike) -> Path:
     """A path as its user wrote it, with ``~`` for the home folder; ``./~`` means a folder of that name."""
     return Path(os.path.expanduser(path))
+
+
+def endings(path: str) -> list[str]:
+    """What a file may be called, the longest first: its path without the first folders, with any system's separators."""
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def shipped(kind: str) -> Path:

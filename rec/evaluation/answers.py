@@ -23,6 +23,7 @@ from rec.data import masks
 from rec.errors import InputError
 from rec.evaluation import several
 from rec.evaluation.masks import overlap
+from rec.files import endings
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
@@ -170,8 +171,10 @@ class _Keys:
             described = phrase.described
             image = str(described.get("image"))
             named = {("ref_id", str(described.get("ref_id"))), ("image", str(described.get("image_id")))}
-            for kind, name in named | {("image", image), ("image", os.path.basename(image))}:
+            named |= {("image", name) for name in (image, *endings(image))}
+            for kind, name in named:
                 self.by_name.setdefault((kind, name, str(described.get("sentence"))), []).append(phrase)
+        self.names = {key[:2] for key in self.by_name}
 
     def find(self, line: Mapping[str, Any], where: str) -> list[_Phrase]:
         """The phrases that the line answers: several only where they share their truth; none where it is of other data.
@@ -185,10 +188,10 @@ class _Keys:
         kind = next((kind for kind in ("ref_id", "image") if line.get(kind) is not None), None)
         if kind is None or not isinstance(sentence, str):
             raise InputError(f"{where} does not say which phrase it answers: {_HOW}")
-        found = self.by_name.get((kind, str(line[kind]), sentence))
-        if found is None and kind == "image":
-            found = self.by_name.get((kind, os.path.basename(str(line[kind])), sentence))
-        found = [phrase for phrase in found or () if line.get("split") in (None, phrase.split)]
+        name = str(line[kind])
+        if kind == "image":  # the most of a path that is known: images in other folders may have the same name
+            name = next((one for one in (name, *endings(name)) if (kind, one) in self.names), name)
+        found = [one for one in self.by_name.get((kind, name, sentence), ()) if line.get("split") in (None, one.split)]
         if any(_truth(phrase) != _truth(found[0]) for phrase in found):
             raise InputError(
                 f"{where}: {kind} {str(line[kind])[:80]!r} with {sentence[:80]!r} names {len(found)} phrases of different "
@@ -238,6 +241,9 @@ def _score(
     counts = dict.fromkeys(("answered", "missing", "none", "unparsable", "several", "outside"), 0) | {"extra": extra}
     records: dict[str, list[dict[str, Any]]] = {split: [] for split in datasets}
     written: list[tuple[list[float], int, int]] = []
+    if not any(phrase.answer.keys() & {"box", "boxes", "text", "mask"} for phrase in phrases):
+        one = next(", ".join(phrase.answer) for phrase in phrases if phrase.line is not None)
+        raise InputError(f"no answer has box, boxes, text or mask: the first one has {one[:200]}")
     masked = any(phrase.answer.get("mask") is not None for phrase in phrases)
     boxed = not masked or any(
         phrase.answer.get(key) is not None for phrase in phrases for key in ("box", "boxes", "text")
@@ -314,7 +320,7 @@ def _boxes_of_answer(phrase: _Phrase, boxed: bool) -> tuple[str, list[list[float
     if phrase.line is None:
         return "missing", [], None
     if not boxed:
-        alone = "unparsable" if answer.get("mask") is None else "one" if _area(phrase) else "none"
+        alone = "unparsable" if answer.get("mask") is None else "one" if masks.decode(_rle(phrase)).any() else "none"
         return alone, [], None
     if answer.get("text") is not None:
         text = answer["text"] if isinstance(answer["text"], str) else ""
@@ -322,7 +328,7 @@ def _boxes_of_answer(phrase: _Phrase, boxed: bool) -> tuple[str, list[list[float
         return _kind(found) if found or says_none(text) else "unparsable", found, None
     many, scores = answer.get("boxes"), answer.get("scores")
     if many is None:
-        many, scores = ([] if answer.get("box", 0) is None else [answer.get("box")]), [answer.get("score")]
+        many, scores = ([] if answer.get("box", 0) in (None, []) else [answer.get("box")]), [answer.get("score")]
         scores = scores if _number(scores[0]) else None
     listed = [four_numbers(box) for box in many] if isinstance(many, list) else [None]
     if None in listed:
@@ -365,8 +371,7 @@ def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     of the whole image.
     """
     if phrase.answer.get("mask") is not None:
-        rle = phrase.answer["mask"]
-        _area(phrase)
+        rle = _rle(phrase)
         predicted = masks.decode(rle).astype(bool)
     else:
         predicted = np.full((phrase.height, phrase.width), kind in _LOST and not len(phrase.targets))
@@ -379,13 +384,13 @@ def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     return told | {"mask_intersection": intersection, "mask_union": union}
 
 
-def _area(phrase: _Phrase) -> int:
-    """Pixels of the mask of its answer.
+def _rle(phrase: _Phrase) -> dict[str, Any]:
+    """The mask of its answer.
 
     Raises:
         InputError: it is no mask of the phrase's image.
     """
     try:
-        return masks.check(phrase.answer["mask"], phrase.height, phrase.width)
+        return masks.from_coco(phrase.answer["mask"], phrase.height, phrase.width)
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"the mask of the answer to {_named(phrase)} is no COCO RLE of its image: {error}") from None

@@ -220,6 +220,47 @@ def test_nothing_in_one_image_is_not_nothing_in_another(tmp_path):
             read_answers(lines(tmp_path / "a.jsonl", [key | {"sentence": "a cat", "boxes": []}]), split, Convention())
 
 
+def test_images_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
+    class Folders(ToySplit):
+        def describe(self, index):
+            words = "the dog" if index < 2 else "the cat"
+            return super().describe(index) | {"image": f"/data/{'abb'[index]}/1.jpg", "sentence": words}
+
+    split = {"val": ForeignDataSet(Folders(3))}
+    for prefix in ("", "./", "/elsewhere/data/", "C:\\data\\"):
+        answers = [
+            {"image": f"{prefix}{folder}/1.jpg".replace("/", "\\" if "\\" in prefix else "/"), "sentence": "the dog"}
+            for folder in "ab"
+        ]
+        told = [answer | {"box": truth()[i][0].tolist()} for i, answer in enumerate(answers)]
+        scored = read_answers(lines(tmp_path / "a.jsonl", told), split, Convention())
+        assert [record["iou"] > 0.99 for record in scored.records["val"]] == [True, True, False], prefix
+    cat = {"sentence": "the cat", "box": truth()[2][0].tolist()}
+    with pytest.raises(InputError, match="none of the lines"):  # there is one in b alone
+        read_answers(lines(tmp_path / "a.jsonl", [cat | {"image": "a/1.jpg"}]), split, Convention())
+    scored = read_answers(lines(tmp_path / "a.jsonl", [cat | {"image": "1.jpg"}]), split, Convention())
+    assert scored.counts["answered"] == 1
+
+
+@pytest.mark.parametrize("targets", ["one", "any"])
+def test_a_mask_may_be_any_of_cocos_forms(targets, tmp_path):
+    class Square(AnyNumber):
+        def target_mask(self, index):
+            mask = np.zeros((60, 80), bool)
+            mask[10:30, 10:30] = True
+            return mask
+
+    dataset = Square(2)
+    dataset.targets, dataset.target_boxes = targets, lambda _: AnyNumber.target_boxes(dataset, 1)
+    runs = [10 * 60 + 10, *([20, 40] * 19), 20, 30 + 50 * 60]
+    answer = {"index": 1, "sentence": dataset.describe(1)["sentence"]}
+    outline = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    for mask in (encode(dataset.target_mask(1)), {"size": [60, 80], "counts": runs}, outline):
+        path = lines(tmp_path / "a.jsonl", [answer | {"mask": mask}])
+        record = read_answers(path, {"val": ForeignDataSet(dataset)}, Convention()).records["val"][1]
+        assert (record["mask_intersection"], record["mask_union"]) == (400, 400), mask
+
+
 def test_every_box_of_an_answer_is_looked_for_in_its_image(tmp_path):
     split = {"val": ForeignDataSet(AnyNumber(3))}
     answer = {
@@ -239,23 +280,24 @@ def test_two_objects_where_phrases_name_one_are_an_error(tmp_path):
 
 def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     box = truth()[3][0].tolist()
-    others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(8)]
+    others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(9)]
     others[0] |= {"box": None}
     others[1] |= {"box": [1, 2, 3]}
     others[2] |= {"box": [0, 0, float("nan"), 4]}
     others[3] |= {"boxes": [[0, 0, 1, 1], box], "scores": [0.2, 0.9]}
     others[4] |= {"text": "I see no dog here."}
     others[5] |= {"boxes": []}
+    others[8] |= {"box": []}
     others[6] |= {"box": [0, 0, 9000, 9000], "score": 0.5}
     others[7] |= {"text": f"```json\n{json.dumps([{'bbox_2d': truth()[7][0].tolist(), 'label': 'dog'}])}\n```"}
     lost = [{"ref_id": "elsewhere", "sentence": "x", "box": box}, {"split": "test", "index": 0, "box": box}]
     scored = read_answers(lines(tmp_path / "a.jsonl", [*others, *lost]), SPLIT, Convention())
     assert scored.counts == {
-        "answered": 8, "missing": 32, "none": 2, "unparsable": 3, "several": 1, "outside": 1, "extra": 2,
+        "answered": 9, "missing": 31, "none": 3, "unparsable": 3, "several": 1, "outside": 1, "extra": 2,
     }  # fmt: skip
     right = [record["index"] for record in scored.records["val"] if record["iou"] > 0.5]
     assert right == [3, 7] and scored.records["val"][3]["score"] == 0.9
-    assert "32 phrases without one (wrong)" in scored.summary()
+    assert "31 phrases without one (wrong)" in scored.summary()
 
 
 def test_an_index_needs_the_datas_fingerprint_or_a_sentence_that_agrees(tmp_path):
@@ -311,6 +353,7 @@ def test_a_key_names_one_truth(tmp_path):
         ("[\n {}\n]", "of another kind"),
         ('{"box": [0, 0, 1, 1]}', "does not say which phrase"),
         ('{"ref_id": "nobody", "sentence": "x", "box": null}', "none of the lines"),
+        ('{"ref_id": "r0", "sentence": %s, "bbox": [0, 0, 1, 1]}', "the first one has ref_id, sentence, bbox"),
         ('{"index": 999, "sentence": "x"}', "not among those"),
         ('{"index": 0.5, "sentence": "x"}', "whole number"),
         (
