@@ -300,6 +300,19 @@ def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     assert "31 phrases without one (wrong)" in scored.summary()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"text": "<loc0100><loc0200><loc0500><loc0900> dog"}, {"box": {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}}],
+)
+def test_where_no_answer_can_be_read_it_is_said(told, tmp_path):
+    answers = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} | told for i in range(2)]
+    scored = read_answers(lines(tmp_path / "a.jsonl", answers), SPLIT, Convention())
+    assert scored.counts["unparsable"] == 2 and "no answer can be read" in scored.suspicion
+    answers[0]["box"] = None
+    answers[0].pop("text", None)
+    assert read_answers(lines(tmp_path / "a.jsonl", answers), SPLIT, Convention()).suspicion is None
+
+
 def test_an_index_needs_the_datas_fingerprint_or_a_sentence_that_agrees(tmp_path):
     inner = ToySplit(4)
     inner.fingerprint = "abc"
