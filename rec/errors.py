@@ -32,3 +32,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 class CheckpointError(TrainingError):
     """A checkpoint cannot be read or does not fit."""
+
+
+class OtherRunError(CheckpointError):
+    """A checkpoint is of another model or optimizer: no older one of the same run would fit either."""

@@ -1,7 +1,7 @@
 """Loading a checkpoint: read whole and compared with what it is for, then put into model, EMA, optimizer and generators."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from accelerate.checkpointing import load_accelerator_state
 from accelerate.utils import load as load_unchecked
 from safetensors.torch import load_file
 
-from rec.errors import CheckpointError
+from rec.errors import CheckpointError, OtherRunError
 from rec.models.pretrained_text import borrowed_names
 from rec.models.pth import check_pickles
 from rec.models.soundness import differences
@@ -43,6 +43,7 @@ def load(
     ema: EMA | None,
     state: TrainerState | None = None,
     report: Callable[[str], None] = lambda _: None,
+    own_options: Iterable[str] = (),
 ) -> TrainerState:
     """Restores raw weights, EMA, optimizer, scaler and random states (every process calls it).
 
@@ -56,6 +57,7 @@ def load(
         ema: None drops the checkpoint's.
         state: the checkpoint's, where its files are known to be whole; None looks at them first.
         report: receives a line for what the checkpoint cannot restore here.
+        own_options: of the optimizer, such as ``weight_decay``: these stay as the run has them, the others are the checkpoint's.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another model.
@@ -65,7 +67,7 @@ def load(
             raise CheckpointError(f"{folder} cannot be loaded: {trouble}")
         state = read_state(folder)
     with _naming(folder):
-        _load(folder, accelerator, model, ema, state, report)
+        _load(folder, accelerator, model, ema, state, report, own_options)
     return state
 
 
@@ -100,8 +102,13 @@ def _load(
     ema: EMA | None,
     state: TrainerState,
     report: Callable[[str], None],
+    own_options: Iterable[str],
 ) -> None:
     sharded = accelerator.distributed_type in SHARDED
+    own_groups = [
+        [{name: group[name] for name in own_options if name in group} for group in optimizer.param_groups]
+        for optimizer in accelerator._optimizers
+    ]
     rank = accelerator.process_index
     has_generators = random_states(rank) in state.files  # else: more processes than the checkpoint was saved by
     if has_generators:
@@ -117,6 +124,8 @@ def _load(
         compare(ema.shadow, averaged, str(folder / AVERAGED))
     if sharded:
         accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+        for optimizer, groups in zip(accelerator._optimizers, own_groups, strict=True):
+            _update_each(optimizer.param_groups, groups)
     else:
         weights = left_out | _read(load_file, folder / WEIGHTS)
         compare(model.state_dict(), weights, str(folder))
@@ -124,6 +133,8 @@ def _load(
         moments = [_read(load_pickled, folder / OPTIMIZER, map_location="cpu") for _ in optimizers]
         for optimizer, saved in zip(optimizers, moments, strict=True):
             _check_optimizer(folder / OPTIMIZER, optimizer, saved)
+        for groups, saved in zip(own_groups, moments, strict=True):
+            _update_each(saved["param_groups"], groups)
         scaler = None
         if accelerator.scaler is not None:
             if SCALER in state.files:
@@ -141,6 +152,11 @@ def _load(
         ema.load(averaged, state.ema_updates)
     if has_generators:
         load_accelerator_state(str(folder), [], [], [], [], rank)
+
+
+def _update_each(groups: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
+    for group, own in zip(groups, values, strict=True):
+        group.update(own)
 
 
 def _check_generators(file: Path, states: Mapping[str, Any], report: Callable[[str], None]) -> None:
@@ -166,9 +182,10 @@ def _check_optimizer(file: Path, optimizer: torch.optim.Optimizer, saved: Mappin
         raise CheckpointError(f"{file} holds no optimizer's state: {type(error).__name__}: {error}") from error
     own = [group["params"] for group in optimizer.param_groups]
     if [len(group) for group in groups] != [len(group) for group in own]:
-        raise CheckpointError(
+        raise OtherRunError(
             f"{file} is of an optimizer with groups of {', '.join(str(len(group)) for group in groups)} parameters, this run's "
-            f"has {', '.join(str(len(group)) for group in own)}: continue with the same model, optim and train.parameter_groups"
+            f"has {', '.join(str(len(group)) for group in own)}: continue with the same model, optim and train.parameter_groups, "
+            "or choose another train.output_dir for a new run (train.load_weight starts it from these weights)"
         )
     known_shapes = type(getattr(optimizer, "optimizer", optimizer)).__module__.startswith("torch.optim")
     parameters = dict(zip((n for group in groups for n in group), (p for group in own for p in group), strict=True))
@@ -203,7 +220,7 @@ def compare(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]
     """
     shapes = ({name: tuple(value.shape) for name, value in side.items()} for side in (own, weights))
     if parts := [f"{len(names)} {what}, e.g. {names[0]}" for what, names in differences(*shapes).items()]:
-        raise CheckpointError(
+        raise OtherRunError(
             f"the weights in {origin} belong to another model: {'; '.join(parts)}. Use the config they were trained with, "
             "another train.output_dir for a new run, or train.load_weight to start from the part that fits"
         )

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from rec.config import to_native
 from rec.data.adapter import as_data_set
-from rec.errors import CheckpointError, TrainingError
+from rec.errors import CheckpointError, OtherRunError, TrainingError
 from rec.model_folder.text_encoder import WHERE
 from rec.training import checkpoint
 from rec.training.checkpoint_format import (
@@ -80,9 +80,10 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
             continue
         line = f"{key}: {old.get(key)} -> {new.get(key)}"
         same = _the_same(key, same_data, same_words and bool(saved.vocabulary), same_encoder)
-        # The state of one optimizer class means nothing to another.
-        other_class = key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]
-        if same is None and (other_class or key.startswith(REFUSED_CHANGES)):
+        # The state of one optimizer class means nothing to another, nor to options that keep more of it.
+        other_state = key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]
+        other_state |= key in ("optim.amsgrad", "optim.centered")
+        if same is None and (other_state or key.startswith(REFUSED_CHANGES)):
             refused.append(line)
         else:
             warned.append(line if same is None else f"{line} ({same})")
@@ -208,6 +209,7 @@ def restore(
     output_dir = Path(cfg.train.output_dir)
     notes: list[str] = []
     passed_over: dict[Path, str] = {}
+    other_run: str | None = None
     judged: list[str] = []
     if accelerator.is_main_process:
         clean_temporary(output_dir)
@@ -226,14 +228,15 @@ def restore(
                     judged = _judge_anew(chosen[1], state, output_dir)
         folder, saved, trouble = broadcast_object_list(chosen)
         if trouble is not None:
-            raise CheckpointError(trouble)
+            raise CheckpointError(other_run or trouble)
         if folder is None:
             return state, notes
         failure = None
         try:
-            checkpoint.load(folder, accelerator, model, ema, saved, notes.append)
+            checkpoint.load(folder, accelerator, model, ema, saved, notes.append, _changed_options(saved, state))
         except CheckpointError as error:
             failure = str(error)
+            other_run = other_run or (failure if isinstance(error, OtherRunError) else None)
         failures = [text for text in gather_object([failure]) if text is not None]
         if not failures:
             break
@@ -254,6 +257,12 @@ def restore(
     for name in ("processes", "accumulation", "config", "versions", "data_fingerprint", "data_content", "vocabulary"):
         setattr(saved, name, getattr(state, name))
     return saved, notes
+
+
+def _changed_options(saved: TrainerState, current: TrainerState) -> set[str]:
+    """The options of the optimizer that the configs give differently, such as ``weight_decay``."""
+    old, new = ({k: v for k, v in flatten(s.config).items() if k.startswith("optim.")} for s in (saved, current))
+    return {key.split(".")[1] for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
 
 
 def _refusal(folder: Path, saved: TrainerState, state: TrainerState, averages: bool) -> str | None:

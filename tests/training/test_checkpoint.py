@@ -277,6 +277,37 @@ def test_a_checkpoint_without_the_average_a_run_wants_is_refused_and_not_passed_
     assert folder_of(run.folder, 3).is_dir()
 
 
+def test_an_option_of_the_optimizer_that_was_changed_is_the_runs_and_others_stay_the_checkpoints(saved):
+    run, _ = saved
+    before, now = ({"optim": {"weight_decay": decay, "betas": [0.9, 0.999]}} for decay in (0.01, 0.3))
+    run.update += 1
+    run.writer.save(run.accelerator, run.model, run.optimizer, run.ema, TrainerState(update=3, config=before))
+    run.writer.wait()
+    for config, expected in ((before, 0.01), (now, 0.3)):
+        continued = Run(run.folder)
+        (group,) = continued.optimizer.param_groups
+        group["weight_decay"], group["eps"] = config["optim"]["weight_decay"], 0.5
+        continued.restore(TrainerState(config=config))
+        (group,) = continued.optimizer.param_groups
+        assert (group["weight_decay"], group["eps"], group["betas"]) == (expected, 1e-8, (0.9, 0.999))
+
+
+def test_a_checkpoint_of_another_model_or_other_groups_says_so_and_not_that_it_is_damaged(saved):
+    run, folder = saved
+    other = Run(run.folder)
+    groups = [{"params": [parameter]} for parameter in other.model.parameters()]
+    other.accelerator.free_memory()
+    other.optimizer = other.accelerator.prepare(torch.optim.AdamW(groups))
+    for continued, said in (
+        (other, "groups of 4 parameters, this run's has 1, 1, 1, 1"),
+        (Run(run.folder, width=8), "another model"),
+    ):
+        with pytest.raises(CheckpointError, match=said) as error:
+            continued.restore()
+        assert "from a copy" not in str(error.value) and "train.load_weight" in str(error.value)
+    assert folder.is_dir()
+
+
 def test_a_checkpoint_of_the_version_before_is_continued_with_one_line(saved):
     run, folder = saved
     as_version_1(folder)

@@ -126,6 +126,15 @@ def test_pretrained_weights_may_move_and_another_optimizer_is_refused():
     ]
 
 
+def test_an_option_that_keeps_more_state_is_refused_and_a_rate_is_not():
+    options = {"_target_": "torch.optim.Adam", "weight_decay": 0.0}
+    more = options | {"amsgrad": True, "weight_decay": 0.1}
+    assert changed({"optim": options}, {"optim": more}) == (
+        ["optim.amsgrad: None -> True"],
+        ["optim.weight_decay: 0.0 -> 0.1"],
+    )
+
+
 def test_a_checkpoint_notes_data_and_words(place, train_here, tmp_path):
     assert train_here(CONFIG, *data_at(place))[0] == 0
     (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*")
