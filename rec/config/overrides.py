@@ -20,8 +20,8 @@ from rec.config.refused import REFUSED
 
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 _OPENING = ("[", "(", "{", "'", '"')
-_INT = re.compile(r"[+-]?(0|[1-9][0-9_]*)")
-_FLOAT = re.compile(r"[+-]?((\d[\d_]*\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|inf)|nan")
+_INT = re.compile(r"[+-]?(0|[1-9](_?[0-9])*)")
+_FLOAT = re.compile(r"[+-]?((\d(_?\d)*\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?|inf)|nan")
 _TOKEN = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|([\[\](){},:\s])|((?:\$\{[^}]*\}|[^\[\](){},:'"])+)""")
 _STEP = re.compile(r"""\.?\[(?:'([^']+)'|"([^"]+)"|([^]'"]+))\]|\.?([^.\[\]]+)""")
 
@@ -87,7 +87,8 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise error_like(error, f"override `{override}`: {str(error).splitlines()[0]}") from error
         except LookupError as error:
             path = str(error.args[0])
-            raise unknown_key(path, [known for known, _ in walk(cfg)], f"to add it: +{path}=...") from None
+            how = error.args[1] or ("nothing is deleted" if sign == "~" else f"to add it: +{path}=...")
+            raise unknown_key(path, [known for known, _ in walk(cfg)], how) from None
         sources(cfg)[functools.reduce(join, steps, "")] = f"command line: {override}"
     return cfg
 
@@ -103,7 +104,8 @@ def _put(node: Any, steps: list[Any], value: Any, sign: str, path: str = "") -> 
         for _, text in unexpected(target, [step]):  # a target given by name may be hostile: only building it imports it
             raise error_like(KeyError, f"`{path}` → {object_name(target)}: {text}")
         if not isinstance(node, DictConfig) or (sign != "+" and target is None):
-            raise LookupError(functools.reduce(join, steps, path))
+            how = f"to change the length of `{path}`, write all of it" if isinstance(node, LISTS) else ""
+            raise LookupError(functools.reduce(join, steps, path), how)
         node[key] = {} if rest else None
     old = node[key] if rest or isinstance(value, dict) else None
     if rest or (isinstance(old, DictConfig) and not value.get("_delete_")):
