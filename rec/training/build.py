@@ -138,8 +138,7 @@ def read_run_config(
 
     def take_preprocess(cfg: Any) -> None:
         preprocess = read_folder_config(checked_file(trained.folder, "config.yaml"))["preprocess"]
-        target = cfg.dataset.get("_target_")
-        takes = parameters(locate(target) if isinstance(target, str) else target) if target else None
+        takes = _taken(cfg.dataset)
         for key in ("input_shape", "max_token_length"):
             if key in cfg.dataset or key in (takes or {}):
                 cfg.dataset[key] = preprocess[key]
@@ -156,9 +155,14 @@ def read_run_config(
 
 def instantiate_with(node: ConfigNode, known: Mapping[str, Any]) -> Any:
     """Instantiates a LazyCall with those of ``known`` that its target takes, so that targets from anywhere fit."""
-    target = node["_target_"]
-    takes = parameters(locate(target) if isinstance(target, str) else target)
+    takes = _taken(node)
     return instantiate(node, **{key: value for key, value in known.items() if takes is None or key in takes})
+
+
+def _taken(node: ConfigNode) -> Mapping[str, Any] | None:
+    """The arguments that a LazyCall's target takes; None where it takes any, or there is no target."""
+    target = node.get("_target_")
+    return parameters(locate(target) if isinstance(target, str) else target) if target else None
 
 
 def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | None = None) -> DataSet:
@@ -270,9 +274,14 @@ def evaluate_split(
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
-    """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config."""
-    if vocabulary is not None and "language_encoder" in cfg.model:
-        cfg.model.language_encoder.token_size = len(vocabulary)
+    """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config; an encoder
+    from elsewhere may take none."""
+    encoder = cfg.model.get("language_encoder")
+    if vocabulary is None or not isinstance(encoder, Mapping):
+        return
+    takes = _taken(encoder)
+    if takes is None or "token_size" in takes:
+        encoder["token_size"] = len(vocabulary)
 
 
 def parameter_groups(
@@ -384,5 +393,10 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
             "dataset.use_glove=false"
         )
     if (vectors := known.pretrained_emb) is not None:
-        model.language_encoder.load_word_vectors(vectors)
+        if not hasattr(takes_them := getattr(model, "language_encoder", None), "load_word_vectors"):
+            raise ConfigError(
+                f"dataset.use_glove=true, but the language_encoder of this {type(model).__name__} has no "
+                "load_word_vectors(vectors), which takes them: give it one, or set dataset.use_glove=false"
+            )
+        cast(Any, takes_them).load_word_vectors(vectors)
     return model

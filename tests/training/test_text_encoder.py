@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 
 pytest.importorskip("transformers")
@@ -351,3 +351,31 @@ def test_an_encoder_of_ours_learns_at_its_own_rate_as_a_whole():
 @pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
 def test_what_is_trained_is_computed_every_time(options, tmp_path, own_cache):
     assert Run(run_config(tmp_path, **options)).model.language_encoder.cache is None and not own_cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size"),
+    [
+        (LazyCall(LSTM_SA)(depth=1), len(WORDS)),
+        (LazyCall(torch.nn.Embedding)(num_embeddings=9, embedding_dim=2), None),
+        ({"kind": "mine"}, len(WORDS)),
+        ("mine", None),
+        (None, None),
+    ],
+)
+def test_an_encoder_from_elsewhere_is_told_the_size_of_the_vocabulary_only_where_it_takes_it(encoder, size):
+    cfg = OmegaConf.create({"model": {}}, flags={"allow_objects": True})
+    cfg.model.language_encoder = encoder
+    build.set_vocabulary_size(cfg, WORDS)
+    found = cfg.model.language_encoder
+    assert (found.get("token_size") if isinstance(found, dict | DictConfig) else None) == size
+
+
+def test_word_vectors_for_an_encoder_that_takes_none_are_told(tmp_path):
+    class Vectors(Data):
+        pretrained_emb = torch.zeros(len(WORDS), 4).numpy()
+
+    cfg = run_config(tmp_path)
+    cfg.model = LazyCall(torch.nn.Linear)(in_features=1, out_features=1)
+    with pytest.raises(ConfigError, match=r"has no load_word_vectors.*or set dataset.use_glove=false"):
+        build.build_model(cfg, Vectors())
