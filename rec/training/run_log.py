@@ -264,7 +264,7 @@ class Profiler:
         options: ``train.profile``: ``enabled``; ``first_update`` and ``updates``, counted from the start of this process.
         folder: the output folder.
         accelerator: the run's.
-        report: receives one line when the trace is written.
+        report: receives one line when the trace is written, or where the process ends before its first profiled update.
     """
 
     def __init__(
@@ -282,11 +282,15 @@ class Profiler:
         if self.done == self.first:
             how = ProfileKwargs(output_trace_dir=str(self.folder), record_shapes=True, profile_memory=True)
             self.recording.enter_context(self.accelerator.profile(how))
-            self.recording.callback(self.report, f"profile of {self.last - self.first} updates: {self.folder}")
+            self.recording.callback(lambda: self.report(f"profile of {self.done - self.first} updates: {self.folder}"))
         self.done += 1
 
     def close(self) -> None:
         """Writes what was recorded, also of a run that ends before its last profiled update."""
+        if self.done <= self.first:
+            self.report(
+                f"no profile: train.profile.first_update={self.first}, and this process had {self.done} updates"
+            )
         self.recording.close()
 
 
