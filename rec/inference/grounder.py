@@ -32,6 +32,7 @@ from rec.inference.inputs import (
     with_threshold,
 )
 from rec.model_folder.format import describe_origin, knows_shapes_only
+from rec.models.layers import channels_last
 from rec.models.soundness import PredictionError, not_finite
 
 __all__ = ["Grounder", "Grounding", "draw", "suppress"]
@@ -78,7 +79,7 @@ class Grounder:
             raise ValueError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
         self._autocast = _AUTOCAST.get(name)
         # Convolutions run on this layout anyway; doing it once saves a reordering in every call.
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.model = channels_last(model.to(self.device)).eval()
         if compile:
             compile_network(self.model)
         self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls

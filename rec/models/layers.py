@@ -18,6 +18,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def channels_last(model: nn.Module) -> nn.Module:
+    """``model`` in channels-last memory, which convolutions run on anyway; as it is where it holds tensors of five dimensions,
+    such as a 3-D convolution's, of which torch refuses that."""
+    if any(tensor.ndim == 5 for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def activation(name: str) -> nn.Module:
     """The activation called ``name``: ``silu``, ``relu`` or ``lrelu`` (leaky, slope 0.1)."""
     if name not in ACTIVATIONS:

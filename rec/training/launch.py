@@ -10,8 +10,9 @@ from accelerate.utils import DDPCommunicationHookType, parse_flag_from_env
 from torch import nn
 
 from rec.command_line import announce
-from rec.config import solve_batch_size
+from rec.config import instantiate, solve_batch_size
 from rec.errors import TrainingError
+from rec.models.layers import channels_last
 from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_loading import SHARDED
 from rec.training.process import fork_safely, use_all_cores
@@ -33,7 +34,7 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
     accumulation = train.num_accumulation_steps
     accelerator = Accelerator(
         gradient_accumulation_steps=accumulation,
-        log_with=list(train.trackers or ()) or None,
+        log_with=instantiate(train.trackers or ()) or None,
         project_dir=train.output_dir,
         # Gradients are views of the reduced buckets: one copy less. Static architecture: nothing is searched for unused.
         kwargs_handlers=[
@@ -145,7 +146,7 @@ def prepare_model(
         # It divides contiguous weights alone. They stay float32, as BatchNorm's statistics are: autocast computes in bfloat16.
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
     else:
-        model = model.to(memory_format=torch.channels_last)
+        model = channels_last(model)
     if train.compile.enabled:
         if train.compile.backend not in torch._dynamo.list_backends(None):
             known = ", ".join(torch._dynamo.list_backends())

@@ -3,8 +3,34 @@
 import json
 
 import numpy as np
+from accelerate import Accelerator
+from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rec.training.run_log import Profiler
+
+TRACKER = """
+from accelerate.tracking import GeneralTracker
+
+
+class Lines(GeneralTracker):
+    name, requires_logging_directory = "lines", False
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = open(file, "w", buffering=1)
+
+    @property
+    def tracker(self):
+        return self.file
+
+    def store_init_configuration(self, values):
+        self.file.write("begin\\n")
+
+    def log(self, values, step=None, **more):
+        self.file.write("\\n".join([*values, ""]))
+"""
 
 
 def test_log_image_draws_each_evaluation_into_the_run_folder_and_to_the_tracker(project):
@@ -41,3 +67,28 @@ def test_profile_leaves_a_trace_of_the_updates_asked_for_on_every_process(projec
 def test_a_run_shorter_than_the_profile_still_leaves_its_trace(project):
     project.run("train.profile.enabled=true", "train.profile.first_update=1", "train.train_iter=2")
     assert (project.folder / "run/profile/profile_0.json").stat().st_size > 1000
+
+
+def test_a_run_says_how_many_updates_its_profile_has_and_why_there_is_none(tmp_path):
+    lines, options = [], OmegaConf.create({"enabled": True, "first_update": 2, "updates": 3})
+    for updates in (2, 3):
+        profiler = Profiler(options, tmp_path, Accelerator(cpu=True), lines.append)
+        for _ in range(updates):
+            profiler.before_update()
+        profiler.close()
+    assert lines == [
+        "no profile: train.profile.first_update=2, and this process had 2 updates",
+        f"profile of 1 updates: {tmp_path / 'profile'}",
+    ]
+
+
+def test_a_tracker_of_ones_own_is_a_lazy_call(project, run_script, monkeypatch):
+    (project.folder / "own_tracker.py").write_text(TRACKER, encoding="utf-8")
+    monkeypatch.chdir(project.folder)
+    monkeypatch.syspath_prepend(project.folder)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    own = "train.trackers=[{_target_: own_tracker.Lines, file: lines.txt}]"
+    status, said = run_script(project.config, own, "train.train_iter=3")
+    assert status == 0, said
+    lines = (project.folder / "lines.txt").read_text(encoding="utf-8").split()
+    assert lines[0] == "begin" and {"train/loss", "evaluation/mIoU"} <= set(lines)

@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from rec.models.layers import channels_last
 from rec.training.checkpoint import match_memory_format
 
 
@@ -30,3 +31,9 @@ def test_a_contiguous_state_continues_on_channels_last_weights() -> None:
     match_memory_format(other)
     step(continued, other, 1)
     assert torch.allclose(continued, weight)
+
+
+def test_a_model_with_a_convolution_in_three_dimensions_stays_as_it_is() -> None:
+    flat, deep = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv3d(4, 4, 3)
+    assert channels_last(torch.nn.Sequential(flat, deep))[0].weight.is_contiguous()
+    assert channels_last(flat).weight.is_contiguous(memory_format=torch.channels_last)
