@@ -109,7 +109,7 @@ def decode_image(
         if header.whole:  # OpenCV fills what is missing of a truncated file with gray and says nothing; PIL raises
             pixels = _by_opencv(data)
             if pixels is not None and pixels.shape[:2] == (header.height, header.width):
-                return _upright(pixels, header.orientation)
+                return upright(pixels, header.orientation)
     return rgb_from_pil(open_image(data, name, max_pixels), name)
 
 
@@ -175,7 +175,7 @@ def rgb_from_pil(image: "PIL.Image.Image", name: str = "given") -> np.ndarray:
             pixels = rgb_from_array(np.asarray(image), name)
         else:
             pixels = np.asarray(image.convert("RGB"))
-        return _upright(pixels, exif_orientation(image.info.get("exif")))
+        return upright(pixels, exif_orientation(image.info.get("exif")))
     except ImageError:
         raise
     except Exception as error:  # as in open_image
@@ -240,7 +240,7 @@ def exif_orientation(exif: object) -> int:
     return 1
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes an EXIF orientation; contiguous."""
     if orientation >= 5:
         pixels = cv2.transpose(pixels)

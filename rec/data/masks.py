@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rec import trust
-from rec.data.images import decode_image, open_image, read_bytes
+from rec.data.images import decode_image, exif_orientation, open_image, read_bytes, upright
 from rec.errors import UntrustedError
 
 
@@ -54,8 +54,8 @@ def union(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any]
 
 
 def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.ndarray:
-    """The mask of an image of ``height`` x ``width``: a ``.npy`` file, or a picture or its bytes, all but black of which
-    is the object.
+    """The mask of an image of ``height`` x ``width``: a ``.npy`` file, or a picture or its bytes. The object is what is to
+    be seen of a picture that is transparent elsewhere (a cut-out), of any other all but black.
 
     Returns:
         ``(height, width)``; every value that is not 0 belongs to the object.
@@ -69,15 +69,19 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
     limit = max(height * width, 1 << 20)
     opened = open_image(mask if isinstance(mask, bytes) else read_bytes(mask), "of the mask", limit)
     name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
-    if opened.mode.startswith(
-        "I"
-    ):  # a photograph's rule cuts 16-bit samples to their high byte, and with it objects' numbers
-        try:
+    array = None
+    try:
+        if opened.mode.startswith("I"):  # a photograph's rule cuts 16-bit samples, and with them objects' numbers
             array = np.asarray(opened)
-        except Exception as error:  # as in rec.data.images.rgb_from_pil
-            raise ValueError(f"the mask {name} is truncated or broken: {error}") from None
-    else:
+        elif opened.has_transparency_data:
+            alpha = np.asarray(opened.convert("RGBA"))[..., 3]
+            array = alpha if alpha.min() == 0 < alpha.max() else None
+    except Exception as error:  # as in rec.data.images.rgb_from_pil
+        raise ValueError(f"the mask {name} is truncated or broken: {error}") from None
+    if array is None:
         array = decode_image(mask, max_pixels=limit).max(axis=2)
+    else:
+        array = upright(array, exif_orientation(opened.info.get("exif")))
     if array.shape != (height, width):
         raise ValueError(
             f"the mask {name} is {array.shape[0]} rows x {array.shape[1]} columns, its image {height} x {width}"

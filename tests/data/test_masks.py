@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco
 
 from rec.data import masks
@@ -54,6 +54,42 @@ def test_a_mask_of_small_numbers_in_many_bits_covers_what_is_not_black(tmp_path,
         masks.read(tmp_path / f"cut.{ending}", 6, 9)
     np.save(tmp_path / "m.npy", mask[..., None])
     assert np.array_equal(masks.read(tmp_path / "m.npy", 6, 9), mask)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_a_mask_picture_stands_upright_whatever_its_bits(tmp_path, dtype):
+    mask = np.zeros((6, 9), np.uint8)
+    mask[0, 1:4] = mask[2, 0] = 5
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(mask).save(tmp_path / "photo.png", exif=exif)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "photo.png"))) != 0
+        Image.fromarray(mask.astype(dtype)).save(tmp_path / "m.png", exif=exif)
+        assert np.array_equal(masks.read(tmp_path / "m.png", *upright.shape) != 0, upright), orientation
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_the_object_of_a_cut_out_is_what_is_not_transparent(tmp_path, mode):
+    shown = np.zeros((6, 9), bool)
+    shown[1:4, 2:5] = True
+    for ground, object_ in ((255, 255), (0, 0), (255, 0)):
+        if mode == "P":
+            picture = Image.fromarray(shown.astype(np.uint8))
+            picture.putpalette([ground] * 3 + [object_] * 3)
+            picture.save(tmp_path / "m.png", transparency=0)
+        else:
+            colours = np.where(shown, object_, ground).astype(np.uint8)
+            planes = [colours] * (len(mode) - 1) + [shown * np.uint8(255)]
+            Image.fromarray(np.dstack(planes), mode).save(tmp_path / "m.png")
+        assert np.array_equal(masks.read(tmp_path / "m.png", 6, 9) != 0, shown), (ground, object_)
+
+
+def test_of_a_picture_that_is_all_opaque_all_but_black_is_the_object(tmp_path):
+    mask = np.zeros((6, 9), np.uint8)
+    mask[1:4, 2:5] = 200
+    Image.fromarray(np.dstack([mask] * 3 + [np.full_like(mask, 255)])).save(tmp_path / "m.png")
+    assert np.array_equal(masks.read(tmp_path / "m.png", 6, 9) != 0, mask != 0)
 
 
 def test_parts_of_a_polygon_object_are_united():
