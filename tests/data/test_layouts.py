@@ -140,6 +140,34 @@ def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
     assert report_of(info, "val").left_out == {"rectangles without a text": 1, "regions that are no rectangles": 1}
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/data/local-files/?d=sub%5Ca%2Bb.jpg",
+        "/data/local-files/?d=sub\\a+b.jpg",
+        "http://localhost:8080/data/local-files/?d=photos/sub/a%2Bb.jpg",
+        "/data/local-files?d=sub/a+b.jpg",
+        "C:\\photos\\sub\\a+b.jpg",
+    ],
+)
+def test_addresses_of_label_studio_may_be_of_windows_or_quoted(folder, address):
+    write_image(folder / "photos" / "a+b.jpg", 120, 90, BOX)
+    write_image(folder / "photos" / "sub" / "a+b.jpg", 120, 90, BOX)
+    [row] = table(folder, write(folder, [task(address)]))
+    assert row["image_id"].split("/")[-1] == "a+b.jpg" and np.allclose(row["bbox"], BOX, atol=1e-4)
+
+
+def test_labels_of_label_studio_are_of_their_rectangle(folder):
+    """As its template for OCR writes them: the rectangle, its label and its text are three results of one id."""
+    each = {"rectangle": PERCENT, "labels": PERCENT | {"labels": ["mug"]}, "textarea": PERCENT | {"text": ["red box"]}}
+    results = [{"id": "r1", "type": kind, "value": value} | SIZE for kind, value in each.items()]
+    file = write(folder, [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": results}]}])
+    [row] = table(folder, file)
+    assert (row["sentences"], row["category"]) == (["red box"], "mug")
+    info = prepare(open_source(file, name="mine", image_path=str(folder / "photos")), folder / "out", progress=False)
+    assert report_of(info, "train").left_out == {}
+
+
 def test_json_min_pairs_rectangles_and_texts_by_order(folder):
     record = {"id": 1, "img": "/data/upload/b.jpg", "annotation_id": 3, "annotator": 1, "lead_time": 2.5}
     boxes = [PERCENT | SIZE | {"rectanglelabels": ["box"]}, PERCENT | SIZE | {"x": 50}]

@@ -3,8 +3,9 @@
 Format (https://labelstud.io/guide/task_format): a list of tasks ``{id, data: {image: address, …}, annotations: [{result:
 […], was_cancelled, ground_truth}]}``. A result of type ``rectanglelabels`` or ``rectangle`` has ``value: {x, y, width, height,
 rotation}`` in percent of the image, and ``original_width``, ``original_height`` in pixels; one of type ``textarea`` with the
-same ``id`` (``perRegion="true"`` in the labelling interface) holds the phrases in ``value.text``. JSON_MIN has one record for
-each annotation: the task's data, and under each tag's name the values of its results, a text of one line as such.
+same ``id`` (``perRegion="true"`` in the labelling interface) holds the phrases in ``value.text``, and one of type
+``labels`` what is a ``rectangle``. JSON_MIN has one record for each annotation: the task's data, and under each tag's name
+the values of its results, a text of one line as such.
 """
 
 import os
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given, own_split
@@ -103,19 +104,23 @@ def _regions(task: dict[str, Any], columns: Mapping[str, str], left: Counter[str
     for annotation in [one for one in done if one.get("ground_truth")] or done:
         results = _objects(annotation.get("result"), "result")
         texts: dict[str, list[Any]] = {}
+        labels: dict[str, Any] = {}
         for result in results:
-            said = (result.get("value") or {}).get("text") if result.get("type") == "textarea" else None
-            texts.setdefault(str(result.get("id")), []).extend(
-                said if isinstance(said, list) else [said] if said else []
-            )
+            value, region = result.get("value") or {}, str(result.get("id"))
+            said = value.get("text") if result.get("type") == "textarea" else None
+            texts.setdefault(region, []).extend(said if isinstance(said, list) else [said] if said else [])
+            if result.get("type") == "labels":
+                labels[region] = value.get("labels")
         for result in results:
             if result.get("type") not in _RECTANGLES:
-                if result.get("type") != "textarea":
+                if result.get("type") not in ("textarea", "labels"):
                     left[_NO_RECTANGLE] += 1
                 continue
             said = texts.get(str(result.get("id")))
             if said:
-                regions.append(result | result["value"] | {"texts": said})
+                regions.append(
+                    {"labels": labels.get(str(result.get("id")))} | result | result["value"] | {"texts": said}
+                )
             else:
                 left[_NO_TEXT] += 1
     return regions
@@ -195,8 +200,9 @@ def _row(
 def _file(address: str, root: Path) -> str:
     """The name below ``root`` of the file that an address means; the last guess where none is there."""
     parts = urlsplit(address)
-    local = parse_qs(parts.query).get("d", [None])[0] if parts.path.endswith("/local-files/") else None
-    path = (local or unquote(parts.path)).lstrip("/")
+    # Behind ?d= of a local file; there older versions leave the signs of addresses as they are.
+    _, local, quoted = address.partition("?d=") if parts.path.rstrip("/").endswith("/local-files") else ("", "", "")
+    path = unquote(quoted if local else parts.path).replace("\\", "/").lstrip("/")
     base = os.path.basename(path)
     names = dict.fromkeys([path, base, re.sub(r"^[0-9a-f]{8}-", "", base)])
     return next((name for name in names if (root / name).is_file()), next(reversed(names)))
