@@ -187,6 +187,7 @@ _PLACE = frozenset(
 _UNSURE = re.compile(
     r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|uneaten)\b"
     r"|\b(?:is|are|was|were|only\s+\w+|last\s+\w+)\s+left\W*$"
+    r"|\b(?:who|has|have|had|just)\s+left\b"
     r"|\bport\W*side\b|\bo\W*clock\b|clockwise\b",
     re.IGNORECASE,
 )

@@ -135,6 +135,7 @@ def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
     "phrase",
     [
         "woman right behind her", "left over pizza", "leftovers", "only one left", "all right guy", "3 o'clock",
+        "the man who left", "bike someone has left here",
         "lft guy", "l man", "man, l.", "r. one", "girl on the LHS", "rhs dog", "rigth side", "eft girl",
         "man on leeft", "topleft pizza", "rightfront sandwich", "left_man", "the boat's port side",
         "man on the \uff2c\uff25\uff26\uff34",
