@@ -118,9 +118,10 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     files = [file for file in files if not file.name.startswith(".")]  # such as ._train.parquet of a Mac
     splits: dict[str, list[Path]] = {}
     for file in sorted(files):
-        name = re.split(r"-\d", file.stem)[0]
+        shard = re.fullmatch(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]{16})?", file.stem)  # older libraries add a digest
+        name = shard[1] if shard else re.split(r"-\d", file.stem)[0]
         # A table by itself is called anything; published shards have their split's name.
-        is_split = len(files) > 1 or (file != path and re.search(r"-\d{5}-of-\d{5}$", file.stem))
+        is_split = len(files) > 1 or (file != path and shard)
         splits.setdefault(name if is_split else "train", []).append(file)
     return splits
 

@@ -54,6 +54,9 @@ def test_a_shard_has_the_name_of_its_split_also_where_it_is_the_only_one(tmp_pat
     assert list(parquet_files(tmp_path)) == ["test"]
     (tmp_path / "test-00000-of-00001.parquet").rename(tmp_path / "boxes.parquet")
     assert list(parquet_files(tmp_path)) == ["train"]
+    for file, split in (("val-00000-of-00001-0a1b2c3d4e5f6789", "val"), ("test-2-00000-of-00001", "test-2")):
+        next(tmp_path.glob("[!.]*.parquet")).rename(tmp_path / f"{file}.parquet")
+        assert list(parquet_files(tmp_path)) == [split]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy"])
