@@ -16,7 +16,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
@@ -302,6 +302,32 @@ def swap(new: Path, final: Path) -> None:
     final.rename(old)
     new.rename(final)
     old.rename(new)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of such a block for the same folder, which is made where it is not there.
+
+    Raises:
+        InputError: another process is in one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{folder} is being written by another process: wait for it, or stop it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def empty(folder: Path) -> None:
+    """Removes all that a folder holds."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def default_mode(folder: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Parquet files and ``datasets.save_to_disk`` folders that somebody else may have written.
+"""Parquet files and ``datasets.save_to_disk`` folders: ours, and those that somebody else may have written.
 
 A parquet file is turned once into an Arrow file in the cache of the ``datasets`` library, a few rows at a time: columns
 may repeat one long value for all rows, which take no room in the file. An Arrow file is mapped, and its offsets are
@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 from rec import trust
 from rec.data.content import cache_place
 from rec.data.sources import SourceError, check_split_names, load_json
-from rec.files import whole_file
+from rec.files import link_or_copy, whole_file, write_json
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 64
+# The files of a prepared folder; hidden ones are the file system's, cache-….arrow the library's.
+_OF_A_TABLE = re.compile(
+    r"prepared\.json|dataset_dict\.json|images\.u8|image_digests-[^/]+\.arrow|[^/]+-\d{5}-of-\d{5}\.parquet|images/\d+/\d+\.jpg"
+    r"|[^/]+/(data-\d{5}-of-\d{5}\.arrow|cache-[^/]+\.arrow|state\.json|dataset_info\.json)|\.partial/.*|(.*/)?\.[^/]+"
+)
 
 
 def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
@@ -172,6 +177,56 @@ def load_split(folder: Path) -> "datasets.Dataset":
     except Exception as error:  # as in load_parquet
         raise _broken(folder, "a saved table", error) from error
     return table
+
+
+def save_tables(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> dict[str, list[Path]]:
+    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` or as parquet; returns the files.
+
+    The library's own function would want every image file at hand, to estimate sizes.
+    """
+    from pyarrow import parquet as pq
+
+    files: dict[str, list[Path]] = {}
+    for split, table in tables.items():
+        shards = [Path(entry["filename"]) for entry in table.cache_files]
+        if parquet:
+            files[split] = [folder / f"{split}-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards))]
+            # Of other labels, whose preparation was interrupted here.
+            for shard in {*folder.glob(f"{glob.escape(split)}-[0-9]*-of-[0-9]*.parquet")} - {*files[split]}:
+                shard.unlink()
+            for shard, target in zip(shards, files[split], strict=True):
+                # Small row groups: a streaming reader holds one at a time, with the images in it.
+                with whole_file(target) as temporary, open(temporary, "wb") as sink:
+                    pq.write_table(type(table).from_file(str(shard)).data.table, sink, row_group_size=200)
+            continue
+        (folder / split).mkdir(exist_ok=True)
+        names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
+        files[split] = [folder / split / name for name in names]
+        for shard, target in zip(shards, files[split], strict=True):
+            link_or_copy(shard, target)
+        table.info.write_to_directory(str(folder / split))
+        state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
+        state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
+        named = split if re.fullmatch(r"\w+(\.\w+)*", split) else None  # the library reads no others, such as test-dev
+        write_json(folder / split / "state.json", state | {"_split": named})
+    if not parquet:
+        write_json(folder / "dataset_dict.json", {"splits": list(tables)})
+    return files
+
+
+def refuse_others(folder: Path) -> None:
+    """Makes sure that a folder that is to be replaced holds nothing but a prepared table.
+
+    Raises:
+        SourceError: names a file that would be lost.
+    """
+    names = (
+        os.path.relpath(os.path.join(place, name), folder) for place, _, files in os.walk(folder) for name in files
+    )
+    if others := sorted(name for name in names if not _OF_A_TABLE.fullmatch(name)):
+        raise SourceError(
+            f"{folder} holds {others[0]}, which is of no table and would be lost: move it, or choose another output folder"
+        )
 
 
 def _broken(where: object, what: str, error: Exception) -> SourceError:

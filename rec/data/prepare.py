@@ -6,13 +6,11 @@ fingerprint and the digests of :mod:`rec.data.content`. ``prepared.json`` is wri
 """
 
 import dataclasses
-import glob
 import hashlib
 import itertools
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from rec.data.arrow_files import refuse_others, save_tables
 from rec.data.cleaning import EXCLUDED, Report, SeenIds, clean_rows, ids_of
 from rec.data.complete import complete_rows
 from rec.data.content import describe, fingerprint
 from rec.data.schema import FEATURES, BadRecord, attempt
 from rec.data.sources import Source, SourceError, check_split_names, find_split, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import link_or_copy, refuse_inputs, swap, user_path, whole_file, write_json
+from rec.files import alone_in, empty, refuse_inputs, swap, user_path, write_json
 from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -78,7 +77,8 @@ def prepare(
         The content of ``prepared.json``.
 
     Raises:
-        SourceError: unknown split, or a folder that holds other data.
+        SourceError: unknown split, or a folder that holds other data, or files that are no table's with ``overwrite``.
+        InputError: another process is at work in the folder.
         BadRecord: with ``on_bad_record="raise"``; with ``"skip"``, where most records of a split fail alike.
     """
     # What is asked for, checked before anything is written.
@@ -92,22 +92,42 @@ def prepare(
         job["allow_paths"] = True
     replaced = folder if overwrite and (folder / INFO_FILE).exists() else None
     if replaced:  # stays as it is until the new table is complete
-        read_info(replaced)
         refuse_inputs([replaced], [*source.files, *filter(None, [source.image_root])])
+        refuse_others(replaced)
         folder = folder.with_name(f".{folder.name}.new")
-        if (folder / INFO_FILE).exists():  # complete, but the end of that attempt was not reached
-            shutil.rmtree(folder)
     print_of_exclude = exclude and exclude.fingerprint()
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
-    if (folder / INFO_FILE).exists() and not replaced:
-        return state.finished()
-    state.open()
+    with alone_in(folder):
+        if (folder / INFO_FILE).exists() and not replaced:
+            return state.finished()
+        if replaced and ((folder / INFO_FILE).exists() or not state.file.exists()):
+            empty(
+                folder
+            )  # an attempt was ended close to its end, and left the new table whole, or parts of the old one
+        state.open()
+        info = _fill(source, wanted, state, job, exclude, progress)
+        if replaced:
+            swap(folder, replaced)
+            shutil.rmtree(folder)
+    return info
 
+
+def _fill(
+    source: Source,
+    wanted: list[str],
+    state: "_State",
+    job: dict[str, Any],
+    exclude: "ImageIndex | None",
+    progress: bool,
+) -> dict[str, Any]:
+    """Makes the table; returns the content of its ``prepared.json``."""
+    folder, parquet = state.folder.parent, job["parquet"]
     # Rows, split by split, in shards; then their images, where these are stored anew.
     reports = _write_splits(source, wanted, state, job, exclude, progress)
     tables = {split: state.table(split) for split in wanted}
     if job["store"]:
-        names, broken = store_images(tables, source.image_root, folder, store, size, on_bad_record, progress)
+        kind, size, bad = job["store"]["kind"], job["store"]["size"], job["on_bad_record"]
+        names, broken = store_images(tables, source.image_root, folder, kind, size, bad, progress)
         for split, table in tables.items():
             _write_shard(state.shard(split, "stored"), stored_rows(table, names, broken, reports[split]))
         tables = {split: _of_shards([state.shard(split, "stored")]) for split in wanted}
@@ -122,7 +142,7 @@ def prepare(
     info |= {"identity": state.identity, "options": dict(source.options), "format": "parquet" if parquet else "arrow"}
     info |= {"store": job["store"], "images": len({image for t in tables.values() for image in t["image_id"]})}
     root = str(folder) if job["store"] else source.image_root
-    held = describe(tables, _save(tables, folder, parquet), root, folder, progress)
+    held = describe(tables, save_tables(tables, folder, parquet), root, folder, progress)
     info["splits"] = {
         split: dataclasses.asdict(reports[split])
         | {"images": len(set(table["image_id"])), "fingerprint": fingerprint(table)}
@@ -131,9 +151,6 @@ def prepare(
     }
     write_json(folder / INFO_FILE, info)
     shutil.rmtree(state.folder)
-    if replaced:
-        swap(folder, replaced)
-        shutil.rmtree(folder)
     return info
 
 
@@ -253,12 +270,19 @@ class _State:
         Raises:
             SourceError: it is of another job.
         """
-        info = read_info(self.folder.parent)
+        try:
+            info = read_info(self.folder.parent)
+        except SourceError as error:
+            raise SourceError(f"{error}; or replace the table with --overwrite") from None
         if info["identity"] != self.identity:
             raise SourceError(
                 f"{self.folder.parent} already holds data prepared from other input, such as labels before they were corrected, "
                 "or with other options: replace it with --overwrite, or choose another output folder"
             )
+        logger.info(
+            "%s was prepared from the same annotations before, and stays as it is; --overwrite looks at all images again",
+            self.folder.parent,
+        )
         return info
 
     def _write(self) -> None:
@@ -360,38 +384,3 @@ def _of_shards(shards: list[Path]) -> "datasets.Dataset":
     from datasets import Dataset, concatenate_datasets
 
     return concatenate_datasets([Dataset.from_file(str(shard)) for shard in shards])
-
-
-def _save(tables: dict[str, "datasets.Dataset"], folder: Path, parquet: bool) -> dict[str, list[Path]]:
-    """Gives the shards their final place, in the layout of ``DatasetDict.save_to_disk`` or as parquet; returns the files.
-
-    The library's own function would want every image file at hand, to estimate sizes.
-    """
-    from pyarrow import parquet as pq
-
-    files: dict[str, list[Path]] = {}
-    for split, table in tables.items():
-        shards = [Path(entry["filename"]) for entry in table.cache_files]
-        if parquet:
-            files[split] = [folder / f"{split}-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards))]
-            # Of other labels, whose preparation was interrupted here.
-            for shard in {*folder.glob(f"{glob.escape(split)}-[0-9]*-of-[0-9]*.parquet")} - {*files[split]}:
-                shard.unlink()
-            for shard, target in zip(shards, files[split], strict=True):
-                # Small row groups: a streaming reader holds one at a time, with the images in it.
-                with whole_file(target) as temporary, open(temporary, "wb") as sink:
-                    pq.write_table(type(table).from_file(str(shard)).data.table, sink, row_group_size=200)
-            continue
-        (folder / split).mkdir(exist_ok=True)
-        names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
-        files[split] = [folder / split / name for name in names]
-        for shard, target in zip(shards, files[split], strict=True):
-            link_or_copy(shard, target)
-        table.info.write_to_directory(str(folder / split))
-        state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": table._fingerprint}
-        state |= {"_format_type": None, "_format_columns": None, "_format_kwargs": {}, "_output_all_columns": False}
-        named = split if re.fullmatch(r"\w+(\.\w+)*", split) else None  # the library reads no others, such as test-dev
-        write_json(folder / split / "state.json", state | {"_split": named})
-    if not parquet:
-        write_json(folder / "dataset_dict.json", {"splits": list(tables)})
-    return files

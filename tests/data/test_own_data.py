@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rec.data.sources import SourceError
 from rec.data.sources.divided import with_validation
 from rec.data.tables import open_source, open_table
 from rec.errors import InputError
+from rec.files import alone_in
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 BOX = [5, 5, 20, 20]
@@ -80,6 +82,52 @@ def test_a_table_is_not_replaced_with_what_it_is_made_from_in_it(own):
     with pytest.raises(InputError, match=r"would be written over .*photos"):
         prepare(own(records(4), images="out/photos"), "out", progress=False, overwrite=True)
     assert Path("out/mine.jsonl").is_file() and Path("out/photos/1.png").is_file()
+
+
+@pytest.mark.parametrize("left", [100, 0])
+def test_a_table_whose_prepared_json_is_cut_short_is_replaced(own, left):
+    prepare(own(records()), "out", progress=False)
+    info = Path("out/prepared.json")
+    info.write_text(info.read_text()[:left])
+    with pytest.raises(SourceError, match=r"prepared\.json is not valid JSON.* or replace the table with --overwrite"):
+        prepare(own(records()), "out", progress=False)
+    prepare(own(records()), "out", progress=False, overwrite=True)
+    assert len(open_table("out", "train", name="mine").rows) == 10
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "train/notes.txt", "sub/prepared.json"])
+def test_a_file_of_ones_own_in_a_table_is_not_lost(own, file):
+    prepare(own(records()), "out", progress=False)
+    Path("out/.DS_Store").touch()
+    prepare(own(records(4)), "out", progress=False, overwrite=True, store="letterboxed", size=32)
+    prepare(own(records(4)), "out", progress=False, overwrite=True, parquet=True)
+    Path("out", file).parent.mkdir(exist_ok=True)
+    Path("out", file).write_text("mine")
+    with pytest.raises(SourceError, match=rf"holds {file}, which is of no table and would be lost"):
+        prepare(own(records()), "out", progress=False, overwrite=True)
+    assert Path("out", file).read_text() == "mine" and len(open_table("out", "train", name="mine").rows) == 4
+
+
+@pytest.mark.parametrize("gone", [["prepared.json"], ["prepared.json", "train"], []])
+def test_what_a_kill_left_of_the_old_table_is_in_nobodys_way(own, gone):
+    prepare(own(records(4)), "out", progress=False)
+    shutil.copytree("out", ".out.new")
+    for name in gone:
+        shutil.rmtree(f".out.new/{name}") if name == "train" else Path(".out.new", name).unlink()
+    prepare(own(records()), "out", progress=False, overwrite=True)
+    assert len(open_table("out", "train", name="mine").rows) == 10 and not Path(".out.new").exists()
+
+
+def test_two_preparations_are_not_at_work_in_one_folder(own, caplog):
+    source = own(records())
+    with alone_in(Path("out").absolute()), pytest.raises(InputError, match="out is being written by another process"):
+        prepare(source, "out", progress=False)
+    prepare(source, "out", progress=False)
+    with alone_in(Path(".out.new").absolute()), pytest.raises(InputError, match="is being written by another process"):
+        prepare(source, "out", progress=False, overwrite=True)
+    with caplog.at_level(logging.INFO):
+        prepare(source, "out", progress=False)
+    assert "stays as it is; --overwrite looks at all images again" in caplog.text
 
 
 def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
