@@ -21,7 +21,8 @@ EXCLUDED = "image of an evaluation split"  # records that are left out on purpos
 @dataclass
 class Report:
     """Counts of one preparation: rows and sentences kept, sentences that name no object or several, records skipped and
-    parts of records left out by reason, signs of a wrong box format, and images that the training split has too."""
+    parts of records left out by reason, signs of a wrong box format, images that the training split has too, rows that say what
+    an earlier one says, and rows that list a box twice."""
 
     rows: int = 0
     sentences: int = 0
@@ -34,6 +35,8 @@ class Report:
     several: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     shared: int = 0
+    repeated: int = 0
+    doubled: int = 0
 
     def keep(self, row: dict[str, Any], count: int = 1) -> None:
         """Counts a row that is kept; with ``count=-1`` takes it back."""
@@ -98,6 +101,12 @@ class Report:
                 f"{self.shared} of its images are in the training split too, under this name or another, so figures on it tell "
                 "what was learnt by heart: give every image to one split"
             )
+        if self.repeated:
+            lines.append(
+                f"{self.repeated} rows have the image, boxes and phrases of an earlier one, and count anew: are lines there twice?"
+            )
+        if self.doubled:
+            lines.append(f"{self.doubled} rows list a box twice, which counts as two objects")
         return [*lines, told] if (told := self._box_format()) else lines
 
     def _box_format(self) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from tqdm import tqdm
 
-from rec.data.schema import FEATURES, as_single
+from rec.data.schema import FEATURES, as_single, boxes_of
 from rec.data.sources import SourceError, find_split
 from rec.data.store import is_raw
 from rec.files import digest, whole_file, write_json
@@ -71,8 +71,9 @@ def describe(
         progress: show a bar on a terminal.
 
     Returns:
-        Split to ``{"content": …, "files": {name: digest}, "shared": …}``, the last the number of its images that are images of
-        the training split too, by their content.
+        Split to ``{"content": …, "files": {name: digest}, "shared": …, "repeated": …, "doubled": …}``, the last three the number of
+        its images that are images of the training split too, by their content, of rows that say of an image what an earlier one
+        says, and of rows that list a box twice.
     """
     names = {split: image_names(table) for split, table in tables.items()}
     distinct = list(dict.fromkeys(name for each in names.values() for name in each))
@@ -92,9 +93,9 @@ def describe(
             written.append(_manifest(folder, split))
             _write_manifest(written[-1], {name: looks[name] for name in names[split]})
         held = file_digests(written)
-        content, pictures[split] = _content(table, looks)
+        content, pictures[split], repeated = _content(table, looks)
         named = {os.path.relpath(path, folder): held[path] for path in written}
-        entries[split] = {"content": content, "files": named, "shared": 0}
+        entries[split] = {"content": content, "files": named, "shared": 0} | repeated
     train = find_split("train", tuple(tables))
     for split, entry in entries.items():
         if train is not None and split != train:
@@ -268,10 +269,11 @@ def _file_of(image: str) -> str:
     return image.rpartition("#")[0] if is_raw(image) else image
 
 
-def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> tuple[str, set[str]]:
-    """A digest of every row (all columns, and the content of images in place of their names), and what tells its images apart."""
+def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> tuple[str, set[str], dict[str, int]]:
+    """A digest of every row (all columns, and the content of images in place of their names), what tells its images apart, and
+    how many rows say what an earlier one says, or list a box twice."""
     columns = [name for name in FEATURES if name not in ("image", "boxes")]
-    state, pictures = xxhash.xxh3_128(), set[str]()
+    state, pictures, said, doubled = xxhash.xxh3_128(), set[str](), set[int](), 0
     for batch in table.data.to_batches(max_chunksize=1000):
         for row in batch.to_pylist():
             image = row["image"]
@@ -281,9 +283,11 @@ def _content(table: "datasets.Dataset", looks: Mapping[str, Look]) -> tuple[str,
                 file = _file_of(image["path"])
                 held = looks[file][2] + image["path"][len(file) :]  # with the number in a raw store
             pictures.add(held)
-            single = as_single(row)
+            single, named = as_single(row), boxes_of(row)
+            said.add(hash((held, *map(tuple, named), *row["sentences"])))
+            doubled += len(named) > len(set(map(tuple, named)))
             state.update(repr((held, *(single[name] for name in columns if name in single))).encode())
-    return state.hexdigest(), pictures - {""}
+    return state.hexdigest(), pictures - {""}, {"repeated": len(table) - len(said), "doubled": doubled}
 
 
 def _manifest(folder: Path, split: str) -> Path:

@@ -130,6 +130,14 @@ def test_two_preparations_are_not_at_work_in_one_folder(own, caplog):
     assert "stays as it is; --overwrite looks at all images again" in caplog.text
 
 
+def test_records_that_are_there_twice_and_boxes_listed_twice_are_told(own):
+    several = {"image": "9.png", "phrase": "boxes"}
+    given = [*records(4), *records(2), several | {"boxes": [BOX, [30, 5, 20, 20], BOX]}, several | {"boxes": [BOX]}]
+    first, second = report_of(prepare(own(given), "out", progress=False), "train").warnings()
+    assert first.startswith("2 rows have the image, boxes and phrases of an earlier one")
+    assert second.startswith("1 rows list a box twice")
+
+
 def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
     many = records(40)  # four about each image
     info = prepare(with_validation(own(many), 0.2), "out", progress=False)
