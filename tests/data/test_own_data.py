@@ -138,6 +138,22 @@ def test_records_that_are_there_twice_and_boxes_listed_twice_are_told(own):
     assert second.startswith("1 rows list a box twice")
 
 
+def test_of_files_in_a_folder_the_names_tell_the_split_and_what_else_does_is_told(own):
+    Path("files").mkdir()
+    for file, split in (("boxes", "train"), ("training", "train"), ("val", "val ")):
+        own(records(3, split=split))
+        Path("mine.jsonl").rename(f"files/{file}.jsonl")
+    source = open_source({"path": "files", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    info = prepare(source, "out", progress=False)
+    told = "fields split, as the name of their file in a folder, boxes.jsonl, tells it"
+    assert {split: report_of(info, split).left_out for split in info["splits"]} == {
+        "boxes": {told: 3},
+        "training": {},
+        "val": {},
+    }
+    assert own([*records(2, split="train"), *records(2, split=" Training ")]).splits == ("train",)
+
+
 def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
     many = records(40)  # four about each image
     info = prepare(with_validation(own(many), 0.2), "out", progress=False)

@@ -108,6 +108,7 @@ def own_split(named: object, otherwise: str) -> str:
         BadRecord: it is no name for one.
     """
     split = given(named, otherwise)
+    split = split.strip() or split if isinstance(split, str) else split
     with faults_as("bad split"):
         name = trust.split_name(str(split) if isinstance(split, int) else split)
         return find_split(name, ("train", "val")) or name

@@ -23,6 +23,7 @@ from rec.data.sources import (
     Source,
     SourceError,
     as_text,
+    find_split,
     given,
     load_json,
     one_each,
@@ -106,7 +107,14 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
                     yield objects
                     continue
                 for own_place, entry in objects:
-                    yield attempt(_row, entry, own_place, name, root, boxes_as, where=where)
+                    made = attempt(_row, entry, own_place, name, root, boxes_as, where=where)
+                    if not isinstance(made, BadRecord) and path.is_dir() and _says_other(entry, split):
+                        made |= {
+                            "left_out": {
+                                f"fields split, as the name of their file in a folder, {file.name}, tells it": 1
+                            }
+                        }
+                    yield made
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
 
@@ -120,6 +128,11 @@ def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
     """The split that a record names, ``train`` where it names none; None of a broken one, which is in no split."""
     split = row if isinstance(row, BadRecord) else attempt(own_split, row.get("split"), "train")
     return None if isinstance(split, BadRecord) else split
+
+
+def _says_other(row: Mapping[str, Any], split: str) -> bool:
+    """Whether a record names another split than ``split``."""
+    return not is_missing(row.get("split")) and find_split(_split_of(row) or split, (split,)) is None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
