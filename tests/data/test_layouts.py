@@ -56,6 +56,7 @@ def test_coco_annotations_with_phrases_become_rows(folder):
     file = write(folder, coco())
     first, second = table(folder, file)
     assert (first["sentences"], first["bbox"], first["category"], first["ann_id"]) == (["red box"], BOX, "box", "7")
+    assert table(folder, write(folder, coco(image_id=0.0, category_id=3.0), "of_pandas.json"))[0] == first
     assert (second["sentences"], second["bbox"], second["category"]) == (["gray", "the gray one"], OTHER, None)
     source = open_source(file, name="mine", image_path=str(folder / "photos"))
     report = report_of(prepare(source, folder / "out", with_masks=True, progress=False), "train")

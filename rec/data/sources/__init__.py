@@ -238,7 +238,7 @@ class ById:
         """
         if is_missing(identity):
             return None
-        if not isinstance(identity, str | int) or isinstance(identity, bool):
+        if not isinstance(identity, str | int | float) or isinstance(identity, bool):
             raise BadRecord("bad id", f"{shown(identity)} is looked for in {self._what}; expected a text or a number")
         if identity in self._twice:
             same = [(n, e) for n, e in enumerate(self._all) if isinstance(e, dict) and e.get(self._key) == identity]
