@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from rec.conventions import Convention
-from rec.data.sources import SourceError
+from rec.data.sources import Source, SourceError
 from rec.errors import InputError
 
 SCENES = ("scenes", "scenes_hard")
@@ -71,6 +71,39 @@ class SourceSpec:
     def chosen(self, *names: str) -> dict[str, Any]:
         """Those of the choices that were made."""
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+# What readers look at of a :class:`SourceSpec`, by the kind of their source, besides what holds for all.
+_TAKEN = {
+    "refer": ("split_by",),
+    "grefs": ("split_by",),
+    "flickr30k": ("boxes",),
+    "coco": ("bbox_format", "columns"),
+    "label_studio": ("columns",),
+    "conversations": ("bbox_format", "prompt"),
+    "tabular": ("bbox_format",),
+    "foreign": ("bbox_format", "columns"),
+    "scenes": ("count", "size", "phrases_per_scene", "targets"),
+}
+
+
+def refuse_unused(chosen: SourceSpec, source: Source, name: str) -> None:
+    """Refuses choices that the reader of a source does not look at.
+
+    Raises:
+        SourceError: names them.
+    """
+    taken = ["path", "on_bad_record", "splits", "coordinates", *_TAKEN.get(source.options.get("kind", "scenes"), ())]
+    taken += ["configuration", "revision"] * source.is_foreign + ["bbox_format"] * (chosen.bbox_format == "xywh")
+    unused = {key: value for key, value in vars(chosen).items() if value is not None and key not in taken}
+    if unused:
+        hint = (
+            "; --split of `rec prepare` says who split REFER's files, and --splits which splits to take"
+            if "split_by" in unused
+            else ""
+        )
+        told = ", ".join(f"{key}={value!r}" for key, value in unused.items())
+        raise SourceError(f"ann_path of {name!r}: {chosen.path} is read without {told}: leave that out{hint}")
 
 
 def expand(path: object) -> str:

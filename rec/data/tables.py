@@ -30,7 +30,7 @@ from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
 from rec.data.sources.tabular import SUFFIXES, is_own, open_tabular, records
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
-from rec.data.spec import SCENES, SourceSpec, expand
+from rec.data.spec import SCENES, SourceSpec, expand, refuse_unused
 from rec.files import default_mode
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def open_source(
     """
     chosen = SourceSpec.of(spec, name)
     source = _recognised(chosen, name, image_path, mask_path)
+    refuse_unused(chosen, source, name)
     if (declared := chosen.coordinates) is None:
         return source
 
@@ -204,10 +205,13 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
     if suffix in SUFFIXES or (path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
+    check_finished(path)
     tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None
     if tables:
         folder = str(path if path.is_dir() else path.parent) if path.exists() else None
-        return open_foreign(tables, name, image_path, chosen.columns, chosen.bbox_format, folder)
+        ours = _has_schema(tables) and all("weight" in table.column_names for table in tables.values())
+        columns = ({"weight": "weight"} if ours else {}) | dict(chosen.columns or {})
+        return open_foreign(tables, name, image_path, columns, chosen.bbox_format, folder)
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")

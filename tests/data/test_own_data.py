@@ -154,6 +154,36 @@ def test_of_files_in_a_folder_the_names_tell_the_split_and_what_else_does_is_tol
     assert own([*records(2, split="train"), *records(2, split=" Training ")]).splits == ("train",)
 
 
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"columns": {"phrase": "caption"}}, r"mine.jsonl is read without columns="),
+        ({"split_by": "val"}, r"without split_by='val': leave that out; --split of `rec prepare` says who split REFER"),
+        ({"count": 3, "prompt": ["Find {}"]}, "without prompt=.*, count=3: leave that out$"),
+    ],
+)
+def test_a_choice_that_a_layout_knows_nothing_of_is_refused(own, choice, words):
+    own(records())
+    with pytest.raises(SourceError, match=words):
+        open_source({"path": "mine.jsonl", "bbox_format": "xywh"} | choice, name="mine", image_path="photos")
+
+
+def test_a_table_of_ours_that_is_prepared_anew_keeps_its_weights(own):
+    prepare(own(records(3, weight=0.5, category="box")), "out", progress=False)
+    prepare(open_source("out", name="mine", image_path="photos"), "again", progress=False, store="embedded")
+    before, after = (list(open_table(folder, "train", name="mine").rows) for folder in ("out", "again"))
+    assert [row | {"image": None} for row in after] == [row | {"image": None} for row in before]
+    assert after[0]["weight"] == 0.5 and after[0]["image"]["bytes"]
+
+
+def test_the_beginning_of_a_preparation_is_no_source(own):
+    prepare(own(records()), "out", progress=False, store="embedded", parquet=True)
+    Path("out/prepared.json").unlink()
+    Path("out/.partial").mkdir()
+    with pytest.raises(SourceError, match="the beginning of a preparation that was interrupted"):
+        open_source("out", name="mine")
+
+
 def test_a_validation_split_is_made_of_whole_images_and_stays_the_same(own):
     many = records(40)  # four about each image
     info = prepare(with_validation(own(many), 0.2), "out", progress=False)
