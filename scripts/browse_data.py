@@ -83,6 +83,8 @@ def main() -> int:
         indices = np.unique(np.linspace(0, len(dataset) - 1, min(arguments.count, len(dataset))).astype(int)).tolist()
     else:
         indices = list(range(arguments.first, min(arguments.first + arguments.count, len(dataset))))
+    if not indices:
+        raise InputError(f"--first {arguments.first}: split {split} has {len(dataset)} samples, numbered from 0")
     refuse_inputs([arguments.out], [arguments.config], [dataset])
     save(grid([picture_of(dataset, (arguments.epoch, index)) for index in indices]), arguments.out)
     print(f"{len(indices)} of {len(dataset)} samples of split {split}, epoch {arguments.epoch}: {arguments.out}")

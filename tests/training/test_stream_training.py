@@ -80,6 +80,8 @@ def test_a_stream_cannot_be_looked_at_by_number_but_its_evaluation_can(prepared,
     assert status == 2 and "split train is a stream" in error and "Traceback" not in error
     status, said, error = call_script("browse_data", "stream.py", "--split", "val", "--out", "val.png")
     assert status == 0 and "9 of 9 samples of split val" in said, error
+    status, _, error = call_script("browse_data", "stream.py", "--split", "val", "--first", "9", "--out", "val.png")
+    assert status == 2 and "--first 9: split val has 9 samples, numbered from 0" in error
 
 
 @pytest.mark.parametrize("overrides", [[], ["train.data.num_workers=2", "train.num_accumulation_steps=2"]])
