@@ -53,6 +53,8 @@ def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
     except SourceError:
         raise
     except Exception as error:  # Arrow and the library raise a dozen kinds
+        if isinstance(error, OSError) and error.filename not in (None, *map(os.fspath, files)):  # of the cache
+            raise
         raise _broken(files[0] if files else "nothing", "parquet", error) from error
     if not len(table):
         raise SourceError(f"{files[0]} has no rows: get the file again, or leave it out")

@@ -25,7 +25,7 @@ from rec.data.content import describe, fingerprint
 from rec.data.schema import FEATURES, BadRecord, attempt
 from rec.data.sources import Source, SourceError, check_split_names, find_split, load_json
 from rec.data.store import store_images, stored_rows
-from rec.files import alone_in, empty, refuse_inputs, swap, user_path, write_json
+from rec.files import alone_in, empty, named, refuse_inputs, swap, user_path, write_json
 from rec.trust import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def prepare(
         folder = folder.with_name(f".{folder.name}.new")
     print_of_exclude = exclude and exclude.fingerprint()
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
-    with alone_in(folder):
+    with alone_in(folder), named(folder):
         if (folder / INFO_FILE).exists() and not replaced:
             return state.finished()
         if replaced and ((folder / INFO_FILE).exists() or not state.file.exists()):

@@ -1,7 +1,9 @@
 """What happens with files that people wrote by hand: corrected, divided, listed with all that is wrong, and remedies."""
 
+import errno
 import json
 import logging
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -128,6 +130,19 @@ def test_two_preparations_are_not_at_work_in_one_folder(own, caplog):
     with caplog.at_level(logging.INFO):
         prepare(source, "out", progress=False)
     assert "stays as it is; --overwrite looks at all images again" in caplog.text
+
+
+def test_a_full_disk_is_told_of_the_folder_and_the_same_command_goes_on(own):
+    source = own(records())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+    try:
+        with pytest.raises(OSError) as full:
+            prepare(source, "out", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.value.errno == errno.EFBIG and str(Path("out").absolute()) in full.value.filename
+    assert prepare(source, "out", progress=False)["splits"]["train"]["rows"] == 10
 
 
 def test_records_that_are_there_twice_and_boxes_listed_twice_are_told(own):
