@@ -306,6 +306,7 @@ def test_conversations_declare_what_their_numbers_mean(folder):
             talk(ASK.format("red box"), "[1, 2, 30, 40]", image=["a.jpg", "b.jpg"]),
             "no image: .*expected the name of one file",
         ),
+        (talk(ASK.format("red box"), "[1, 2, 30, 40]", image=None, messages=None), "no image: .*its image is None"),
         (talk(ASK.format("red box"), ["x"]), "broken record"),
         (talk(split="a/b"), "bad split"),
         ("nonsense", "broken line: mine, split train, record 1: t.jsonl, record number 0: 'nonsense' is"),

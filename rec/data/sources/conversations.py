@@ -166,11 +166,11 @@ def _row(record: dict[str, Any], turn: Any, place: str, root: Path, name: str) -
     if is_missing(image) or image == []:
         parts = [
             part
-            for one in record.get("messages", ())
+            for one in given(record.get("messages"), ())
             if isinstance(one.get("content"), list)
             for part in one["content"]
         ]
-        image = [given(part.get("image")) for part in parts if part.get("type") == "image"]
+        image = [given(part.get("image")) for part in parts if part.get("type") == "image"] or image
     images = image if isinstance(image, list) else [image]
     if len(images) != 1 or not isinstance(images[0], str) or not images[0]:
         raise BadRecord("no image", f"its image is {shown(image)}; expected the name of one file")
