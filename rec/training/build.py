@@ -386,17 +386,13 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
             "multiply each phrase's losses by batch['weight'] where there is one and say so with `weighted = True` on the "
             "model, or take `weight` out of the data"
         )
-    words = getattr(model, "language_encoder", None)
-    if cfg.dataset.get("use_glove") and words is not None and not hasattr(words, "load_word_vectors"):
+    words, vectors = getattr(model, "language_encoder", None), known.pretrained_emb
+    wanted = vectors is not None or (words is not None and cfg.dataset.get("use_glove"))
+    if wanted and not hasattr(words, "load_word_vectors"):
         raise ConfigError(
             f"dataset.use_glove=true, but model.language_encoder, a {type(words).__name__}, takes no word vectors: set "
-            "dataset.use_glove=false"
+            "dataset.use_glove=false, or give it load_word_vectors(vectors)"
         )
-    if (vectors := known.pretrained_emb) is not None:
-        if not hasattr(takes_them := getattr(model, "language_encoder", None), "load_word_vectors"):
-            raise ConfigError(
-                f"dataset.use_glove=true, but the language_encoder of this {type(model).__name__} has no "
-                "load_word_vectors(vectors), which takes them: give it one, or set dataset.use_glove=false"
-            )
-        cast(Any, takes_them).load_word_vectors(vectors)
+    if vectors is not None:
+        cast(Any, words).load_word_vectors(vectors)
     return model

@@ -377,5 +377,5 @@ def test_word_vectors_for_an_encoder_that_takes_none_are_told(tmp_path):
 
     cfg = run_config(tmp_path)
     cfg.model = LazyCall(torch.nn.Linear)(in_features=1, out_features=1)
-    with pytest.raises(ConfigError, match=r"has no load_word_vectors.*or set dataset.use_glove=false"):
+    with pytest.raises(ConfigError, match=r"takes no word vectors.*or give it load_word_vectors"):
         build.build_model(cfg, Vectors())
