@@ -95,7 +95,7 @@ def refuse_unused(chosen: SourceSpec, source: Source, name: str) -> None:
     """
     taken = ["path", "on_bad_record", "splits", "coordinates", *_TAKEN.get(source.options.get("kind", "scenes"), ())]
     taken += ["configuration", "revision"] * source.is_foreign + ["bbox_format"] * (chosen.bbox_format == "xywh")
-    unused = {key: value for key, value in vars(chosen).items() if value is not None and key not in taken}
+    unused = {key: value for key, value in vars(chosen).items() if value and key not in taken}
     if unused:
         hint = (
             "; --split of `rec prepare` says who split REFER's files, and --splits which splits to take"
