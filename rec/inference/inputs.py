@@ -138,8 +138,10 @@ def read_pairs(path: Path) -> list[Pair]:
             continue
         try:
             pair = json.loads(line)
-            image, phrase = str(pair["image"]), pair["phrase"]
-            phrases = [phrase] if isinstance(phrase, str) else [str(one) for one in phrase]
+            image, phrase = pair["image"], pair["phrase"]
+            phrases = [phrase] if isinstance(phrase, str) else list(phrase)
+            if not all(isinstance(one, str) for one in (image, *phrases)):
+                raise TypeError("both are texts")
         except (ValueError, KeyError, TypeError) as error:
             text = f'{path}:{number}: expected {{"image": …, "phrase": …}}, got {line.strip()[:80]!r} ({error!r})'
             raise InputError(text) from None

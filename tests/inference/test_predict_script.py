@@ -121,6 +121,7 @@ def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_aga
         (["model", "photos/0.jpg", "a circle", "--out", "m.png", "--jsonl", "./m.png"], "are one file"),
         (["model", "photos", "a circle", "--crops", "photos"], "--crops photos is the folder of the images"),
         (["model", "--pairs", "broken.jsonl"], "broken.jsonl:1"),
+        (["model", "--pairs", "null.jsonl"], "null.jsonl:2"),
         (["model", "--pairs", "absent.jsonl"], "absent.jsonl"),
         (["model", "--pairs", "good.jsonl", "--phrases", "good.jsonl"], "--pairs gives each image its own"),
         (["model", "https://x.org/a.jpg", "a circle", "--allow-urls", "--labels", "l.jsonl"], "download it first"),
@@ -130,6 +131,8 @@ def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said
     (place / "broken.jsonl").write_text('{"picture": 3}\n', encoding="utf-8")
     (place / "good.jsonl").write_text('{"image": "photos/0.jpg", "phrase": "a circle"}\n', encoding="utf-8")
     (place / "latin1.jsonl").write_bytes(b'{"image": "caf\xe9.jpg", "phrase": "a circle"}\n')
+    pairs = [{"image": "photos/0.jpg", "phrase": "a"}, {"image": "photos/0.jpg", "phrase": ["a", None]}]
+    (place / "null.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     (place / "link.jsonl").symlink_to("good.jsonl")
     Image.new("RGB", (20, 20)).save(place / "photos" / "0.png")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
