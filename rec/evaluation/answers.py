@@ -277,8 +277,8 @@ def _score(
             record |= {"box": found[0].tolist() if len(found) else None, "target": phrase.targets[0].tolist()}
             record |= {"iou": iou if boxed else None, "score": scores[0] if scores else None, "mask": None} | mask
         records[phrase.split].append(record)
-    told = "no answer can be read: a box is a list of four numbers, or <loc_…> of Florence-2 in a text"
-    odd = told if counts["unparsable"] == counts["answered"] else None
+    unread = "no answer can be read: a box is a list of four numbers, or <loc_…> of Florence-2 in a text"
+    odd = unread if counts["unparsable"] == counts["answered"] else None
     if written:
         told, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))
         odd = suspicion(convention, told, widths, heights)
