@@ -23,7 +23,7 @@ def channels_last(model: nn.Module) -> nn.Module:
     such as a 3-D convolution's, of which torch refuses that."""
     if any(tensor.ndim == 5 for tensor in (*model.parameters(), *model.buffers())):
         return model
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=torch.channels_last)
 
 
 def activation(name: str) -> nn.Module:

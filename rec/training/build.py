@@ -277,11 +277,10 @@ def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
     """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config; an encoder
     from elsewhere may take none."""
     encoder = cfg.model.get("language_encoder")
-    if vocabulary is None or not isinstance(encoder, Mapping):
-        return
-    takes = _taken(encoder)
-    if takes is None or "token_size" in takes:
-        encoder["token_size"] = len(vocabulary)
+    if vocabulary is not None and isinstance(encoder, Mapping):
+        takes = _taken(encoder)
+        if takes is None or "token_size" in takes:
+            cfg.model.language_encoder.token_size = len(vocabulary)
 
 
 def parameter_groups(
