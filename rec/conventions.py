@@ -24,6 +24,7 @@ _FLAT = rf"[\[(]{_PAIR},{_PAIR}[\])]"
 _CORNERS = rf"(?<!\d[\])],)(?<!\d[\])], )[\[(]{_PAIR}[\])] ?,? ?[\[(]{_PAIR}[\])](?! ?, ?[\[(] ?[-+.\d])"
 _FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
 _BINS = re.compile(r"(?:<loc_\d{1,4}>)+")
+_IS_SCORE = re.compile("score|conf|prob|logit", re.IGNORECASE)  # names of numbers in JSON, of which four are no box
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _boxes_of(value: object) -> tuple[list[list[float]], bool]:
             found.append(box)
             boxed.add(name)
         elif isinstance(value, dict):
-            waiting += reversed(value.items())
+            waiting += [(key, one) for key, one in reversed(value.items()) if not _IS_SCORE.match(key)]
         elif isinstance(value, list):
             if any(isinstance(one, int | float) for one in value):
                 others.add(name)

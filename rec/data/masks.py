@@ -55,7 +55,8 @@ def union(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any]
 
 def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.ndarray:
     """The mask of an image of ``height`` x ``width``: a ``.npy`` file, or a picture or its bytes. The object is what is to
-    be seen of a picture that is transparent elsewhere (a cut-out), of any other all but black.
+    be seen of a picture that is transparent elsewhere (a cut-out), of a JPEG what is at least half as bright as its brightest
+    pixel, of any other all but black.
 
     Returns:
         ``(height, width)``; every value that is not 0 belongs to the object.
@@ -80,6 +81,8 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
         raise ValueError(f"the mask {name} is truncated or broken: {error}") from None
     if array is None:
         array = decode_image(mask, max_pixels=limit).max(axis=2)
+        if opened.format == "JPEG":  # its compression leaves marks around the object that are not quite black
+            array = array * (array > array.max() // 2)
     else:
         array = upright(array, exif_orientation(opened.info.get("exif")))
     if array.shape != (height, width):

@@ -28,7 +28,7 @@ from rec.data.sources.foreign import open_foreign
 from rec.data.sources.label_studio import is_label_studio, open_label_studio
 from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
-from rec.data.sources.tabular import SUFFIXES, is_own, open_tabular, records
+from rec.data.sources.tabular import SUFFIXES, is_own, open_tabular, own_files, records
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 from rec.data.spec import SCENES, SourceSpec, expand, refuse_unused
 from rec.files import default_mode
@@ -202,7 +202,7 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_simrec_json(path, content, name, image_path, mask_path)
     if suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
-    if suffix in SUFFIXES or (path.is_dir() and any(file.suffix.lower() in SUFFIXES for file in path.iterdir())):
+    if suffix in SUFFIXES or (path.is_dir() and own_files(path)):
         return open_tabular(path, name, image_path, chosen.bbox_format)
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     check_finished(path)

@@ -110,16 +110,14 @@ class BoxAndMaskEvaluator:
     ) -> dict[str, Any]:
         """What the record of a sample, of which ``known`` is known already, says of masks."""
         predicted = masks.to_image(probability, geometry, self.mask_threshold, self.mask_any_overlap)
-        result: dict[str, Any] = {}
-        if "targets" in known:
-            if known["candidates"] is None and not (self.answer or Answer()).sees(predicted):
-                predicted[:] = False  # without boxes, the mask decides whether there is something at all
-            result["mask_area"] = int(predicted.sum())
+        result: dict[str, Any] = {"mask_area": int(predicted.sum())} if "targets" in known else {}
         result["mask"] = encode(predicted)
         target = self.dataset.target_mask(index)
         if target is not None:
             result["mask_intersection"], result["mask_union"] = masks.overlap(predicted, target)
-        return result
+        # Without boxes, the mask decides whether there is something at all.
+        alone = "targets" in known and known["candidates"] is None
+        return several.emptied(result) if alone and not (self.answer or Answer()).sees(predicted) else result
 
     def gather(self) -> None:
         """Bring the results of all processes together on each, in index order, every sample once."""

@@ -72,17 +72,17 @@ def answered(record: Record, threshold: float, min_pixels: int = 0) -> dict[str,
     """
     record = dict(record) | record.get("predicted", {})  # what an earlier answer may have emptied
     if record["candidates"] is None:  # masks alone
-        return _emptied(record) if record["mask_area"] < min_pixels else dict(record)
+        return emptied(record) if record["mask_area"] < min_pixels else dict(record)
     kept = [(box, score) for box, score in record["candidates"] if score >= threshold]
     result = dict(record) | {"boxes": [box for box, _ in kept], "scores": [score for _, score in kept]}
     result |= {"box": kept[0][0] if kept else None, "score": kept[0][1] if kept else None}
     result |= {"iou": None, "threshold": threshold}
     if len(record["targets"]) == 1:
         result["iou"] = float(boxes.box_iou(_array(result["boxes"])[0], _array(record["targets"])[0])) if kept else 0.0
-    return result if kept or record.get("mask") is None else _emptied(result)
+    return result if kept or record.get("mask") is None else emptied(result)
 
 
-def _emptied(record: Record) -> dict[str, Any]:
+def emptied(record: Record) -> dict[str, Any]:
     """The record with an empty mask."""
     kept = {key: value for key, value in record.items() if key.startswith("mask")}
     empty = {"mask": masks.encode(np.zeros(record["mask"]["size"], bool)), "mask_area": 0}

@@ -85,6 +85,14 @@ def test_the_object_of_a_cut_out_is_what_is_not_transparent(tmp_path, mode):
         assert np.array_equal(masks.read(tmp_path / "m.png", 6, 9) != 0, shown), (ground, object_)
 
 
+@pytest.mark.parametrize("bright", [255, 100])
+def test_the_marks_of_jpeg_around_an_object_are_none_of_it(tmp_path, bright):
+    shown = np.zeros((60, 90), np.uint8)
+    shown[11:33, 22:51] = bright
+    Image.fromarray(shown).save(tmp_path / "m.jpg", quality=75)
+    assert np.array_equal(masks.read(tmp_path / "m.jpg", 60, 90) != 0, shown != 0)
+
+
 def test_of_a_picture_that_is_all_opaque_all_but_black_is_the_object(tmp_path):
     mask = np.zeros((6, 9), np.uint8)
     mask[1:4, 2:5] = 200

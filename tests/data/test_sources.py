@@ -500,6 +500,18 @@ def test_own_records_may_be_one_json_array_and_lines_under_that_name_are_told(tm
         read({"path": tmp_path / "y.json", "bbox_format": "xywh"})
 
 
+def test_a_folder_may_hold_an_array_of_own_records_for_each_split(tmp_path):
+    row = json.loads(GOOD)
+    make_jsonl(tmp_path, [row]).unlink()
+    for name in ("train.json", "val.json"):
+        (tmp_path / name).write_text(json.dumps([row, row]), encoding="utf-8")
+    spec = {"path": tmp_path, "bbox_format": "xywh"}
+    assert open_source(spec, name="mine").splits == ("train", "val") and len(read(spec, "val")) == 2
+    (tmp_path / "other.json").write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    with pytest.raises(SourceError, match="of no known layout"):
+        open_source(spec, name="mine")
+
+
 def test_a_folder_has_one_file_for_each_split(tmp_path):
     folder = make_jsonl(tmp_path, [json.loads(GOOD)]).parent
     (folder / "._train.jsonl").write_bytes(b"\0\5\x16\7")  # what a Mac leaves on other file systems

@@ -427,6 +427,7 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ("<loc_1><loc_1><loc_9><loc_1><loc_9><loc_9><loc_1><loc_9>", []),
         ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7]}]', []),  # one of them is broken
         ('{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}', [[1, 2, 3, 4]]),
+        ('{"boxes": [[1, 2, 3, 4]], "scores": [0.9, 0.8, 0.7, 0.6]}', [[1, 2, 3, 4]]),
     ],
 )
 def test_boxes_are_found_in_what_chat_models_say(text, found):

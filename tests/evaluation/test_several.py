@@ -246,7 +246,9 @@ def test_a_mask_is_empty_where_no_box_is_found_and_a_mask_alone_where_it_is_smal
     alone, records = evaluated(MasksAlone(with_masks=True), dataset)
     assert alone["N-acc"] == 0 and alone["T-acc"] == 1 and "threshold" not in alone and records[0]["boxes"] is None
     areas = sorted(record["mask_area"] for record in records)
-    half, _ = evaluated(MasksAlone(with_masks=True), dataset, answer=Answer(min_pixels=areas[6]))
+    half, strict = evaluated(MasksAlone(with_masks=True), dataset, answer=Answer(min_pixels=areas[6]))
+    rule = "val/published rule (50 pixels)"
+    assert rows("val", strict)[rule] == rows("val", records)[rule], "it is not asked of masks that ours has emptied"
     assert half["count"] * (1 - half["T-acc"] * 0.75 - (1 - half["N-acc"]) * 0.25) == pytest.approx(6)
 
 

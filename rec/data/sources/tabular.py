@@ -67,7 +67,8 @@ def check_bbox_format(bbox_format: str | None, what: str) -> str:
 
 
 def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str | None) -> Source:
-    """Opens a JSONL or CSV file, or a folder with one such file per split (``train.jsonl``, ``val.jsonl``, …).
+    """Opens a JSONL or CSV file, or a folder with one such file per split (``train.jsonl``, ``val.jsonl``, …), see
+    :func:`own_files`.
 
     Args:
         path: file or folder. A single file's ``split`` column names the splits; without one all is ``train``.
@@ -78,13 +79,9 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
     Raises:
         SourceError: no format named, no such file, or not UTF-8.
     """
-    files = [path]
-    if path.is_dir():  # files with a dot in front are the file system's, such as ._train.jsonl of a Mac
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    files = own_files(path) if path.is_dir() else [path]
     boxes_as = check_bbox_format(bbox_format, str(path))
     root = Path(image_root) if image_root else files[0].parent
-    if not files:
-        raise SourceError(f"{path} holds no {' or '.join(SUFFIXES)} file")
     if path.is_dir():
         by_split = {file.stem: file for file in files}
         if twice := [file.name for file in files if by_split[file.stem] is not file]:
@@ -117,6 +114,17 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
                     yield made
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
+
+
+def own_files(folder: Path) -> list[Path]:
+    """The files of one's own records in a folder, one for each split: lines, or where none are there arrays (``train.json``)."""
+    # With a dot in front they are the file system's, such as ._train.jsonl of a Mac.
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    arrays = [file for file in files if file.suffix.lower() == ".json"]
+    lines = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not lines and all(_is_array(file) and is_own(next(records(file), None)) for file in arrays):
+        return arrays
+    return lines
 
 
 def is_own(first: object) -> bool:
