@@ -123,7 +123,8 @@ def parse_config_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] 
     """Parse a script's options in any place, then ``config`` and ``overrides``. Options of other tools that mean nothing here
     (``--cfg-options``, ``--config-file``) are passed over, those that are refused are answered with what to do."""
     parser.add_argument("config", help="a .py or .yaml config")
-    parser.add_argument("overrides", nargs="*", default=[], help="key=value, +new.key=value, ~key; see docs/config.md")
+    overrides = parser.add_argument("overrides", nargs="*", help="key=value, +new.key=value, ~key; see docs/config.md")
+    overrides.required = False  # nor are they asked for where `config` is missing
     words = []
     for word in sys.argv[1:] if argv is None else argv:
         option, equals, rest = word.partition("=")
