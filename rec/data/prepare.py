@@ -100,37 +100,31 @@ def prepare(
     with alone_in(folder), named(folder):
         if (folder / INFO_FILE).exists() and not replaced:
             return state.finished()
+        # An attempt that was ended close to its end left the new table whole, or parts of the old one.
         if replaced and ((folder / INFO_FILE).exists() or not state.file.exists()):
-            empty(
-                folder
-            )  # an attempt was ended close to its end, and left the new table whole, or parts of the old one
+            empty(folder)
         state.open()
-        info = _fill(source, wanted, state, job, exclude, progress)
+        reports = _write_splits(source, wanted, state, job, exclude, progress)
+        info = _write_table(source, reports, state, job, progress)
         if replaced:
             swap(folder, replaced)
             shutil.rmtree(folder)
     return info
 
 
-def _fill(
-    source: Source,
-    wanted: list[str],
-    state: "_State",
-    job: dict[str, Any],
-    exclude: "ImageIndex | None",
-    progress: bool,
+def _write_table(
+    source: Source, reports: dict[str, Report], state: "_State", job: dict[str, Any], progress: bool
 ) -> dict[str, Any]:
-    """Makes the table; returns the content of its ``prepared.json``."""
+    """Makes the table of the rows that are there, split by split; returns the content of its ``prepared.json``."""
     folder, parquet = state.folder.parent, job["parquet"]
-    # Rows, split by split, in shards; then their images, where these are stored anew.
-    reports = _write_splits(source, wanted, state, job, exclude, progress)
-    tables = {split: state.table(split) for split in wanted}
+    # The rows, with their images where these are stored anew.
+    tables = {split: state.table(split) for split in reports}
     if job["store"]:
         kind, size, bad = job["store"]["kind"], job["store"]["size"], job["on_bad_record"]
         names, broken = store_images(tables, source.image_root, folder, kind, size, bad, progress)
         for split, table in tables.items():
             _write_shard(state.shard(split, "stored"), stored_rows(table, names, broken, reports[split]))
-        tables = {split: _of_shards([state.shard(split, "stored")]) for split in wanted}
+        tables = {split: _of_shards([state.shard(split, "stored")]) for split in reports}
     if not any(report.rows for report in reports.values()):
         shutil.rmtree(state.folder)  # the same command may find more when what was missing is there
         raise SourceError(_nothing_left(source, reports))

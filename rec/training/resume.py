@@ -82,7 +82,8 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
         same = _the_same(key, same_data, same_words and bool(saved.vocabulary), same_encoder)
         # The state of one optimizer class means nothing to another, nor to options that keep more of it.
         other_state = key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]
-        other_state |= key in ("optim.amsgrad", "optim.centered") or (key == "optim.momentum" and not old.get(key))
+        if key in ("optim.amsgrad", "optim.centered", "optim.momentum"):
+            other_state = bool(new.get(key)) and not old.get(key)
         if same is None and (other_state or key.startswith(REFUSED_CHANGES)):
             refused.append(line)
         else:

@@ -133,6 +133,8 @@ def test_an_option_that_keeps_more_state_is_refused_and_a_rate_is_not():
         ["optim.amsgrad: None -> True"],
         ["optim.weight_decay: 0.0 -> 0.1"],
     )
+    assert changed({"optim": options}, {"optim": options | {"amsgrad": False}})[0] == []  # what it is by default
+    assert changed({"optim": more}, {"optim": options})[0] == []
     still = {"_target_": "torch.optim.RMSprop", "momentum": 0.0}
     assert changed({"optim": still}, {"optim": still | {"momentum": 0.9}})[0] == ["optim.momentum: 0.0 -> 0.9"]
     moving = still | {"momentum": 0.8}
