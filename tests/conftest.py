@@ -48,6 +48,7 @@ def call_script(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 
     def run(name: str, *words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        monkeypatch.syspath_prepend(SCRIPTS)  # as Python does; runpy leaves it as it is
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="__main__")
         return int(ended.value.code or 0), *capsys.readouterr()
