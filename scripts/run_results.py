@@ -125,6 +125,7 @@ EARLY_STILL = f"train.freeze_schedule=[{{modules: [{', '.join(f'visual_backbone.
 MINILM = "configs/simrec_photos_minilm.py"
 TEN_EPOCHS = ("train.seed=0", "train.epochs=10")
 TRAINED = ("model.language_encoder.freeze=0", "train.parameter_groups.text_lr_factor=0.02")
+ALL_TRAINED = ("model.language_encoder.freeze=none", "train.parameter_groups.text_lr_factor=0.02")
 LORA = "+model.language_encoder.lora={rank: 8, targets: [query, value]}"
 # Phrases of none, one or several objects in photographs.
 ABSENT = (*own("absent", "$SETS", "xyxy"), "dataset.dataset=absent", "dataset.targets=any",
@@ -173,12 +174,11 @@ EXPERIMENTS = {
     "text_500_glove": few(500, PHOTOS),
     "text_500_minilm": few(500, MINILM),
     "text_500_lora": few(500, MINILM, LORA),
+    "text_500_full": few(500, MINILM, *ALL_TRAINED),
     "text_all_glove": words_for_photos(PHOTOS),
     "text_all_minilm": words_for_photos(MINILM),
     "text_all_lora": words_for_photos(MINILM, LORA, "train.parameter_groups.text_lr_factor=0.25"),
-    "text_all_full": words_for_photos(
-        MINILM, "model.language_encoder.freeze=none", "train.parameter_groups.text_lr_factor=0.02"
-    ),
+    "text_all_full": words_for_photos(MINILM, *ALL_TRAINED),
     **{f"own_{n}_model": few(n, "configs/simrec_own_photos.py", start_from="teacher") for n in (100, 300, 1000)},
     **{f"own_{n}_trunk": few(n, PHOTOS) for n in (100, 300, 1000)},
     **{f"own_{n}_scratch": few(n, PHOTOS, SCRATCH) for n in (100, 300, 1000)},
