@@ -1,4 +1,4 @@
-"""The quickstart: a SimREC of two million parameters, trained from scratch on shape scenes, seen at 96 x 96 pixels."""
+"""The quickstart: a SimREC of 1.7 million parameters, trained from scratch on shape scenes, seen at 96 x 96 pixels."""
 
 from .common.dataset import dataset
 from .common.models.simrec_small import model

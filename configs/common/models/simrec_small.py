@@ -1,4 +1,4 @@
-"""SimREC with two million parameters, for small images: three scales of 64 channels, the head on the finest."""
+"""SimREC with 1.7 million parameters, for small images: three scales of 64 channels, the head on the finest."""
 
 from torch import nn
 
