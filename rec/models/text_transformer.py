@@ -4,7 +4,6 @@ One set of state-dict names for all families, which :func:`from_published` gives
 numbers are those of ``transformers`` (tests/models/test_pretrained_text.py).
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,10 +62,9 @@ _CLIP = _defaults(49408, 512, 12, 8, 2048, 77, "quick_gelu", 1e-5, 1, attention_
 _SIGLIP = _defaults(
     32000, 768, 12, 12, 3072, 64, "gelu_pytorch_tanh", 1e-6, 1, attention_dropout=0.0, projection_size=None
 )
-_ROBERTA = Family(False, False, True, False, "mean", _BERT | {"vocab_size": 50265, "pad_token_id": 1})
 FAMILIES = {
     "bert": Family(False, False, False, False, "mean", _BERT),
-    "roberta": _ROBERTA,
+    "roberta": Family(False, False, True, False, "mean", _BERT | {"vocab_size": 50265, "pad_token_id": 1}),
     "xlm-roberta": Family(False, False, True, False, "mean", _BERT | {"pad_token_id": 1}),
     "clip_text_model": Family(True, True, False, False, "eos", _CLIP),
     "siglip_text_model": Family(True, False, False, True, "last", _SIGLIP),
@@ -290,4 +288,4 @@ def from_published(tensors: Mapping[str, Tensor], model: TextTransformer, origin
 def attention_numbers(model: TextTransformer, length: int) -> int:
     """Numbers in one attention map of a phrase of ``length`` tokens."""
     heads = max(block.num_heads for block in model.blocks if isinstance(block, TextBlock))
-    return int(heads * math.pow(model.length if model.family.fixed_length else length, 2))
+    return heads * (model.length if model.family.fixed_length else length) ** 2
