@@ -76,7 +76,6 @@ class RefCOCODataSet(Dataset):
             :func:`rec.data.prepare.prepare`.
         seed: of everything random.
         targets: ``"one"`` for phrases that name one object each; ``"any"`` for those that name none, one or several.
-
         share_images: mirroring and augmentation are drawn once for all phrases of an image in an epoch, so that they share it;
             training passes ``train.data.share_images``.
 
