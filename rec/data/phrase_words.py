@@ -12,7 +12,7 @@ izquierda izquierdo izquierdas izquierdos izq derecha derecho derechas derechos 
 esquerda esquerdo esquerdas esquerdos direita direito direitas direitos esquerra esquerre esquerres dreta dret dretes
 gauche gauches droite droit droites droits
 sinistra sinistro sinistre sinistri destra destro destre destri
-stânga stanga stâng stâng stângă dreapta dreaptă drept drepte
+stânga stanga stâng stângă dreapta dreaptă drept drepte
 vänster vänstra vanster vanstra höger högra hoger hogra venstre høyre hoyre højre hojre vinstri hægri
 vasen vasemman vasemmalla vasemmalta vasemmassa vasempi vasemmanpuoleinen oikea oikean oikealla oikealta oikeassa
 oikeanpuoleinen vasak vasakul vasakpoolne paremal parempoolne
@@ -21,7 +21,7 @@ lewa lewy lewe lewej lewego lewym lewą lewo prawa prawy prawe prawej prawego pr
 vlevo nalevo doleva zleva levá levý levé levou levém levého vpravo napravo doprava zprava pravá pravý pravé pravou
 pravém pravého vľavo naľavo ľavá ľavý ľavé ľavej pravej
 lijevo lijevi lijeva lijevom lijevoj desno desni desna desnom desnoj levo leva desne nadesno nalijevo ulevo udesno
-sol sol sol sol sol solda soldaki solundaki soldan sağ sağda sağdaki sağındaki sağdan sagda sagdaki
+sol solda soldaki solundaki soldan sağ sağda sağdaki sağındaki sağdan sagda sagdaki
 trái phải kiri kanan kaliwa kushoto kulia majtas djathtas kairė kairėje dešinė dešinėje kreisi kreisā labā labajā
 ezkerra ezkerreko eskuina eskuineko
 l r lhs rhs lh rh lt rt ls rs rgt rite lside rside lhand rhand starboard
