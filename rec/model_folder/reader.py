@@ -36,8 +36,8 @@ from rec.trust import weight_shapes
 if TYPE_CHECKING:
     import torch
 
-MAX_OUTSIDE = 1 << 26
-MAX_CHANNELS = 1 << 16
+MAX_OUTSIDE = 1 << 26  # numbers that a model computes for itself, which its weights file does not hold
+MAX_CHANNELS = 1 << 16  # of a convolution
 
 
 def read(
