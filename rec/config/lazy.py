@@ -123,9 +123,8 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
     space["__builtins__"] = {**vars(builtins), "__import__": import_hook}
     token, source = _loading.set((*_loading.get(), path)), ""
     try:
-        with tokenize.open(
-            path
-        ) as file:  # as Python reads it: by a byte order mark or a line such as "# coding: latin-1"
+        # As Python reads it: by a byte order mark or a line such as "# coding: latin-1".
+        with tokenize.open(path) as file:
             source = file.read()
         tree = ast.parse(source, str(path))
         exec(compile(tree, str(path), "exec"), space)
