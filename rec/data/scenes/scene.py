@@ -62,16 +62,12 @@ def make_scene(
         raise ValueError(f"shape scenes: level {level!r} is unknown; choose one of {', '.join(LEVELS)}")
     if targets not in TARGETS:
         raise ValueError(f"shape scenes: targets is {targets!r}; choose one of {', '.join(TARGETS)}")
-    if type(size) is not int or size > MAX_SIZE:
+    if type(size) is not int or not 64 <= size <= MAX_SIZE:  # smaller, shapes cannot be told apart
         raise ValueError(f"shape scenes: size is {size!r}; expected 64 to {MAX_SIZE:,} pixels")
-    if size < 64:
-        raise ValueError(f"shape scenes: size {size} is too small to tell shapes apart; use at least 64 pixels")
     if seed < 0:
         raise ValueError(f"shape scenes: seed {seed} is negative; seeds are whole numbers from 0 on")
-    if type(phrases_per_scene) is not int or phrases_per_scene > MAX_PHRASES:
+    if type(phrases_per_scene) is not int or not 1 <= phrases_per_scene <= MAX_PHRASES:
         raise ValueError(f"shape scenes: phrases_per_scene is {phrases_per_scene!r}; expected 1 to {MAX_PHRASES}")
-    if phrases_per_scene < 1:
-        raise ValueError(f"shape scenes: phrases_per_scene is {phrases_per_scene}; at least 1 is needed")
     # Two sequences per scene and level: how many numbers the search for phrases uses must not change the pixels.
     stream = 4 * seed + 2 * list(LEVELS).index(level)
     rng = random.Random(stream)
