@@ -80,25 +80,23 @@ class RefCOCOStream(IterableDataset):
         path = os.path.expanduser(path)
         self._count: int | None = None
         self._is_foreign = not os.path.isdir(path)
-        identity: list[Any] = [os.fspath(path), split, seed, buffer_size]
+        identity: list[Any] = [path, split, seed, buffer_size]
         if not self._is_foreign:
             check_finished(Path(path))
             files = parquet_files(Path(path)).get(split)
             if not files:
-                raise SourceError(
-                    f"{os.fspath(path)} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)"
-                )
+                raise SourceError(f"{path} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)")
             rows = load_dataset("parquet", data_files=as_patterns(files), split="train", streaming=True)
             self._count = sum(check_parquet(file) for file in files)
             identity[0] = [(file.name, file.stat().st_size) for file in files]
         else:
-            rows = load_dataset(os.fspath(path), split=split, streaming=True)
+            rows = load_dataset(path, split=split, streaming=True)
             if rows.info.splits and split in rows.info.splits:
                 self._count = rows.info.splits[split].num_examples or None
         try:
             columns = columns_of(rows.column_names or FEATURES)
         except KeyError as error:
-            raise SourceError(f"{os.fspath(path)} lacks the columns {error}: prepare it with `rec prepare`") from None
+            raise SourceError(f"{path} lacks the columns {error}: prepare it with `rec prepare`") from None
         self._all_rows = rows.select_columns(columns)
         self.seed, self.epoch, self.buffer_size, self.rank, self.processes = seed, 0, buffer_size, rank, processes
         self.shards = self._rows().num_shards
@@ -107,7 +105,7 @@ class RefCOCOStream(IterableDataset):
         self.fingerprint = f"{zlib.crc32(repr(identity).encode()):08x}"
         self.max_token_length, self.targets = max_token_length, targets
         self.vocabulary: Words = load_words(vocabulary) if isinstance(vocabulary, str | os.PathLike) else vocabulary
-        self._table = Table(None, os.fspath(path), "", (split,))  # shards are self-contained: only the folder is used
+        self._table = Table(None, path, "", (split,))  # shards are self-contained: only the folder is used
         self._make = SampleMaker(
             self.vocabulary,
             size=int(input_shape[0]),
