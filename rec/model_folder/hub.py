@@ -106,8 +106,10 @@ def _repeated(what: str, action: Callable[[], Any], attempts: int = len(_DELAYS)
         except errors.HFValidationError as error:
             raise HubError(f"{what}: {error}") from error
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            text = f"{what}: there is no such repository or revision, or it is private; check the name, or log in"
-            raise HubError(f"{text} with `hf auth login`") from error
+            raise HubError(
+                f"{what}: there is no such repository or revision, or it is private; check the name, or log in with "
+                "`hf auth login`"
+            ) from error
         except (errors.HTTPError, OSError) as error:
             response = getattr(error, "response", None)
             status = getattr(response, "status_code", None)
