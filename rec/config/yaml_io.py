@@ -30,7 +30,7 @@ _PLAIN |= {kind: kind for kind in ("bool", "str", "int", "float")}
 _TAG = "tag:yaml.org,2002:"
 _PYTHON = {f"{_TAG}python/{theirs}": f"{_TAG}{ours}" for theirs, ours in _PLAIN.items()}
 for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+0123456789."))
 for _rules in _Loader.yaml_implicit_resolvers.values():  # 2020-01-01 is a string, as omegaconf has it
     _rules[:] = [rule for rule in _rules if "timestamp" not in rule[0]]
 
@@ -71,8 +71,8 @@ def safe_load_yaml(path: str | Path, sources: dict[str, str] | None = None) -> d
 def _build(loader: Any, node: Any, path: str, file: str | Path, places: dict[str, str]) -> Any:
     mapping, in_tuple = isinstance(node, yaml.MappingNode), node.tag == f"{_TAG}python/tuple"
     node.tag = _PYTHON.get(node.tag, node.tag)
-    if isinstance(node, yaml.ScalarNode) or node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > MAX_NUMBER:
+    if isinstance(node, yaml.ScalarNode) or node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(node.value) > MAX_NUMBER:
             raise ValueError(f"a number of {len(node.value)} characters; at most {MAX_NUMBER} are read")
         return loader.construct_object(node, deep=True)  # a scalar, or a tag that a safe loader refuses
     built: dict[Any, Any] = {}
