@@ -1,8 +1,8 @@
 """Standard streams that outlast their reader: a closed pipe, a full device, a terminal that is gone or stands still.
 
 What a program makes is in its files; what it tells meanwhile must not end it. Where the output itself is what the program
-makes (:func:`require_output`), losing it is an error like any other. Used by
-:func:`rec.command_line.exit_with`, hence by every script.
+makes (:func:`require_output`), losing it is an error like any other. Used by :func:`rec.command_line.exit_with`, hence by
+every script.
 """
 
 import io
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
 
 PATIENCE = 10.0  # seconds that a program waits for a console that takes nothing: a frozen connection, a pager left open
 

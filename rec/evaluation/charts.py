@@ -10,8 +10,6 @@ from rec.evaluation import several
 Record = Mapping[str, Any]
 
 _WIDTH, _HEIGHT, _MARGIN = 380, 240, 38
-
-
 _FIFTHS = tuple((k / 5, f"{k / 5:g}") for k in range(6))
 
 
