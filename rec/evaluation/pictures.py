@@ -18,6 +18,7 @@ from rec.files import user_path, whole_file
 Colour = tuple[int, int, int]
 TRUE, PREDICTED = (46, 160, 67), (218, 54, 51)  # green: the truth; red: the answer
 _PALETTE = (PREDICTED, (9, 105, 218), (154, 103, 0), (130, 80, 223), (27, 124, 131), (207, 34, 142))
+_CAPTION_LINES = 3
 
 
 def colour(number: int) -> Colour:
@@ -80,7 +81,7 @@ def annotate(
     return _with_caption(picture, caption) if caption else picture
 
 
-def _with_caption(picture: Image.Image, caption: str, lines: int = 3) -> Image.Image:
+def _with_caption(picture: Image.Image, caption: str) -> Image.Image:
     font = ImageFont.load_default(13)
     rows, row = [], ""
     for word in caption.split():
@@ -89,8 +90,8 @@ def _with_caption(picture: Image.Image, caption: str, lines: int = 3) -> Image.I
             row = word
         else:
             row = f"{row} {word}".strip()
-    rows = [*rows, row][:lines]
-    strip = Image.new("RGB", (picture.width, picture.height + 17 * lines + 4), "white")
+    rows = [*rows, row][:_CAPTION_LINES]
+    strip = Image.new("RGB", (picture.width, picture.height + 17 * _CAPTION_LINES + 4), "white")
     strip.paste(picture)
     ImageDraw.Draw(strip).multiline_text((4, picture.height + 1), "\n".join(rows), fill="black", font=font, spacing=3)
     return strip

@@ -19,6 +19,7 @@ DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit")
 FLORENCE_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 MAX_NEW_TOKENS = 256
 AT_ONCE = 8  # pairs in one forward pass of a detector
+MOST_BOXES = 100  # of a detector, for one phrase
 
 
 class ForeignModelError(RecError):
@@ -163,10 +164,11 @@ class Detector(_Local):
         ]
 
 
-def _best(boxes: np.ndarray, scores: np.ndarray, most: int = 100) -> Found:
+def _best(boxes: np.ndarray, scores: np.ndarray) -> Found:
+    """The finite boxes of highest score, best first."""
     good = np.isfinite(boxes).all(-1) & np.isfinite(scores)
     boxes, scores = boxes[good].astype(np.float64), scores[good].astype(np.float64)
-    order = np.argsort(-scores, kind="stable")[:most]
+    order = np.argsort(-scores, kind="stable")[:MOST_BOXES]
     return Found(boxes[order].reshape(-1, 4), scores[order])
 
 
