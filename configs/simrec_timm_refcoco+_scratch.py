@@ -4,4 +4,3 @@ from .simrec_timm_refcoco_scratch import dataset, model, optim, train
 
 dataset.dataset = "refcoco+"
 train.output_dir = "outputs/simrec_timm_refcoco+_scratch"
-train.evaluation.splits = ["val", "testA", "testB"]
