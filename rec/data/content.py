@@ -71,9 +71,9 @@ def describe(
         progress: show a bar on a terminal.
 
     Returns:
-        Split to ``{"content": …, "files": {name: digest}, "shared": …, "repeated": …, "doubled": …}``, the last three the number of
-        its images that are images of the training split too, by their content, of rows that say of an image what an earlier one
-        says, and of rows that list a box twice.
+        Split to ``{"content": …, "files": {name: digest}, "shared": …, "repeated": …, "doubled": …}``. The last three are numbers:
+        of its images that the training split has too, by their content; of rows that say of an image what an earlier row says;
+        of rows that list a box twice.
     """
     names = {split: image_names(table) for split, table in tables.items()}
     distinct = list(dict.fromkeys(name for each in names.values() for name in each))
