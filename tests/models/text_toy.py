@@ -46,20 +46,22 @@ def published(kind, folder=None, seed=0, **more):
     return model
 
 
+def special_tokens(pieces):
+    """The first four pieces of a vocabulary as ``added_tokens`` of a ``tokenizer.json``."""
+    kept = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [{"id": number, "content": piece, **kept, "special": True} for number, piece in enumerate(pieces[:4])]
+
+
 def word_tokenizer(words=WORDS, template=("[CLS]", "[SEP]")):
     """A ``tokenizer.json`` as BERT's are: lower case, pieces of words, ``[CLS]`` and ``[SEP]``."""
     pieces = ["[PAD]", "[UNK]", *template, *words, *(f"##{end}" for end in ("s", "ish", "most"))]
-    special = [
-        {"id": number, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True} for number, piece in enumerate(pieces[:4])
-    ]  # fmt: skip
     start, end = ({"SpecialToken": {"id": piece, "type_id": 0}} for piece in template)
     return json.dumps(
         {
             "version": "1.0", "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
             "padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
                         "pad_type_id": 0, "pad_token": "[PAD]"},
-            "added_tokens": special,
+            "added_tokens": special_tokens(pieces),
             "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
                            "lowercase": True},
             "pre_tokenizer": {"type": "BertPreTokenizer"},
@@ -81,14 +83,10 @@ def multilingual_tokenizer():
         "<s>", "<pad>", "</s>", "<unk>", "▁", "▁der", "▁rote", "▁hund", "▁la", "▁mujer", "▁赤い", "犬", "▁собака", "s",
         "e",
     ]  # fmt: skip
-    special = [
-        {"id": number, "content": piece, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-         "special": True} for number, piece in enumerate(pieces[:4])
-    ]  # fmt: skip
     start, end = ({"SpecialToken": {"id": piece, "type_id": 0}} for piece in ("<s>", "</s>"))
     return json.dumps(
         {
-            "version": "1.0", "truncation": None, "padding": None, "added_tokens": special,
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": special_tokens(pieces),
             "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]},
             "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
             "post_processor": {"type": "TemplateProcessing", "pair": [],
