@@ -383,7 +383,7 @@ def test_the_script_warns_of_xyxy_and_of_skipped_records(tmp_path, run):
 def test_full_data_sets_of_other_counts_are_warned_of():
     from rec.data.sources.refer import SPLIT_COUNTS, count_warnings
 
-    published = dict(SPLIT_COUNTS["refcoco_unc"][0])
+    published = SPLIT_COUNTS["refcoco_unc"]
     assert count_warnings("refcoco_unc", published) == []
     assert count_warnings("refcoco_unc", {"train": 95, "val": 20}) == []
     assert count_warnings("mine", {"train": 95}) == []

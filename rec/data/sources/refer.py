@@ -26,13 +26,13 @@ from rec.trust import is_split_name
 USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "referit": "unc"}
 # Broken files of the SAIAPR TC-12 images; SimREC and others skip them.
 BROKEN_REFCLEF_IMAGES = frozenset({"19579.jpg", "17975.jpg", "19575.jpg"})
-# (refs of each split, all sentences) of the published files.
-SPLIT_COUNTS: dict[str, tuple[dict[str, int], int]] = {
-    "refcoco_unc": ({"train": 42404, "val": 3811, "testA": 1975, "testB": 1810}, 142210),
-    "refcoco_google": ({"train": 40000, "val": 5000, "test": 5000}, 142210),
-    "refcoco+_unc": ({"train": 42278, "val": 3805, "testA": 1975, "testB": 1798}, 141564),
-    "refcocog_umd": ({"train": 42226, "val": 2573, "test": 5023}, 95010),
-    "refcocog_google": ({"train": 44822, "val": 5000}, 95010),
+# Refs of each split of the published files.
+SPLIT_COUNTS = {
+    "refcoco_unc": {"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
+    "refcoco_google": {"train": 40000, "val": 5000, "test": 5000},
+    "refcoco+_unc": {"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
+    "refcocog_umd": {"train": 42226, "val": 2573, "test": 5023},
+    "refcocog_google": {"train": 44822, "val": 5000},
 }
 _REFS_FILE = re.compile(r"(?P<general>g)?refs\((?P<by>.+)\)\.(?(general)json|p)")
 _IMAGE_FOLDERS = {"refclef": ("saiapr_tc-12", "refclef"), "referit": ("saiapr_tc-12", "refclef")}
@@ -45,7 +45,7 @@ def count_warnings(name: str, rows: dict[str, int]) -> list[str]:
         name: data set and split_by, ``refcoco_unc``.
         rows: split to number of refs. Fewer than half of all published refs is taken for a sample: no warnings.
     """
-    expected = SPLIT_COUNTS.get(name, ({}, 0))[0]
+    expected = SPLIT_COUNTS.get(name, {})
     if 2 * sum(rows.values()) < sum(expected.values()):
         return []
     return [
