@@ -78,8 +78,8 @@ class _Resolver:
         for step in steps:
             if isinstance(value, str) and (between := _REFERENCE.fullmatch(value)):
                 value = self._follow(between, target)
-            inner = dict(value.items() if isinstance(value, Mapping) else enumerate(value)) if _nests(value) else {}
-            key = next((key for key in inner if str(key) == step), None)
+            inner = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+            key = next((key for key in inner if str(key) == step), None) if isinstance(inner, Mapping) else None
             if key is None:
                 self._refuse(place, f"{found[0]} leads nowhere")
             value, target = inner[key], (*target, key)
@@ -95,7 +95,3 @@ class _Resolver:
         for key in place:
             path = join(path, key)
         raise UntrustedError(f"cfg.{path}: {why}")
-
-
-def _nests(value: Any) -> bool:
-    return isinstance(value, Mapping | list | tuple)
