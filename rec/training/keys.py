@@ -151,7 +151,8 @@ def check_values(cfg: Any, groups: tuple[str, ...] = ("train", "dataset", "optim
         if name.startswith(groups) and _is_ours(cfg, name) and (found := _find(cfg, name)) is not None:
             value = found[0]
             if not any(_fits(value, rule) for rule in key.rule.split(" or ")):
-                builder.fail(ValueError, f"cfg.{name}", f" is {_shown(value)}; expected {_expected(key.rule)}")
+                shown = "null" if value is None else repr(value)[:80]
+                builder.fail(ValueError, f"cfg.{name}", f" is {shown}; expected {_expected(key.rule)}")
     return problems + _together(cfg, training="train" in groups)
 
 
@@ -283,7 +284,3 @@ def _find(cfg: Any, name: str) -> tuple[Any] | None:
         except Exception:  # a missing value or interpolation, which rec.config.check reports with its place
             return None
     return (to_native(node, path=name),) if not isinstance(node, str) or node != "???" else None
-
-
-def _shown(value: object) -> str:
-    return "null" if value is None else repr(value)[:80]
