@@ -9,13 +9,14 @@ import numpy as np
 
 from benchmarks.inputs import boxes, ellipse, photographs, phrases
 
-SENTENCES = (2, 3, 2, 3, 2)  # of successive objects; three objects to an image make 7.2 sentences
+SENTENCES = (2, 3, 2, 3, 2)  # of successive objects
+PER_IMAGE = 3  # objects, which makes 7.2 sentences
 
 
-def refer_files(folder: Path, images: int, refs: int, *, per_image: int = 3, split: str = "val") -> Path:
-    """REFER files ``<folder>/refcoco`` of ``refs`` objects with COCO-like polygons, over ``images`` photographs.
+def refer_files(folder: Path, images: int, refs: int) -> Path:
+    """REFER files ``<folder>/refcoco``: ``refs`` objects of ``val`` with COCO-like polygons, over ``images`` photographs.
 
-    With more refs than ``images * per_image`` several image ids share a file.
+    With more refs than ``images * PER_IMAGE`` several image ids share a file.
     """
     rng = np.random.default_rng(0)
     files = photographs(folder / "images" / "train2014", images)
@@ -25,9 +26,9 @@ def refer_files(folder: Path, images: int, refs: int, *, per_image: int = 3, spl
     pictures: list[Any] = []
     annotations: list[Any] = []
     entries: list[Any] = []
-    for number in range(-(-refs // per_image)):
+    for number in range(-(-refs // PER_IMAGE)):
         pictures.append({"id": number, "file_name": files[number % len(files)].name, "width": 640, "height": 480})
-        for box in boxes(rng, min(per_image, refs - number * per_image)):
+        for box in boxes(rng, min(PER_IMAGE, refs - number * PER_IMAGE)):
             identity = len(annotations)
             outline = [ellipse(box, int(rng.integers(20, 60)))]
             known = {"image_id": number, "category_id": 1}
@@ -35,7 +36,7 @@ def refer_files(folder: Path, images: int, refs: int, *, per_image: int = 3, spl
             said = phrases(rng, SENTENCES[identity % len(SENTENCES)])
             sentences = [{"sent": text, "raw": text, "tokens": text.split(), "sent_id": 0} for text in said]
             ids = {"ref_id": identity, "ann_id": identity, "sent_ids": [0] * len(said)}
-            entries.append(known | ids | {"split": split, "sentences": sentences, "file_name": ""})
+            entries.append(known | ids | {"split": "val", "sentences": sentences, "file_name": ""})
     target.mkdir(parents=True, exist_ok=True)
     (target / "refs(unc).p").write_bytes(pickle.dumps(entries, protocol=2))
     content = {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}

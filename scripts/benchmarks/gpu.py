@@ -140,8 +140,8 @@ def against_floor(options: Options, rates: Rates, name: str, times: int, overrid
         yield single(f"{where}, memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
 
 
-def shares_of_time(run: Callable[[], Any], device: str, most: int = 6) -> list[str]:
-    """Where the device's time goes in one call, by operation, largest first; on a GPU also how long it stood idle."""
+def shares_of_time(run: Callable[[], Any], device: str) -> list[str]:
+    """The six operations that take most of a call's time on the device, the others, and how long a GPU stood idle."""
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device == "cuda"
@@ -155,8 +155,8 @@ def shares_of_time(run: Callable[[], Any], device: str, most: int = 6) -> list[s
             spent[event.key.removeprefix("aten::")] += event.self_cpu_time_total / 3e6
     times = sorted(spent.items(), key=lambda item: -item[1])
     idle = [("nothing", max(0.0, took - sum(spent.values())))] if on_gpu else []
-    rest = [("others", sum(each for _, each in times[most:]))]
-    return [f"{key} {spell(each)}" for key, each in [*times[:most], *rest, *idle]]
+    rest = [("others", sum(each for _, each in times[6:]))]
+    return [f"{key} {spell(each)}" for key, each in [*times[:6], *rest, *idle]]
 
 
 def kind_of(kernel: str) -> str:
