@@ -45,6 +45,8 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         old_words = _words_of(folder) if words is not None and EMBEDDING in own else None
     except (RecError, OSError, ValueError) as error:
         raise CheckpointError(f"train.load_weight: {error}") from error
+
+    # What fits by name, shape and kind; word vectors go by their words where the file's are known.
     words_report = ""
     with safe_open(file, "pt") as stored:
         fitting = {name: stored.get_tensor(name) for name in shapes if name in own and shapes[name] == own[name].shape}
@@ -61,6 +63,8 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
             words_report = f"; {len(pairs)} of {len(words)} words are known to it"
     elif words is not None and EMBEDDING in fitting:
         words_report = f"; it has no {VOCABULARY} beside it, so its word vectors are taken id by id"
+
+    # Weights that would not be what they are taken for.
     if not fitting:
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
@@ -78,6 +82,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
             "model.language_encoder.name, from which a run takes what stands still: set model.language_encoder.freeze=none (and "
             "lora=null) to go on from those of the file"
         )
+
     model.load_state_dict(fitting, strict=False)
     if trouble := unsound(model):
         raise CheckpointError(f"train.load_weight: {file}: {trouble}; take the weights of another checkpoint")
