@@ -169,6 +169,7 @@ def _find_columns(
         ]
         return next((path for known in KNOWN_COLUMNS[ours] for path in places if path.split(".")[-1] == known), None)
 
+    # One box for each object, or a list of boxes that every phrase of a row names.
     names = {ours: columns.get(ours) or find(ours) for ours in KNOWN_COLUMNS}
     if "boxes" in columns or ("bbox" not in columns and names["bbox"] is None):
         names["bbox"] = columns.get("bbox")
@@ -181,14 +182,14 @@ def _find_columns(
         names["boxes"] = None  # where both are there unasked, rows in which they do not say the same are refused
     if names["bbox"] is None and names["boxes"] is not None and _one_box_each(names, there, columns, group, name):
         names["bbox"], names["boxes"] = names["boxes"], None
-    missing = [ours for ours in ("image", "bbox", "sentences") if names[ours] is None]
-    if names["boxes"] is not None and "bbox" in missing:
-        missing.remove("bbox")
-    if missing:
+    needed = ("image", "bbox" if names["boxes"] is None else "boxes", "sentences")
+    if missing := [ours for ours in needed if names[ours] is None]:
         raise SourceError(
             f"{name}: which columns hold {', '.join(missing)}? The table has {', '.join(there)}; say so with columns "
             f"(--columns {missing[0]}=… of `rec prepare`)"
         )
+
+    # Which of them hold a value for each object.
     used = {ours: theirs for ours, theirs in names.items() if theirs is not None}
     if group is not None:
         return used, frozenset(ours for ours, theirs in used.items() if theirs.startswith(f"{group}."))
