@@ -55,9 +55,9 @@ ANY = (  # label, record, row of its metrics
 )
 PHOTOS = (
     ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
-    ("phrases by MiniLM, which stands still, in place of GloVe and a GRU", "photos_minilm"),
+    ("phrases by MiniLM, frozen, in place of GloVe and a GRU", "photos_minilm"),
     ("the same at 320 pixels", "photos_minilm_320"),
-    ("MiniLM's layers trained, the trunk's stem and first stages standing still", "photos_minilm_trained"),
+    ("MiniLM's layers trained, the trunk's stem and first stages frozen", "photos_minilm_trained"),
     ("photo-small's recipe, ten minutes of two idle cores", "photos_short"),
     ("three epochs, trunk not pretrained", "photos_random_trunk"),
     ("three epochs, sees no phrase", "photos_no_phrase"),
@@ -90,7 +90,7 @@ OWN = (
 )
 TEXT = (
     ("GloVe and a GRU", "glove"),
-    ("MiniLM, standing still", "minilm"),
+    ("MiniLM, frozen", "minilm"),
     ("MiniLM, LoRA of rank 8", "lora"),
     ("MiniLM, all of it trained", "full"),
 )
