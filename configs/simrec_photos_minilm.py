@@ -1,4 +1,4 @@
-"""SimREC for photographs with a published text encoder, MiniLM-L6, which stands still, in place of GloVe and a GRU.
+"""SimREC for photographs with a published text encoder, a frozen MiniLM-L6, in place of GloVe and a GRU.
 
 Where it lies is told by the environment variable REC_MINILM: a folder, or an id on the Hub.
 """

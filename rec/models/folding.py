@@ -1,4 +1,4 @@
-"""Convolution and BatchNorm in one operation, on CPUs, where statistics stand still.
+"""Convolution and BatchNorm in one operation, on CPUs, where statistics are fixed.
 
 BatchNorm is then a scale and a shift per channel: ``norm(conv(x)) = conv'(x)`` with
 ``weight' = weight * s``, ``bias' = norm.bias + (conv.bias - running_mean) * s``, ``s = norm.weight / sqrt(running_var + eps)``.

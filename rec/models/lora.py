@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of linear layers that stand still (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
+"""LoRA: low-rank updates of frozen linear layers (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
 ICLR 2022)."""
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ _A, _B = "lora_a", "lora_b"
 
 
 class AdaptedLinear(nn.Linear):
-    """``x (W + B A)^T + b`` with W and b standing still; B begins at 0. W keeps its name in the state dict."""
+    """``x (W + B A)^T + b`` with W and b frozen; B begins at 0. W keeps its name in the state dict."""
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, linear.weight.device)

@@ -24,9 +24,9 @@ class PretrainedText(nn.Module):
         name: folder or Hub id (``transformers``' ``config.json``, ``model.safetensors``) that a training run takes the encoder
             from; from then on it only says where it came from.
         layers: how many of its layers to keep; null keeps all.
-        freeze: ``"all"``, ``"none"``, or a number: the embeddings and that many layers stand still.
-        lora: ``{"rank": 8, "targets": ["query", "value"]}`` trains low-rank changes of these layers, all else of the encoder stands
-            still. Targets: query, key, value, out, expand, contract.
+        freeze: ``"all"``, ``"none"``, or a number: the embeddings and that many layers are frozen.
+        lora: ``{"rank": 8, "targets": ["query", "value"]}`` trains low-rank updates of these layers, all else of the encoder is
+            frozen. Targets: query, key, value, out, expand, contract.
         hidden_size: width of the vectors.
         pool: ``"mean"`` of the tokens, ``"cls"`` (the first), ``"eos"`` (the last one of the phrase), ``"last"`` (the last place,
             and SigLIP's head); by default the family's own: mean for BERT and RoBERTa, eos for CLIP, last for SigLIP.
@@ -35,10 +35,10 @@ class PretrainedText(nn.Module):
         digest: of the encoder's weights file; set from ``name`` when a run starts.
 
     Attributes:
-        cache: keeps the pooled features of phrases met before, for an encoder that stands still; a training run sets it
+        cache: keeps the pooled features of phrases met before, for a frozen encoder; a training run sets it
             (:class:`rec.training.phrase_cache.PhraseCache`).
         is_frozen: whether nothing before the linear layer is trained.
-        borrowed: names of the tensors that stand still and are the published ones: checkpoints leave them out.
+        borrowed: names of the tensors that are frozen and the published ones: checkpoints leave them out.
 
     Raises:
         ValueError: arguments that do not fit each other or the encoder.
@@ -88,7 +88,7 @@ class PretrainedText(nn.Module):
         self.is_frozen = all(not parameter.requires_grad for parameter in self.text.parameters())
 
     def _freeze(self, freeze: str | int, lora: Mapping[str, Any] | None, depth: int) -> list[nn.Module]:
-        """Turns gradients off; returns the modules that stand still, whose dropout is off too."""
+        """Turns gradients off; returns the modules that are frozen, whose dropout is off too."""
         is_count = type(freeze) is int and 0 <= freeze <= depth
         if freeze not in ("all", "none") and not is_count:
             raise ValueError(f"freeze is {freeze!r}, expected all, none or a number of layers up to {depth}")
@@ -105,7 +105,7 @@ class PretrainedText(nn.Module):
                 raise ValueError(f"lora is {lora}, expected {{rank: 1 to {self.text.size}, targets: [query, value]}}")
             if freeze != "all":
                 raise ValueError(
-                    f"freeze is {freeze!r} with lora: adapters are trained where all else stands still (freeze=all)"
+                    f"freeze is {freeze!r} with lora: adapters are trained where all else is frozen (freeze=all)"
                 )
             self.text.requires_grad_(False)
             adapt(self.text, rank, targets)

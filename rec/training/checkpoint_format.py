@@ -4,7 +4,7 @@
 
     output_dir/checkpoints/
       step_00001200/
-        model.safetensors          raw weights, names of the unwrapped model; complete but for what stands still of a published
+        model.safetensors          raw weights, names of the unwrapped model; complete but for what is frozen of a published
                                    text encoder, whose digest is in the config
         ema.safetensors            EMA weights, likewise, where EMA is on
         optimizer.bin, scaler.pt   optimizer and gradient scaler, as torch saves them, read with weights_only

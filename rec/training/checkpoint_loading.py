@@ -114,7 +114,7 @@ def _load(
     if has_generators:
         generators = _read(load_pickled, folder / random_states(rank))
         _check_generators(folder / random_states(rank), generators, report)
-    # What stands still of a published text encoder is in the model already, from where the run has it.
+    # What is frozen of a published text encoder is in the model already, from where the run has it.
     own, left_out = model.state_dict(), {}
     if not sharded:
         left_out = {name: own[name].detach() for name in borrowed_names(model)}

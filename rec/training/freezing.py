@@ -1,4 +1,4 @@
-"""Layer-wise freezing by a schedule: parts of a model that stand still for some of the updates."""
+"""Layer-wise freezing by a schedule: parts of a model that are not trained in some of the updates."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class FreezingSchedule:
                 raise TrainingError(f"train.freeze_schedule freezes everything that is trained from update {update} on")
 
     def frozen_at(self, update: float) -> list[nn.Module]:
-        """The modules that stand still at ``update``."""
+        """The modules that are frozen at ``update``."""
         return [module for first, last, modules in self.steps if first <= update < last for module in modules]
 
     def apply(self, model: nn.Module, optimizer: torch.optim.Optimizer, update: int) -> tuple[nn.Module, Any]:

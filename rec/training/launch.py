@@ -131,7 +131,7 @@ def prepare_model(
         )
     if accelerator.distributed_type in SHARDED and borrowed_names(model):
         raise TrainingError(
-            f"checkpoints leave out what stands still of a published text encoder, which {accelerator.distributed_type.value} "
+            f"checkpoints leave out what is frozen of a published text encoder, which {accelerator.distributed_type.value} "
             "divides: use model.language_encoder.freeze=none, or processes without it"
         )
     if train.activation_checkpoint.enabled:

@@ -1,4 +1,4 @@
-"""Features of phrases by an encoder that stands still: computed once, kept in a memory-mapped file for every later epoch and run.
+"""Features of phrases by a frozen encoder: computed once, kept in a memory-mapped file for every later epoch and run.
 
 The file lies in the cache of the ``datasets`` library, ``rec/phrases-<digest>-<rank>.bin``; the digest is of the encoder's weights
 and config and of what is made of them, so another encoder never meets it. Records of one size: 16 bytes that tell the phrase's
@@ -108,7 +108,7 @@ def _own_file(path: Path) -> BinaryIO:
 
 
 def remember_phrases(encoder: PretrainedText, node: ConfigNode) -> None:
-    """Gives an encoder that stands still a cache, one for each process.
+    """Gives a frozen encoder a cache, one for each process.
 
     Args:
         encoder: of the run's model.

@@ -121,7 +121,7 @@ class RunLog:
         self.bar = tqdm(total=updates, initial=self.before, unit="update", disable=not on_terminal)
         self.caches = [encoder.cache for encoder in text_encoders(model).values() if encoder.cache is not None]
         for cache in self.caches:
-            self.line(f"features of phrases that stand still: {cache}")
+            self.line(f"kept features of phrases: {cache}")
 
     def metrics(self, kind: str, update: int, values: Mapping[str, float], **more: Any) -> None:
         """One record to ``metrics.jsonl`` and its numbers to the trackers, under ``kind/name``."""
@@ -179,7 +179,7 @@ class RunLog:
     def close(self, cfg: ConfigNode, state: TrainerState, updates: int) -> None:
         """Ends the log; where all ``updates`` are done, with what came out and the next commands."""
         for cache in self.caches:
-            self.line(f"features of phrases that stand still: {cache}")
+            self.line(f"kept features of phrases: {cache}")
         if state.skipped_updates:
             self.line(f"{state.skipped_updates} updates were skipped because a gradient was not finite")
         if self.bar is not None:

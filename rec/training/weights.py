@@ -34,9 +34,9 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         One paragraph: what was loaded, what kept its initial values, what was not used.
 
     Raises:
-        CheckpointError: no weights there, none of them fits, they are others than a published text encoder's that stands still
-            or adapters of one that the model has not; or they cannot be trusted: not finite, a link out of the folder, not what
-            its digests say, beyond the limits of :mod:`rec.trust`.
+        CheckpointError: no weights there, none of them fits, a frozen text encoder's are others than the published ones, or there
+            are adapters that the model has not; or they cannot be trusted: not finite, a link out of the folder, not what its
+            digests say, beyond the limits of :mod:`rec.trust`.
     """
     own = model.state_dict()
     try:
@@ -79,7 +79,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
     if still:
         raise CheckpointError(
             f"train.load_weight: {file} has other numbers in {len(still)} tensors of the text encoder, such as {min(still)}, than "
-            "model.language_encoder.name, from which a run takes what stands still: set model.language_encoder.freeze=none (and "
+            "model.language_encoder.name, from which a run takes what is frozen: set model.language_encoder.freeze=none (and "
             "lora=null) to go on from those of the file"
         )
 

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
         frozen_stages: how many leading stages are frozen: they get no gradients, run without autograd and keep their
             BatchNorm statistics, also after ``model.train()``.
         update_frozen_statistics: original arithmetic: the BatchNorm layers of frozen stages stay in training mode
-            (batch statistics, running statistics keep moving) while their weights stand still.
+            (batch statistics, running statistics keep moving) while their weights do not.
         fixed_statistics: BatchNorm layers use and keep their running statistics in training too, while scale and shift are
             trained: for fine-tuning with small batches, or where the statistics were estimated on other images.
 
