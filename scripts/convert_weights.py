@@ -1,4 +1,4 @@
-"""Turn weights of the original SimREC and MCN code, and of YOLOv5, YOLOv3 and YOLOX trunks, into files of this project.
+"""Turn weights of the original SimREC and MCN code, and of YOLOv5, YOLOv3 and YOLOX backbones, into files of this project.
 
     rec convert simrec_refcoco.pth --annotations refcoco.json --out weights/simrec_refcoco
     rec convert mcn_refcoco.pth --annotations refcoco.json --out weights/mcn_refcoco

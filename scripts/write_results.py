@@ -57,9 +57,9 @@ PHOTOS = (
     ("SimREC of 2.5 million parameters on YOLOX-Nano (photo-small)", "photos"),
     ("phrases by MiniLM, frozen, in place of GloVe and a GRU", "photos_minilm"),
     ("the same at 320 pixels", "photos_minilm_320"),
-    ("MiniLM's layers trained, the trunk's stem and first stages frozen", "photos_minilm_trained"),
+    ("MiniLM's layers trained, the backbone's stem and first stages frozen", "photos_minilm_trained"),
     ("photo-small's recipe, ten minutes of two idle cores", "photos_short"),
-    ("three epochs, trunk not pretrained", "photos_random_trunk"),
+    ("three epochs, backbone not pretrained", "photos_random_trunk"),
     ("three epochs, sees no phrase", "photos_no_phrase"),
 )
 PHOTO_FLOORS = (  # of the data, as their README has them: val, test
@@ -85,7 +85,7 @@ TEACHER = (
 OWN_OBJECTS = (100, 300, 1000)
 OWN = (
     ("a photo model, trained on the other half of the photographs", "model"),
-    ("COCO's trunk and neck", "trunk"),
+    ("COCO's backbone and neck", "trunk"),
     ("nothing", "scratch"),
 )
 TEXT = (
@@ -104,7 +104,7 @@ HARD = (
     ("SimREC small", "scenes_hard"),
     ("SimREC small, three times as long", "scenes_hard_long"),
     ("SimREC small, 128 pixels", "scenes_hard_128"),
-    ("SimREC small, a wider trunk", "scenes_hard_wide"),
+    ("SimREC small, a wider backbone", "scenes_hard_wide"),
     ("SimREC small, learns from 12 phrases of each scene", "scenes_hard_phrases"),
     ("the same, three times the scenes", "scenes_hard_hour"),
 )
@@ -131,7 +131,7 @@ SUMMARY = (  # data (empty: as above), model, record
     ("hard shape scenes: ordinals, relations in two steps, negation", "SimREC small", "scenes_hard_phrases"),
     ("", "SimREC small, three times the scenes", "scenes_hard_hour"),
     ("285 photographs, 3,868 phrases of captions (a quarter of Flickr30k Entities' test)",
-     "photo-small: 2.5 million parameters, YOLOX-Nano's trunk, GloVe", "photos"),
+     "photo-small: 2.5 million parameters, YOLOX-Nano's backbone, GloVe", "photos"),
     ("", "MiniLM for the phrases in place of GloVe", "photos_minilm"),
 )  # fmt: skip
 

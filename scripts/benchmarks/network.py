@@ -130,7 +130,7 @@ def training_step(options: Options, count: int) -> list[Row]:
         "floor": partial(ours.bare, our_batch(batch)),
     }
     if bfloat16_is_fast(options.device):
-        # A model of its own: the frozen trunk's folded weights are kept in the dtype of the last step.
+        # A model of its own: the frozen backbone's folded weights are kept in the dtype of the last step.
         sides["ours bf16"] = partial(OurTraining(options).step, batch, bf16=True)
     if options.device == "cuda":
         sides["graphs"] = partial(OurTraining(options, graphs=True).step, batch, bf16=True)

@@ -1,4 +1,4 @@
-"""SimREC of 2.5 million parameters for photographs of 192 to 320 pixels, on YOLOX-Nano's trunk and neck.
+"""SimREC of 2.5 million parameters for photographs of 192 to 320 pixels, on YOLOX-Nano's backbone and neck.
 
 Where the detector's weights lie is told by the environment variable REC_YOLOX_NANO, or by
 model.visual_backbone.pretrained_weight_path.

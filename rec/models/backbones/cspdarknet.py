@@ -1,4 +1,4 @@
-"""CSPDarknet, the trunk of YOLOv5 (Wang et al., CSPNet, CVPRW 2020; Ultralytics YOLOv5 v6 layout)."""
+"""CSPDarknet, the backbone of YOLOv5 (Wang et al., CSPNet, CVPRW 2020; Ultralytics YOLOv5 v6 layout)."""
 
 from collections.abc import Sequence
 
@@ -85,7 +85,7 @@ class CspDarkNet(Backbone):
         width: multiplies all channel counts (rounded to multiples of 8).
         depth: multiplies the numbers of bottlenecks (3, 6, 9, 3; at least one each).
         out_strides: strides of the returned maps, out of 4, 8, 16, 32. Nothing is built beyond the last; pooling
-            closes the trunk there.
+            closes the backbone there.
         update_frozen_statistics, fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
 
     Raises:

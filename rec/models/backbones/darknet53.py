@@ -1,4 +1,4 @@
-"""DarkNet53, the trunk of YOLOv3 (Redmon and Farhadi, 2018), with the first layers of its neck, as MCN uses it."""
+"""DarkNet53, the backbone of YOLOv3 (Redmon and Farhadi, 2018), with the first layers of its neck, as MCN uses it."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""The trunk of YOLOX, and its neck (Ge et al., "YOLOX: Exceeding YOLO Series in 2021", arXiv:2107.08430)."""
+"""The backbone of YOLOX, and its neck (Ge et al., "YOLOX: Exceeding YOLO Series in 2021", arXiv:2107.08430)."""
 
 import re
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from rec.models.layers import ConvBlock
 from rec.models.original_weights import load_backbone
 
 EPSILON, MOMENTUM = 1e-3, 0.03  # of YOLOX's BatchNorm
-# Where YOLOX's own state dict has the stages: its trunk is backbone.backbone, its neck backbone, the rest a detector's head.
+# Where YOLOX's own state dict has the stages: its backbone is backbone.backbone, its neck backbone, the rest a detector's head.
 _STEM = "stages.0.conv.conv.weight"
 _TRUNK = ("stem", "dark2.0", "dark2.1", "dark3.0", "dark3.1", "dark4.0", "dark4.1", "dark5.0", "dark5.1", "dark5.2")
 
