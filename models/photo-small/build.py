@@ -34,7 +34,7 @@ best box of a phrase's last word, without the image, 32.4 / 33.6.
 - Trained by `configs/simrec_photos.py` on Flickr30k Entities (Plummer et al., 2015; Young et al., 2014), on the 7,298
   of its training photographs that are also in Flickr8k (Hodosh et al., 2013). The photographs are Flickr users',
   given for **non-commercial research and education**; so are these weights. No photograph is contained.
-- Image trunk and neck: YOLOX-Nano (Ge et al., 2021; Megvii), trained on COCO train2017, Apache-2.0. COCO's
+- Image backbone and neck: YOLOX-Nano (Ge et al., 2021; Megvii), trained on COCO train2017, Apache-2.0. COCO's
   photographs hold those of RefCOCO, RefCOCO+ and RefCOCOg, evaluation splits included: figures on these are not those
   of a model that never saw them.
 - Word vectors: GloVe 6B, 50 dimensions (Pennington et al., 2014), public domain (PDDL 1.0), not trained further, for
