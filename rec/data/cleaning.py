@@ -1,4 +1,4 @@
-"""The gate of rows: what is valid passes into a table, what is not is counted, told and left out."""
+"""The gate of rows: what is valid passes into a table, what is not is counted, reported and left out."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping

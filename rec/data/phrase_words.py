@@ -1,4 +1,4 @@
-"""Words that decide whether a phrase can be mirrored: what is English, and how sides are told in other words."""
+"""Words that decide whether a phrase can be mirrored: what is English, and how sides are named in other words."""
 
 import re
 

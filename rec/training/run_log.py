@@ -1,4 +1,4 @@
-"""What a run tells: console, ``train.log``, ``metrics.jsonl`` and Accelerate's trackers. Silent off the main process."""
+"""What a run reports: console, ``train.log``, ``metrics.jsonl`` and Accelerate's trackers. Silent off the main process."""
 
 import json
 import logging
