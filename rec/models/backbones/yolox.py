@@ -209,8 +209,8 @@ class YOLOX(Backbone):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         if not any(name.startswith("backbone.backbone.") for name in state):
             return dict(state)
-        told = metadata.get("input", "BGR 0..255" if metadata.get("format") == "pth" else "")
-        if not told.startswith(("RGB 0..1", "BGR 0..255")):
+        trained_on = metadata.get("input", "BGR 0..255" if metadata.get("format") == "pth" else "")
+        if not trained_on.startswith(("RGB 0..1", "BGR 0..255")):
             raise ValueError(
                 f"the file does not say which pixels its YOLOX was trained on (metadata {dict(metadata)}): save it as safetensors "
                 "with the metadata input = 'RGB 0..1' or 'BGR 0..255' (as Megvii's are from version 0.1.1 on)"
@@ -226,7 +226,7 @@ class YOLOX(Backbone):
         for name in [name for name in ours if re.match(r"(stages|neck)\..*\.conv\.weight", name)]:
             _to_unit_variance(ours, name)
         weight = ours.get(_STEM)
-        if weight is not None and told.startswith("BGR 0..255") and weight.shape[1] == 12:
+        if weight is not None and trained_on.startswith("BGR 0..255") and weight.shape[1] == 12:
             ours[_STEM] = weight.unflatten(1, (4, 3)).flip(2).flatten(1, 2) * 255
         return ours
 
