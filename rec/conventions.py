@@ -113,8 +113,8 @@ def boxes_in_text(text: str) -> list[list[float]]:
     in_json, is_whole = _boxes_of(_json_in(text))
     if in_json:
         return in_json if is_whole else []
-    told = [[float(value) for value in match if value] for match in _FOUR.findall(text)]
-    return [box for numbers in told if (box := four_numbers(numbers))]
+    found = [[float(value) for value in match if value] for match in _FOUR.findall(text)]
+    return [box for numbers in found if (box := four_numbers(numbers))]
 
 
 def says_none(text: str) -> bool:

@@ -23,19 +23,19 @@ _PRECISION = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 aut
 def warnings(cfg: ConfigNode) -> list[str]:
     """What a run begins by saying because it is seldom meant."""
     how = "they keep the random numbers they start with; load weights or word vectors, or let them be trained"
-    told = [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
+    lines = [f"warning: frozen and random: {part}; {how}" for part in frozen_and_random(to_native(cfg))]
     if cfg.train.get("fixed_statistics", False) and not (cfg.train.load_weight or cfg.train.vl_pretrain_weight):
-        told.append(
+        lines.append(
             "warning: train.fixed_statistics without train.load_weight: where no weights are loaded, BatchNorm keeps mean 0 and "
             "variance 1"
         )
     judged = cfg.train.evaluation
     if judged.enabled and judged.splits and str(judged.splits[0]).startswith("test"):
-        told.append(
+        lines.append(
             f"warning: best/, and a threshold where there is one, are chosen on {judged.splits[0]}, the first of "
             "train.evaluation.splits, so its figures are not those of a test; name val first where there is one"
         )
-    return told
+    return lines
 
 
 def beginning(
