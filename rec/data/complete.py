@@ -104,7 +104,7 @@ def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     """Boxes and format of a row that says what its coordinates are; what is no box stays for the check of rows to refuse.
 
     Raises:
-        BadRecord: a box that is none of the image, told as it was given.
+        BadRecord: a box that is none of the image, shown as it was given.
     """
     if row.get("coordinates") is None:
         return {}
@@ -126,10 +126,10 @@ def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
         others = [f for f in boxes.GUESSED if misfit(corners(four, f), "xyxy", width, height) is None]
         if not others and min(four[2:]) > 1 and misfit(four, declared.box_format, width, height) is None:
             others = ["pixels, without --coordinates"]
-        told = f"{name} {shown(box)} ({declared.coordinates}, {declared.box_format})"
+        given = f"{name} {shown(box)} ({declared.coordinates}, {declared.box_format})"
         pixels = [round(value, 2) for value in found]
         hint = f" (it would fit as {' or '.join(others)})" if others else ""
-        raise BadRecord(fault[0], f"{told} is {pixels} in pixels (xyxy), which {fault[1]}{hint}")
+        raise BadRecord(fault[0], f"{given} is {pixels} in pixels (xyxy), which {fault[1]}{hint}")
 
     several = row.get("boxes")
     found = {"bbox": converted(row.get("bbox"), "bbox"), "bbox_format": "xyxy"}

@@ -102,8 +102,8 @@ def refuse_unused(chosen: SourceSpec, source: Source, name: str) -> None:
             if "split_by" in unused
             else ""
         )
-        told = ", ".join(f"{key}={value!r}" for key, value in unused.items())
-        raise SourceError(f"ann_path of {name!r}: {chosen.path} is read without {told}: leave that out{hint}")
+        given = ", ".join(f"{key}={value!r}" for key, value in unused.items())
+        raise SourceError(f"ann_path of {name!r}: {chosen.path} is read without {given}: leave that out{hint}")
 
 
 def expand(path: object) -> str:

@@ -262,7 +262,7 @@ def by_direction(view: SceneView, rng: random.Random, target: int, joint: str = 
             else:
                 said = by_direction(view, rng, landmark, joint="that is ", steps=steps - 1)
             if said is None:
-                break  # this landmark cannot be told, whatever the words for the target
+                break  # this landmark cannot be described, whatever the words for the target
             noun = say(rng, description)
             return f"{maybe_the(rng)}{noun} {joint}{pick(rng, DIRECTIONS[direction])} the {said.removeprefix('the ')}"
     return None

@@ -109,10 +109,10 @@ def by_common_direction(view: SceneView, rng: random.Random, many: bool) -> Foun
             wanted = chosen.bit_count() > 1 and chosen != mask if many else not chosen and others and description
             if not wanted or others & ~ahead & ~behind:
                 continue
-            told = by_attributes(view, rng, landmark)
-            if told is None:
-                break  # this landmark cannot be told, whatever the words for the others
-            relation = f"{pick(rng, DIRECTIONS[direction])} the {told.removeprefix('the ')}"
+            described = by_attributes(view, rng, landmark)
+            if described is None:
+                break  # this landmark cannot be described, whatever the words for the others
+            relation = f"{pick(rng, DIRECTIONS[direction])} the {described.removeprefix('the ')}"
             return tuple(view.members(chosen)), f"{_said(rng, description, chosen)} {relation}"
     return None
 
