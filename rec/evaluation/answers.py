@@ -217,13 +217,13 @@ class _Keys:
         phrase = self.by_index.get((split, index))
         if phrase is None:
             raise InputError(f"{where}: index {index} is not among those of {split}")
-        told = [key for key in ("sentence", "ref_id") if line.get(key) is not None]
-        if not same and "sentence" not in told:
+        keys = [key for key in ("sentence", "ref_id") if line.get(key) is not None]
+        if not same and "sentence" not in keys:
             raise InputError(
                 f"{where} has an index alone, which means another phrase in another copy of the data; add the sentence, or "
                 f"fingerprint {self.fingerprints[split]!r}"
             )
-        if wrong := next((key for key in told if str(line[key]) != str(phrase.described.get(key))), None):
+        if wrong := next((key for key in keys if str(line[key]) != str(phrase.described.get(key))), None):
             raise InputError(
                 f"{where}: {wrong} is {str(line[wrong])[:80]!r}, but index {index} of {split} has "
                 f"{str(phrase.described.get(wrong))[:80]!r}: these answers were made for other data"
@@ -280,8 +280,8 @@ def _score(
     unread = "no answer can be read: a box is a list of four numbers, or <loc_…> of Florence-2 in a text"
     odd = unread if counts["unparsable"] == counts["answered"] else None
     if written:
-        told, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))
-        odd = suspicion(convention, told, widths, heights)
+        numbers, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))
+        odd = suspicion(convention, numbers, widths, heights)
     return Answers(records, counts, odd)
 
 
@@ -377,12 +377,12 @@ def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     else:
         predicted = np.full((phrase.height, phrase.width), kind in _LOST and not len(phrase.targets))
         rle = masks.encode(predicted)
-    told: dict[str, Any] = {"mask": rle} | ({"mask_area": int(predicted.sum())} if dataset.targets == "any" else {})
+    columns: dict[str, Any] = {"mask": rle} | ({"mask_area": int(predicted.sum())} if dataset.targets == "any" else {})
     target = dataset.target_mask(phrase.index)
     if target is None:
-        return told
+        return columns
     intersection, union = overlap(predicted, target)
-    return told | {"mask_intersection": intersection, "mask_union": union}
+    return columns | {"mask_intersection": intersection, "mask_union": union}
 
 
 def _rle(phrase: _Phrase) -> dict[str, Any]:

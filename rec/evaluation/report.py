@@ -166,12 +166,12 @@ def _comparison(dataset: DataSet, records: list[Record], name: str, others: Sequ
 def scored(records: Sequence[Record]) -> np.ndarray:
     """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects, or
     where the scores are no shares: somebody else's may be logits, or per cent."""
-    told = [
+    pairs = [
         (record["score"], is_right(record))
         for record in records
         if record["score"] is not None and "targets" not in record
     ]
-    found = np.array(told, np.float64).reshape(-1, 2)
+    found = np.array(pairs, np.float64).reshape(-1, 2)
     return found if ((found >= 0) & (found <= 1)).all() else found[:0]
 
 
@@ -239,8 +239,8 @@ def _table(groups: Groups) -> str:
         cells.append([line[0], f"{len(records):,}", *line[1:]])
         if first:
             low, high = sure[name].get(first, (float("nan"),) * 2)
-            told = f"{100 * low:.1f} to {100 * high:.1f}" if low == low else "-"
-            cells[-1].insert(2 + head[1:].index(first) + 1, told)
+            interval = f"{100 * low:.1f} to {100 * high:.1f}" if low == low else "-"
+            cells[-1].insert(2 + head[1:].index(first) + 1, interval)
     return _cells_table(cells)
 
 
@@ -280,7 +280,7 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
         + "</optgroup>"
         for name, group_of in found.items()
     )
-    told = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    content = json.dumps(rows, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     column = "F1" if measure(records[0]) == "F1" else "IoU"
     return (
         '<form class="filters" role="search">'
@@ -296,7 +296,7 @@ def _filters(records: Sequence[Record], quality: np.ndarray, found: Mapping[str,
         '<table class="phrases"><thead><tr><th scope="col">phrase</th>'
         f'<th scope="col">{column}</th><th scope="col">score</th><th scope="col">file</th><th scope="col">ref id</th></tr></thead>'
         '<tbody></tbody></table></div><button class="more" type="button">Show more</button>'
-        f'<script type="application/json">{told}</script>'
+        f'<script type="application/json">{content}</script>'
     )
 
 

@@ -107,8 +107,8 @@ def columns(records: Sequence[Record], match_by: str = "iou") -> dict[str, np.nd
 def ratios(records: Sequence[Record], match_by: str = "iou") -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The metrics of :func:`summarize`, each as numerators and denominators ``(N,)`` of the phrases: their sums' ratio is it."""
     values, every = columns(records, match_by), np.ones(len(records), bool)
-    told = [record["boxes"] if record["boxes"] is not None else record["mask_area"] for record in records]
-    seen = np.array([bool(one) for one in told], bool)
+    answers = [record["boxes"] if record["boxes"] is not None else record["mask_area"] for record in records]
+    seen = np.array([bool(one) for one in answers], bool)
     named = np.array([bool(record["targets"]) for record in records], bool)
     found = {"Pr@F1": (values["Pr@F1"], every)} if "Pr@F1" in values else {}
     found |= {"N-acc": (~seen & ~named, ~named), "T-acc": (seen & named, named)}
