@@ -75,7 +75,7 @@ def answers_html(
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
     small = shrunk(pixels, scale)
     shown = [in_size(one, (small.shape[0], small.shape[1]), small) for one in found]
-    told = [in_size(one, size) for one in found]
+    results = [in_size(one, size) for one in found]
     doubts = [_doubt(one, unsure) or guess for one in found]
 
     marks: list[overlay.Mark] = []
@@ -88,9 +88,9 @@ def answers_html(
         (f"heat heat-{n}", overlay.heat(one.heat_map)) for n, one in enumerate(shown, 1) if one.heat_map is not None
     ]
 
-    alt = "The picture. " + " ".join(f"{n}: {one.phrase}, {_count(one)}." for n, one in enumerate(told, 1))
-    items = "".join(_item(n, one, doubt) for n, (one, doubt) in enumerate(zip(told, doubts, strict=True), 1))
-    answers = {"image": name, "model": origin, "answers": [one.to_dict() for one in told]}
+    alt = "The picture. " + " ".join(f"{n}: {one.phrase}, {_count(one)}." for n, one in enumerate(results, 1))
+    items = "".join(_item(n, one, doubt) for n, (one, doubt) in enumerate(zip(results, doubts, strict=True), 1))
+    answers = {"image": name, "model": origin, "answers": [one.to_dict() for one in results]}
     plain = base64.b64encode(json.dumps(answers, ensure_ascii=False, indent=1).encode()).decode()
     stem = html.escape(name.rpartition(".")[0] or name)
     counts = [f"{sum(one.found for one in found)} of {len(found)} found"]
@@ -176,23 +176,23 @@ def _item(number: int, one: Grounding, doubt: str) -> str:
         return f'<p class="told">{label}score {score:.3f}, box {", ".join(f"{value:.1f}" for value in box)}</p>'
 
     if not one.found:
-        told = "<p><strong>Nothing found</strong>: no object in this picture fits the phrase.</p>"
+        text = "<p><strong>Nothing found</strong>: no object in this picture fits the phrase.</p>"
     elif not one.boxes:
-        told = '<p class="told">' + (f"score {one.score:.3f}, " if one.score is not None else "") + "no box</p>"
+        text = '<p class="told">' + (f"score {one.score:.3f}, " if one.score is not None else "") + "no box</p>"
     elif len(one.boxes) == 1:
-        told = line("", one.boxes[0], one.scores[0])
+        text = line("", one.boxes[0], one.scores[0])
     else:
-        told = f"<p>{len(one.boxes)} objects</p>" + "".join(
+        text = f"<p>{len(one.boxes)} objects</p>" + "".join(
             line(f"{number}.{place}: ", box, score)
             for place, (box, score) in enumerate(zip(one.boxes, one.scores, strict=True), 1)
         )
     if others := _others(one, number):
-        told += '<p class="told">Also considered:</p>' + "".join(line(f"{n}: ", box, score) for n, box, score in others)
+        text += '<p class="told">Also considered:</p>' + "".join(line(f"{n}: ", box, score) for n, box, score in others)
     badge = '<span class="badge">a guess</span>' if doubt and one.found else ""
     remarks = "; ".join(dict.fromkeys(filter(None, [doubt, one.warning])))
     remark = f'<p class="remark">{html.escape(remarks)}</p>' if remarks else ""
     mark = f'<span class="number" style="--tint: rgb{colour(number - 1)}">{number}</span>'
-    return f"<li>{mark}<b>{html.escape(one.phrase)}</b>{badge}{told}{remark}</li>"
+    return f"<li>{mark}<b>{html.escape(one.phrase)}</b>{badge}{text}{remark}</li>"
 
 
 def _looked(found: Sequence[Grounding]) -> str:

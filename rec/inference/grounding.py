@@ -115,12 +115,12 @@ class Grounding:
 
     def __str__(self) -> str:
         """The answer on one line."""
-        told = "; ".join(
+        answers = "; ".join(
             f"box {' '.join(f'{value:.1f}' for value in box)}  score {score:.3f}"
             for box, score in zip(self.boxes, self.scores, strict=True)
         )
         alone = f"no box  score {self.score:.3f}" if self.found and self.score is not None else "nothing found"
-        return f"{self.phrase!r}  {told or alone}{f'  ({self.warning})' if self.warning else ''}"
+        return f"{self.phrase!r}  {answers or alone}{f'  ({self.warning})' if self.warning else ''}"
 
     @property
     def image(self) -> np.ndarray:

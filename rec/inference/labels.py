@@ -127,11 +127,11 @@ def row(found: Label, folder: Path) -> dict[str, object]:
     answer = found.answer
     image = os.path.abspath(found.image)
     inside = os.path.relpath(image, folder.absolute())
-    told = [[round(value, 2) for value in box] for box in boxes.xyxy_to_xywh(_boxes(answer)).tolist()]
+    xywh = [[round(value, 2) for value in box] for box in boxes.xyxy_to_xywh(_boxes(answer)).tolist()]
     line: dict[str, object] = {
         "image": image if inside.startswith("..") else inside,
         "phrase": [answer.phrase],
-        **({"bbox": told[0]} if len(told) == 1 else {"boxes": told}),
+        **({"bbox": xywh[0]} if len(xywh) == 1 else {"boxes": xywh}),
         "split": "train",
         "score": answer.score,
         # In training the label counts as much as the teacher was sure, of its last box.
@@ -173,9 +173,9 @@ def _tile(found: Label, line: dict[str, object], number: int) -> str:
     marked = annotate(small, [(box * scale, colour(0), "") for box in _boxes(answer)])
     score = "" if answer.score is None else f" {answer.score:.2f}"
     note = f"<small>{html.escape(found.reason)}</small>" if found.reason else ""
-    told = html.escape(json.dumps(line, ensure_ascii=False), quote=True)
+    data = html.escape(json.dumps(line, ensure_ascii=False), quote=True)
     picture = f'<img loading="lazy" alt="" src="{data_address(marked)}">'
-    box = f'<input type="checkbox" id="l{number}" data-line="{told}"{"" if found.reason else " checked"}>'
+    box = f'<input type="checkbox" id="l{number}" data-line="{data}"{"" if found.reason else " checked"}>'
     return f'<label class="tile" for="l{number}">{picture}<span>{box} {html.escape(answer.phrase)}{score}</span>{note}</label>'
 
 

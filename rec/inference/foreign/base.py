@@ -106,8 +106,8 @@ def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Fo
     """A chat model's answer about ``sent`` as boxes in ``image``, both uint8 ``(H, W, 3)``."""
     numbers = boxes_in_text(text)
     if not numbers:
-        told = " ".join(text.split())[:80]
-        return NOTHING if says_none(text) else NOTHING._replace(remark=f"the answer cannot be read: {told!r}")
+        start = " ".join(text.split())[:80]
+        return NOTHING if says_none(text) else NOTHING._replace(remark=f"the answer cannot be read: {start!r}")
     size = np.array(image.shape[:2], np.float64)
     boxes = family.convention(*sent.shape[:2]).to_pixels(np.array(numbers), size[1:2], size[0:1])
     boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)

@@ -95,9 +95,9 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
-        told = " ".join(str(error).split())[:300]
+        why = " ".join(str(error).split())[:300]
         raise ForeignModelError(
-            f"transformers:{name} cannot be opened: {told}. It has to be a hub id or a folder with config.json, the "
+            f"transformers:{name} cannot be opened: {why}. It has to be a hub id or a folder with config.json, the "
             "processor's files and safetensors; models that bring code of their own are not run"
         ) from error
 

@@ -137,9 +137,9 @@ class Server(ForeignGrounder):
                     raise ValueError(f"it answers with an error: {json.dumps(answer['error'])[:200]}")
                 return answer
             except urllib.error.HTTPError as error:
-                told = _told(error)
-                trouble = f"{error.code} {error.reason}: {told[:200]}"
-                if error.code == 400 and (refused := {name for name in limits if name in told}):
+                said = _told(error)
+                trouble = f"{error.code} {error.reason}: {said[:200]}"
+                if error.code == 400 and (refused := {name for name in limits if name in said}):
                     self._refused |= refused  # models that think first take neither
                     continue
                 if error.code not in _AGAIN:
