@@ -32,14 +32,14 @@ def picture_of(dataset: "DataSet", key: tuple[int, int]) -> Any:
     marks = boxes.cxcywh_to_xyxy(named.numpy()) * sample["image"].shape[-1] * scale
     known = dataset.vocabulary.words if dataset.vocabulary is not None else ()
     words = " ".join(known[i] for i in sample["tokens"].tolist() if 0 < i < len(known))
-    told = dataset.describe(key[1])
+    about = dataset.describe(key[1])
 
     def enlarged(pixels: "np.ndarray") -> "np.ndarray":  # a pixel stays a pixel: what the model sees is not smoothed
         return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
     masks = [(enlarged(sample["mask"][0].numpy()) > 127, TRUE)] if "mask" in sample else []
     nothing = "" if len(named) else "names nothing here: "
-    caption = f"{nothing}{words}\n({told['source']} {told['ref_id']})"
+    caption = f"{nothing}{words}\n({about['source']} {about['ref_id']})"
     drawn = [(box, TRUE, "") for box in marks.tolist()]
     return annotate(enlarged(sample["image"].permute(1, 2, 0).numpy()), drawn, masks, caption)
 

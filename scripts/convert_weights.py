@@ -78,15 +78,15 @@ def write_backbone(kind: str, state: Mapping[str, Any], weights: Path, out: Path
             f"ones. It is read as it is: {name}"
         )
     write_weights(out, backbone.state_dict())
-    told = ", ".join(
+    how = ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in sizes.items()
     )
-    print(f"{weights}: {kind}({told}), all {len(backbone.state_dict())} tensors of the backbone found")
+    print(f"{weights}: {kind}({how}), all {len(backbone.state_dict())} tensors of the backbone found")
     if left:
         parts = Counter(name.partition(".")[0] for name in left)
         print(f"left out: {', '.join(f'{count} tensors of {part}' for part, count in parts.items())}")
     print(
-        f"written: {out}\nuse it, in a config with visual_backbone=LazyCall({kind})({told}): model.visual_backbone.pretrained=true"
+        f"written: {out}\nuse it, in a config with visual_backbone=LazyCall({kind})({how}): model.visual_backbone.pretrained=true"
     )
     print(f"        {shell_override('model.visual_backbone.pretrained_weight_path', str(out))}")
 

@@ -270,8 +270,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
             "dataset.targets=one: leave it out, or add dataset.targets=any"
         )
     asks = is_foreign(args.model)
-    told = {"--coordinates": not (args.answers or args.compare) and args.coordinates, "--prompt": args.prompt}
-    if not asks and (idle := [name for name, value in (told | {"--send-images": args.send_images}).items() if value]):
+    given = {"--coordinates": not (args.answers or args.compare) and args.coordinates, "--prompt": args.prompt}
+    if not asks and (idle := [name for name, value in (given | {"--send-images": args.send_images}).items() if value]):
         raise InputError(
             f"{', '.join(idle)}: for models named transformers:… or openai:…, and {args.model or args.answers} is none"
         )

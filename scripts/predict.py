@@ -74,16 +74,16 @@ def main() -> int:
     journal = args.jsonl
     if journal is None and len(pairs) > 1:
         journal = next((place / ".answers.jsonl" for place in (args.out, args.crops) if place is not None), None)
-    failures, told = Failures(len(pairs)), Counter[bool]()
+    failures, answered = Failures(len(pairs)), Counter[bool]()
     task = work(args, grounder, pairs)
     with growing_file(journal, task, lambda: failures.count > 0) if journal else nullcontext() as file:
-        todo = unanswered(pairs, pictures, file, told)
+        todo = unanswered(pairs, pictures, file, answered)
         if len(todo) < (before := len(pairs)):
             print(
                 f"{before - len(todo)} of {before} images were answered before; going on with the other {len(todo)}",
                 flush=True,
             )
-        # Answers as they come; an image that cannot be used is told and left out.
+        # Answers as they come; an image that cannot be used is reported and left out.
         progress = tqdm(total=len(todo), disable=None if len(pairs) > 1 else True, leave=False, unit=" images")
         keep = args.out is not None or crops is not None
         stream = grounder.stream((pairs[n] for n in todo), args.batch_size, top_k=args.top_k, keep_images=keep)
@@ -106,7 +106,7 @@ def main() -> int:
                     for answer, names in zip(answers, cut, strict=True)
                 ]
                 file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-            told.update(answer.found for answer in answers)
+            answered.update(answer.found for answer in answers)
             for answer in answers if tells or len(pairs) == 1 else ():
                 progress.write(f"{image}  {answer}")
         progress.close()
@@ -118,8 +118,8 @@ def main() -> int:
     if len(pairs) > 1:
         where = ", ".join(str(place) for place in (args.jsonl, args.out, args.crops) if place is not None)
         print(
-            f"{len(pairs) - failures.count} of {len(pairs)} images, {told.total()} answers, {told[False]} of them nothing found, "
-            f"in {time.perf_counter() - started:.1f} s{': ' if where else ''}{where}"
+            f"{len(pairs) - failures.count} of {len(pairs)} images, {answered.total()} answers, {answered[False]} of them nothing "
+            f"found, in {time.perf_counter() - started:.1f} s{': ' if where else ''}{where}"
         )
     if failures.count:
         again = "; the same command again tries these, and keeps the other answers" if journal is not None else ""
@@ -146,7 +146,7 @@ def tell(name: str, grounder: "Grounder", pairs: "Sequence[Pair]") -> None:
 
 
 class Failures:
-    """Images that could not be used: each kind of failure is told once, the names at the end."""
+    """Images that could not be used: each kind of failure is printed once, the names at the end."""
 
     def __init__(self, total: int) -> None:
         self.total, self.kinds = total, dict[str, list[str]]()
@@ -186,12 +186,12 @@ def work(args: argparse.Namespace, grounder: "Grounder", pairs: "Sequence[Pair]"
 
 
 def unanswered(
-    pairs: "Sequence[Pair]", pictures: Sequence[Path | None], file: TextIO | None, told: "Counter[bool]"
+    pairs: "Sequence[Pair]", pictures: Sequence[Path | None], file: TextIO | None, answered: "Counter[bool]"
 ) -> list[int]:
     """Which pairs the lines of ``file`` do not answer; those of the others stay in it, in the order of the pairs.
 
-    An image is answered where the lines of all its phrases are there, its picture and its crops; ``told`` counts what those have
-    found.
+    An image is answered where the lines of all its phrases are there, its picture and its crops; ``answered`` counts what those
+    have found.
     """
     from rec.errors import InputError
 
@@ -219,7 +219,7 @@ def unanswered(
         for phrase in phrases:
             line, found = known[image, phrase].pop(0)
             kept.append(line)
-            told[found] += 1
+            answered[found] += 1
     if kept != lines:
         file.truncate(0)
         file.write("".join(kept))
@@ -296,7 +296,7 @@ def parse_arguments() -> argparse.Namespace:
 def picture_places(out: Path | None, pairs: "Sequence[Pair]") -> list[Path | None]:
     """Where each marked picture goes: ``out`` itself for one image, else a name of its own in the folder ``out``.
 
-    The folder is made, so that a place that cannot be written is told before the work.
+    The folder is made, so that a place that cannot be written is reported before the work.
     """
     from rec.errors import InputError
     from rec.evaluation.pictures import check_ending

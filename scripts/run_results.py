@@ -266,10 +266,10 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
             evaluate = ["python", "scripts/evaluate.py", str(output / "best"), "--config", str(output / "config.yaml")]
             evaluate += ["--splits", *experiment.splits, "--out", str(output / "test")]
             commands.append([*evaluate, *filled(experiment.judged, places)])
-        told = [shlex.join(words) for words in commands]
+        said = [shlex.join(words) for words in commands]
         finished = output / "finished.json"
         found = json.loads(finished.read_text("utf-8")) if args.resume and finished.is_file() else {}
-        if found.get("commands") == told:
+        if found.get("commands") == said:
             print(f"{finished} is kept", flush=True)
             runs.append(found)
             continue
@@ -286,7 +286,7 @@ def run(name: str, overrides: list[str], args: argparse.Namespace) -> dict[str, 
             command(commands[-1])
             metrics |= json.loads((output / "test" / "metrics.json").read_text(encoding="utf-8"))
         memory = round(max(line["memory_gb"] for line in steps), 2)
-        entry = {"seed": seed, "commands": told, "updates": steps[-1]["update"]}
+        entry = {"seed": seed, "commands": said, "updates": steps[-1]["update"]}
         entry["curve"] = [
             [line["update"], round(line["Acc@0.5"], 4)]
             for line in logged

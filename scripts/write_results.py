@@ -148,11 +148,11 @@ def summary(folder: Path) -> dict[str, str]:
         record = records.get(name)
         if name == "scenes_random_object" and record is not None:
             record = record | {"runs": record["runs"][:1]}
-        told = value(record, metric("test"), "{:.1f} %")
+        accuracy = value(record, metric("test"), "{:.1f} %")
         if (masks := value(record, metric("test", "mask_mIoU"), "{:.1f} %")) not in (NOT_RUN, "-"):
-            told += f", mask mIoU {masks}"
+            accuracy += f", mask mIoU {masks}"
         minutes = cost(record)[1]
-        rows.append([data, model, told, minutes if minutes in (NOT_RUN, "-") else f"{minutes} minutes"])
+        rows.append([data, model, accuracy, minutes if minutes in (NOT_RUN, "-") else f"{minutes} minutes"])
     rows.append(["RefCOCO, RefCOCO+, RefCOCOg, ReferIt, Flickr30k in full", "all configs", NOT_RUN, NOT_RUN])
     return {"summary": table(["data", "model", "Acc@0.5", "training on two CPU cores"], rows)}
 
@@ -294,13 +294,13 @@ def published(records: Mapping[str, Any]) -> str:
                 continue
             record = records.get(f"{stem}_{name}" if more else stem)
             theirs = figures["figures"].get(model, {}).get(name, {})
-            told = " / ".join(f"{theirs[split]:.2f}" if split in theirs else "-" for split in splits) if theirs else "-"
+            cell = " / ".join(f"{theirs[split]:.2f}" if split in theirs else "-" for split in splits) if theirs else "-"
             ours = value(record, metric(splits[0]), "{:.2f}")
             if record is not None:
                 ours = " / ".join(value(record, metric(split), "{:.2f}") for split in splits)
             time, memory = cost(record)[1:]
             shown = f"`{stem}` {words}".replace("dataset.dataset=", "on ").strip()
-            rows.append([label, " / ".join(splits), model, shown, told, ours, time, memory])
+            rows.append([label, " / ".join(splits), model, shown, cell, ours, time, memory])
     head = ["data set", "splits", "model", "config", "published", "ours", "minutes", "GB"]
     source = figures["source"] or "The sources this project was written from give no accuracies: -."
     return f"{source}\n\n{table(head, rows)}"

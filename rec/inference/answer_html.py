@@ -63,7 +63,7 @@ def answers_html(
     Args:
         found: the answers, in pixels of ``pixels``.
         pixels: uint8 ``(H, W, 3)`` RGB, what was asked about.
-        size: height and width of the file; boxes are told in its pixels.
+        size: height and width of the file; boxes are given in its pixels.
         name: what the file is called.
         origin: of the model.
         unsure: an answer of a lower score is called a guess.
