@@ -14,6 +14,9 @@ from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
 _REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
+# Quotation marks and dashes that telephones and word processors write by themselves, and those of the keys.
+_TYPOGRAPHIC = dict.fromkeys([*range(0x2018, 0x2020), 0x2039, 0x203A, 0xAB, 0xBB, 0xB4], "'")
+_TYPOGRAPHIC |= dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
 
 
 def tokenize(sentence: str) -> list[str]:
@@ -100,12 +103,21 @@ class Vocabulary:
         return hash((self.words, self.tokenizer))
 
     def tokens(self, sentence: str) -> list[str]:
-        """The words of a sentence, known or not, untruncated."""
-        return self._split(sentence)
+        """The words of a sentence, known or not, untruncated. One without an id that has typographic signs or letters
+        (such as an apostrophe of a telephone's) is taken as if it had been typed with those of the keys.
+        """
+        words = self._split(sentence)
+        if sentence.isascii():
+            return words
+        taken = []
+        for word in words:
+            plain = word if word in self._ids else unicodedata.normalize("NFKC", word.translate(_TYPOGRAPHIC))
+            taken += [word] if plain == word else self._split(plain)
+        return taken
 
     def unknown(self, sentence: str) -> list[str]:
         """Those of the words that have no id."""
-        return [word for word in self._split(sentence) if word not in self._ids]
+        return [word for word in self.tokens(sentence) if word not in self._ids]
 
     @property
     def identity(self) -> str:
@@ -117,7 +129,7 @@ class Vocabulary:
         0.
         """
         get, unknown = self._ids.get, self._ids[UNK]
-        ids = [get(word, unknown) for word in self._split(sentence)[:max_token_length]]
+        ids = [get(word, unknown) for word in self.tokens(sentence)[:max_token_length]]
         return ids + [0] * (max_token_length - len(ids))
 
     def save(self, path: str | os.PathLike[str]) -> None:

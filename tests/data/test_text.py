@@ -39,6 +39,21 @@ def test_every_text_becomes_the_asked_number_of_ids(text):
     assert all(0 <= number < FIXTURE["vocab_size"] for number in ids)
 
 
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        ("the man\u2019s hat", "the man's hat"),
+        ("left\u2013most \u201cdog\u201d\u2026", 'left-most "dog"...'),
+        ("cafe\u0301 hat", "caf\u00e9 hat"),
+    ],
+)
+def test_a_word_with_typographic_signs_is_known_as_the_keys_write_it(typed, plain):
+    words = Vocabulary.build([plain])
+    assert words.encode(typed, 6) == words.encode(plain, 6) and not words.unknown(typed)
+    assert Vocabulary.build([typed]).encode(typed, 6)[0] == 3  # one that training had is itself
+    assert tokenize("man\u2019s") == ["man\u2019s"]  # the original's rule
+
+
 def test_a_saved_vocabulary_is_the_same(tmp_path):
     vocabulary = Vocabulary.build(["caffè 🦊 left", "左"])
     vocabulary.save(tmp_path / "vocab.json")

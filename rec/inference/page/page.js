@@ -14,11 +14,16 @@ export function tokenize(phrase) {
   return words.filter((word) => word !== "");
 }
 
+// Quotation marks and dashes that telephones and word processors write by themselves.
+const QUOTES = /[\u2018-\u201f\u2039\u203a\xab\xbb\xb4]/g, DASHES = /[\u2010-\u2015\u2212]/g;
+
 /** Ids of a phrase: position in `about.words`, 1 for an unknown word, cut and padded with 0 to `about.max_token_length`. */
 export function encode(about, phrase) {
   about.ids ??= new Map(about.words.map((word, id) => [word, id]));
   const ids = new Array(about.max_token_length).fill(0);
-  tokenize(phrase).slice(0, ids.length).forEach((word, place) => { ids[place] = about.ids.get(word) ?? 1; });
+  const typed = (word) => word.replace(QUOTES, "'").replace(DASHES, "-").normalize("NFKC"); // as keys have them
+  const words = tokenize(phrase).flatMap((word) => (about.ids.has(word) ? [word] : tokenize(typed(word))));
+  words.slice(0, ids.length).forEach((word, place) => { ids[place] = about.ids.get(word) ?? 1; });
   return ids;
 }
 
