@@ -6,7 +6,7 @@ from pathlib import Path
 from rec.errors import InputError
 from rec.files import user_path
 
-# What of transformers writes a file anew that older models have in another format, such as pytorch_model.bin or vocab.txt.
+# What of transformers writes a file anew that a model has in an older format (pytorch_model.bin, vocab.txt) or in parts.
 _WRITERS = {"model.safetensors": "AutoModel", "tokenizer.json": "AutoTokenizer"}
 
 
@@ -24,27 +24,36 @@ def pretrained_file(name: str | os.PathLike[str], file: str, where: str) -> Path
     folder = user_path(name)
     if folder.is_dir():
         if not (folder / file).is_file():
-            writer = _WRITERS.get(file)
-            older = (
-                f"; {writer}.from_pretrained(…).save_pretrained(…) writes it where the model has an older format"
-                if writer
-                else ""
-            )
-            raise InputError(
-                f"{where}={os.fspath(name)!r}: {folder} has no {file}; expected the folder of a transformers model{older}"
-            )
+            raise _lacking(where, name, file, str(folder))
         return folder / file
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
 
     repository, _, revision = os.fspath(name).partition("@")
     try:
         return Path(hf_hub_download(repository, file, revision=revision or None))
     except HFValidationError:
         raise InputError(f"{where}={os.fspath(name)!r} is neither a folder nor a Hub id such as user/model") from None
+    except RemoteEntryNotFoundError:
+        raise _lacking(where, name, file, "that repository on the Hub") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise InputError(
             f"{where}={os.fspath(name)!r} is no folder, and its {file} cannot be fetched from the Hub: {reason}; check the "
             "name and the connection, or name a folder that holds the model"
         ) from error
+
+
+def _lacking(where: str, name: str | os.PathLike[str], file: str, place: str) -> InputError:
+    told = f"{where}={os.fspath(name)!r}: {place} has no {file}; expected a transformers model"
+    if writer := _WRITERS.get(file):
+        told += (
+            f"; where that has an older format, or several files in its place, {writer}.from_pretrained(…).save_pretrained(…) "
+            "writes a folder to name"
+        )
+    return InputError(told)

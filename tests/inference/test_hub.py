@@ -13,6 +13,8 @@ from inference_toy import write_folder
 
 import rec
 from rec import model_folder
+from rec.data.pretrained import pretrained_file
+from rec.errors import InputError
 from rec.model_folder import hub
 from rec.model_folder.hub import HubError, Pusher
 
@@ -67,6 +69,21 @@ def test_the_digests_in_a_repository_are_those_of_what_was_pushed_last(server, f
     (folder / "digests.json").unlink()  # edited on purpose
     hub.push(folder, "user/shapes")
     assert set(running.files("user/shapes")) == FILES and model_folder.read(hub.pull("user/shapes"))
+
+
+def test_a_published_encoder_whose_repository_lacks_a_file_says_what_writes_it(server, folder):
+    running = server()
+    hub.push(folder, "user/shapes")  # no text model: it has no config.json
+    for file, writer in (
+        ("tokenizer.json", "AutoTokenizer"),
+        ("config.json", "expected a transformers model"),
+    ):
+        with pytest.raises(InputError, match=f"has no {file}") as told:
+            pretrained_file("user/shapes", file, "model.language_encoder.name")
+        assert writer in str(told.value)
+    with pytest.raises(InputError, match="private or gated"):
+        pretrained_file("user/nothing", "config.json", "model.language_encoder.name")
+    assert not running.trouble
 
 
 def test_a_revision_can_be_asked_for(server, folder):
