@@ -54,8 +54,8 @@ def settle(model: ConfigNode, words: Words | None = None) -> None:
 
     Args:
         model: the config.
-        words: of the run's data. Where a family's phrases are filled up and the padding attended to (SigLIP), their file says what
-            with, if anything; a ``config.json`` need not know: SigLIP 2's has 1 by default, its tokenizer pads with 0.
+        words: of the run's data. Where a family's phrases are filled up and the padding attended to (SigLIP), they know what with,
+            if anything does; a ``config.json`` need not: SigLIP 2's has 1 by default, its tokenizer pads with 0.
 
     Raises:
         InputError: no name, or nothing there; ``words`` are not the encoder's.
@@ -70,13 +70,28 @@ def settle(model: ConfigNode, words: Words | None = None) -> None:
         raise InputError(f"{WHERE} is not set: expected the folder or the Hub id of a text model, such as user/model")
     path = pretrained_file(node["name"], "config.json", WHERE)
     config = from_published_config(read_json(path, "config of a text model"), str(path))
-    filler = words.filler if isinstance(words, Subwords) else None
-    if filler is not None and FAMILIES[config["model_type"]].fixed_length:
-        config = checked(config | {"pad_token_id": filler}, f"{path} with the padding of {TOKENIZER}")
+    fixed = FAMILIES[config["model_type"]].fixed_length
+    filler = _filler(words, node["name"]) if fixed and isinstance(words, Subwords) else None
+    if filler is not None:
+        config = checked(config | {"pad_token_id": filler}, f"{path} with the padding of its tokenizer")
     node["config"] = config
     node["digest"] = digest(_weights_file(node["name"]))
     if words is not None:
         _check_words(words, node["name"])
+
+
+def _filler(words: Subwords, name: str) -> int | None:
+    """The tokenizer's own id that phrases are filled up with: its file's, else that of the ``pad_token`` beside it, because
+    ``transformers`` saves a tokenizer as it was used last, which may have been without padding; None where neither says."""
+    if words.filler is not None:
+        return words.filler
+    try:
+        beside = read_json(pretrained_file(name, "tokenizer_config.json", WHERE), "config of a tokenizer")
+    except InputError:
+        return None
+    token = beside.get("pad_token") if isinstance(beside, dict) else None
+    piece = token.get("content") if isinstance(token, dict) else token
+    return words.words.index(piece) - 1 if piece and piece in words.words else None
 
 
 def _check_words(words: Words, name: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rec.errors import UntrustedError
 from rec.models.lora import adapt
+from rec.models.soundness import unsound
 from rec.models.text_transformer import TextTransformer, checked, from_published
 
 POOLS = ("mean", "cls", "eos", "last")
@@ -69,8 +71,9 @@ class PretrainedText(nn.Module):
             raise ValueError(f"layers is {layers!r}, the encoder has {settings['num_hidden_layers']}")
         if token_size is not None and token_size > settings["vocab_size"] + 1:
             raise ValueError(
-                f"the tokenizer has {token_size - 1} ids, the encoder {settings['vocab_size']} (vocab_size): set dataset.tokenizer "
-                "to transformers:<name> with the encoder's own name"
+                f"the tokenizer has {token_size - 1} ids, the encoder {settings['vocab_size']} (vocab_size): it is another "
+                "encoder's (set dataset.tokenizer to transformers:<name> with the encoder's own name), or tokens were added to it "
+                "that the encoder has no vectors for (take it without them, or save the encoder after resize_token_embeddings)"
             )
         self.hidden_size, self.name = hidden_size, name
         self.text = TextTransformer(settings | {"num_hidden_layers": depth})
@@ -124,9 +127,11 @@ class PretrainedText(nn.Module):
         """Takes the tensors of ``transformers``' weights file; adapters stay.
 
         Raises:
-            UntrustedError: they do not fit.
+            UntrustedError: they do not fit, or are no numbers.
         """
         self.text.load_state_dict(from_published(tensors, self.text, origin), strict=False)
+        if trouble := unsound(self.text):
+            raise UntrustedError(f"{origin}: {trouble}; these weights cannot read anything")
 
     def train(self, mode: bool = True) -> "PretrainedText":
         super().train(mode)

@@ -186,7 +186,7 @@ def test_adapters_begin_as_the_published_encoder_and_merge_into_it():
         ({"lora": {"rank": 2, "targets": [["query"]]}}, "lora is"),
         ({"lora": {"rank": 2, "targets": ["attention"]}}, "no layer 'attention'"),
         ({"pool": "max"}, "pool is 'max'"),
-        ({"token_size": 62}, "the tokenizer has 61 ids, the encoder 60"),
+        ({"token_size": 62}, "the tokenizer has 61 ids, the encoder 60 .* resize_token_embeddings"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(options, told):
@@ -255,6 +255,15 @@ def test_weights_that_do_not_fit_are_named():
     encoder = plain()
     with pytest.raises(UntrustedError, match=r"model\.safetensors has no embedding\.weight"):
         encoder.load_published({}, "model.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused():
+    tensors = published("bert").state_dict()
+    tensors["encoder.layer.1.output.dense.weight"][3, 3] = float("nan")
+    with pytest.raises(
+        UntrustedError, match=r"model\.safetensors: blocks\.1\.contract\.weight holds values that are not finite"
+    ):
+        plain().load_published(tensors, "model.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -182,11 +182,17 @@ def test_a_run_without_a_name_is_told_so(tmp_path):
         build.build_model(cfg, Data())
 
 
+@pytest.mark.parametrize("saved", ["padding", "[PAD]", {"content": "[PAD]"}])
 @pytest.mark.parametrize("kind", ["siglip_text_model", "siglip2_text_model"])
-def test_phrases_of_fixed_length_are_filled_up_as_the_tokenizer_says(kind, tmp_path):
-    """SigLIP 2's config.json leaves pad_token_id at 1, its tokenizer pads with 0; the last place is what answers."""
+def test_phrases_of_fixed_length_are_filled_up_as_the_tokenizer_says(kind, saved, tmp_path):
+    """SigLIP 2's config.json leaves pad_token_id at 1, its tokenizer pads with 0; the last place is what answers. A tokenizer
+    that was used without padding before it was saved says so beside its file alone."""
     theirs = published(kind, tmp_path / "base")
-    model = build.build_model(run_config(tmp_path), Data())
+    data = Data()
+    if saved != "padding":
+        data.vocabulary = Subwords(json.dumps(json.loads(WORDS.text) | {"padding": None}))
+        (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"pad_token": saved}), encoding="utf-8")
+    model = build.build_model(run_config(tmp_path), data)
     assert json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))["pad_token_id"] == 1
     padded = torch.tensor([WORDS.encode("the dog", 16)])
     with torch.no_grad():
