@@ -184,11 +184,20 @@ def read_vocabulary(path: str | os.PathLike[str]) -> tuple[list[str], str]:
 
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|hand|handed|side|sided|ish|er|est|wards?|y|ies|ie|s)?\b)", re.IGNORECASE)
-# "right" before one of these is often no direction ("right behind her"), unless a word of _PLACE stands before it
-# ("the man on the right behind her").
+# "right" before one of these is often no direction ("right behind her"), and "left" before one of those not always ("the cake left
+# on the plate"), unless a word of _PLACE stands before it ("the man on the right behind her").
 _ADVERB = re.compile(
-    r"(?:\b([a-z]+)\W+)?\bright\s+(?:above|after|against|ahead|angles?|at|away|back|before|behind|below|beneath|beside"
-    r"|between|beyond|by|down|here|in|inside|near|next|now|on|out|over|past|there|through|to|under|up|where)\b",
+    r"(?:\b([a-z]+)\W+)?\b(?:right\s+(?:above|across|after|against|ahead|along|alongside|among|angles?|around|at|away|back|before"
+    r"|behind|below|beneath|beside|between|beyond|by|down|here|in|inside|into|near|next|now|off|on|onto|opposite|out|outside|over"
+    r"|past|there|through|to|under|underneath|up|upon|where|within)"
+    r"|left\s+(?:at|in|on)\s+(?:(?:an?|the|his|her|its|their)\s+)?(?:beach|bowl|box|bottle|car|counter|cup|dish|floor|glass|grass"
+    r"|ground|pan|plate|rain|road|sand|sidewalk|sink|snow|street|sun|table|tray))\b",
+    re.IGNORECASE,
+)
+# What remains: "two slices left", but not "two on the left", by the same words.
+_FEW = re.compile(
+    r"\b(?:\d+|two|three|four|five|six|seven|eight|nine|ten|few|half|more|much|no|several|some)\s+(?:[a-z]+\s+)?([a-z]+)\s+left"
+    r"(?:\W*$|\s+(?:at|for|from|in|on|to)\b)",
     re.IGNORECASE,
 )
 _PLACE = frozenset(
@@ -197,9 +206,9 @@ _PLACE = frozenset(
 )
 # Remains, idioms and clock positions: swapping words would not mirror the meaning.
 _UNSURE = re.compile(
-    r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|uneaten)\b"
+    r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|unattended|uneaten)\b"
     r"|\b(?:is|are|was|were|only\s+\w+|last\s+\w+)\s+left\W*$"
-    r"|\b(?:who|has|have|had|just)\s+left\b"
+    r"|\b(?:who|that|has|have|had|just|never|nothing|none|what\W*s|what\s+is)\s+left\b|\bright\W*of\W*way\b|\brights\b"
     r"|\bport\W*side\b|\bo\W*clock\b|clockwise\b",
     re.IGNORECASE,
 )
@@ -235,11 +244,12 @@ def mirror_phrase(sentence: str) -> str | None:
     words = _WORD.findall(plain)
     if not _SIDES_NOT_SWAPPED.isdisjoint(words) or (not plain.isascii() and SIDE_SIGNS.search(plain)):
         return None
-    if _UNSURE.search(plain) or any((m.group(1) or "") not in _PLACE for m in _ADVERB.finditer(plain)):
+    told = (match.group(1) or "" for pattern in (_ADVERB, _FEW) for match in pattern.finditer(plain))
+    if _UNSURE.search(plain) or not _PLACE.issuperset(told):
         return None
     mirrored, swapped = _SIDE.subn(_swap_side, sentence)
-    told = _NO_SIDE.sub("", plain)
-    if told.count("left") + told.count("right") != swapped or not _is_english(words):
+    sides = _NO_SIDE.sub("", plain)
+    if sides.count("left") + sides.count("right") != swapped or not _is_english(words):
         return None
     return mirrored
 

@@ -139,6 +139,9 @@ def test_unknown_tokenizers_are_refused():
         ("the one on the right in front", "the one on the left in front"),
         ("left, not right", "right, not left"),
         ("guy in red", "guy in red"),
+        ("the bottle on the left on the table", "the bottle on the right on the table"),
+        ("two on the left", "two on the right"),
+        ("the one on the right outside", "the one on the left outside"),
     ],
 )
 def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
@@ -150,7 +153,9 @@ def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
     "phrase",
     [
         "woman right behind her", "left over pizza", "leftovers", "only one left", "all right guy", "3 o'clock",
-        "the man who left", "bike someone has left here",
+        "the man who left", "bike someone has left here", "two slices left", "3 pizza slices left", "some water left in the glass",
+        "the cake left on the plate", "left on plate", "no food left", "what's left of the cake", "bike left unattended",
+        "the bus that left", "an animal rights sign", "a right-of-way sign", "right underneath the sign", "right now",
         "lft guy", "l man", "man, l.", "r. one", "girl on the LHS", "rhs dog", "rigth side", "eft girl",
         "man on leeft", "topleft pizza", "rightfront sandwich", "left_man", "the boat's port side",
         "man on the \uff2c\uff25\uff26\uff34",
