@@ -7,7 +7,7 @@ from typing import Any
 
 from rec import boxes, trust
 from rec.data.images import picture_key
-from rec.data.schema import BadRecord, attempt, boxes_of, misfit, shown, validate_row
+from rec.data.schema import BadRecord, LeftOut, attempt, boxes_of, misfit, shown, validate_row
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,9 @@ def clean_rows(
         return valid
 
     for number, row in enumerate(rows):
+        if isinstance(row, LeftOut):
+            report.left_out[row.reason] = report.left_out.get(row.reason, 0) + row.count
+            continue
         result = attempt(checked, row)
         if not isinstance(result, BadRecord):
             if first is None:  # afterwards the rest is only looked at, to tell all that is wrong at once

@@ -78,6 +78,19 @@ class BadRecord(InputError, ValueError):
         return placed
 
 
+class LeftOut(BadRecord):
+    """How much of a split its reader has left out, told behind the last row: no fault, but counted.
+
+    Attributes:
+        reason: what it is.
+        count: how many.
+    """
+
+    def __init__(self, what: str, count: int) -> None:
+        super().__init__(what, str(count))
+        self.count = count
+
+
 @contextmanager
 def faults_as(reason: str) -> Iterator[None]:
     """Whatever the block raises becomes a :class:`BadRecord` of that reason; one raised on purpose keeps its own.

@@ -125,6 +125,8 @@ def test_spans_of_mdetr_are_the_words_of_their_captions(folder):
 
 # --- Label Studio -------------------------------------------------------------------------------------------------------
 
+NONE = "regions that are no rectangles"
+
 
 def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
     addresses = ["/data/local-files/?d=b.jpg", "s3://bucket/some/b.jpg", "https://x.org/a%2Ejpg?token=3", "b.jpg"]
@@ -138,7 +140,7 @@ def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
     assert np.allclose([row["bbox"] for row in rows], BOX, atol=1e-4)
     assert len(table(folder, file, "val")) == 1
     info = prepare(open_source(file, name="mine", image_path=str(folder / "photos")), folder / "out", progress=False)
-    assert report_of(info, "val").left_out == {"rectangles without a text": 1, "regions that are no rectangles": 1}
+    assert report_of(info, "val").left_out == {"rectangles without a text": 1, NONE: 1}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +280,24 @@ def test_of_a_question_with_several_phrases_the_answer_says_whose_its_boxes_are(
     assert np.allclose([row["bbox"] for row in rows], [BOX, OTHER], atol=0.1)
     unmarked = write(folder, [talk(question, "[83, 222, 333, 667], [417, 56, 917, 556]")])
     assert "several phrases" in faults(folder, {"path": unmarked, "coordinates": "0-1000"})
+
+
+def test_what_is_left_out_behind_the_last_row_is_counted_too(folder):
+    spec = {"path": write(folder, [talk(ASK.format("it"), "[10, 20, 40, 60]", "Red?", "Yes."), talk("A?", "B.")])}
+    bare = task()
+    del bare["annotations"][0]["result"][1]
+    for path, expected in (
+        (spec | {"coordinates": "pixel"}, {"turns that ask for no box": 2}),
+        ({"path": write(folder, [task(), bare], "ls.json")}, {"rectangles without a text": 3, NONE: 2}),
+    ):
+        source = open_source(path, name="mine", image_path=str(folder / "photos"))
+        info = prepare(source, folder / "out", progress=False, overwrite=True)
+        assert report_of(info, "train").left_out == expected
+    source = open_source(write(folder, [bare]), name="mine", image_path=str(folder / "photos"))
+    with pytest.raises(
+        SourceError, match="nothing is left to write in split train: left out 2 rectangles without a text"
+    ):
+        prepare(source, folder / "none", progress=False)
 
 
 def test_conversations_declare_what_their_numbers_mean(folder):

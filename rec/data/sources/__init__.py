@@ -6,8 +6,9 @@ the file has it, in the format that ``bbox_format`` names (xywh without) and the
 ``segmentations`` (a list of those, one for each object, whose union the mask is) or ``mask_picture`` (path of an ``.npy``
 file or image, or an encoded image; or a list of those). In place of
 ``bbox`` it may have ``boxes``, a list that is empty where nothing is named; ``left_out`` counts parts of the record
-that a reader drops. :mod:`rec.data.prepare` completes and checks them. Whatever a single record makes a reader raise
-is a :class:`~rec.data.schema.BadRecord` in its place.
+that a reader drops. What it drops of a split besides is told behind the last row, by :class:`~rec.data.schema.LeftOut`.
+:mod:`rec.data.prepare` completes and checks the rows. Whatever a single record makes a reader raise is a
+:class:`~rec.data.schema.BadRecord` in its place.
 """
 
 import codecs

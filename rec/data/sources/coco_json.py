@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rec.data.schema import BadRecord, attempt, shown
+from rec.data.schema import BadRecord, LeftOut, attempt, shown
 from rec.data.sources import ById, Source, SourceError, given, own_split
 from rec.data.sources.tabular import check_bbox_format
 
@@ -82,16 +82,15 @@ def open_coco(
     root = Path(image_root) if image_root else path.parent
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        left = sum(without and own == split for own, without in zip(splits, bare, strict=True))
         for number, entry in enumerate(entries):
             if splits[number] != split or bare[number]:
                 continue
             place = f"{path.stem}-{number}"
             where = f"{path.name}, annotation number {number}"
             row = attempt(_row, entry, said[number], images, categories, root, name, place, where=where)
-            if left and not isinstance(row, BadRecord):
-                row, left = row | {"left_out": {"annotations without a phrase": left}}, 0
             yield row if isinstance(row, BadRecord) else row | {"bbox_format": bbox_format}
+        if left := sum(without and own == split for own, without in zip(splits, bare, strict=True)):
+            yield LeftOut("annotations without a phrase", left)
 
     named = dict.fromkeys(own for own, without in zip(splits, bare, strict=True) if not without)
     options = {"kind": "coco", "bbox_format": bbox_format} | ({"columns": columns} if columns else {})

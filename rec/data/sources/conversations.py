@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rec.conventions import NAMES, boxes_in_text, says_none
-from rec.data.schema import BadRecord, attempt, is_missing, shown
+from rec.data.schema import BadRecord, LeftOut, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, find_split, given, own_split
 from rec.data.sources.tabular import check_bbox_format
 
@@ -85,9 +85,9 @@ def open_conversations(
                     continue
                 where = f"{path.name}, record number {number}, turn {count}"
                 row = attempt(_row, record, turn, f"{path.stem}-{number}-{count}", root, name, where=where)
-                if left and not isinstance(row, BadRecord):
-                    row, left = row | {"left_out": {_OTHER: left}}, 0
                 yield row if isinstance(row, BadRecord) else row | {"bbox_format": bbox_format}
+        if left:
+            yield LeftOut(_OTHER, left)
 
     options = {"kind": "conversations", "bbox_format": bbox_format, "prompts": prompts}
     return Source(name, named, read, (path,), str(root), options)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rec.data.schema import BadRecord, attempt, is_missing, shown
+from rec.data.schema import BadRecord, LeftOut, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given, own_split
 
 _IMAGES = ("image", "img", "image_url", "url", "file", "file_upload", "photo", "picture")
@@ -71,10 +71,9 @@ def open_label_studio(
                 continue
             for count, region in enumerate(regions):
                 place = f"{path.stem}-{number}-{count}"
-                row = attempt(_row, task, region, place, columns, root, name, where=where)
-                if not isinstance(row, BadRecord):
-                    row, left = row | {"left_out": +left}, Counter()
-                yield row
+                yield attempt(_row, task, region, place, columns, root, name, where=where)
+        for what, count in left.items():
+            yield LeftOut(what, count)
 
     return Source(name, named, read, (path,), str(root), {"kind": "label_studio", "columns": columns})
 
