@@ -1,5 +1,6 @@
 """Layouts that other tools write: COCO with phrases, Label Studio, conversations, tables whose rows list objects."""
 
+import base64
 import json
 import re
 
@@ -262,6 +263,33 @@ def test_questions_and_boxes_of_conversations_become_rows(folder):
     several, none = table(folder, spec)
     assert several["sentences"] == ["the box"] and none["sentences"] == ["the dog"]
     assert np.allclose(several["boxes"], [BOX, OTHER], atol=0.1) and none["boxes"] == []
+
+
+def test_pictures_of_messages_are_named_as_openai_and_transformers_do(folder):
+    data = (folder / "photos" / "a.jpg").read_bytes()
+    address = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    answer = {"role": "assistant", "content": "[83, 222, 333, 667]"}
+    for part in (
+        {"type": "image_url", "image_url": {"url": "a.jpg", "detail": "high"}},
+        {"type": "image_url", "image_url": "file://a.jpg"},
+        {"type": "image", "url": "a.jpg"},
+        {"type": "image", "path": "a.jpg"},
+        {"type": "image_url", "image_url": {"url": address}},
+    ):
+        apart = [{"role": "user", "content": "Find <ref>it</ref>."}, {"role": "user", "content": [part]}, answer]
+        together = [{"role": "user", "content": [part, {"type": "text", "text": "Find <ref>it</ref>."}]}, answer]
+        file = write(folder, [{"messages": apart}, {"messages": together}], "x.jsonl")
+        rows = table(folder, {"path": file, "coordinates": "0-1000"})
+        held = [row["image"]["bytes"] or (folder / "photos" / row["image"]["path"]).read_bytes() for row in rows]
+        assert held == [data, data] and rows[0]["image_id"] == rows[1]["image_id"], part
+        assert [row["sentences"] for row in rows] == [["it"], ["it"]]
+    nothing = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}, answer]
+    nothing[0]["content"].append({"type": "text", "text": "Find <ref>it</ref>."})
+    file = write(folder, [{"messages": nothing}])
+    assert "expected data:image" in faults(folder, {"path": file, "coordinates": "pixel"})
+    record = talk(ASK.format("it"), "[10, 20, 40, 60]", image=None, images=[{"path": "a.jpg"}])
+    [row] = table(folder, {"path": write(folder, [record]), "coordinates": "pixel"})
+    assert row["image"]["path"] == "a.jpg"
 
 
 def test_answers_that_mark_phrases_are_rows_of_their_own(folder):

@@ -2,10 +2,13 @@
 
 Format (https://github.com/haotian-liu/LLaVA/blob/main/docs/Finetune_Custom_Data.md): a list, or lines, of ``{id, image,
 conversations: [{from: human, value}, {from: gpt, value}]}``; or of ``{images: […], messages: [{role: user, content}, {role:
-assistant, content}]}``, where content is a text or a list of ``{type: text, text}`` and ``{type: image, image}``. What the
-numbers mean is declared, never guessed: see :mod:`rec.conventions`.
+assistant, content}]}``, where content is a text or a list of ``{type: text, text}`` and ``{type: image, image}`` (``url`` and
+``path`` too), or OpenAI's ``{type: image_url, image_url: {url}}``: the name of a file, or the picture itself as
+``data:image/jpeg;base64,…``. What the numbers mean is declared, never guessed: see :mod:`rec.conventions`.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -109,7 +112,7 @@ def _turns(record: dict[str, Any], prompts: Sequence[str]) -> list[tuple[str, li
     for turn in said:
         speaker = given(turn.get("from"), turn.get("role"))
         if speaker in _ASKS:
-            question = _text(turn)
+            question = f"{question or ''} {_text(turn)}".strip()  # the picture may have a turn of its own
         elif speaker in _ANSWERS and question is not None:
             pairs.append((question, _text(turn)))
             question = None
@@ -170,17 +173,34 @@ def _row(record: dict[str, Any], turn: Any, place: str, root: Path, name: str) -
             if isinstance(one.get("content"), list)
             for part in one["content"]
         ]
-        image = [given(part.get("image")) for part in parts if part.get("type") == "image"] or image
-    images = image if isinstance(image, list) else [image]
+        image = [part for part in parts if part.get("type") in ("image", "image_url")] or image
+    images = [
+        _named_in(one) if isinstance(one, dict) else one for one in (image if isinstance(image, list) else [image])
+    ]
     if len(images) != 1 or not isinstance(images[0], str) or not images[0]:
         raise BadRecord("no image", f"its image is {shown(image)}; expected the name of one file")
-    file = images[0].removeprefix("file://")
-    phrase, several = turn
+    file, phrase, several = images[0].removeprefix("file://"), *turn
+    picture, image_id = (str(root / file), file) if not file.startswith("data:") else _embedded(file)
     return {
-        "image": str(root / file),
-        "image_id": file,
+        "image": picture,
+        "image_id": image_id,
         "ref_id": place,
         "boxes": several,
         "sentences": [phrase],
         "source": name,
     }
+
+
+def _named_in(part: dict[str, Any]) -> Any:
+    """The name or address in what stands for an image, such as a part of a message."""
+    named = next((part[key] for key in ("image", "image_url", "url", "path") if not is_missing(part.get(key))), None)
+    return named.get("url") if isinstance(named, dict) else named
+
+
+def _embedded(address: str) -> tuple[dict[str, Any], str]:
+    """The picture that a ``data:`` address is, and what tells it from others."""
+    kind, _, content = address.partition(",")
+    if not kind.endswith(";base64"):
+        raise BadRecord("no image", f"its image is {shown(address)}; expected data:image/…;base64,…")
+    data = base64.b64decode(content)
+    return {"path": None, "bytes": data}, hashlib.sha1(data).hexdigest()[:16]
