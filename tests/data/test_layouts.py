@@ -93,6 +93,20 @@ def test_a_bad_annotation_is_named(folder, change, words):
     assert re.search(words, fault(folder, write(folder, coco(**change))))
 
 
+def test_what_cvat_was_told_of_an_object_is_its_phrase_unless_the_box_is_turned(folder):
+    content = coco(caption=None)
+    for annotation, words in zip(content["annotations"][::2], ("red box", ""), strict=True):
+        annotation["attributes"] = {"occluded": False, "rotation": 0.0, "phrase": words, "wort": words}
+    [gray, red] = sorted(row["sentences"] for row in table(folder, write(folder, content)))
+    assert (red, gray) == (["red box"], ["gray", "the gray one"])
+    [row] = table(folder, {"path": write(folder, content), "columns": {"sentences": "wort"}})
+    assert row["sentences"] == ["red box"]
+    with pytest.raises(SourceError, match=r"they have .*occluded, phrase, "):
+        open_source({"path": write(folder, content), "columns": {"sentences": "worte"}}, name="mine")
+    content["annotations"][0]["attributes"]["rotation"] = 318.3
+    assert "turned rectangle: " in (told := fault(folder, write(folder, content))) and "turned by 318.3" in told
+
+
 def test_coco_files_without_phrases_say_what_they_have(folder):
     content = coco()
     for annotation in content["annotations"]:

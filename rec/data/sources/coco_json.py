@@ -3,7 +3,8 @@
 Format (https://cocodataset.org/#format-data): ``{images: [{id, file_name, width, height}], annotations: [{id, image_id,
 bbox [x, y, w, h] pixels, segmentation, category_id}], categories: [{id, name}]}``, and in each annotation one of
 :data:`PHRASES`: a text, a list of texts, or a list of REFER's ``{sent, raw}``. Annotations without such a key are objects
-nobody refers to: they are left out, and counted.
+nobody refers to: they are left out, and counted. The key may be one of the annotation's ``attributes`` too, which is where CVAT
+writes what was typed for an object, and how its box is turned.
 
 MDETR's variant (https://github.com/ashkamath/mdetr/tree/main/scripts/pre-training): ``caption`` in each image, and in each
 annotation ``tokens_positive``, spans ``[begin, end]`` of its characters; the phrase is what stands in them, one behind another,
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rec.data.schema import BadRecord, LeftOut, attempt, shown
+from rec.data.schema import BadRecord, LeftOut, attempt, is_missing, shown
 from rec.data.sources import ById, Source, SourceError, given, own_split
 from rec.data.sources.tabular import check_bbox_format
 
@@ -70,7 +71,7 @@ def open_coco(
     said = [attempt(_phrases, entry, images, key) for entry in entries]
     bare = [phrases is None for phrases in said]
     if all(bare):
-        keys = sorted({str(name)[:40] for entry in entries[:100] for name in entry})[:40]
+        keys = sorted({str(name)[:40] for entry in entries[:100] for name in _attributes(entry) | entry})[:40]
         raise SourceError(
             f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have "
             f"{', '.join(keys) or 'nothing'}. Another key, of annotations or images, is named with --columns sentences=…"
@@ -105,8 +106,8 @@ def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
     """
     if not isinstance(annotation, dict):
         raise BadRecord("broken record", f"{shown(annotation)} is no object {{…}}")
-    keys = PHRASES if key is None else (key,)
-    if (own := next((annotation[name] for name in keys if annotation.get(name) is not None), None)) is not None:
+    keys, fields = PHRASES if key is None else (key,), _attributes(annotation) | annotation
+    if (own := next((fields[name] for name in keys if fields.get(name) is not None), None)) is not None:
         return own
     if key is None and "tokens_positive" not in annotation:  # a caption is then of the whole picture
         return None
@@ -124,6 +125,12 @@ def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
                 f"caption {shown(caption)}",
             )
     return " ".join(caption[begin:end].strip() for begin, end in spans)
+
+
+def _attributes(annotation: Any) -> dict[str, Any]:
+    """What CVAT knows of an object besides, as far as it says something."""
+    said = annotation.get("attributes") if isinstance(annotation, dict) else None
+    return {key: value for key, value in said.items() if not is_missing(value)} if isinstance(said, dict) else {}
 
 
 def _split(annotation: Mapping[str, Any], images: ById, otherwise: str) -> str:
@@ -147,6 +154,8 @@ def _row(
         )
     if not isinstance(image.get("file_name"), str) or not image["file_name"]:
         raise BadRecord("no image", f"file_name of image {shown(image['id'])} is {shown(image.get('file_name'))}")
+    if turned := _attributes(annotation).get("rotation"):  # whose bbox is that of before
+        raise BadRecord("turned rectangle", f"it is turned by {shown(turned)} degrees; boxes are upright: draw it anew")
     if isinstance(phrases, list):
         phrases = [given(p.get("sent"), p.get("raw")) if isinstance(p, dict) else p for p in phrases]
     return {
