@@ -440,6 +440,20 @@ def test_tables_that_list_objects_give_a_row_for_each(folder):
     assert (row["ref_id"], row["ann_id"], row["sentences"]) == ("9", "3", ["it"])
 
 
+def test_classes_are_told_by_their_names(folder):
+    from datasets import ClassLabel, List, Value
+
+    text, kind, numbers = Value("string"), ClassLabel(names=["cup", "dog"]), List(Value("float32"))
+    rows = [{"image": "a.jpg", "bbox": BOX, "phrase": "it", "category": number} for number in (1, 0, -1, None)]
+    file = saved(folder, rows, {"image": text, "bbox": numbers, "phrase": text, "category": kind})
+    assert [row["category"] for row in table(folder, file)] == ["dog", "cup", None, None]
+    objects = {"bbox": [BOX, OTHER], "category": [1, 0]}  # as detection data sets have them
+    listed = {"bbox": List(numbers), "category": List(kind)}
+    file = saved(folder, [{"image": "a.jpg", "objects": objects}], {"image": text, "objects": listed})
+    found = table(folder, {"path": file, "columns": {"sentences": "objects.category"}})
+    assert [(row["category"], row["sentences"]) for row in found] == [("dog", ["dog"]), ("cup", ["cup"])]
+
+
 def test_a_column_inside_a_struct_is_named_with_dots(folder):
     from datasets import List, Value
 

@@ -68,14 +68,14 @@ def open_foreign(
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
-        names, listed = found[split]
+        names, listed, classes = found[split]
         # As they are stored: the library would decode pictures (and sounds, and documents) by its own rule.
         used = {path if path in tables[split].features else path.partition(".")[0] for path in names.values()}
         table = tables[split].select_columns(sorted(used)).with_format("arrow")
 
         def objects_of(number: int) -> list[dict[str, Any]]:
             whole = table[number].to_pylist()[0]
-            values = {path: _value(whole, path) for path in names.values()}
+            values = {path: _in_words(_value(whole, path), classes.get(path)) for path in names.values()}
             if not listed:
                 return [values]
             return [values | entry for entry in one_each({names[ours]: values[names[ours]] for ours in sorted(listed)})]
@@ -92,10 +92,12 @@ def open_foreign(
 
     prints = {split: table._fingerprint for split, table in tables.items()}
     options = {"kind": "foreign", "columns": dict(columns or {}), "bbox_format": bbox_format, "tables": prints}
-    if any("bbox" in listed and "." not in names["bbox"] for names, listed in found.values()):
+    if any("bbox" in listed and "." not in names["bbox"] for names, listed, _ in found.values()):
         options["objects"] = "parallel"  # earlier versions took the same columns for boxes that every phrase names
-    elif any({"bbox", "boxes"} <= names.keys() for names, _ in found.values()):
+    elif any({"bbox", "boxes"} <= names.keys() for names, *_ in found.values()):
         options["objects"] = "both"  # earlier versions took bbox alone
+    if any(classes for *_, classes in found.values()):
+        options["classes"] = "named"  # earlier versions took their numbers
     folders = (folder,) if folder else ()
     return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
 
@@ -139,8 +141,9 @@ def _lists_objects(column: str, feature: Any, columns: Mapping[str, str]) -> boo
 
 def _find_columns(
     features: "datasets.Features", columns: Mapping[str, str], name: str
-) -> tuple[dict[str, str], frozenset[str]]:
-    """Our columns to the table's, as dotted paths, and those of ours that hold a value for each object of an image."""
+) -> tuple[dict[str, str], frozenset[str], dict[str, list[str]]]:
+    """Our columns to the table's, as dotted paths; those of ours that hold a value for each object of an image; and of the
+    table's that hold numbers of classes (``ClassLabel``) the names of those."""
     from datasets import ClassLabel, Value
 
     # The column that lists objects, if rows are images.
@@ -191,13 +194,19 @@ def _find_columns(
 
     # Which of them hold a value for each object.
     used = {ours: theirs for ours, theirs in names.items() if theirs is not None}
+    classes = {
+        path: inner.names
+        for path in used.values()
+        if isinstance(inner := getattr(there[path], "feature", there[path]), ClassLabel)
+    }
+    listed = set[str]()
     if group is not None:
-        return used, frozenset(ours for ours, theirs in used.items() if theirs.startswith(f"{group}."))
-    if "bbox" not in used or not (_lists_boxes(there[used["bbox"]]) and hasattr(there[used["sentences"]], "feature")):
-        return used, frozenset()
-    # Columns of parallel lists: an id that is none is the image's.
-    listed = {ours for ours, theirs in used.items() if hasattr(there[theirs], "feature")} - {"image", "image_id"}
-    return {ours: used[ours] for ours in used if ours in listed or ours not in ("ref_id", "ann_id")}, frozenset(listed)
+        listed = {ours for ours, theirs in used.items() if theirs.startswith(f"{group}.")}
+    elif "bbox" in used and _lists_boxes(there[used["bbox"]]) and hasattr(there[used["sentences"]], "feature"):
+        # Columns of parallel lists: an id that is none is the image's.
+        listed = {ours for ours, theirs in used.items() if hasattr(there[theirs], "feature")} - {"image", "image_id"}
+        used = {ours: used[ours] for ours in used if ours in listed or ours not in ("ref_id", "ann_id")}
+    return used, frozenset(listed), classes
 
 
 def _one_box_each(
@@ -235,6 +244,15 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
             return [_value(entry, rest) if isinstance(entry, dict) else None for entry in value]
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _in_words(value: Any, classes: list[str] | None) -> Any:
+    """The number of a class, or a list of them, as names; -1, the library's own for none, as null."""
+    if classes is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_in_words(one, classes) for one in value]
+    return classes[value] if value >= 0 else None
 
 
 def _row(
