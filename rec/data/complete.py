@@ -17,6 +17,7 @@ from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
 from rec.data.schema import BadRecord, attempt, faults_as, image_of, misfit, shown
+from rec.files import endings
 
 _USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
 
@@ -55,7 +56,7 @@ def complete_rows(
     def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
         key = image["path"], len(image["bytes"] or b"")
         if image["bytes"] or last[0] != key:
-            last[:] = key, _look(image, embed, image_folders, decode)
+            last[:] = key, _look(image, root, embed, image_folders, decode)
         return last[1]
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def complete_rows(
             path = str(Path(path).relative_to(above[0]))
         else:  # nothing else would tell later where the name starts
             path = os.path.abspath(path)
-        mask = _mask(row, width, height, mask_folders) if with_masks else None
+        mask = _mask(row, root, width, height, mask_folders) if with_masks else None
         done = {"width": width, "height": height, "image": {"path": path, "bytes": data}, "mask": mask}
         return {key: row[key] for key in row if key not in _USED} | _in_pixels(row, width, height) | done
 
@@ -83,13 +84,13 @@ def complete_rows(
 
 
 def _look(
-    image: dict[str, Any], embed: bool, folders: Sequence[str] | None, decode: bool
+    image: dict[str, Any], root: str, embed: bool, folders: Sequence[str] | None, decode: bool
 ) -> tuple[tuple[int, int], bytes | None]:
     path, data = image["path"], image["bytes"]
     if not (path or data):
         raise BadRecord("no image", "the record names no image file and holds no image bytes")
-    if data is None and not os.path.exists(path):
-        raise BadRecord("missing image", f"there is no file {path}{_nearby(path)}")
+    if data is None:
+        _check_there(path, root, "missing image")
     with faults_as("unreadable image"):
         if data is None:
             _check_place(path, folders, "image")
@@ -138,8 +139,18 @@ def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     return found | {"boxes": [converted(box, f"boxes[{number}]") for number, box in enumerate(several)]}
 
 
-def _nearby(path: str) -> str:
-    """What to do about a file that is not there, where something like it is."""
+def _check_there(path: str, root: str, reason: str) -> None:
+    """Refuses a file that is not there.
+
+    Raises:
+        BadRecord: says what to do, where something like it is.
+    """
+    if not os.path.exists(path):
+        raise BadRecord(reason, f"there is no file {path}{_nearby(path, root)}")
+
+
+def _nearby(path: str, root: str) -> str:
+    """What to do about a file that is not there, where something like it is, for example below the image folder."""
     if address := re.search(r"https?:/.*", path):
         return f": {address[0].replace(':/', '://', 1)} is an address; download the images, and name their files"
     if "\\" in path and os.path.exists(path.replace("\\", "/")):
@@ -152,11 +163,15 @@ def _nearby(path: str) -> str:
                 f", but there is {once}: the records' names begin with {parts[number]}/ already, so the image folder is the one "
                 "above it (--images, image_path)"
             )
+    if root and (not Path(path).is_relative_to(root) or re.search(r"\\|[A-Za-z]:/", path)):  # whole, of any machine
+        for name in endings(path):
+            if os.path.isfile(below := os.path.join(root, name)):
+                return f", but there is {below}: name files from the image folder on, such as {name}"
     folder = Path(path).parent
     if not folder.is_dir():
         return f", nor a folder {folder}: name the folder that the records' names start from (--images, image_path)"
     if other := _names_in(os.path.abspath(folder), os.stat(folder).st_mtime_ns).get(_plain(Path(path).name)):
-        return f", but there is {other}: capitals, and how accents are stored, must be the same"
+        return f", but there is {other}: capitals, and how accents are stored, must be the same, blanks too"
     return ""
 
 
@@ -167,10 +182,12 @@ def _names_in(folder: str, _changed: int) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     """What names have in common that Windows, macOS or a reader takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] | None) -> dict[str, Any] | None:
+def _mask(
+    row: dict[str, Any], root: str, width: int, height: int, folders: Sequence[str] | None
+) -> dict[str, Any] | None:
     picture, segmentation, several = (row.get(key) for key in ("mask_picture", "segmentation", "segmentations"))
     with faults_as("bad mask"):
         if several is not None:
@@ -185,6 +202,7 @@ def _mask(row: dict[str, Any], width: int, height: int, folders: Sequence[str] |
         pictures = picture if isinstance(picture, list) else [picture]
         for path in pictures:
             if not isinstance(path, bytes):
+                _check_there(path, root, "bad mask")
                 _check_place(path, folders, "mask")
         read = [masks.encode(masks.read(one, height, width)) for one in pictures]
         return read[0] if len(read) == 1 else masks.union(read, height, width)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rec import trust
-from rec.data.images import decode_image, exif_orientation, open_image, read_bytes, upright
+from rec.data.images import decode_image, exif_orientation, open_image, upright
 from rec.errors import UntrustedError
 
 
@@ -67,10 +67,9 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
     """
     if not isinstance(mask, bytes) and str(mask).endswith(".npy"):
         return _read_npy(mask, height, width)
-    limit = max(height * width, 1 << 20)
-    opened = open_image(mask if isinstance(mask, bytes) else read_bytes(mask), "of the mask", limit)
-    name = f"of {len(mask)} bytes" if isinstance(mask, bytes) else mask
-    array = None
+    limit, array = max(height * width, 1 << 20), None
+    data, name = (mask, f"of {len(mask)} bytes") if isinstance(mask, bytes) else (_content(mask), os.fspath(mask))
+    opened = open_image(data, name, limit)
     try:
         if opened.mode.startswith("I"):  # a photograph's rule cuts 16-bit samples, and with them objects' numbers
             array = np.asarray(opened)
@@ -80,7 +79,7 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
     except Exception as error:  # as in rec.data.images.rgb_from_pil
         raise ValueError(f"the mask {name} is truncated or broken: {error}") from None
     if array is None:
-        array = decode_image(mask, max_pixels=limit).max(axis=2)
+        array = decode_image(data, name, limit).max(axis=2)
         if opened.format == "JPEG":  # its compression leaves marks around the object that are not quite black
             array = array * (array > array.max() // 2)
     else:
@@ -92,14 +91,18 @@ def read(mask: str | os.PathLike[str] | bytes, height: int, width: int) -> np.nd
     return array
 
 
+def _content(path: str | os.PathLike[str], max_bytes: int = trust.MAX_IMAGE_BYTES) -> bytes:
+    try:
+        return trust.read_bytes(path, "mask", max_bytes)
+    except (OSError, UntrustedError) as error:
+        raise ValueError(f"cannot read the mask {path}: {error}") from None
+
+
 def _read_npy(path: str | os.PathLike[str], height: int, width: int) -> np.ndarray:
     """Reads ``.npy`` (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html): the library's own reader
     allocates what the header claims.
     """
-    try:
-        data = trust.read_bytes(path, "mask", 16 * height * width + (1 << 16))
-    except (OSError, UntrustedError) as error:
-        raise ValueError(f"cannot read the mask {path}: {error}") from None
+    data = _content(path, 16 * height * width + (1 << 16))
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -137,6 +140,10 @@ def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:
         return _as_text(rle)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"the segmentation holds no polygon: {str(segmentation)[:80]}")
+    if isinstance(
+        segmentation[0], int | float
+    ):  # one polygon, without the list of polygons around it, as VIA writes it
+        segmentation = [segmentation]
     if isinstance(segmentation[0], dict):  # RefClef
         return union([from_coco(part, height, width) for part in segmentation], height, width)
     _check_work(len(segmentation), 0)

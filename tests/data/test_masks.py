@@ -105,6 +105,7 @@ def test_parts_of_a_polygon_object_are_united():
     both = masks.decode(masks.from_coco(parts, 50, 60))
     assert both.max() == 1
     assert both[15, 15] and both[35, 35] and both[25, 25] and not both[5, 5]
+    assert masks.from_coco(parts[0], 50, 60) == masks.from_coco(parts[:1], 50, 60)
 
 
 def test_parts_of_an_rle_object_are_united():

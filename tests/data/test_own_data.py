@@ -350,6 +350,22 @@ def test_an_image_that_is_named_in_another_way_is_told_how(own):
         ("https://x.org/0.png", r"https://x\.org/0\.png is an address; download"),
         ("sub\\0.png", r"but there is photos/sub/0\.png: write / between"),
         ("CAF\u00c9.png", "but there is cafe\u0301.png: capitals, and how accents are stored, must be the same"),
+        ("cafe\u0301.png ", "but there is cafe\u0301.png: .*blanks too"),
+        (r"C:\Users\me\sub\0.png", r"but there is photos/sub/0\.png: name files .* on, such as sub/0\.png"),
+        ("/home/me/sub/0.png", r"but there is photos/sub/0\.png: name files from the image folder on"),
     ):
         with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
             prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)
+
+
+def test_a_mask_that_is_not_there_or_none_is_told_as_a_mask(own):
+    Path("photos/m.png").write_bytes(b"junk")
+    for name, words in (
+        ("no.png", r"bad mask: .*there is no file photos/no\.png"),
+        ("no.npy", r"bad mask: .*there is no file photos/no\.npy"),
+        ("photos/m.png", r"bad mask: .*but there is photos/m\.png"),
+        ("m.png", r"bad mask: .*photos/m\.png is no image in a known format"),
+        (".", "bad mask: .*cannot read the mask photos: .*is a folder"),
+    ):
+        with pytest.raises(BadRecord, match=words):
+            prepare(own([records(1)[0] | {"image": "2.png", "mask": name}]), "out", progress=False)

@@ -308,8 +308,6 @@ def _mask(value: object, column: str | None, image_root: str | None) -> dict[str
             )
         pictures = [_picture(one, image_root) or {} for one in value]
         return {"mask_picture": [one["path"] if one["bytes"] is None else one["bytes"] for one in pictures]}
-    if isinstance(value, list) and isinstance(value[0], int | float):
-        return {"segmentation": [value]}  # one polygon, without the list of polygons around it
     if isinstance(value, list):
         return {"segmentation": value}
     raise BadRecord("bad mask", f"column {column} holds {shown(value)}; expected a picture, COCO polygons or COCO RLE")
