@@ -168,6 +168,7 @@ def prepare_table(arguments: argparse.Namespace) -> int:
         print(f"{count} images came, {source.image_root} has all that are named")
     if arguments.val_fraction is not None:
         source = with_validation(source, arguments.val_fraction)
+        arguments.splits = arguments.splits and [*arguments.splits, "val"]  # made to be had
     info = prepare(
         source,
         output,

@@ -309,13 +309,13 @@ def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, mo
     monkeypatch.setattr(sys, "argv", ["prepare", *words])
     assert prepare_data.main() == 0
     assert "there is no split val" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["prepare", *words, "--overwrite", "--val-fraction", "0.1"])
-    assert prepare_data.main() == 0
-    assert "there is no split val" not in capsys.readouterr().out
-    assert {split: entry["rows"] for split, entry in read_info(f"data/anns/{name}")["splits"].items()} == {
-        "train": 9,
-        "val": 1,
-    }
+    counts = {"train": 9, "val": 1}
+    for more in ([], ["--splits", "train"]):
+        monkeypatch.setattr(sys, "argv", ["prepare", *words, "--overwrite", "--val-fraction", "0.1", *more])
+        assert prepare_data.main() == 0
+        assert "there is no split val" not in capsys.readouterr().out
+        found = read_info(f"data/anns/{name}")["splits"]
+        assert {split: entry["rows"] for split, entry in found.items()} == counts
     for wrong, error in (("0", SourceError), ("1", SourceError), ("ten", SystemExit), ("nan", SystemExit)):
         monkeypatch.setattr(sys, "argv", ["prepare", *words, "--val-fraction", wrong])
         with pytest.raises(error):
