@@ -305,8 +305,12 @@ def swap(new: Path, final: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, told: Path | None = None) -> Iterator[None]:
     """Keeps other processes out of such a block for the same folder, which is made where it is not there.
+
+    Args:
+        folder: to be alone in.
+        told: what to call it in errors; its path by default.
 
     Raises:
         InputError: another process is in one.
@@ -318,7 +322,9 @@ def alone_in(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(f"{folder} is being written by another process: wait for it, or stop it") from None
+                raise InputError(
+                    f"{told or folder} is being written by another process: wait for it, or stop it"
+                ) from None
         yield
     finally:
         os.close(handle)

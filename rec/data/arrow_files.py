@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 64
-# The files of a prepared folder; hidden ones are the file system's, cache-….arrow the library's.
+# The files of a prepared folder; cache-….arrow are the library's, and hidden ones a file system's, or were being written when a
+# preparation was killed.
 _OF_A_TABLE = re.compile(
     r"prepared\.json|dataset_dict\.json|images\.u8|image_digests-[^/]+\.arrow|[^/]+-\d{5}-of-\d{5}\.parquet|images/\d+/\d+\.jpg"
-    r"|[^/]+/(data-\d{5}-of-\d{5}\.arrow|cache-[^/]+\.arrow|state\.json|dataset_info\.json)|\.partial/.*|(.*/)?\.[^/]+"
+    r"|[^/]+/(data-\d{5}-of-\d{5}\.arrow|cache-[^/]+\.arrow|state\.json|dataset_info\.json)|\.partial/.*|(.*/)?\.(DS_Store|directory|localized|(_|nfs|fuse_hidden)[^/]*|[^/]+\.[a-z0-9_]{8}\.[a-z0-9]+)"
 )
 
 

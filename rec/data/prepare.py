@@ -97,7 +97,7 @@ def prepare(
         folder = folder.with_name(f".{folder.name}.new")
     print_of_exclude = exclude and exclude.fingerprint()
     state = _State(folder, {"source": identity(source), "splits": wanted, "exclude": print_of_exclude} | job)
-    with alone_in(folder), named(folder):
+    with alone_in(folder, replaced), named(replaced or folder):
         if (folder / INFO_FILE).exists() and not replaced:
             return state.finished()
         # An attempt that was ended close to its end left the new table whole, or parts of the old one.

@@ -97,10 +97,11 @@ def test_a_table_whose_prepared_json_is_cut_short_is_replaced(own, left):
     assert len(open_table("out", "train", name="mine").rows) == 10
 
 
-@pytest.mark.parametrize("file", ["notes.txt", "train/notes.txt", "sub/prepared.json"])
+@pytest.mark.parametrize("file", ["notes.txt", "train/notes.txt", "sub/prepared.json", ".gitignore"])
 def test_a_file_of_ones_own_in_a_table_is_not_lost(own, file):
     prepare(own(records()), "out", progress=False)
-    Path("out/.DS_Store").touch()
+    for hidden in (".DS_Store", "._x", ".prepared.json.a1b2c3_4.json"):
+        Path("out", hidden).touch()
     prepare(own(records(4)), "out", progress=False, overwrite=True, store="letterboxed", size=32)
     prepare(own(records(4)), "out", progress=False, overwrite=True, parquet=True)
     Path("out", file).parent.mkdir(exist_ok=True)
@@ -125,7 +126,10 @@ def test_two_preparations_are_not_at_work_in_one_folder(own, caplog):
     with alone_in(Path("out").absolute()), pytest.raises(InputError, match="out is being written by another process"):
         prepare(source, "out", progress=False)
     prepare(source, "out", progress=False)
-    with alone_in(Path(".out.new").absolute()), pytest.raises(InputError, match="is being written by another process"):
+    with (
+        alone_in(Path(".out.new").absolute()),
+        pytest.raises(InputError, match="/out is being written by another process"),
+    ):
         prepare(source, "out", progress=False, overwrite=True)
     with caplog.at_level(logging.INFO):
         prepare(source, "out", progress=False)
