@@ -28,7 +28,8 @@ _ROWS_AT_ONCE = 64
 # preparation was killed.
 _OF_A_TABLE = re.compile(
     r"prepared\.json|dataset_dict\.json|images\.u8|image_digests-[^/]+\.arrow|[^/]+-\d{5}-of-\d{5}\.parquet|images/\d+/\d+\.jpg"
-    r"|[^/]+/(data-\d{5}-of-\d{5}\.arrow|cache-[^/]+\.arrow|state\.json|dataset_info\.json)|\.partial/.*|(.*/)?\.(DS_Store|directory|localized|(_|nfs|fuse_hidden)[^/]*|[^/]+\.[a-z0-9_]{8}\.[a-z0-9]+)"
+    r"|[^/]+/(data-\d{5}-of-\d{5}\.arrow|cache-[^/]+\.arrow|state\.json|dataset_info\.json)|\.partial/.*"
+    r"|(.*/)?\.(DS_Store|directory|localized|(_|nfs|fuse_hidden)[^/]*|[^/]+\.[a-z0-9_]{8}\.[a-z0-9]+)"
 )
 
 

@@ -253,6 +253,10 @@ class SampleMaker:
 
     def _mask(self, row: dict[str, Any]) -> np.ndarray:
         """uint8 ``(H, W)`` of the row's image."""
+        if row["mask"] is None:
+            raise ImageError(
+                f"{_named(row)} has no mask, but the model asks for masks: prepare the data with --generate_mask, or leave it out"
+            )
         try:
             if list(row["mask"]["size"]) != [row["height"], row["width"]]:
                 raise ValueError(f"a mask of {row['mask']['size']} rows and columns")

@@ -449,12 +449,15 @@ def test_a_csv_file_loses_no_part_of_a_line_and_no_line_to_a_stray_quotation_mar
     assert [row["sentences"] for row in read(tmp_path / "out")] == [['a 12" screen'], ["a fork"]]
 
 
-def test_the_row_numbers_that_pandas_writes_are_no_fault(tmp_path):
+def test_row_numbers_and_numbers_of_numpy_as_pandas_writes_them_are_no_fault(tmp_path):
     write_image(tmp_path / "a.jpg", 120, 90)
     text = ",image,phrase,bbox\n0,a.jpg,box,10 20 30 40\n1,a.jpg,the lid,10 20 30 40\n"
     (tmp_path / "x.csv").write_text(text, encoding="utf-8")
     spec = {"path": tmp_path / "x.csv", "bbox_format": "xywh"}
     assert [row["sentences"] for row in read(spec)] == [["box"], ["the lid"]]
+    numbers = "[np.float64(10.0), np.float64(20.0), np.int64(30), 40.0]"  # a list of NumPy's, since its version 2
+    (tmp_path / "x.csv").write_text(f'image,phrase,bbox\na.jpg,box,"{numbers}"\n', encoding="utf-8")
+    assert read(spec)[0]["bbox"] == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from rec.data import prepare as preparation
 from rec.data.dataset import RefCOCODataSet
+from rec.data.images import ImageError
 from rec.data.prepare import prepare
 from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
@@ -45,6 +46,16 @@ def test_every_object_is_seen_once_over_all_processes_and_workers(shards):
         parts = [boxes(RefCOCOStream(shards, rank=rank, **options), workers) for rank in range(2)]
         assert sorted(parts[0] + parts[1]) == expected
         assert all(parts)
+
+
+def test_rows_without_the_masks_that_are_asked_for_are_told(tmp_path):
+    make_refer(tmp_path, splits=("train", "val"))
+    source = open_source(tmp_path / "refcoco", name="refcoco")
+    prepare(source, tmp_path / "out", store="embedded", parquet=True, with_masks=False, progress=False)
+    vocabulary = RefCOCODataSet("x", {"x": str(tmp_path / "out")}).vocabulary
+    stream = RefCOCOStream(tmp_path / "out", vocabulary=vocabulary, input_shape=[64, 64], with_masks=True)
+    with pytest.raises(ImageError, match=r"ref_id .* has no mask, .*--generate_mask"):
+        next(iter(stream))
 
 
 def test_a_pass_is_repeatable_and_epochs_differ(shards):

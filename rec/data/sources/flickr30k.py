@@ -48,7 +48,9 @@ def open_flickr30k(path: Path, name: str, image_root: str | None, boxes: str = "
     if not lists:
         raise SourceError(f"{path} has none of train.txt, val.txt, test.txt, the lists of images of each split")
     if image_root is None:
-        raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
+        raise SourceError(
+            f"{path} does not tell where its images are: give image_path[{name!r}] (--images of `rec prepare`)"
+        )
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
         with as_text(open_annotations(lists[split], MAX_ANNOTATIONS)) as file:

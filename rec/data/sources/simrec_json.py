@@ -39,7 +39,9 @@ def open_simrec_json(path: Path, content: Any, name: str, image_root: str | None
         SourceError: no ``image_root``.
     """
     if image_root is None:
-        raise SourceError(f"{path} does not tell where its images are: give image_path[{name!r}]")
+        raise SourceError(
+            f"{path} does not tell where its images are: give image_path[{name!r}] (--images of `rec prepare`)"
+        )
     masks = Path(mask_root) if mask_root and Path(mask_root).is_dir() else None
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:

@@ -41,7 +41,10 @@ _LISTS = {"boxes": "bbox", "phrases": "phrase", "masks": "mask", "categories": "
 
 def numbers_of(bbox: object) -> Any:
     """A box written as text, ``"412 230 96 110"`` or ``"[412, 230, 96, 110]"``, as a list; anything else as it is."""
-    return re.split(r"[\s,;]+", bbox.strip(" \t[](){}")) if isinstance(bbox, str) else bbox
+    if not isinstance(bbox, str):
+        return bbox
+    plain = re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", bbox)  # as pandas writes a list of NumPy's numbers
+    return re.split(r"[\s,;]+", plain.strip(" \t[](){}"))
 
 
 def number_of(value: object) -> Any:
