@@ -127,7 +127,7 @@ def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
     return " ".join(caption[begin:end].strip() for begin, end in spans)
 
 
-def _attributes(annotation: Any) -> dict[str, Any]:
+def _attributes(annotation: object) -> dict[str, Any]:
     """What CVAT knows of an object besides, as far as it says something."""
     said = annotation.get("attributes") if isinstance(annotation, dict) else None
     return {key: value for key, value in said.items() if not is_missing(value)} if isinstance(said, dict) else {}

@@ -179,7 +179,8 @@ def _row(record: dict[str, Any], turn: Any, place: str, root: Path, name: str) -
     ]
     if len(images) != 1 or not isinstance(images[0], str) or not images[0]:
         raise BadRecord("no image", f"its image is {shown(image)}; expected the name of one file")
-    file, phrase, several = images[0].removeprefix("file://"), *turn
+    file = images[0].removeprefix("file://")
+    phrase, several = turn
     picture, image_id = (str(root / file), file) if not file.startswith("data:") else _embedded(file)
     return {
         "image": picture,

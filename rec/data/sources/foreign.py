@@ -246,13 +246,13 @@ def _value(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _in_words(value: Any, classes: list[str] | None) -> Any:
+def _in_words(value: object, classes: list[str] | None) -> Any:
     """The number of a class, or a list of them, as names; -1, the library's own for none, as null."""
-    if classes is None or value is None:
+    if classes is None:
         return value
     if isinstance(value, list):
         return [_in_words(one, classes) for one in value]
-    return classes[value] if value >= 0 else None
+    return classes[value] if isinstance(value, int) and value >= 0 else None
 
 
 def _row(
