@@ -75,14 +75,17 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
     old, new = flatten(saved.config), flatten(current.config)
     encoder = WHERE.replace(".name", ".digest")
     same_encoder = old.get(encoder) == new.get(encoder) is not None
+    classes = [str(config.get("optim._target_")).split(".")[-1] for config in (old, new)]
+    # Options that keep more state. SGD makes what momentum needs in its first step with it.
+    keep_more = ["optim.amsgrad", "optim.centered", *([] if classes[1] == "SGD" else ["optim.momentum"])]
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or key == "train.batch_size":
             continue
         line = f"{key}: {old.get(key)} -> {new.get(key)}"
         same = _the_same(key, same_data, same_words and bool(saved.vocabulary), same_encoder)
         # The state of one optimizer class means nothing to another, nor to options that keep more of it.
-        other_state = key == "optim._target_" and str(old.get(key)).split(".")[-1] != str(new.get(key)).split(".")[-1]
-        if key in ("optim.amsgrad", "optim.centered", "optim.momentum"):
+        other_state = key == "optim._target_" and classes[0] != classes[1]
+        if key in keep_more:
             other_state = bool(new.get(key)) and not old.get(key)
         if same is None and (other_state or key.startswith(REFUSED_CHANGES)):
             refused.append(line)

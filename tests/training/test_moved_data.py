@@ -137,6 +137,8 @@ def test_an_option_that_keeps_more_state_is_refused_and_a_rate_is_not():
     assert changed({"optim": more}, {"optim": options})[0] == []
     still = {"_target_": "torch.optim.RMSprop", "momentum": 0.0}
     assert changed({"optim": still}, {"optim": still | {"momentum": 0.9}})[0] == ["optim.momentum: 0.0 -> 0.9"]
+    of_sgd = still | {"_target_": "torch.optim.SGD"}
+    assert changed({"optim": of_sgd}, {"optim": of_sgd | {"momentum": 0.9}}) == ([], ["optim.momentum: 0.0 -> 0.9"])
     moving = still | {"momentum": 0.8}
     assert changed({"optim": moving}, {"optim": still | {"momentum": 0.9}}) == ([], ["optim.momentum: 0.8 -> 0.9"])
 
