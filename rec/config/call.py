@@ -26,8 +26,16 @@ class LazyCall:
             raise TypeError(f"LazyCall needs a callable, a dotted name or another LazyCall, not {target!r}")
         self._target = target
 
-    def __call__(self, /, **arguments: Any) -> DictConfig:
+    def __call__(self, /, *unnamed: Any, **arguments: Any) -> DictConfig:
+        if unnamed:
+            raise TypeError(
+                f"{self} takes its arguments by keyword, name=value, not as {repr(unnamed[0])[:60]}; what has no name, as in "
+                "nn.Sequential, goes through a function of your own that takes a list"
+            )
         return nodes.to_node({"_target_": self._target, **arguments})
+
+    def __repr__(self) -> str:
+        return f"LazyCall({(callable(self._target) and object_name(self._target)) or self._target})"
 
 
 def locate(name: str) -> Any:
@@ -167,6 +175,8 @@ class Builder:
             self.fail(MissingMandatoryValue, path, ": mandatory value (???) is not set")
         if is_template(value):
             self.fail(ValueError, path, f": {value} {TEMPLATE}")
+        if isinstance(value, LazyCall):
+            self.fail(TypeError, path, f" is {value}, which is not called yet: add its arguments, or ()")
         if not isinstance(value, nodes.CONTAINERS):
             return value
         built = {k: self.build(v, join(path, k), recursive) for k, v in self.values(value, path)}

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rec.config.call import LazyCall
 from rec.config.errors import ConfigError, did_you_mean, error_like
 from rec.config.nodes import CONFIGS, SCALARS, join, merge, reads, set_strict, sources, to_node
 from rec.config.overrides import apply_overrides
@@ -60,8 +61,14 @@ class LazyConfig:
         if keys is not None:
             return names[keys] if isinstance(keys, str) else tuple(names[key] for key in keys)
         if path.suffix == ".py":
-            kept = CONFIGS, (*CONFIGS, *SCALARS, list, tuple)
-            names = {k: v for k, v in names.items() if k[0] != "_" and isinstance(v, kept[k in places])}
+            own = (*CONFIGS, *SCALARS, list, tuple)
+            # A LazyCall that nothing in the file goes on to call was meant as a call: a check says so.
+            left = {k for k, v in names.items() if isinstance(v, LazyCall) and k in places} - found[_READS]
+            names = {
+                k: v
+                for k, v in names.items()
+                if k[0] != "_" and (isinstance(v, own if k in places else CONFIGS) or k in left)
+            }
         try:
             cfg = to_node(names, own=True)
         except OmegaConfBaseException as error:
@@ -116,7 +123,7 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
                 return builtins.__import__(name, globals, locals, fromlist, level)
             except ModuleNotFoundError as error:
                 return _beside(path, name, fromlist, error)
-        return _import(path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py"), fromlist or ())
+        return _import(path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py"), fromlist)
 
     # The file gets builtins of its own: relative imports work in it alone, and nothing has to be put back if it raises.
     space: dict[str, Any] = {"__name__": f"config_file_{path.stem}", "__file__": str(path), _MARK: True}
@@ -180,24 +187,29 @@ def _strict(key: str, value: Any) -> Any:
     return value
 
 
-def _beside(path: Path, name: str, fromlist: tuple[str, ...], error: ModuleNotFoundError) -> types.ModuleType:
+def _beside(path: Path, name: str, fromlist: tuple[str, ...] | None, error: ModuleNotFoundError) -> types.ModuleType:
     """What an absolute import that Python cannot satisfy gives a config file: the file of that name beside it or in a folder
     above, as if it were run in that folder; else the error, with what to write where another tool's module is meant."""
     files = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in path.parents[:3]]
     file = next((file for file in files if file.is_file()), None)
-    if file is not None and fromlist and f"{name}.".startswith(f"{error.name}."):
-        return _import(file, fromlist)
+    if file is not None and f"{name}.".startswith(f"{error.name}."):
+        module = _import(file, fromlist)
+        for part in reversed(name.split(".")[1:] if not fromlist else []):  # `import a.b` gives a, and in it b
+            outer = types.ModuleType(part)
+            setattr(outer, part, module)
+            module = outer
+        return module
     if hint := module_hint(error.name):
         raise error_like(error, f"{error}{hint}") from error
     raise error
 
 
-def _import(file: Path, fromlist: tuple[str, ...]) -> types.ModuleType:
-    """What a relative import of ``fromlist`` from ``file`` gives another config file: groups as strict nodes."""
+def _import(file: Path, fromlist: tuple[str, ...] | None) -> types.ModuleType:
+    """What an import of ``fromlist`` (None: of the file itself) from ``file`` gives another config file: groups as strict nodes."""
     names = _run(file, {})
     module = types.ModuleType(names["__name__"])
     public = names.get("__all__", [key for key in names if key[0] != "_"])
-    for key in public if "*" in fromlist else fromlist:
+    for key in names if not fromlist else public if "*" in fromlist else fromlist:
         if key not in names:
             raise error_like(ImportError, f"cannot import `{key}`: {file} has no such name{did_you_mean(key, public)}")
         setattr(module, key, _strict(key, names[key]))

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from rec.config import ConfigError, LazyCall, LazyConfig, diff, get_config, instantiate, to_native, try_get_key
+from rec.config import ConfigError, LazyCall, LazyConfig, check, diff, get_config, instantiate, to_native, try_get_key
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """
@@ -119,6 +119,15 @@ def test_an_absolute_import_that_fails_is_shown_with_file_and_line(files):
         LazyConfig.load(path)
 
 
+def test_a_file_beside_the_config_is_imported_whole_too(files):
+    leaf = "import train\nimport parts.more as m, parts.more\ntrain.train.epochs = 3\nown = train.train\n"
+    path = files(
+        train=TRAIN, parts__more="n = dict(k=1)\n", leaf=leaf + "x = dict(m.n, lr=train.lr, k=parts.more.n.k + 1)\n"
+    )
+    config = LazyConfig.load(path)
+    assert config.own.epochs == 3 and config.x == {"k": 2, "lr": 0.1}
+
+
 def test_a_missing_file_is_shown_with_the_nearest(files):
     path = files(simrec_refcoco_scratch="x = dict()\n")
     with pytest.raises(
@@ -189,6 +198,14 @@ def test_classes_of_a_config_file_can_be_built(files):
         a="from rec.config import LazyCall\nclass K:\n    def __init__(self, a): self.a = a\nx = LazyCall(K)(a=3)\n"
     )
     assert instantiate(LazyConfig.load(path).x).a == 3
+
+
+def test_a_lazy_call_that_was_never_called_is_told_and_one_that_the_file_calls_is_a_helper(files):
+    path = files(a="from rec.config import LazyCall as L\nhelper, model = L(dict), L(dict)\nx = helper(a=1)\n")
+    config = LazyConfig.load(path)
+    assert list(config) == ["model", "x"]
+    (line,) = check(config)
+    assert line == f"cfg.model is LazyCall(builtins.dict), which is not called yet: add its arguments, or () [{path}:2]"
 
 
 def test_configs_load_in_threads_at_once(files):

@@ -183,8 +183,11 @@ def test_lists_of_a_config_are_copied_for_the_object(form):
 
 
 def test_arguments_are_by_keyword_only():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"LazyCall\(config_targets\.Part\) takes its arguments by keyword.*not as 1;"):
         LazyCall(Part)(1)
+    uncalled = r"cfg\.a\[0\] is LazyCall\(config_targets\.Part\), which is not called yet"
+    with pytest.raises(TypeError, match=uncalled):
+        instantiate(LazyCall(dict)(a=[LazyCall(Part)]))
 
 
 @pytest.mark.parametrize("target", [3, None, [Part]])
