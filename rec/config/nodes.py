@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -83,11 +84,14 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def expand_home(cfg: Any) -> Any:
-    """Puts the home folder in place of ``~`` in every text of ``cfg`` that is ``~`` or starts with ``~/``; returns it."""
+    """Puts the home folder in place of ``~`` in every text of ``cfg`` that is ``~`` or starts with ``~/``; returns it.
+
+    A folder of that name, ``./~``, becomes a whole path: without its ``./``, which ``Path`` forgets, it would be the home folder.
+    """
     for _, node in list(walk(cfg)):
         for key, value in list(children(node)) if isinstance(node, CONFIGS) else ():
-            if isinstance(value, str) and (value == "~" or value.startswith("~/")):
-                node[key] = os.path.expanduser(value)
+            if isinstance(value, str) and re.match(r"(\./)?~(/|$)", value):
+                node[key] = os.path.expanduser(value) if value[0] == "~" else os.path.abspath(value)
     return cfg
 
 

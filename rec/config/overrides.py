@@ -115,8 +115,13 @@ def _put(node: Any, steps: list[Any], value: Any, sign: str, path: str = "") -> 
         del node[key]
     else:
         if isinstance(value, str) and "," in value and isinstance(listed := node._get_node(key), LISTS):
-            value = (tuple if is_tuple(listed) else list)(parse_value(item) for item in value.split(","))
-        node[key] = to_node(value, key, node)
+            value = (tuple if is_tuple(listed) else list)(
+                parse_value(item) for item in value.removesuffix(",").split(",")
+            )
+        typed = (
+            isinstance(node, DictConfig) and node._is_typed()
+        )  # a dataclass, whose fields take plain values of their type
+        node[key] = value if typed else to_node(value, key, node)
 
 
 def parse_config_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from rec.config.yaml_io import to_native
 
 def to_py(cfg: Any, prefix: str = "cfg") -> str:
     """``cfg`` as readable Python: one assignment a line, LazyCalls as calls, interpolations resolved."""
-    leaves = _leaves(to_native(cfg), prefix, split=False)
+    leaves = _leaves(to_native(cfg), prefix.removesuffix("."), split=False)  # detectron2's own is "cfg."
     return "".join(f"{path} = {_layout(_tree(value), 0, len(path) + 3)}\n" for path, value in leaves)
 
 

@@ -2,10 +2,11 @@
 
 import argparse
 import math
+import os
 import shlex
 
 import pytest
-from config_targets import Head, Part
+from config_targets import Head, Part, Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
@@ -110,6 +111,7 @@ def test_any_text_gives_a_value_or_a_config_error(text):
         ("pair.1.a.0=7", ("pair",), (1, {"a": (7, [3])})),
         ("pair=[1,2]", ("pair",), [1, 2]),
         ("pair=5", ("pair",), 5),
+        ("pair=5,", ("pair",), (5,)),
         ("pair={a: (1, 2)}", ("pair",), {"a": (1, 2)}),
         ("paths.refcoco+=z", ("paths", "refcoco+"), "z"),
         ('paths["x.y"]=z', ("paths", "x.y"), "z"),
@@ -137,6 +139,15 @@ def test_overrides_set_values(override, path, value):
     for key in path:
         found = found[key]
     assert found == value and type(found) is type(value)
+
+
+def test_fields_of_a_dataclass_are_set_by_their_type():
+    cfg = DictConfig({"shape": None}, flags={"allow_objects": True})
+    cfg.shape = Shape(width=3)
+    apply_overrides(cfg, ["shape.width=7", "shape={channels: 2}"])
+    assert instantiate(cfg)["shape"] == Shape(channels=2, width=7)
+    with pytest.raises(ConfigError, match=r"override `shape\.width=abc`: Value 'abc' of type 'str'"):
+        apply_overrides(cfg, ["shape.width=abc"])
 
 
 def test_overrides_delete():
@@ -264,8 +275,13 @@ def test_paths_print_as_they_are_where_they_may():
 def test_the_home_folder_is_meant_by_its_sign_in_every_text(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     cfg = apply_overrides(
-        config(), ["train.name=~/run", "+paths.deep={path: '~/a b'}", "+list=['~/x', '~', a~/b, '~you']"]
+        config(),
+        ["train.name=~/run", "+paths.deep={path: '~/a b'}", "+list=['~/x', '~', a~/b, '~you', './~', './~/x']"],
     )
     cfg = to_native(expand_home(cfg), resolve=False)
     assert cfg["train"]["name"] == "/home/me/run" and cfg["paths"]["deep"]["path"] == "/home/me/a b"
-    assert cfg["list"] == ["/home/me/x", "/home/me", "a~/b", "~you"] and cfg["ref"] == "${train.epochs}"
+    folder = [
+        os.path.abspath("./~"),
+        os.path.abspath("./~/x"),
+    ]  # whole: what Path leaves of ./~ would be the home folder
+    assert cfg["list"] == ["/home/me/x", "/home/me", "a~/b", "~you", *folder] and cfg["ref"] == "${train.epochs}"

@@ -65,6 +65,7 @@ def test_values_that_are_still_missing_are_printed():
 
 def test_a_single_call_is_printed():
     assert LazyConfig.to_py(LazyCall(Part)(value=1)) == "cfg = config_targets.Part(value=1)\n"
+    assert LazyConfig.to_py(config(a=1), prefix="cfg.") == "cfg.a = 1\n"  # as detectron2 gives it
 
 
 def test_differences():
