@@ -86,7 +86,8 @@ def clean_temporary(output_dir: Path) -> None:
     checkpoints = output_dir / "checkpoints"
     for left_over in (*checkpoints.glob(".step_*"), *output_dir.glob(".best.*")):
         shutil.rmtree(left_over, ignore_errors=True)
-    for left_over in (*checkpoints.glob(".last.*"), *output_dir.glob(".metrics.jsonl.*")):
+    single = (*output_dir.glob(".metrics.jsonl.*"), *output_dir.glob(".config.yaml.*"))
+    for left_over in (*checkpoints.glob(".last.*"), *single):
         left_over.unlink(missing_ok=True)
 
 

@@ -368,8 +368,10 @@ def test_what_a_killed_save_left_behind_is_removed(saved):
     for left_over in (folder.with_name(".step_00000003.tmp"), run.folder / ".best.abc.tmp"):
         left_over.mkdir()
         (left_over / "model.safetensors").write_bytes(b"half")
+    for name in (".metrics.jsonl.abc.jsonl", ".config.yaml.abc.yaml"):
+        (run.folder / name).touch()
     clean_temporary(run.folder)
-    assert not list(run.folder.glob("**/.*.tmp")) and damage(folder) is None
+    assert not list(run.folder.glob("**/.*")) and damage(folder) is None
 
 
 BACKWARDS = """
