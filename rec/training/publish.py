@@ -117,7 +117,8 @@ class Publisher:
             return
         if finished and not self.pushed:
             best = self.folder / "best"
-            if self.when != "every_save" and best.is_dir():
+            # Without an evaluation of this run, a best/ is that of an earlier one whose checkpoints were removed.
+            if self.when != "every_save" and state.best_metric is not None and best.is_dir():
                 self._push(best, state.update, {}, best)
             else:
                 last = folder_of(self.folder, state.update)

@@ -122,7 +122,7 @@ def ending(cfg: ConfigNode, state: TrainerState, started_at: int, updates: int) 
         of_start = _is_of_start(folder / "metrics.jsonl", split, state.best_metrics.get(split, {}))
         whose = ", of the weights it started from, which training did not better" if of_start else ""
         yield f"best {name} on {split}: {state.best_metric:.4f}{whose}; that model is in {best}{os.sep}"
-    if best.is_dir():
+    if state.best_metric is not None and best.is_dir():  # else it is of an earlier run in this folder
         model = shlex.quote(str(best))
         yield f"next: rec predict {model} photo.jpg 'the phrase' --out marked.png; rec evaluate {shlex.quote(str(folder))}"
 

@@ -48,9 +48,11 @@ def test_every_save_pushes_the_weights_of_the_checkpoint(project, server):
 
 @pytest.mark.parametrize("evaluation", ["true", "false"])
 def test_end_pushes_once_the_best_model_or_the_last_where_nothing_was_evaluated(project, server, evaluation):
-    running = server()
-    project.run("train.hub.repo_id=user/own", "train.hub.push=end", f"train.evaluation.enabled={evaluation}")
-    run = project.folder / "run"
+    running, run = server(), project.folder / "run"
+    (run / "best").mkdir(parents=True)  # of an earlier run, whose checkpoints were removed
+    (run / "best" / "model.safetensors").write_bytes(b"earlier weights")
+    said = project.run("train.hub.repo_id=user/own", "train.hub.push=end", f"train.evaluation.enabled={evaluation}")
+    assert ("next: rec predict run/best" in said) == (evaluation == "true")
     expected = (
         run / "best/model.safetensors" if evaluation == "true" else run / "checkpoints/step_00000024/ema.safetensors"
     )

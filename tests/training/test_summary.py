@@ -37,9 +37,9 @@ def test_the_beginning_tells_folder_data_parts_and_device_in_words(tmp_path):
 
 def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path):
     state = SimpleNamespace(best_metric=0.875, best_metrics={"val": {"Acc@0.5": 0.875}})
-    assert list(ending(config(tmp_path), TrainerState(), 0, 15)) == []  # nothing was evaluated
     folder = tmp_path / "a run"
     (folder / "best").mkdir(parents=True)
+    assert list(ending(config(folder), TrainerState(), 0, 15)) == []  # nothing was evaluated: best/ is an earlier run's
     best, following = ending(config(folder), state, 0, 15)
     assert best == f"best Acc@0.5 on val: 0.8750; that model is in {folder}/best/"
     assert following.startswith(f"next: rec predict '{folder}/best' photo.jpg") and following.endswith(
