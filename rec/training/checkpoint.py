@@ -200,7 +200,7 @@ class CheckpointWriter:
             swap(temporary, final)
             shutil.rmtree(temporary, ignore_errors=True)  # what was there: a damaged one, or one not evaluated
             sync(final.parent)
-            write_text(final.parent / "last", final.name + "\n")
+            name_newest(final)
             # What is newer than this one was damaged when the run started, and counts for nothing.
             for old in [folder for folder in folders(self.output_dir) if folder.name <= final.name][self.max_to_keep :]:
                 # Renamed first: a kill on the way leaves nothing half removed under the name of a checkpoint.
@@ -215,6 +215,13 @@ class CheckpointWriter:
         self.report(
             f"saved {final.name}: {megabytes:.1f} MB in {seconds:.2f} s, training waited {copied.blocked:.2f} s"
         )
+
+
+def name_newest(folder: Path) -> None:
+    """Notes in ``last``, beside a checkpoint, that it is the newest complete one."""
+    last = folder.parent / "last"
+    if not last.is_file() or last.read_bytes() != f"{folder.name}\n".encode():
+        write_text(last, f"{folder.name}\n")
 
 
 @torch.no_grad()

@@ -249,6 +249,8 @@ def restore(
 
     if accelerator.is_main_process:
         notes = [_set_aside(path, why, output_dir) for path, why in passed_over.items()] + notes
+        if folder.parent.parent == output_dir:  # a kill may have come before it was named, or damage after
+            checkpoint.name_newest(folder)
     elsewhere = "" if folder.parent.parent == output_dir else " (train.resume_path)"
     ignored = (
         f"; train.resume_path={cfg.train.resume_path!r} is ignored" if cfg.train.resume_path and not elsewhere else ""
