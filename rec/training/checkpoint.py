@@ -163,6 +163,8 @@ class CheckpointWriter:
         return True
 
     def _fail(self, error: Exception, temporary: Path) -> None:
+        if "inline_container" in str(error):  # all that torch says of what it could not write
+            error = OSError(f"a file could not be written whole, most often because the disk is full: {error}")
         self.failure = error
         shutil.rmtree(temporary, ignore_errors=True)
         self.report(
