@@ -45,6 +45,8 @@ REFUSED_CHANGES = ("model.", "dataset.", "train.seed", "train.multi_scale_traini
 PLACES = ("dataset.ann_path", "dataset.image_path", "dataset.mask_path", "dataset.path")
 # What an evaluation says depends on these beside metric and split.
 MEASURED_BY = ("train.evaluation.eval_iter", "train.evaluation.evaluator", "train.fast_dev_run")
+# Among the versions: the launch profile's, which no config says.
+PRECISION = "mixed precision"
 
 
 def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], list[str]]:
@@ -92,9 +94,10 @@ def differences(saved: TrainerState, current: TrainerState) -> tuple[list[str], 
         else:
             warned.append(line if same is None else f"{line} ({same})")
 
-    for key in sorted(saved.versions.keys() | current.versions.keys()):
-        if saved.versions.get(key) != current.versions.get(key):
-            warned.append(f"{key}: version {saved.versions.get(key)} -> {current.versions.get(key)}")
+    for key in sorted(saved.versions.keys() & current.versions.keys()):
+        if saved.versions[key] != current.versions[key]:
+            what = f"{key}:" if key == PRECISION else f"{key}: version"
+            warned.append(f"{what} {saved.versions[key]} -> {current.versions[key]}")
     return refused, warned
 
 
@@ -135,7 +138,7 @@ def initial_state(cfg: Any, accelerator: Accelerator, dataset: object, accumulat
         due_evaluation=bool(cfg.train.evaluation.get("eval_on_start", False)),
         config=json.loads(json.dumps(to_native(cfg), default=str)),
         versions={name: version(name) for name in ("torch", "accelerate", "numpy", "albumentations")}
-        | {"python": platform.python_version()},
+        | {"python": platform.python_version(), PRECISION: accelerator.mixed_precision},
     )
     if accelerator.is_main_process:
         known = as_data_set(dataset)

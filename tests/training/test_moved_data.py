@@ -148,6 +148,17 @@ def test_a_checkpoint_notes_data_and_words(place, train_here, tmp_path):
     (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*")
     state = read_state(newest)
     assert state.data_fingerprint and len(state.data_content) == len(state.vocabulary) == 32
+    assert state.versions["mixed precision"] == "no"
+
+
+def test_another_precision_and_other_libraries_are_told():
+    before = {"torch": "2.13", "mixed precision": "bf16"}
+    after = {"torch": "2.14", "mixed precision": "no", "python": "3.11"}
+    assert changed({}, {}, versions=(before, after)) == (
+        [],
+        ["mixed precision: bf16 -> no", "torch: version 2.13 -> 2.14"],
+    )
+    assert changed({}, {}, versions=({}, after)) == ([], [])  # an earlier version did not note it
 
 
 def test_the_relative_paths_of_a_saved_config_start_where_the_run_did(tmp_path, monkeypatch):
