@@ -304,6 +304,7 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
         shown = ", ".join(f"{name} {100 * low:.1f} to {100 * high:.1f}" for name, low, high in known)
         print(f"             {split}: {shown}")
     if (others := args.others) is None:
+        (args.out / "changes.jsonl").unlink(missing_ok=True)  # of other answers than those that are there now
         return
     print(f"compared     with {args.compare}: {others.summary()}")
     if others.suspicion:

@@ -114,8 +114,10 @@ def test_answers_of_anybody_are_scored_to_the_same_digits(place, evaluate):
         assert (place / "judged" / name).read_bytes() == (place / "model" / name).read_bytes(), name
     metrics = json.loads((place / "judged" / "metrics.json").read_text(encoding="utf-8"))
     assert "Acc@0.5:0.95" in metrics["val"] and {"val/small", "val/medium"} & set(metrics)
-    status, said, _ = evaluate(*answers, "--out", "one", "--splits", "val")
+    assert (place / "judged" / "changes.jsonl").exists()
+    status, said, _ = evaluate(*answers, "--out", "judged", "--splits", "val")
     assert status == 0 and "15 answers matched, 12 lines belong to no phrase" in said
+    assert not (place / "judged" / "changes.jsonl").exists()  # it was of answers that are no longer there
     for wrong, told in (
         (("run/best",), "one of the two"),
         (("--coordinates", "0-100"), "0-100"),
