@@ -65,7 +65,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         words_report = f"; it has no {VOCABULARY} beside it, so its word vectors are taken id by id"
 
     # Weights that would not be what they are taken for.
-    if not fitting:
+    if not any(value.ndim for value in fitting.values()):  # BatchNorm's counters fit every model
         raise CheckpointError(
             f"train.load_weight: none of the {len(shapes)} tensors of {file} fits this model, e.g. {min(shapes, default='')}; "
             "weights of the original SimREC go through `rec convert` (scripts/convert_weights.py) first"
