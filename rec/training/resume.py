@@ -109,7 +109,8 @@ def _the_same(key: str, data: bool, words: bool, encoder: bool) -> str | None:
         return "the same weights"
     if words and key in ("dataset.vocabulary", "dataset.tokenizer"):
         return "the same words"
-    if key.endswith(".pretrained_weight_path") or key == "dataset.word_vectors":
+    beginnings = ("dataset.word_vectors", "train.load_weight", "train.vl_pretrain_weight")
+    if key.endswith(".pretrained_weight_path") or key in beginnings:
         return "the checkpoint's weights are taken"
     return None
 

@@ -121,6 +121,8 @@ def test_pretrained_weights_may_move_and_another_optimizer_is_refused():
     }
     refused, warned = changed(old, new)
     assert refused == [] and len(warned) == 2 and warned[0].endswith("(the checkpoint's weights are taken)")
+    start = changed({"train": {"load_weight": ""}}, {"train": {"load_weight": "w"}})
+    assert start == ([], ["train.load_weight:  -> w (the checkpoint's weights are taken)"])
     assert changed(old, new | {"optim": {"_target_": "torch.optim.SGD"}})[0] == [
         "optim._target_: torch.optim.adam.Adam -> torch.optim.SGD"
     ]

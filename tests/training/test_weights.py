@@ -48,7 +48,7 @@ def test_a_safetensors_file_alone_starts_a_run_of_any_model(tmp_path, name):
 def test_weights_of_a_model_of_another_width_fit_by_nothing_but_their_counters_and_are_refused(tmp_path):
     old, new = (nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width)) for width in (8, 4))
     save_file(old.state_dict(), tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="none of the 7 tensors .* fits this model"):
+    with pytest.raises(CheckpointError, match=r"none of the 7 tensors .* fits this model"):
         load_matching(new, tmp_path / "weights.safetensors", None)
 
 
