@@ -7,6 +7,7 @@ Workers that died of it would take the update with them that the main process st
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, default_convert
 
 from rec.errors import RecError
@@ -226,9 +228,26 @@ def _unless_left(kind: type[BaseException], error: BaseException, trace: Traceba
         sys.__excepthook__(kind, error, trace)
 
 
+class _Sent(ExceptionWrapper):
+    """An error of the data set on its way out of a worker: where its kind cannot be sent, as one of a class of a config file, by
+    the nearest kind that can. It would be lost on the way, and the process that trains would wait for it without end."""
+
+    def __init__(self, *what: Any, **where: Any) -> None:
+        super().__init__(*what, **where)
+        self.exc_type = next(kind for kind in self.exc_type.__mro__ if _can_be_sent(kind))
+
+
+def _can_be_sent(kind: type) -> bool:
+    try:
+        return bool(pickle.dumps(kind))
+    except (pickle.PicklingError, AttributeError, ImportError):
+        return False
+
+
 def _start_worker(_: int) -> None:
     import cv2
 
+    torch.utils.data._utils.worker.ExceptionWrapper = _Sent  # type: ignore[attr-defined]
     cv2.setNumThreads(0)  # one worker is one core; OpenCV's own threads would fight over it
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()

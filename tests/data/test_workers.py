@@ -118,6 +118,18 @@ def test_an_error_of_the_data_set_is_its_own():
         list(evaluation_loader(Bad(), 2, num_workers=1))
 
 
+def test_an_error_whose_class_cannot_be_sent_arrives_as_what_it_is_derived_from():
+    class Broken(ValueError):
+        """As one of a config file: no other process can import it."""
+
+    class Bad(Numbers):
+        def __getitem__(self, index):
+            raise Broken(f"row {index}")
+
+    with pytest.raises(ValueError, match=r"Broken: row 0"):
+        list(evaluation_loader(Bad(), 2, num_workers=1))
+
+
 def test_workers_pass_over_the_signals_of_others_and_obey_their_main_process():
     iterator = iter(evaluation_loader(Numbers(1000), 2, num_workers=2))
     next(iterator)
