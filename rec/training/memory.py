@@ -29,13 +29,19 @@ def explained_memory(cfg: Any) -> Iterator[None]:
 def _paragraph(cfg: Any, error: Exception) -> str:
     train, state = cfg.train, AcceleratorState()
     evaluating = any(frame.f_code.co_name == "evaluate_splits" for frame, _ in traceback.walk_tb(error.__traceback__))
+    said = str(error).strip().splitlines() or ["a MemoryError"]
+    if "in DataLoader worker" in said[0]:
+        return (
+            f"memory ran out in a loader worker: lower train.data.num_workers={train.data.num_workers}, or "
+            f"train.batch_size={train.batch_size}; the same command then continues from the newest checkpoint ({said[-1][:300]})"
+        )
     accumulation, processes = train.num_accumulation_steps, state.num_processes
     count = train.evaluation.eval_batch_size if evaluating else train.batch_size // (accumulation * processes)
     scales = train.multi_scale_training
     several = bool(scales.enabled) and not evaluating
-    side = max(size[0] for size in scales.img_scales) if several else cfg.dataset.get("input_shape", ["?"])[0]
+    side = max(size[0] for size in scales.img_scales) if several else cfg.dataset.get("input_shape", [None])[0]
+    size = f" of {'up to ' * several}{side} x {side} pixels" if side else ""
     precision = state.mixed_precision
-    said = str(error).strip().splitlines()[0]
     remedies = []
     if evaluating:
         remedies.append(f"lower train.evaluation.eval_batch_size={count}")
@@ -52,9 +58,9 @@ def _paragraph(cfg: Any, error: Exception) -> str:
     if precision == "no":
         remedies.append("launch with --mixed_precision bf16")
     return (
-        f"memory ran out in {'an evaluation' if evaluating else 'training'}, at {count} samples of {'up to ' * several}"
-        f"{side} x {side} pixels per process in {'float32' if precision == 'no' else precision}{_usage(state.device)}: "
-        f"{', or '.join(remedies)}; the same command then continues from the newest checkpoint ({said[:300]})"
+        f"memory ran out in {'an evaluation' if evaluating else 'training'}, at {count} samples{size} per process in "
+        f"{'float32' if precision == 'no' else precision}{_usage(state.device)}: {', or '.join(remedies)}; the same command then "
+        f"continues from the newest checkpoint ({said[0][:300]})"
     )
 
 

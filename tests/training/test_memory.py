@@ -57,6 +57,21 @@ def test_the_paragraph_has_the_numbers_of_the_run_and_only_what_would_help(where
     assert all(part in text for part in said) and unsaid not in text, text
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("", ("48 samples of 96 x 96", "(a MemoryError)")),  # as Python itself raises it
+        ("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback ...\nMemoryError: 9 GiB for an array",
+         ("in a loader worker: lower train.data.num_workers=0, or train.batch_size=48", "MemoryError: 9 GiB for an array)")),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_without_a_word_or_in_a_loader_worker_is_told(error, said):
+    cfg = LazyConfig.load(str(QUICKSTART))
+    with pytest.raises(TrainingError) as caught, explained_memory(cfg):
+        raise MemoryError(error)
+    assert all(part in str(caught.value) for part in said), caught.value
+
+
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), explained_memory(None):
         1 / 0
