@@ -361,6 +361,21 @@ def test_what_a_server_answered_before_it_ended_is_kept(serve, tmp_path, monkeyp
     assert len(Path("out/answers.jsonl").read_text(encoding="utf-8").splitlines()) == 6, "two images of three phrases"
 
 
+def test_what_cannot_be_read_is_not_read_as_what_its_warning_quotes(serve, tmp_path, monkeypatch, call_script):
+    from test_evaluate_script import CONFIG
+
+    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    server, _ = serve('[{"bbox_2d": [1, 2, 3]}, {"bbox_2d": [0, 0, 500, 500]}]')
+    words = ("--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
+    for _ in range(2):  # asked, and read again
+        status, said, error = call_script("evaluate", f"openai:toy@{server.address}", *words)
+        assert status == 0 and "15 unparsable (wrong)" in said, error
+    line = json.loads(Path("out/answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert "[0, 0, 500, 500]" in line["warning"] and len(server.asked) == 15
+
+
 def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, tmp_path, monkeypatch, call_script):
     from test_evaluate_script import CONFIG
 

@@ -113,7 +113,7 @@ def ask(
                 scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
                 found = [[v * scale[k % 2] for k, v in enumerate(box)] for box in answer.boxes]
                 if answer.box is None and "cannot be read" in (answer.warning or ""):
-                    line["text"] = answer.warning
+                    line |= {"text": "", "warning": answer.warning}  # what it quotes would be read as an answer
                 elif any_number:
                     line |= {"boxes": found, "scores": list(answer.scores)}
                 else:
