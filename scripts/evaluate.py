@@ -239,19 +239,21 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
     import rec
     from rec.command_line import foreign_options
     from rec.errors import InputError
+    from rec.files import alone_in
     from rec.inference.foreign.asking import answered, ask, question, waiting
 
     if accelerator.num_processes > 1:
         raise InputError(f"{args.model} is asked by one process: start the script without a launcher")
     path = args.out / "answers.jsonl"
     grounder: Any = rec.from_pretrained(args.model, **foreign_options(args))
-    left = waiting(datasets, answered(path, datasets, question(grounder, datasets)))
-    print(f"model: {grounder.origin}", flush=True)
-    phrases = sum(len(indices) for _, indices in left)
-    total = sum(len(dataset) for dataset in datasets.values())
-    sent = f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
-    print(f"{phrases} of {total} phrases are still to ask{sent}", flush=True)
-    ask(grounder, datasets, left, path)
+    with alone_in(args.out):
+        left = waiting(datasets, answered(path, datasets, question(grounder, datasets)))
+        print(f"model: {grounder.origin}", flush=True)
+        phrases = sum(len(indices) for _, indices in left)
+        total = sum(len(dataset) for dataset in datasets.values())
+        sent = f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
+        print(f"{phrases} of {total} phrases are still to ask{sent}", flush=True)
+        ask(grounder, datasets, left, path)
     return path
 
 

@@ -16,6 +16,7 @@ import rec
 from rec.command_line import explained
 from rec.contracts import Answer
 from rec.errors import InputError
+from rec.files import alone_in
 from rec.inference.foreign import openai
 from rec.inference.foreign.asking import ask
 from rec.inference.foreign.base import NOTHING, ForeignGrounder
@@ -330,6 +331,9 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
     metrics = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"]
     answers = Path("out/answers.jsonl").read_text(encoding="utf-8")
     assert metrics["count"] == len(answers.splitlines()) == 15 == len(server.asked)
+    with alone_in(Path("out")):
+        status, _, error = evaluate("--splits", "val")
+    assert status == 2 and "out is being written by another process" in error, "each would ask for all of them"
     Path("out/answers.jsonl").write_text(answers[: answers.rfind('"index"') - 5], encoding="utf-8")
     status, said, _ = evaluate("--splits", "val")
     assert status == 0 and "1 of 15 phrases are still to ask" in said and len(server.asked) == 16
