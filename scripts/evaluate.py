@@ -102,6 +102,7 @@ def main() -> int:
 
 def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Say) -> Scored:
     """Runs the model over each split."""
+    from rec.data.sources import find_split
     from rec.errors import CheckpointError
     from rec.evaluation import several
     from rec.evaluation.run import heat_maps
@@ -132,7 +133,8 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     rows: Rows = {}
     lines: Lines = {}
     # Without a known threshold the validation split comes first: it chooses the one that the others are judged with.
-    for split, dataset in sorted(datasets.items(), key=lambda item: answer is None and item[0] != "val"):
+    chooser = find_split("val", tuple(datasets))
+    for split, dataset in sorted(datasets.items(), key=lambda item: answer is None and item[0] != chooser):
         started = time.perf_counter()
         try:
             rows[split], lines[split] = evaluate_split(
@@ -165,6 +167,7 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
 def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
     """Which boxes are the answer where phrases name any number of objects; None leaves the threshold to the split ``val``."""
     from rec.contracts import Answer
+    from rec.data.sources import find_split
     from rec.errors import InputError
     from rec.evaluation.several import name_any_number
     from rec.inference.inputs import with_threshold
@@ -174,7 +177,7 @@ def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping
     if not trained.is_checkpoint:
         answer = Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
     answer = with_threshold(answer, args.threshold)
-    if answer is None and "val" not in datasets and name_any_number(datasets):
+    if answer is None and find_split("val", tuple(datasets)) is None and name_any_number(datasets):
         raise InputError(
             f"{trained.folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
             "--splits, which then chooses it, or give --threshold"
@@ -198,10 +201,13 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     cfg = read_data_config(args.config, groups, args.overrides, args.trust_config)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
-    threshold = args.threshold
+    threshold, what = args.threshold, f"{args.answers}, {convention}"
     if args.answers is None:
         args.answers = ask_model(args, accelerator, datasets)
-        threshold = Answer().threshold if threshold is None else threshold
+        threshold, what = (
+            Answer().threshold if threshold is None else threshold,
+            f"{args.model}, kept in {args.answers}",
+        )
     answers = read_answers(args.answers, datasets, convention, threshold)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
@@ -209,7 +215,7 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     for split, dataset in datasets.items():
         say(f"{split}: {len(dataset)} phrases, fingerprint {dataset.fingerprint}")
     rows = {split: summarize_records(records) for split, records in answers.records.items()}
-    return Scored(f"{args.answers}, {convention}", datasets, rows, answers.records, data_name(cfg))
+    return Scored(what, datasets, rows, answers.records, data_name(cfg))
 
 
 def data_name(cfg: Any) -> str:
@@ -251,7 +257,9 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
         print(f"model: {grounder.origin}", flush=True)
         phrases = sum(len(indices) for _, indices in left)
         total = sum(len(dataset) for dataset in datasets.values())
-        sent = f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
+        sent = (
+            f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
+        )
         print(f"{phrases} of {total} phrases are still to ask{sent}", flush=True)
         ask(grounder, datasets, left, path)
     return path
@@ -277,6 +285,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
         raise InputError(
             f"{', '.join(idle)}: for models named transformers:… or openai:…, and {args.model or args.answers} is none"
         )
+    if args.box_format != "xyxy" and not (args.answers or args.compare):
+        raise InputError(f"--box-format {args.box_format}: for the files of --answers and --compare, and there is none")
     names = [
         "metrics.json",
         "predictions.jsonl",
@@ -306,7 +316,7 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
         shown = ", ".join(f"{name} {100 * low:.1f} to {100 * high:.1f}" for name, low, high in known)
         print(f"             {split}: {shown}")
     if (others := args.others) is None:
-        (args.out / "changes.jsonl").unlink(missing_ok=True)  # of other answers than those that are there now
+        (args.out / "changes.jsonl").unlink(missing_ok=True)  # of other predictions than are there now
         return
     print(f"compared     with {args.compare}: {others.summary()}")
     if others.suspicion:

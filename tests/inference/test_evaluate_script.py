@@ -146,6 +146,10 @@ def test_a_model_is_compared_with_answers_as_they_are_declared(place, evaluate):
     for idle in (("--coordinates", "0-1"), ("--prompt", "{phrase}?"), ("--send-images",)):
         status, _, error = evaluate(*model, *idle)
         assert status == 2 and f"{idle[0]}: for models named" in error
+    status, _, error = evaluate(*model, "--box-format", "yxyx")
+    assert status == 2 and "--box-format yxyx: for the files of --answers and --compare" in error
+    assert (place / "compared" / "changes.jsonl").exists() and evaluate(*model, "--out", "compared")[0] == 0
+    assert not (place / "compared" / "changes.jsonl").exists(), "of other predictions than are there now"
 
 
 def test_another_batch_size_moves_the_metrics_by_at_most_a_millionth(place, evaluate):
@@ -211,6 +215,9 @@ def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_te
     assert metrics["val"]["threshold"] == metrics["test"]["threshold"] and "chosen" not in said.partition("test: ")[2]
     assert metrics["test/answer nothing"]["N-acc"] == 1 and metrics["test"]["count"] == 12
     assert metrics["test/none"]["count"] == metrics["test/one"]["count"] == metrics["test/several"]["count"] == 4
+    status, said, _ = evaluate(*asked, "test", "validation", "--out", "any")  # as others call it
+    again = json.loads((place / "any" / "metrics.json").read_text(encoding="utf-8"))
+    assert status == 0 and "validation: threshold" in said and again["test"] == metrics["test"]
     assert evaluate(*asked, "test", "--threshold", "0.31", "--out", "given")[0] == 0
     assert json.loads((place / "given" / "metrics.json").read_text(encoding="utf-8"))["test"]["threshold"] == 0.31
     for asked in (["run/best"], ["--answers", "given/predictions.jsonl"]):

@@ -326,8 +326,9 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
         words = (model, "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000")
         return call_script("evaluate", *words, *more)
 
-    status, said, error = evaluate("--splits", "val")
+    status, said, error = evaluate("--splits", "val", "--report", "out/report.html")
     assert status == 0 and "15 of 15 phrases are still to ask" in said and "15 answers matched" in said, error
+    assert f"<dt>Model</dt><dd>openai:toy@{server.address}, kept in" in Path("out/report.html").read_text("utf-8")
     metrics = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"]
     answers = Path("out/answers.jsonl").read_text(encoding="utf-8")
     assert metrics["count"] == len(answers.splitlines()) == 15 == len(server.asked)
