@@ -23,7 +23,10 @@ _FLAT = rf"[\[(]{_PAIR},{_PAIR}[\])]"
 # Two corners, which no comma joins to a further point: those of an outline are no boxes.
 _CORNERS = rf"(?<!\d[\])],)(?<!\d[\])], )[\[(]{_PAIR}[\])] ?,? ?[\[(]{_PAIR}[\])](?! ?, ?[\[(] ?[-+.\d])"
 _FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
-_BINS = re.compile(r"(?:<loc_\d{1,4}>)+")
+_ROW = " ?, ?".join([_NUMBER] * 4)
+_ROWS = re.compile(rf"[\[(] ?{_ROW}(?: ?; ?{_ROW})+ ?[\])]")  # CogVLM's and Shikra's several boxes
+_BINS = re.compile(r"(?:<loc_?\d{1,4}>)+")  # PaliGemma writes <loc0123>
+_TAGS = re.compile(r"<\|[^<>| ]+\|>|</?answer>")  # around what is said
 _IS_SCORE = re.compile("score|conf|prob|logit", re.IGNORECASE)  # names of numbers in JSON, of which four are no box
 
 
@@ -103,11 +106,12 @@ def four_numbers(box: object) -> list[float] | None:
 def boxes_in_text(text: str) -> list[list[float]]:
     """The boxes that a chat model's answer names, in order.
 
-    Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``
-    and ``(10, 20), (30, 40)`` in running text, and Florence-2's ``<loc_10><loc_20><loc_30><loc_40>``. Outlines are no boxes, and
-    where something stands in JSON in the place of a box and is none, the answer has none.
+    Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``,
+    ``[10, 20, 30, 40; 50, 60, 70, 80]`` and ``(10, 20), (30, 40)`` in running text, and bins, ``<loc_10><loc_20><loc_30><loc_40>``
+    of Florence-2, ``<loc0010><loc0020><loc0030><loc0040>`` of PaliGemma. Outlines are no boxes, and where something stands in JSON
+    in the place of a box and is none, the answer has none.
     """
-    text = _told(text)
+    text = _ROWS.sub(lambda rows: rows[0].replace(";", "], ["), _told(text))
     if runs := _BINS.findall(text):
         return [box for run in runs for box in _boxes_of_bins([float(value) for value in re.findall(r"\d+", run)])]
     in_json, is_whole = _boxes_of(_json_in(text))
@@ -138,9 +142,9 @@ def _told(text: str) -> str:
 
 def _json_in(text: str, unreadable: object = None) -> object:
     """The JSON of a text, or of the fenced block in it."""
-    fenced = re.search(r"```(?:json)? ?(.+?)```", text)
+    fenced = re.search(r"```(?i:json)? ?(.+?)```", text)
     try:
-        return json.loads(fenced[1] if fenced else text)
+        return json.loads(_TAGS.sub("", fenced[1] if fenced else text))
     except (ValueError, RecursionError):
         return unreadable
 
@@ -155,7 +159,7 @@ def _boxes_of(value: object) -> tuple[list[list[float]], bool]:
             found.append(box)
             boxed.add(name)
         elif isinstance(value, dict):
-            waiting += [(key, one) for key, one in reversed(value.items()) if not _IS_SCORE.match(key)]
+            waiting += [(key, one) for key, one in reversed(value.items()) if not _IS_SCORE.search(key)]
         elif isinstance(value, list):
             if any(isinstance(one, int | float) for one in value):
                 others.add(name)

@@ -302,7 +302,7 @@ def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
 
 @pytest.mark.parametrize(
     "told",
-    [{"text": "<loc0100><loc0200><loc0500><loc0900> dog"}, {"box": {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}}],
+    [{"text": "{<10><20><50><90>} dog"}, {"box": {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}}],
 )
 def test_where_no_answer_can_be_read_it_is_said(told, tmp_path):
     answers = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} | told for i in range(2)]
@@ -424,10 +424,18 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ('{"polygon": [[1, 2], [3, 4], [5, 6], [7, 8]]}', []),
         ("two<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6><loc_7><loc_8>", [[1, 2, 3, 4], [5, 6, 7, 8]]),
         ("<loc_1><loc_2><loc_3><loc_4><loc_5><loc_6>", []),
+        (
+            "<loc0123><loc0456><loc0789><loc1000> dog ; <loc0001><loc0002><loc0003><loc0004> cat",
+            [[123, 456, 789, 1000], [1, 2, 3, 4]],
+        ),
+        ("dogs [[010,020,700,800;050,060,070,080]]", [[10, 20, 700, 800], [50, 60, 70, 80]]),
+        ("dogs[0.1, 0.2, 0.3, 0.4; 0.5, 0.6, 0.7, 0.8] sit", [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]]),
+        ("[0.1,0.2;0.3,0.4]", []),  # points
         ("<loc_1><loc_1><loc_9><loc_1><loc_9><loc_9><loc_1><loc_9>", []),
         ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7]}]', []),  # one of them is broken
         ('{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}', [[1, 2, 3, 4]]),
         ('{"boxes": [[1, 2, 3, 4]], "scores": [0.9, 0.8, 0.7, 0.6]}', [[1, 2, 3, 4]]),
+        ('{"boxes": [[1, 2, 3, 4]], "box_scores": [0.9, 0.8, 0.7, 0.6]}', [[1, 2, 3, 4]]),
     ],
 )
 def test_boxes_are_found_in_what_chat_models_say(text, found):
@@ -441,6 +449,9 @@ def test_boxes_are_found_in_what_chat_models_say(text, found):
         ('```json\n[{"bbox_2d": null, "label": "the dog"}]\n```', True),
         ("<think>It may be at [1, 2, 3, 4].</think>\n[]", True),
         ('{"found": false, "boxes": []}', True),
+        ('<answer>{"bbox_2d": null}</answer><|im_end|>', True),
+        ("<|begin_of_box|>[]<|end_of_box|>", True),
+        ('```JSON\n{"bbox_2d": null}\n```', True),
         ('{"error": "no image"}', False),
         ("[1, 2, null, 4]", False),
         ("There is no dog.", False),
