@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from rec import boxes
 from rec.contracts import DataSet
 from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.data import masks
+from rec.data.sources import find_split
 from rec.errors import InputError
 from rec.evaluation import several
+from rec.evaluation.answer_keys import HOW, Found, Keys, Phrase, image_of, named
 from rec.evaluation.masks import overlap
-from rec.files import endings
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
 # What a line of our own predictions has; others that name their "target" may write boxes in any way.
 _OWN = {"index", *KEYS, "box", "target", "iou", "score", "mask"}
-_HOW = "name the phrase by index and fingerprint, by ref_id and sentence, or by image and sentence"
 
 
 @dataclass
@@ -60,20 +60,6 @@ class Answers:
         )
 
 
-@dataclass
-class _Phrase:
-    """One (object, sentence) of a split, and the answer it got."""
-
-    split: str
-    index: int
-    described: Mapping[str, Any]
-    targets: np.ndarray  # float64 (N, 4) xyxy in pixels
-    height: int
-    width: int
-    line: int | None = None
-    answer: Mapping[str, Any] = field(default_factory=dict)
-
-
 def read_answers(
     path: str | os.PathLike[str],
     datasets: Mapping[str, DataSet],
@@ -95,47 +81,44 @@ def read_answers(
             lines belongs to these splits, or a phrase of theirs names none or several objects.
     """
     phrases = [phrase for split, dataset in datasets.items() for phrase in _phrases(split, dataset)]
-    keys = _Keys(phrases, {split: dataset.fingerprint for split, dataset in datasets.items()})
-    extra = 0
+    keys = Keys(phrases, {split: dataset.fingerprint for split, dataset in datasets.items()})
+    extra, told, folders = 0, list[tuple[int, dict[str, Any], Found]](), dict[Any, int]()
     for number, line in _lines(Path(path)):
-        where = f"{os.fspath(path)}, line {number}"
-        if line.get("split") is not None and line["split"] not in datasets:
-            extra += 1
-            continue
-        found = keys.find(line, where)
-        extra += not found
-        for phrase in found:
+        if line.get("split") is not None:
+            line["split"] = find_split(str(line["split"]), tuple(datasets))
+            if line["split"] is None:
+                extra += 1
+                continue
+        found = keys.find(line, f"{os.fspath(path)}, line {number}")
+        for phrase in found.phrases:
+            folders[image_of(phrase)] = max(found.folders, folders.get(image_of(phrase), 0))
+        told.append((number, line, found))
+    for number, line, found in told:
+        # Where another line's path agrees with more of an image's, this one is of another image of that name.
+        other = found.is_part and any(found.folders < folders[image_of(phrase)] for phrase in found.phrases)
+        answers = [] if other else found.phrases
+        extra += not answers
+        for phrase in answers:
             if phrase.line is not None:
                 raise InputError(
-                    f"{where} answers {_named(phrase)}, which line {phrase.line} has answered; expected one answer for each "
-                    "phrase: remove one of the two"
+                    f"{os.fspath(path)}, line {number} answers {named(phrase)}, which line {phrase.line} has answered; expected "
+                    "one answer for each phrase: remove one of the two"
                 )
             phrase.line, phrase.answer = number, line
     if all(phrase.line is None for phrase in phrases):
         raise InputError(
             f"none of the lines of {os.fspath(path)} belongs to a phrase of {', '.join(datasets)} ({len(phrases)} phrases); "
-            f"{_HOW}, as `rec evaluate` writes them in predictions.jsonl"
+            f"{HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
     return _score(phrases, datasets, convention, extra, threshold)
 
 
-def _phrases(split: str, dataset: DataSet) -> Iterator[_Phrase]:
+def _phrases(split: str, dataset: DataSet) -> Iterator[Phrase]:
     for index in range(len(dataset)):
         targets, height, width = dataset.target_boxes(index)
         if len(targets) != 1 and dataset.targets == "one":
             raise InputError(f"index {index} of {split} has {len(targets)} boxes; expected one, or dataset.targets=any")
-        yield _Phrase(split, index, dataset.describe(index), targets.astype(np.float64), height, width)
-
-
-def _truth(phrase: _Phrase) -> tuple[object, ...]:
-    """What phrases have to share to share an answer: nothing in one image is not nothing in another one."""
-    return phrase.described.get("image"), phrase.described.get("image_id"), phrase.targets.tolist()
-
-
-def _named(phrase: _Phrase) -> str:
-    return (
-        f"{str(phrase.described.get('sentence'))[:80]!r} of ref_id {phrase.described.get('ref_id')} in {phrase.split}"
-    )
+        yield Phrase(split, index, dataset.describe(index), targets.astype(np.float64), height, width)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -160,79 +143,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, value
 
 
-class _Keys:
-    """Finds the phrases that a line may mean."""
-
-    def __init__(self, phrases: Sequence[_Phrase], fingerprints: Mapping[str, str]) -> None:
-        self.fingerprints = fingerprints
-        self.by_index = {(phrase.split, phrase.index): phrase for phrase in phrases}
-        self.by_name: dict[tuple[str, str, str], list[_Phrase]] = {}
-        for phrase in phrases:
-            described = phrase.described
-            image = str(described.get("image"))
-            named = {("ref_id", str(described.get("ref_id"))), ("image", str(described.get("image_id")))}
-            named |= {("image", name) for name in (image, *endings(image))}
-            for kind, name in named:
-                self.by_name.setdefault((kind, name, str(described.get("sentence"))), []).append(phrase)
-        self.names = {key[:2] for key in self.by_name}
-
-    def find(self, line: Mapping[str, Any], where: str) -> list[_Phrase]:
-        """The phrases that the line answers: several only where they share their truth; none where it is of other data.
-
-        Raises:
-            InputError: it names none, or several that differ.
-        """
-        if line.get("index") is not None:
-            return self._at(line, where)
-        sentence = line.get("sentence")
-        kind = next((kind for kind in ("ref_id", "image") if line.get(kind) is not None), None)
-        if kind is None or not isinstance(sentence, str):
-            raise InputError(f"{where} does not say which phrase it answers: {_HOW}")
-        name = str(line[kind])
-        if kind == "image":  # the most of a path that is known: images in other folders may have the same name
-            name = next((one for one in (name, *endings(name)) if (kind, one) in self.names), name)
-        found = [one for one in self.by_name.get((kind, name, sentence), ()) if line.get("split") in (None, one.split)]
-        if any(_truth(phrase) != _truth(found[0]) for phrase in found):
-            raise InputError(
-                f"{where}: {kind} {str(line[kind])[:80]!r} with {sentence[:80]!r} names {len(found)} phrases of different "
-                f"objects or images; {_HOW}"
-            )
-        return found
-
-    def _at(self, line: Mapping[str, Any], where: str) -> list[_Phrase]:
-        split, index = line.get("split"), line["index"]
-        if split is None:
-            fitting = [s for s, fingerprint in self.fingerprints.items() if fingerprint == line.get("fingerprint")]
-            split = fitting[0] if fitting else next(iter(self.fingerprints)) if len(self.fingerprints) == 1 else None
-        if split is None or type(index) is not int:
-            raise InputError(
-                f"{where}: index {str(index)[:40]} of which split? expected a whole number, with split or fingerprint"
-            )
-        same = line.get("fingerprint") is not None
-        if same and line["fingerprint"] != self.fingerprints[split]:
-            raise InputError(
-                f"{where} was made for data with the fingerprint {str(line['fingerprint'])[:40]!r}; that of {split} is "
-                f"{self.fingerprints[split]!r}: its index means another phrase there"
-            )
-        phrase = self.by_index.get((split, index))
-        if phrase is None:
-            raise InputError(f"{where}: index {index} is not among those of {split}")
-        keys = [key for key in ("sentence", "ref_id") if line.get(key) is not None]
-        if not same and "sentence" not in keys:
-            raise InputError(
-                f"{where} has an index alone, which means another phrase in another copy of the data; add the sentence, or "
-                f"fingerprint {self.fingerprints[split]!r}"
-            )
-        if wrong := next((key for key in keys if str(line[key]) != str(phrase.described.get(key))), None):
-            raise InputError(
-                f"{where}: {wrong} is {str(line[wrong])[:80]!r}, but index {index} of {split} has "
-                f"{str(phrase.described.get(wrong))[:80]!r}: these answers were made for other data"
-            )
-        return [phrase]
-
-
 def _score(
-    phrases: Sequence[_Phrase],
+    phrases: Sequence[Phrase],
     datasets: Mapping[str, DataSet],
     convention: Convention,
     extra: int,
@@ -290,7 +202,7 @@ _LOST = ("missing", "unparsable")
 
 
 def _any_number(
-    phrase: _Phrase,
+    phrase: Phrase,
     kind: str,
     found: list[Any] | None,
     scores: list[float] | None,
@@ -315,7 +227,7 @@ def _any_number(
     return several.answered(record | {"candidates": candidates}, lowest) | {"threshold": threshold}
 
 
-def _boxes_of_answer(phrase: _Phrase, boxed: bool) -> tuple[str, list[list[float]], list[float] | None]:
+def _boxes_of_answer(phrase: Phrase, boxed: bool) -> tuple[str, list[list[float]], list[float] | None]:
     """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores."""
     answer = phrase.answer
     if phrase.line is None:
@@ -365,7 +277,7 @@ def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Conventi
     return Convention(f"{size[0]}x{size[1]}", declared.box_format)
 
 
-def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
+def _mask(phrase: Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     """``mask`` (COCO RLE at the original size) and its overlap with the true one, in a file of answers with masks.
 
     An answer without one says that nothing is there. Where that would be right though the answer is lost, it counts as a mask
@@ -385,7 +297,7 @@ def _mask(phrase: _Phrase, dataset: DataSet, kind: str) -> dict[str, Any]:
     return columns | {"mask_intersection": intersection, "mask_union": union}
 
 
-def _rle(phrase: _Phrase) -> dict[str, Any]:
+def _rle(phrase: Phrase) -> dict[str, Any]:
     """The mask of its answer.
 
     Raises:
@@ -394,4 +306,4 @@ def _rle(phrase: _Phrase) -> dict[str, Any]:
     try:
         return masks.from_coco(phrase.answer["mask"], phrase.height, phrase.width)
     except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"the mask of the answer to {_named(phrase)} is no COCO RLE of its image: {error}") from None
+        raise InputError(f"the mask of the answer to {named(phrase)} is no COCO RLE of its image: {error}") from None

@@ -240,6 +240,32 @@ def test_images_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
         read_answers(lines(tmp_path / "a.jsonl", [cat | {"image": "a/1.jpg"}]), split, Convention())
     scored = read_answers(lines(tmp_path / "a.jsonl", [cat | {"image": "1.jpg"}]), split, Convention())
     assert scored.counts["answered"] == 1
+    both = [cat | {"image": "test/1.jpg", "box": None}, cat | {"image": "/elsewhere/b/1.jpg"}]  # test is not asked for
+    for told in (both, both[::-1]):
+        scored = read_answers(lines(tmp_path / "a.jsonl", told), split, Convention())
+        assert scored.records["val"][2]["iou"] > 0.99 and scored.counts["extra"] == 1
+    for same in ({"image": "1.jpg"}, {"ref_id": "r2"}, {"index": 2}):
+        with pytest.raises(InputError, match="which line 1 has answered"):
+            read_answers(lines(tmp_path / "a.jsonl", [both[1], cat | same]), split, Convention())
+
+
+def test_predictions_of_one_split_are_found_again_among_several(tmp_path):
+    told = [
+        {"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"], "box": [0, 0, 9, 9]} for i in range(9)
+    ]
+
+    class Later(ToySplit):
+        def describe(self, index):
+            return super().describe(index + 9)
+
+    splits = SPLIT | {"test": ForeignDataSet(Later(9))}
+    path = lines(tmp_path / "a.jsonl", [{"index": i} | answer for i, answer in enumerate(told)])
+    assert read_answers(path, splits, Convention()).counts["answered"] == 9
+    path = lines(tmp_path / "a.jsonl", [{"split": "validation"} | answer for answer in told])
+    assert read_answers(path, splits, Convention()).counts["answered"] == 9, "as others call it"
+    path = lines(tmp_path / "a.jsonl", [{"index": 9} | told[8]])
+    with pytest.raises(InputError, match="index 9 of which split"):
+        read_answers(path, splits, Convention())
 
 
 @pytest.mark.parametrize("targets", ["one", "any"])
