@@ -247,7 +247,7 @@ def _can_be_sent(kind: type) -> bool:
 def _start_worker(_: int) -> None:
     import cv2
 
-    torch.utils.data._utils.worker.ExceptionWrapper = _Sent  # type: ignore[attr-defined]
+    torch.utils.data._utils.worker.ExceptionWrapper = _Sent  # type: ignore[misc]
     cv2.setNumThreads(0)  # one worker is one core; OpenCV's own threads would fight over it
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()

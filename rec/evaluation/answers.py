@@ -89,6 +89,8 @@ def read_answers(
             if line["split"] is None:
                 extra += 1
                 continue
+        if line.get("mask") == []:  # no outline
+            line["mask"] = None
         found = keys.find(line, f"{os.fspath(path)}, line {number}")
         for phrase in found.phrases:
             folders[image_of(phrase)] = max(found.folders, folders.get(image_of(phrase), 0))
@@ -233,8 +235,9 @@ def _boxes_of_answer(phrase: Phrase, boxed: bool) -> tuple[str, list[list[float]
     if phrase.line is None:
         return "missing", [], None
     if not boxed:
-        alone = "unparsable" if answer.get("mask") is None else "one" if masks.decode(_rle(phrase)).any() else "none"
-        return alone, [], None
+        if answer.get("mask") is not None:
+            return "one" if masks.decode(_rle(phrase)).any() else "none", [], None
+        return "none" if answer.keys() & {"mask", "box", "boxes"} else "unparsable", [], None
     if answer.get("text") is not None:
         text = answer["text"] if isinstance(answer["text"], str) else ""
         found = boxes_in_text(text)

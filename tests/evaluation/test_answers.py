@@ -191,6 +191,9 @@ def test_where_others_have_a_mask_an_answer_without_one_is_empty_and_none_at_all
     _, right = scored(anything, [records[0] | {"mask": nothing}, *records[1:4], *records[5:]])
     assert right["N-acc"] == 0.5 and right["T-acc"] == 1  # the lost answer to 4 is no "nothing is there"
     assert right["gIoU"] <= 7 / 8
+    for none in (None, []):
+        found, right = scored(anything, [r | ({"mask": none} if r["index"] in (0, 4) else {}) for r in records])
+        assert right["N-acc"] == 1 and found.counts["none"] == 2 and not found.counts["unparsable"], "nothing is there"
 
 
 def test_scores_below_nought_are_scores(tmp_path):
