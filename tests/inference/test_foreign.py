@@ -43,6 +43,17 @@ def serve(monkeypatch):
         server.close()
 
 
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
+    """The text of a config of scenes, which is ``scenes.py`` in the working folder."""
+    from test_evaluate_script import CONFIG
+
+    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return CONFIG
+
+
 def sent_image(body):
     url = body["messages"][0]["content"][0]["image_url"]["url"]
     return cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
@@ -313,12 +324,7 @@ def test_answers_about_images_in_no_encoding_are_kept_and_a_full_disk_is_told(tm
     assert explained(caught.value).startswith("/dev/full: No space left on device; free some space")
 
 
-def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatch, call_script):
-    from test_evaluate_script import CONFIG
-
-    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def test_an_evaluation_asks_what_is_not_answered_yet(serve, scenes, call_script):
     server, _ = serve("[0, 0, 500, 500]")
 
     def evaluate(*more):
@@ -353,12 +359,7 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, tmp_path, monkeypatc
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
 
 
-def test_what_a_server_answered_before_it_ended_is_kept(serve, tmp_path, monkeypatch, call_script):
-    from test_evaluate_script import CONFIG
-
-    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def test_what_a_server_answered_before_it_ended_is_kept(serve, scenes, call_script):
     server, _ = serve(*["[0, 0, 500, 500]"] * 9, 401)
     words = ("--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
     status, _, error = call_script("evaluate", f"openai:toy@{server.address}", *words)
@@ -366,12 +367,7 @@ def test_what_a_server_answered_before_it_ended_is_kept(serve, tmp_path, monkeyp
     assert len(Path("out/answers.jsonl").read_text(encoding="utf-8").splitlines()) == 6, "two images of three phrases"
 
 
-def test_what_cannot_be_read_is_not_read_as_what_its_warning_quotes(serve, tmp_path, monkeypatch, call_script):
-    from test_evaluate_script import CONFIG
-
-    (tmp_path / "scenes.py").write_text(CONFIG, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def test_what_cannot_be_read_is_not_read_as_what_its_warning_quotes(serve, scenes, call_script):
     server, _ = serve('[{"bbox_2d": [1, 2, 3]}, {"bbox_2d": [0, 0, 500, 500]}]')
     words = ("--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
     for _ in range(2):  # asked, and read again
@@ -381,15 +377,11 @@ def test_what_cannot_be_read_is_not_read_as_what_its_warning_quotes(serve, tmp_p
     assert "[0, 0, 500, 500]" in line["warning"] and len(server.asked) == 15
 
 
-def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, tmp_path, monkeypatch, call_script):
-    from test_evaluate_script import CONFIG
-
-    scenes = CONFIG.replace('split="train",', 'split="train", targets="any",').replace(
+def test_where_phrases_name_any_number_of_objects_every_box_is_an_answer(serve, scenes, call_script):
+    text = scenes.replace('split="train",', 'split="train", targets="any",').replace(
         '"size"', '"targets": "any", "size"'
     )
-    (tmp_path / "any.py").write_text(scenes, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    Path("any.py").write_text(text, encoding="utf-8")
     server, _ = serve("[[0, 0, 500, 500], [500, 500, 1000, 1000]]")
     model = f"openai:toy@{server.address}"
     words = (model, "--config", "any.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")
