@@ -172,19 +172,8 @@ def _find_columns(
         ]
         return next((path for known in KNOWN_COLUMNS[ours] for path in places if path.split(".")[-1] == known), None)
 
-    # One box for each object, or a list of boxes that every phrase of a row names.
     names = {ours: columns.get(ours) or find(ours) for ours in KNOWN_COLUMNS}
-    if "boxes" in columns or ("bbox" not in columns and names["bbox"] is None):
-        names["bbox"] = columns.get("bbox")
-    elif (
-        "bbox" in columns
-        or group is not None
-        or _lists_boxes(there[str(names["bbox"])])
-        or not _lists_boxes(there.get(str(names["boxes"])))
-    ):
-        names["boxes"] = None  # where both are there unasked, rows in which they do not say the same are refused
-    if names["bbox"] is None and names["boxes"] is not None and _one_box_each(names, there, columns, group, name):
-        names["bbox"], names["boxes"] = names["boxes"], None
+    names["bbox"], names["boxes"] = _box_columns(names, there, columns, group, name)
     needed = ("image", "bbox" if names["boxes"] is None else "boxes", "sentences")
     if missing := [ours for ours in needed if names[ours] is None]:
         raise SourceError(
@@ -207,6 +196,29 @@ def _find_columns(
         listed = {ours for ours, theirs in used.items() if hasattr(there[theirs], "feature")} - {"image", "image_id"}
         used = {ours: used[ours] for ours in used if ours in listed or ours not in ("ref_id", "ann_id")}
     return used, frozenset(listed), classes
+
+
+def _box_columns(
+    names: Mapping[str, str | None], there: Mapping[str, Any], columns: Mapping[str, str], group: str | None, name: str
+) -> tuple[str | None, str | None]:
+    """The column of one box for each object, and that of lists of boxes which every phrase of a row names all of.
+
+    Raises:
+        SourceError: as :func:`_one_box_each`.
+    """
+    bbox, boxes = names["bbox"], names["boxes"]
+    if "boxes" in columns or ("bbox" not in columns and bbox is None):
+        bbox = columns.get("bbox")
+    elif (
+        "bbox" in columns
+        or group is not None
+        or _lists_boxes(there[str(bbox)])
+        or not _lists_boxes(there.get(str(boxes)))
+    ):
+        boxes = None  # where both are there unasked, rows in which they do not say the same are refused
+    if bbox is None and boxes is not None and _one_box_each(names, there, columns, group, name):
+        return boxes, None
+    return bbox, boxes
 
 
 def _one_box_each(
