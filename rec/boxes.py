@@ -161,7 +161,7 @@ def suppress(found: np.ndarray, scores: np.ndarray, most: int, iou: float, thres
     """
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
-        if len(kept) == most or not scores[i] >= threshold:  # one that is no number is below every threshold
+        if len(kept) == most or not scores[i] >= threshold:  # one that is not a number is below every threshold
             break
         if not kept or box_iou(found[kept], found[i]).max() <= iou:
             kept.append(int(i))

@@ -20,14 +20,14 @@ MAX_TEXT = 100_000  # characters of one answer that are looked at
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _PAIR = rf" ?({_NUMBER}) ?, ?({_NUMBER}) ?"
 _FLAT = rf"[\[(]{_PAIR},{_PAIR}[\])]"
-# Two corners, which no comma joins to a further point: those of an outline are no boxes.
+# Two corners, which no comma joins to a further point: those of an outline are not boxes.
 _CORNERS = rf"(?<!\d[\])],)(?<!\d[\])], )[\[(]{_PAIR}[\])] ?,? ?[\[(]{_PAIR}[\])](?! ?, ?[\[(] ?[-+.\d])"
 _FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
 _ROW = " ?, ?".join([_NUMBER] * 4)
 _ROWS = re.compile(rf"[\[(] ?{_ROW}(?: ?; ?{_ROW})+ ?[\])]")  # CogVLM's and Shikra's several boxes
 _BINS = re.compile(r"(?:<loc_?\d{1,4}>)+")  # PaliGemma writes <loc0123>
 _TAGS = re.compile(r"<\|[^<>| ]+\|>|</?answer>")  # around what is said
-_IS_SCORE = re.compile("score|conf|prob|logit", re.IGNORECASE)  # names of numbers in JSON, of which four are no box
+_IS_SCORE = re.compile("score|conf|prob|logit", re.IGNORECASE)  # names of numbers in JSON, of which four are not a box
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def boxes_in_text(text: str) -> list[list[float]]:
 
     Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``,
     ``[10, 20, 30, 40; 50, 60, 70, 80]`` and ``(10, 20), (30, 40)`` in running text, and bins, ``<loc_10><loc_20><loc_30><loc_40>``
-    of Florence-2, ``<loc0010><loc0020><loc0030><loc0040>`` of PaliGemma. Outlines are no boxes, and where something stands in JSON
+    of Florence-2, ``<loc0010><loc0020><loc0030><loc0040>`` of PaliGemma. Outlines are not boxes, and where something stands in JSON
     in the place of a box and is none, the answer has none.
     """
     text = _ROWS.sub(lambda rows: rows[0].replace(";", "], ["), _told(text))

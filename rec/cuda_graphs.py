@@ -83,7 +83,7 @@ class Replayed:
         places = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(places, structure)
         graph = torch.cuda.CUDAGraph()
-        # Other threads pin batches and copy checkpoints meanwhile: what they do is no part of the recording.
+        # Other threads pin batches and copy checkpoints meanwhile: what they do is not part of the recording.
         under = torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local")
         with under, _recordable():
             result = self._function(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 Every message is one paragraph for the person in front of the screen: the file, record or config path, what was found,
 what was expected, and what to do. The scripts print it without a traceback and end with status 2
-(:func:`rec.command_line.exit_with`); what is no :class:`RecError` is a defect of the program and keeps its traceback.
+(:func:`rec.command_line.exit_with`); what is not a :class:`RecError` is a defect of the program and keeps its traceback.
 
 Where callers rightly expect a built-in type, a kind is that type too (``class ImageError(RecError, ValueError)``).
 """

@@ -114,7 +114,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it takes ``path``'s place, synced, when the block ends without error.
 
     An error in the block leaves what was at ``path`` untouched and nothing beside it. The file gets the mode that the
-    umask gives (or the mode of the file it replaces); a link is written through. What is no file (``/dev/stdout``, a
+    umask gives (or the mode of the file it replaces); a link is written through. What is not a file (``/dev/stdout``, a
     FIFO) is given as it is.
 
     Raises:
@@ -147,7 +147,7 @@ def growing_file(path: PathLike, task: str = "", unfinished: Callable[[], bool] 
 
     Until then, and after an error or a kill, ``path`` is as it was, and the lines so far are beside it in
     ``<path>.partial`` (``.partial2``, … where that is there already: nothing is overwritten). UTF-8; lone surrogates, as
-    in file names that are no UTF-8, become ``\\udcXX``, which JSON reads back as they were.
+    in file names that are not UTF-8, become ``\\udcXX``, which JSON reads back as they were.
 
     Args:
         path: the file.

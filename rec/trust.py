@@ -79,13 +79,13 @@ def read_text(path: str | os.PathLike[str], what: str = "file", max_bytes: int |
     """:func:`read_bytes` as UTF-8.
 
     Raises:
-        UntrustedError: the bytes are no UTF-8; also as :func:`regular_file`.
+        UntrustedError: the bytes are not UTF-8; also as :func:`regular_file`.
     """
     data = read_bytes(path, what, max_bytes)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UntrustedError(f"{os.fspath(path)} is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise UntrustedError(f"{os.fspath(path)} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
@@ -154,7 +154,7 @@ def split_name(name: object) -> str:
     """
     if not is_split_name(name):
         raise UntrustedError(
-            f"{str(name)[:80]!r} is no name for a split: expected a text such as train, val or testA, "
+            f"{str(name)[:80]!r} is not a name for a split: expected a text such as train, val or testA, "
             f"of at most {MAX_SPLIT_NAME} characters, without slashes, colons, a plus (it joins splits) or a dot in front"
         )
     return str(name)

@@ -81,7 +81,7 @@ class File:
         try:
             self.tree = ast.parse(self.source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InputError(f"{self.path} is no Python file that can be read: {error}") from error
+            raise InputError(f"{self.path} is not a Python file that can be read: {error}") from error
         self.lines = [0]
         for line in self.source.splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))

@@ -24,7 +24,7 @@ def read_records(run: Path) -> Records:
     """Records of a run's ``metrics.jsonl``; a last line that is being written is left out.
 
     Raises:
-        InputError: there is no such file, a line of it is no record, or it is empty.
+        InputError: there is no such file, a line of it is not a record, or it is empty.
     """
     file = run / "metrics.jsonl" if run.is_dir() else run
     if not file.is_file():

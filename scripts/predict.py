@@ -207,7 +207,7 @@ def unanswered(
                 known[record["image"], record["phrase"]].append((line, bool(record["found"])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file.name} holds what are no answers ({error!r}): delete it, and all is asked anew"
+            f"{file.name} holds what are not answers ({error!r}): delete it, and all is asked anew"
         ) from None
     todo: list[int] = []
     kept: list[str] = []

@@ -90,7 +90,7 @@ def unexpected(target: Any, names: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def takes_group(annotation: Any) -> bool:
-    """False where a parameter's annotation tells that it is no mapping: a class, or several, such as ``Module | None``."""
+    """False where a parameter's annotation tells that it is not a mapping: a class, or several, such as ``Module | None``."""
     for kind in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
         origin = get_origin(kind) or kind
         if not isinstance(origin, type) or origin in (Any, object, inspect.Parameter.empty) or issubclass(dict, origin):
@@ -113,7 +113,7 @@ def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: A
     """
     builder = Builder(cfg, _allowed_)
     if extra and not is_call(cfg):
-        builder.fail(TypeError, builder.root, f": arguments {', '.join(extra)} were given, but this is no LazyCall")
+        builder.fail(TypeError, builder.root, f": arguments {', '.join(extra)} were given, but this is not a LazyCall")
     return builder.call(cfg, builder.root, extra) if extra else builder.build(cfg, builder.root)
 
 

@@ -58,7 +58,7 @@ class _Resolver:
             return self._follow(whole, place)
         text = _REFERENCE.sub(lambda found: self._text(found, place), value)
         if "${" in text or "\\${" in value:
-            self._refuse(place, f"{value[:80]!r} is no path into the config such as ${{train.epochs}}")
+            self._refuse(place, f"{value[:80]!r} is not a path into the config such as ${{train.epochs}}")
         return text
 
     def _text(self, found: re.Match[str], place: tuple[Any, ...]) -> str:

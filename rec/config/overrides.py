@@ -39,11 +39,11 @@ def parse_value(text: str) -> Any:
     try:  # as a Python literal, bare words quoted; the parentheses keep neighbouring strings from being joined
         tree = ast.parse(_TOKEN.sub(lambda t: t[2] or f"({t[1] or repr(parse_value(t[3]))})", text), mode="eval")
         if any(isinstance(node, ast.Set) for node in ast.walk(tree)):
-            raise ValueError("{a, b} is no dict")
+            raise ValueError("{a, b} is not a dict")
         return ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         hint = "is a bracket or quote not closed? To mean a string, put quotes around all of it"
-        raise ConfigError(f"`{text}` is no value: {hint}") from error
+        raise ConfigError(f"`{text}` is not a value: {hint}") from error
 
 
 def shell_override(path: str, value: Any) -> str:
@@ -79,7 +79,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         sign = override[:1] if override[:1] in ("+", "~") else ""
         key, equals, text = override[len(sign) :].partition("=")
         if bool(equals) == (sign == "~") or not re.fullmatch(f"({_STEP.pattern})+", key) or override[0] in "-.":
-            raise ConfigError(f"`{override}` is no override: write key=value, +key=value to add or ~key to delete")
+            raise ConfigError(f"`{override}` is not an override: write key=value, +key=value to add or ~key to delete")
         steps = [int(s) if s.isdecimal() else s for s in (next(filter(None, step)) for step in _STEP.findall(key))]
         try:
             _put(cfg, steps, parse_value(text), sign)

@@ -26,7 +26,7 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box or boxes
 
 
 class TransformError(RecError, ValueError):
-    """A candidate transform fails or gives what is no sample; the message names it by its config path."""
+    """A candidate transform fails or gives what is not a sample; the message names it by its config path."""
 
 
 class Augmentation:
@@ -62,7 +62,7 @@ class Augmentation:
             :data:`MAX_HIDDEN`, or where nothing of its box or of the mask would be left in the image.
 
         Raises:
-            TransformError: the transform failed, or its result is no sample.
+            TransformError: the transform failed, or its result is not a sample.
         """
         return self.each(image, [box], mask, rng)[0][:3]
 
@@ -113,7 +113,7 @@ def _path(name: str) -> str:
 
 
 def _check(name: str, after: Sample, shape: tuple[int, ...], masked: bool) -> None:
-    """Refuses what is no sample: the letterbox would read images of other kinds from uninitialised memory."""
+    """Refuses what is not a sample: the letterbox would read images of other kinds from uninitialised memory."""
     image, box, mask = after
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         kind = f"{getattr(image, 'dtype', type(image).__name__)} {tuple(getattr(image, 'shape', ()))}"

@@ -102,7 +102,7 @@ def _look(
 
 
 def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Boxes and format of a row that says what its coordinates are; what is no box stays for the check of rows to refuse.
+    """Boxes and format of a row that says what its coordinates are; what is not a box stays for the check of rows to refuse.
 
     Raises:
         BadRecord: a box that is none of the image, shown as it was given.

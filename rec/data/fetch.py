@@ -125,7 +125,7 @@ def _get(address: str, size: tuple[Any, Any], delay: float) -> bytes | str:
             if len(content) > _LARGEST or (expected is not None and len(content) != int(expected)):
                 raise ImageError(f"{len(content):,} of {expected} bytes came; at most {_LARGEST:,} are taken")
             if not content.startswith(b"\xff\xd8"):
-                raise ImageError(f"{content[:20]!r}… is no JPEG")
+                raise ImageError(f"{content[:20]!r}… is not a JPEG")
             found = image_size(content, address)
             if None not in size and found != size:
                 raise ImageError(f"it is {found[0]}x{found[1]}, the annotations say {size[0]}x{size[1]}")

@@ -76,7 +76,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The file's bytes.
 
     Raises:
-        ImageError: there is no such file, it is no regular file or too large, or it cannot be read.
+        ImageError: there is no such file, it is not a regular file or too large, or it cannot be read.
     """
     try:
         return trust.read_bytes(path, "image", trust.MAX_IMAGE_BYTES)
@@ -152,7 +152,7 @@ def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> "P
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name} is no image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
+            f"{name} is not an image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
         ) from None
     except Exception as error:  # on a stranger's bytes its plugins raise anything, KeyError and struct.error too
         raise ImageError(f"the image {name} is truncated, broken or too large: {error}") from None
@@ -164,7 +164,7 @@ def rgb_from_pil(image: "PIL.Image.Image", name: str = "given") -> np.ndarray:
     """A PIL image as uint8 ``(H, W, 3)`` RGB, by the same rule as :func:`decode_image`.
 
     Raises:
-        ImageError: the image's file turns out to be truncated or broken, or its samples are no picture's.
+        ImageError: the image's file turns out to be truncated or broken, or its samples are not a picture's.
     """
     try:
         image.load()

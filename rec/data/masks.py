@@ -109,7 +109,7 @@ def _read_npy(path: str | os.PathLike[str], height: int, width: int) -> np.ndarr
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, in_columns, dtype = read(stream)
     except Exception as error:  # the header is a Python literal: parsing a stranger's raises anything
-        raise ValueError(f"{path} is no .npy file: {str(error)[:80]}") from None
+        raise ValueError(f"{path} is not a .npy file: {str(error)[:80]}") from None
     if dtype.kind not in "biuf" or shape[:2] != (height, width) or math.prod(shape) != height * width:
         raise ValueError(
             f"the mask {path} is {dtype} of shape {shape}, its image {height} x {width}; expected a number for each pixel"
@@ -155,7 +155,7 @@ def _check_counts(counts: list[Any], height: int, width: int) -> None:
     """Checks uncompressed runs.
 
     Raises:
-        ValueError: they are no whole numbers from 0 on that add up to the image.
+        ValueError: they are not whole numbers from 0 on that add up to the image.
     """
     whole = all(type(count) is int and count >= 0 for count in counts)
     if not whole or len(counts) > trust.MAX_RLE or sum(counts) != height * width:
@@ -168,7 +168,7 @@ def _outline(polygon: object, height: int, width: int) -> float:
     """Length of a polygon's outline in pixels, the steps that drawing it takes.
 
     Raises:
-        ValueError: it is no polygon, or a point is further from the image than the image is large.
+        ValueError: it is not a polygon, or a point is further from the image than the image is large.
     """
     try:
         points = np.asarray(polygon, np.float64)

@@ -77,7 +77,7 @@ def prepare(
         The content of ``prepared.json``.
 
     Raises:
-        SourceError: unknown split, or a folder that holds other data, or files that are no table's with ``overwrite``.
+        SourceError: unknown split, or a folder that holds other data, or files that are not a table's with ``overwrite``.
         InputError: another process is at work in the folder.
         BadRecord: with ``on_bad_record="raise"``; with ``"skip"``, where most records of a split fail alike.
     """

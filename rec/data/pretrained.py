@@ -44,7 +44,7 @@ def pretrained_file(name: str | os.PathLike[str], file: str, where: str) -> Path
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise InputError(
-            f"{where}={os.fspath(name)!r} is no folder, and its {file} cannot be fetched from the Hub: {reason}; check the "
+            f"{where}={os.fspath(name)!r} is not a folder, and its {file} cannot be fetched from the Hub: {reason}; check the "
             "name and the connection, or name a folder that holds the model"
         ) from error
 

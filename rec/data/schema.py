@@ -44,7 +44,7 @@ FEATURES = Features(
 
 # Annotators' boxes end a fraction of a pixel outside the image (COCO rounds to 0.01); more than one pixel is a mistake.
 BOX_TOLERANCE = 1.0
-# Four numbers of at most this are no box in pixels; cxcywh of rounded fractions ends a little above 1.
+# Four numbers of at most this are not a box in pixels; cxcywh of rounded fractions ends a little above 1.
 _FRACTIONS = 1.01
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a row's loss; others vanish or drown the rest
 _LONGEST = 1000  # characters of a message: a record's own content is in it
@@ -179,7 +179,7 @@ def validate_row(row: dict[str, Any]) -> dict[str, Any]:
     Raises:
         BadRecord: no image, size not positive, a box not four finite numbers, empty, fractions, outside the image by more
             than :data:`BOX_TOLERANCE` pixels or with nothing in it, more than :data:`rec.trust.MAX_OBJECTS` boxes, no
-            phrase or an empty one, a text that is no Unicode, an id that is none, mask broken, of another size, empty
+            phrase or an empty one, a text that is not Unicode, an id that is none, mask broken, of another size, empty
             where there is a box or not empty where there is none, a weight that is none.
     """
     image = image_of(row)
@@ -226,7 +226,7 @@ def weight_of(row: Mapping[str, Any]) -> float | None:
     """What the row's loss is multiplied by in training; None where it does not say, which is 1.
 
     Raises:
-        BadRecord: it is no number above 0 and at most :data:`MAX_WEIGHT`.
+        BadRecord: it is not a number above 0 and at most :data:`MAX_WEIGHT`.
     """
     weight: Any = row.get("weight")
     if is_missing(weight):
@@ -279,7 +279,7 @@ def _unicode(text: str, what: str) -> str:
         raise BadRecord(
             "broken text",
             f"{what} {shown(text)} holds {text[error.start]!r} at character {error.start}: half of a pair, or bytes that "
-            "are no UTF-8; save the file as UTF-8",
+            "are not UTF-8; save the file as UTF-8",
         ) from None
     return text
 
@@ -341,7 +341,7 @@ def _are_fractions(four: list[float]) -> bool:
 
 
 def misfit(four: list[float], box_format: str, width: int, height: int) -> tuple[str, str] | None:
-    """Why four numbers, read in a format, are no box in an image of that size: reason and detail; None if they are."""
+    """Why four numbers, read in a format, are not a box in an image of that size: reason and detail; None if they are."""
     x, y, w, h = boxes.xywh_of(four, box_format)
     if w <= 0 or h <= 0:
         return "empty box", f"has width {w:g} and height {h:g}; both must be positive"

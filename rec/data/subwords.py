@@ -24,7 +24,7 @@ TOKENIZER = "tokenizer.json"
 PREFIX, IN_FILE = "transformers:", f"file:{TOKENIZER}"
 MAX_PHRASE = 8192  # characters of a phrase that are read: far more than 512 subwords have
 MAX_STEPS, MAX_GROWTH = 32, 64  # of a tokenizer: steps in all, and how many times longer they make a text
-_HALVES = re.compile("[\ud800-\udfff]")  # of a character, which is no text to the library
+_HALVES = re.compile("[\ud800-\udfff]")  # of a character, which is not text to the library
 MAX_LETTERS = 200  # of a word that WordPiece takes apart: it tries every piece of every word
 _STEPS = {
     "normalizer": "BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Sequence Strip "
@@ -45,7 +45,7 @@ class Subwords:
 
     Attributes:
         tokenizer: what ``vocab.json`` says: that the tokenizer is in the file beside it.
-        reserved: ids of a phrase that are no part of it, such as ``[CLS]`` and ``[SEP]``.
+        reserved: ids of a phrase that are not part of it, such as ``[CLS]`` and ``[SEP]``.
 
     Raises:
         UntrustedError: it is none, or beyond the limits of this module.
@@ -150,7 +150,7 @@ def _usable(origin: str) -> Iterator[None]:
     """In the block, whatever the library says of a tokenizer becomes an UntrustedError that names its file."""
     try:
         yield
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # a panic of the library is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -268,7 +268,7 @@ def _vocabulary_trouble(model: Mapping[str, Any], added: object) -> str | None:
     pieces = model.get("vocab")
     if isinstance(pieces, list):  # Unigram: [piece, log probability] by id
         if not all(type(score) in (int, float) and math.isfinite(score) for _, score in pieces):
-            return "a vocabulary with a score that is no number"
+            return "a vocabulary with a score that is not a number"
         pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
     if not isinstance(pieces, dict) or not pieces:
         return "no vocabulary"
@@ -276,7 +276,7 @@ def _vocabulary_trouble(model: Mapping[str, Any], added: object) -> str | None:
         if not _is_piece(piece, number):
             return f"a vocabulary with {str((piece, number))[:80]}"
     if not isinstance(added, list) or len(added) > MAX_WORDS:
-        return "added tokens that are no list"
+        return "added tokens that are not a list"
     for token in added:
         if not (isinstance(token, dict) and token.get("content") and _is_piece(token["content"], token.get("id"))):
             return f"an added token {str(token)[:80]}"

@@ -1,6 +1,6 @@
 """One door to every annotation source: :func:`open_table`.
 
-What is no table yet is prepared once into the cache of the ``datasets`` library and read from there, memory-mapped.
+What is not a table yet is prepared once into the cache of the ``datasets`` library and read from there, memory-mapped.
 """
 
 import logging
@@ -304,7 +304,7 @@ def _load_from_hub(chosen: SourceSpec) -> dict[str, "datasets.Dataset"]:
     except SourceError:
         raise
     except Exception as error:  # the client raises dozens of kinds, from no network to no such repository
-        raise SourceError(f"{chosen.path} is no file or folder here, and as a Hub data set: {error}") from None
+        raise SourceError(f"{chosen.path} is not a file or folder here, and as a Hub data set: {error}") from None
 
 
 def _has_schema(tables: Mapping[str, "datasets.Dataset"]) -> bool:

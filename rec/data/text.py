@@ -70,7 +70,7 @@ class Vocabulary:
     Attributes:
         words: tuple of words.
         tokenizer: name of the tokenizer.
-        reserved: ids of a phrase that are no word of it; none here.
+        reserved: ids of a phrase that are not a word of it; none here.
     """
 
     reserved = 0

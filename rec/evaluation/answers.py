@@ -77,7 +77,7 @@ def read_answers(
             a score always are, and without a threshold all are.
 
     Raises:
-        InputError: a line is no JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
+        InputError: a line is not JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
             lines belongs to these splits, or a phrase of theirs names none or several objects.
     """
     phrases = [phrase for split, dataset in datasets.items() for phrase in _phrases(split, dataset)]
@@ -135,7 +135,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InputError(
-                    f"{path}, line {number} is no JSON ({str(error)[:100]}); expected one object a line, as UTF-8 text: is "
+                    f"{path}, line {number} is not JSON ({str(error)[:100]}); expected one object a line, as UTF-8 text: is "
                     "the file cut off, compressed, or of another kind?"
                 ) from None
             if not isinstance(value, dict):
@@ -304,9 +304,9 @@ def _rle(phrase: Phrase) -> dict[str, Any]:
     """The mask of its answer.
 
     Raises:
-        InputError: it is no mask of the phrase's image.
+        InputError: it is not a mask of the phrase's image.
     """
     try:
         return masks.from_coco(phrase.answer["mask"], phrase.height, phrase.width)
     except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"the mask of the answer to {named(phrase)} is no COCO RLE of its image: {error}") from None
+        raise InputError(f"the mask of the answer to {named(phrase)} is not COCO RLE of its image: {error}") from None

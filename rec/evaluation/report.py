@@ -165,7 +165,7 @@ def _comparison(dataset: DataSet, records: list[Record], name: str, others: Sequ
 
 def scored(records: Sequence[Record]) -> np.ndarray:
     """``(N, 2)`` float64: score of each answer that has one, and whether it is right; none of phrases of any number of objects, or
-    where the scores are no shares: somebody else's may be logits, or per cent."""
+    where the scores are not shares: somebody else's may be logits, or per cent."""
     pairs = [
         (record["score"], is_right(record))
         for record in records

@@ -219,7 +219,7 @@ def evaluate(
     shown = tqdm(
         _batches(loader, dataset, accelerator, limit),
         total=len(loader) if isinstance(loader, Sized) else None,
-        disable=None if progress and is_main else True,  # None: off where stderr is no terminal
+        disable=None if progress and is_main else True,  # None: off where stderr is not a terminal
         leave=False,
     )
 

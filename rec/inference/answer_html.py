@@ -162,7 +162,7 @@ def _marks(one: Grounding, number: int, guess: bool) -> list[overlay.Mark]:
 
 
 def _others(one: Grounding, number: int) -> list[tuple[str, Box, float]]:
-    """What the model also considered, with its label: candidates that are no answer, up to rounding."""
+    """What the model also considered, with its label: candidates that are not an answer, up to rounding."""
     extra = [
         (box, score)
         for box, score in one.candidates

@@ -83,7 +83,7 @@ def answer(
         grounder: the model.
         path: of the file.
         text: at most :data:`MAX_PHRASES` lines.
-        top_k: how many boxes are shown of each phrase, those that are no answer among them.
+        top_k: how many boxes are shown of each phrase, those that are not an answer among them.
         threshold: as of :func:`rec.from_pretrained`, in place of the model's own.
 
     Returns:

@@ -68,7 +68,7 @@ def public_addresses(host: str, port: int) -> list[str]:
     addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
     for address in addresses:
         if not is_public(address):
-            raise DownloadError(f"{host} is {address}, which is no address of the public internet")
+            raise DownloadError(f"{host} is {address}, which is not an address of the public internet")
     return addresses
 
 
@@ -130,7 +130,7 @@ class _Fetch:
     def _ask(self, address: str) -> http.client.HTTPResponse:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise DownloadError(f"{address[:200]} is no http or https address")
+            raise DownloadError(f"{address[:200]} is not an http or https address")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         connection = http.client.HTTPConnection(parts.hostname, port)
         connection.sock = self._connect(parts, port)

@@ -127,8 +127,8 @@ def find_folder(source: str | Path) -> Path:
     """
     if str(source).startswith(("transformers:", "openai:")):
         raise ModelFolderError(
-            f"{source} is somebody else's model: it can be asked (predict, evaluate, demo, rec.from_pretrained), and is no model "
-            "folder that could be exported, pushed or trained on"
+            f"{source} is somebody else's model: it can be asked (predict, evaluate, demo, rec.from_pretrained), and is not a "
+            "model folder that could be exported, pushed or trained on"
         )
     folder = packaged(user_path(source))
     if folder.is_dir():

@@ -219,7 +219,7 @@ def read_folder_config(path: Path) -> dict[str, Any]:
     except (ConfigError, OSError, RecursionError) as error:
         raise ModelFolderError(f"{path} cannot be read as a config: {error}") from error
     if not isinstance(config.get("model"), dict) or "_target_" not in config["model"]:
-        raise ModelFolderError(f"{path} is no model config: it needs `model` with a `_target_`, and `preprocess`")
+        raise ModelFolderError(f"{path} is not a model config: it needs `model` with a `_target_`, and `preprocess`")
     if config.get("format", 1) not in range(1, FORMAT + 1):
         raise ModelFolderError(
             f"{path} is of format {_short(config['format'])}, this version of rec reads up to {FORMAT}: update rec"

@@ -51,7 +51,7 @@ def push(
         The repository's address.
 
     Raises:
-        ModelFolderError: ``folder`` is no model folder or a damaged one, or a file of it or of the checkpoint is a link to
+        ModelFolderError: ``folder`` is not a model folder or a damaged one, or a file of it or of the checkpoint is a link to
             elsewhere, whose content nobody meant to publish.
         HubError: the Hub refused, or every attempt failed.
     """
@@ -60,12 +60,12 @@ def push(
     folder = user_path(folder)
     files = {name: checked_file(folder, name) for name in FILES if (folder / name).exists()}
     if WEIGHTS not in files or CONFIG not in files:
-        raise ModelFolderError(f"{folder} is no model folder: it needs {WEIGHTS} and {CONFIG}")
+        raise ModelFolderError(f"{folder} is not a model folder: it needs {WEIGHTS} and {CONFIG}")
     if checkpoint is not None:
         checkpoint = user_path(checkpoint)
         state = sorted(path.name for path in checkpoint.iterdir() if not path.is_dir())
         if "trainer_state.json" not in state:
-            raise ModelFolderError(f"{checkpoint} is no checkpoint: it has no trainer_state.json")
+            raise ModelFolderError(f"{checkpoint} is not a checkpoint: it has no trainer_state.json")
         files |= {f"checkpoint/{name}": checked_file(checkpoint, name) for name in state}
     contents: dict[str, str | bytes] = {name: str(path) for name, path in files.items()}
     if not check_digests(folder):  # the repository may have those of files before these

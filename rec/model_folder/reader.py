@@ -59,7 +59,7 @@ def read(
     """
     folder = user_path(folder)
     if not folder.is_dir():
-        raise ModelFolderError(f"{folder} is no folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
+        raise ModelFolderError(f"{folder} is not a folder; a model folder holds {WEIGHTS}, {CONFIG} and {VOCABULARY}")
     stored = stored_digests(folder)
     config = read_folder_config(checked_file(folder, CONFIG))
     if encoder_of(config["model"]) is not None:

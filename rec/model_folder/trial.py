@@ -29,7 +29,7 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     """
     parts = ("visual_backbone", "language_encoder", "encode_image", "ground")
     if not all(hasattr(model, part) for part in parts):
-        return f"a {type(model).__name__} is no model of images and phrases"
+        return f"a {type(model).__name__} is not a model of images and phrases"
     threshold = getattr(model, "mask_threshold", 0.5)
     if type(threshold) not in (int, float) or not math.isfinite(threshold):
         return f"mask_threshold is {threshold!r}, expected a number"

@@ -56,7 +56,7 @@ def write(
     """
     folder = user_path(folder)
     if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
-        raise ModelFolderError(f"{folder} exists and is no model folder; choose another place, or remove it")
+        raise ModelFolderError(f"{folder} exists and is not a model folder; choose another place, or remove it")
     if re.search("[\ud800-\udfff]", str(folder.absolute())):
         raise ModelFolderError(f"{folder}: safetensors opens no file whose name is not UTF-8; choose another folder")
     temporary = None

@@ -29,7 +29,7 @@ class MCNhead(nn.Module):
         hidden_channels: of each branch of the mask decoder.
         anchors: width, height of each anchor, pixels of the network's input.
         strides: of the box map and of the mask map.
-        ignore_threshold: cells whose box overlaps the object by more are no negatives.
+        ignore_threshold: cells whose box overlaps the object by more are not negatives.
         dilations, sub_cells: of the mask decoder, see :class:`~rec.models.mask_head.MaskHead`.
         summed_losses: original arithmetic: the consistency loss is summed over the batch instead of averaged, and
             the mask loss over pixels (/ 640), so that their weight grows with batch and image size.
@@ -144,7 +144,7 @@ class MCNhead(nn.Module):
         return (directions * weights[:, None]).sum(2)
 
     def assign(self, raw: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each object belongs, and which cells are no negatives; no gradients.
+        """Where each object belongs, and which cells are not negatives; no gradients.
 
         The object's cell holds its centre; its anchor overlaps it best when both are centred.
 

@@ -33,7 +33,7 @@ def load_darknet(backbone: Backbone, path: Path) -> None:
 
     Raises:
         ValueError: the file is cut short.
-        UntrustedError: it is no regular file.
+        UntrustedError: it is not a regular file.
     """
     size = regular_file(path, "weights").stat().st_size
     if size < 20:

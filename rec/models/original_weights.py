@@ -276,7 +276,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, holds objects, no tensors, or quantised ones.
-        UntrustedError: a ``.pth`` that is no regular file, or asks for more than it holds.
+        UntrustedError: a ``.pth`` that is not a regular file, or asks for more than it holds.
     """
     path = user_path(path)
     if not path.exists():

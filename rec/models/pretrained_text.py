@@ -127,7 +127,7 @@ class PretrainedText(nn.Module):
         """Takes the tensors of ``transformers``' weights file; adapters stay.
 
         Raises:
-            UntrustedError: they do not fit, or are no numbers.
+            UntrustedError: they do not fit, or are not numbers.
         """
         self.text.load_state_dict(from_published(tensors, self.text, origin), strict=False)
         if trouble := unsound(self.text):

@@ -78,8 +78,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
 }
-# Bounds, because these sizes decide how much memory is taken before weights are looked at. Two of RoBERTa's positions are no place
-# for a token.
+# Bounds, because these sizes decide how much memory is taken before weights are looked at. Two of RoBERTa's positions are not for
+# tokens.
 _WHOLE = {"vocab_size": (1, MAX_WORDS), "hidden_size": (1, 8192), "num_hidden_layers": (1, 96), "num_attention_heads": (1, 128),
           "intermediate_size": (1, 32768), "max_position_embeddings": (2, 8194), "pad_token_id": (0, MAX_WORDS - 1),
           "projection_size": (1, 8192)}  # fmt: skip
@@ -147,7 +147,7 @@ def from_published_config(content: object, origin: str) -> dict[str, Any]:
             {key: content[key] for key in _REFUSED if key in content} | content["text_config"] | {"model_type": kind}
         )
     if not isinstance(content, dict):
-        raise UntrustedError(f"{origin} is no mapping; expected the config.json of a transformers model")
+        raise UntrustedError(f"{origin} is not a mapping; expected the config.json of a transformers model")
     family = FAMILIES.get(str(content.get("model_type")))
     for key, harmless in _REFUSED.items() if family else ():  # of another family they are its own affair
         if content.get(key, harmless) not in (harmless, None):

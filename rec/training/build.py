@@ -371,7 +371,7 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
                 f"dataset.max_token_length={most}, or less"
             )
         load_published(encoder, cfg.model.language_encoder, "this run")
-        if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are no part of a graph
+        if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are not part of a graph
             remember_phrases(encoder, cfg.model.language_encoder)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

@@ -55,7 +55,7 @@ class Publisher:
         report: receives one line for each push or failure; the hub never stops training.
 
     Raises:
-        ConfigError: ``train.hub.repo_id`` is no name of a repository.
+        ConfigError: ``train.hub.repo_id`` is not a name of a repository.
     """
 
     def __init__(

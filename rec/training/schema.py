@@ -39,7 +39,7 @@ def check_config(cfg: Any) -> list[str]:
 
 
 def drop_helpers(cfg: Any) -> None:
-    """Leaves the four groups and what they refer to: a config file's own variables are no part of the run it describes."""
+    """Leaves the four groups and what they refer to: a config file's own variables are not part of the run it describes."""
     referred = _referred(cfg)
     for key in [key for key in cfg if key not in GROUPS and key not in referred]:
         del cfg[key]

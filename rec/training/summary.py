@@ -16,7 +16,7 @@ from rec.contracts import ConfigNode, DataSet
 from rec.model_folder.format import frozen_and_random
 from rec.training.checkpoint_format import TrainerState
 
-LINES = 20  # logged updates of a run, at least: fewer are no curve
+LINES = 20  # logged updates of a run, at least: fewer are not a curve
 _PRECISION = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast", "fp8": "float8"}
 
 

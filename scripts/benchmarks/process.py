@@ -49,7 +49,7 @@ def checkpoint(options: Options) -> Iterator[Row]:
     state, waits = TrainerState(), list[float]()
 
     def ours() -> None:
-        writer.wait()  # the writing goes on beside training, an epoch long: the last save's is no part of this one
+        writer.wait()  # the writing goes on beside training, an epoch long: the last save's is not part of this one
         started = time.perf_counter()
         state.update += 1
         writer.save(accelerator, training.model, training.optimizer, training.ema, state)

@@ -261,7 +261,7 @@ def test_an_unresolvable_interpolation_is_an_error_with_the_path(form):
 
 
 def test_extra_arguments_for_no_call_are_refused():
-    with pytest.raises(ConfigError, match="arguments value were given, but this is no LazyCall"):
+    with pytest.raises(ConfigError, match="arguments value were given, but this is not a LazyCall"):
         instantiate({"a": 1}, value=2)
 
 

@@ -215,12 +215,12 @@ def test_unknown_keys_are_key_errors_with_the_nearest_names(override, text):
     ["train.epochs", "=3", "~train.epochs=3", "--train.epochs=3", "a..b=1", "a[=1", "+", "~", "", ".a=1", "a[]=1"],
 )
 def test_malformed_overrides_say_how_to_write_them(override):
-    with pytest.raises(ConfigError, match=r"is no override: write key=value, \+key=value to add or ~key to delete"):
+    with pytest.raises(ConfigError, match=r"is not an override: write key=value, \+key=value to add or ~key to delete"):
         after(override)
 
 
 def test_a_bad_value_names_the_override():
-    with pytest.raises(ConfigError, match=r"override `train\.epochs=\[1`: `\[1` is no value"):
+    with pytest.raises(ConfigError, match=r"override `train\.epochs=\[1`: `\[1` is not a value"):
         after("train.epochs=[1")
     with pytest.raises(ConfigError, match=r"override `train\.name=\$\{a`"):
         after("train.name=${a")

@@ -170,6 +170,6 @@ def test_pictures_of_a_foreign_table_are_decoded_by_our_rule_alone(tmp_path, mon
         line = {"image": image, "mask": mask, "bbox": [1, 2, 30, 40], "phrase": "box"}
         Dataset.from_list([line], features).save_to_disk(tmp_path / "table")
         source = open_source(tmp_path / "table", name="mine")
-        with pytest.raises(ValueError, match="is no image in a known format"):
+        with pytest.raises(ValueError, match="is not an image in a known format"):
             prepare(source, tmp_path / f"out{number}", progress=False)
         shutil.rmtree(tmp_path / "table")

@@ -121,7 +121,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     with pytest.raises(ImageError, match=r"none\.jpg: No such file"):
         decode_image(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("hello", encoding="utf-8")
-    with pytest.raises(ImageError, match=r"text\.jpg is no image"):
+    with pytest.raises(ImageError, match=r"text\.jpg is not an image"):
         decode_image(tmp_path / "text.jpg")
 
 
@@ -245,7 +245,7 @@ def test_bools_are_black_and_white():
     assert to_pixels(Image.fromarray(np.array([[False, True]])))[0].tolist() == [[[0] * 3, [255] * 3]]
 
 
-# --- what is no picture -----------------------------------------------------------------------------------------------
+# --- what is not a picture -----------------------------------------------------------------------------------------------
 
 
 def test_formats_that_start_other_programs_are_refused(tmp_path, monkeypatch):
@@ -265,7 +265,7 @@ def test_formats_that_start_other_programs_are_refused(tmp_path, monkeypatch):
     assert started, "Pillow reads EPS: the test tests something"
     started.clear()
     for read in (decode_image, image_size, to_pixels):
-        with pytest.raises(ImageError, match=r"x\.png is no image in a known format"):
+        with pytest.raises(ImageError, match=r"x\.png is not an image in a known format"):
             read(tmp_path / "x.png")
     assert not started
 

@@ -140,7 +140,7 @@ def test_spans_of_mdetr_are_the_words_of_their_captions(folder):
 
 # --- Label Studio -------------------------------------------------------------------------------------------------------
 
-NONE = "regions that are no rectangles"
+NONE = "regions that are not rectangles"
 
 
 def test_rectangles_of_label_studio_have_the_text_of_their_region(folder):
@@ -481,7 +481,7 @@ def test_parallel_lists_of_objects_give_a_row_for_each(folder):
     told = [(row["bbox"], row["sentences"], row["ref_id"]) for row in table(folder, file)]
     assert told == [(BOX, ["red box"], "3"), (OTHER, ["gray one"], "4")]
 
-    # Columns: the picture's own id is no object's. `phrases` go with the boxes one by one, `sentences` name all of them.
+    # Columns: the picture's own id is not an object's. `phrases` go with the boxes one by one, `sentences` name all of them.
     row = {"image": "a.jpg", "id": 5, "boxes": [BOX, OTHER], "phrases": ["red box", "gray one"]}
     features = {"image": text, "id": whole, "boxes": boxes, "phrases": texts}
     file = saved(folder, [row], features)

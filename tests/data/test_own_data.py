@@ -368,7 +368,7 @@ def test_a_mask_that_is_not_there_or_none_is_told_as_a_mask(own):
         ("no.png", r"bad mask: .*there is no file photos/no\.png"),
         ("no.npy", r"bad mask: .*there is no file photos/no\.npy"),
         ("photos/m.png", r"bad mask: .*but there is photos/m\.png"),
-        ("m.png", r"bad mask: .*photos/m\.png is no image in a known format"),
+        ("m.png", r"bad mask: .*photos/m\.png is not an image in a known format"),
         (".", "bad mask: .*cannot read the mask photos: .*is a folder"),
     ):
         with pytest.raises(BadRecord, match=words):

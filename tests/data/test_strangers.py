@@ -45,7 +45,7 @@ def test_a_split_name_that_leads_elsewhere_is_a_bad_record_or_refused(tmp_path, 
         info = prepare(source, tmp_path / "skipped" / name, on_bad_record="skip", progress=False)
         assert info["splits"]["train"]["skipped"] == {reason: 1}
     (tmp_path / "x.json").write_text(json.dumps({split: [{"iid": 1}]}), encoding="utf-8")
-    with pytest.raises(SourceError, match="is no name for a split"):
+    with pytest.raises(SourceError, match="is not a name for a split"):
         open_source(tmp_path / "x.json", name="refcoco", image_path=str(tmp_path))
     assert not (tmp_path.parent / "evil").exists()
 
@@ -56,11 +56,11 @@ def test_a_split_name_that_leads_elsewhere_is_refused_in_tables(tmp_path, split)
     info = read_info(tmp_path / "out")
     info["splits"] = {split: info["splits"]["train"]}
     (tmp_path / "out" / "prepared.json").write_text(json.dumps(info), encoding="utf-8")
-    with pytest.raises(SourceError, match="is no name for a split"):
+    with pytest.raises(SourceError, match="is not a name for a split"):
         open_table(tmp_path / "out", split, name="mine")
     (tmp_path / "out" / "prepared.json").unlink()
     (tmp_path / "out" / "dataset_dict.json").write_text(json.dumps({"splits": [split]}), encoding="utf-8")
-    with pytest.raises(SourceError, match="is no name for a split"):
+    with pytest.raises(SourceError, match="is not a name for a split"):
         open_table(tmp_path / "out", split, name="mine")
 
 
@@ -350,8 +350,8 @@ LAUGHS = "<!DOCTYPE a [<!ENTITY a '" + "ha" * 50 + "'>]><annotation><object><nam
         ({"xml": "<a>" * 20_000}, "no element found"),
         ({"xml": " " * (1 << 19)}, "the limit for the boxes is"),
         ({"captions": "[/EN#1/" * 100_000}, "the limit for the captions is"),
-        ({"image": "../Annotations/1"}, "no name of an image"),
-        ({"image": "/etc/passwd"}, "no name of an image"),
+        ({"image": "../Annotations/1"}, "not a name of an image"),
+        ({"image": "/etc/passwd"}, "not a name of an image"),
     ],
     ids=range(6),
 )

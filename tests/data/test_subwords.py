@@ -105,11 +105,11 @@ EVIL = {
     "pieces of another form": content(model={"type": "Unigram", "vocab": [["a"]], "unk_id": 0}),
     "no unknown piece": content(model={"type": "WordPiece", "vocab": {"the": 0}, "unk_token": "[UNK]"}),
     "no unknown piece in a text that is cleaned": content(model=content()["model"] | {"unk_token": "[NONE]"}),
-    "an end that is no piece": content(
+    "an end that is not a piece": content(
         post_processor=TEMPLATE | {"special_tokens": TEMPLATE["special_tokens"] | {"[CLS]": {
             "id": "[CLS]", "ids": [999_999], "tokens": ["[CLS]"]}}}
     ),
-    "another end that is no piece": content(
+    "another end that is not a piece": content(
         post_processor={"type": "BertProcessing", "sep": ["[SEP]", 25], "cls": ["[CLS]", 2]}
     ),
     "endless words": content(model=content()["model"] | {"max_input_chars_per_word": 10**9}),

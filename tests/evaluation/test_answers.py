@@ -189,7 +189,7 @@ def test_where_others_have_a_mask_an_answer_without_one_is_empty_and_none_at_all
     _, records = masks_of(anything)
     nothing = encode(np.zeros(records[0]["mask"]["size"], bool))
     _, right = scored(anything, [records[0] | {"mask": nothing}, *records[1:4], *records[5:]])
-    assert right["N-acc"] == 0.5 and right["T-acc"] == 1  # the lost answer to 4 is no "nothing is there"
+    assert right["N-acc"] == 0.5 and right["T-acc"] == 1  # the lost answer to 4 is not a "nothing is there"
     assert right["gIoU"] <= 7 / 8
     for none in (None, []):
         found, right = scored(anything, [r | ({"mask": none} if r["index"] in (0, 4) else {}) for r in records])
@@ -389,8 +389,8 @@ def test_a_key_names_one_truth(tmp_path):
     ("content", "said"),
     [
         ("", "none of the lines"),
-        ('{"index": 0', "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ('{"index": 0', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[1]", "expected one object a line"),
         ("[\n {}\n]", "of another kind"),
         ('{"box": [0, 0, 1, 1]}', "does not say which phrase"),
@@ -400,7 +400,7 @@ def test_a_key_names_one_truth(tmp_path):
         ('{"index": 0.5, "sentence": "x"}', "whole number"),
         (
             '{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "mask": {"size": [1, 1], "counts": "1"}}',
-            "no COCO RLE",
+            "not COCO RLE",
         ),
         ('{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "size": [0, 5]}', "[width, height]"),
     ],

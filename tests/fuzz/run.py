@@ -3,7 +3,7 @@
     python tests/fuzz/run.py READER [--minutes 10] [--seed N]      a reader of readers.py, or all of them in turn
 
 Each case runs in a forked process of its own, in a folder of its own, within limits that the kernel holds. A finding is an
-exception that is no RecError, more than 10 s of processor time, more than 2 GB, or death by a signal. Its files are made small
+exception that is not a RecError, more than 10 s of processor time, more than 2 GB, or death by a signal. Its files are made small
 and kept in tests/fuzz/kept/READER, which test_fuzz.py replays.
 """
 

@@ -125,7 +125,7 @@ def test_bad_input_is_told_in_the_page_and_stays_there(page, photo, tmp_path, ca
     (tmp_path / "large.jpg").write_bytes(b"\xff\xd8" + b"x" * (2 << 20))
     page.locator("#picture input[type=file]").set_input_files(str(tmp_path / "large.jpg"))
     page.locator("#complaint", has_text="size").wait_for()
-    photo.write_bytes(b"\xff\xd8\xff\xe0 this is no picture")
+    photo.write_bytes(b"\xff\xd8\xff\xe0 this is not a picture")
     upload(page, photo)
     page.locator("#phrases textarea").fill("the red circle")
     page.locator("#find").click()

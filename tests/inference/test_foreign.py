@@ -103,7 +103,7 @@ def test_requests_at_once_are_bounded_and_answers_keep_their_order(serve):
 
 def test_a_busy_or_broken_server_is_asked_again_and_a_refusal_is_not(serve):
     server, grounder = serve(503, b"{broken", 429, b"[]", "[0, 0, 10, 10]")
-    assert grounder(IMAGE, "x").box is None, "a list is no chat answer"
+    assert grounder(IMAGE, "x").box is None, "a list is not a chat answer"
     assert len(server.asked) == 4
     assert grounder(IMAGE, "x").box is not None
     server, grounder = serve(404)
@@ -217,7 +217,7 @@ def test_options_of_foreign_models_are_refused_for_ours(tmp_path):
         rec.from_pretrained(tmp_path, coordinates="0-1")
     from rec.model_folder.find import find_folder
 
-    with pytest.raises(ModelFolderError, match="no model folder that could be exported"):
+    with pytest.raises(ModelFolderError, match="not a model folder that could be exported"):
         find_folder("openai:model@http://127.0.0.1:1/v1")
 
 

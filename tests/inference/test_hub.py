@@ -117,7 +117,7 @@ def test_optimizer_state_is_pushed_only_when_a_checkpoint_is_named(server, folde
         (checkpoint / name).write_bytes(name.encode())
     hub.push(folder, "user/shapes", checkpoint=checkpoint)
     assert set(running.files("user/shapes")) == FILES | {"checkpoint/trainer_state.json", "checkpoint/optimizer.bin"}
-    with pytest.raises(model_folder.ModelFolderError, match="no checkpoint"):
+    with pytest.raises(model_folder.ModelFolderError, match="not a checkpoint"):
         hub.push(folder, "user/shapes", checkpoint=folder)
 
 
@@ -131,7 +131,7 @@ def test_what_will_not_pass_is_said_at_once(server, folder, tmp_path):
     hub.push(folder, "user/shapes")
     with pytest.raises(HubError, match="no such repository or revision"):
         rec.from_pretrained("user/shapes@absent")
-    with pytest.raises(model_folder.ModelFolderError, match="no model folder"):
+    with pytest.raises(model_folder.ModelFolderError, match="not a model folder"):
         hub.push(tmp_path, "user/shapes")
 
 

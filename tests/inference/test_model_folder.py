@@ -142,7 +142,7 @@ def test_readers_see_a_whole_folder_while_it_is_replaced(tmp_path):
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_bytes(b"photo")
-    with pytest.raises(ModelFolderError, match="no model folder"):
+    with pytest.raises(ModelFolderError, match="not a model folder"):
         write_folder(tmp_path / "holiday")
     assert os.listdir(tmp_path / "holiday") == ["photo.jpg"]
 

@@ -163,7 +163,7 @@ def test_errors_are_told_once_a_kind_and_names_at_the_end(place, predict, tmp_pa
         and str(tmp_path / "crops") in said
         and len(said.splitlines()) == 2
     )
-    assert error.count("is no image in a known format") == 1 and "5 of 8 images could not be used" in error
+    assert error.count("is not an image in a known format") == 1 and "5 of 8 images could not be used" in error
     assert "3 like photos/empty0.png: photos/empty1.png, photos/empty2.png, photos/empty3.png" in error
     left, *crops = sorted(os.listdir(tmp_path / "crops"))
     assert crops == ["0_1_1.png", "1_1_1.png", "2_1_1.png"] and left.startswith(".answers.jsonl.")

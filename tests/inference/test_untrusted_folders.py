@@ -228,7 +228,7 @@ HOSTILE = {
     "YAML bomb": text("config.yaml", BOMB),
     "YAML nested deeply": text("config.yaml", "model: " + "[" * 5000),
     "YAML of megabytes": text("config.yaml", "model: '" + "x" * (2 << 20) + "'"),
-    "YAML that is no text": text("config.yaml", b"\xff\xfe\x00model"),
+    "YAML that is not text": text("config.yaml", b"\xff\xfe\x00model"),
     # names of files, links and kinds of files
     "weights are a link": link("model.safetensors", "safetensors"),
     "config is a link": link("config.yaml"),
@@ -249,7 +249,7 @@ HOSTILE = {
     "a header that declares terabytes": header(lambda h: h["head.box.bias"].update(shape=[10**12])),
     "a header whose data lie beyond the file": header(lambda h: h["head.box.bias"].update(data_offsets=[0, 10**13])),
     "a header longer than the file": text("model.safetensors", (2**62).to_bytes(8, "little") + b"{}"),
-    "a header that is no JSON": text("model.safetensors", (4).to_bytes(8, "little") + b"\x00\x01\x02\x03"),
+    "a header that is not JSON": text("model.safetensors", (4).to_bytes(8, "little") + b"\x00\x01\x02\x03"),
     "a header of 5 MB": text("model.safetensors", (5 << 20).to_bytes(8, "little") + b" " * (5 << 20)),
     "30,000 tensors of nothing": header(
         lambda h: h | {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(30_000)}
@@ -289,7 +289,7 @@ HOSTILE = {
     "an origin that is a list": edit(lambda config: config.update(about=["scenes"])),
     "weights of another kind": weights(lambda t: t | {"head.box.bias": torch.zeros(4, dtype=torch.int64)}),
     "a standard deviation of zero": edit(lambda config: config["preprocess"].update(std=[0, 1, 1])),
-    "a mean that is no number": edit(lambda config: config["preprocess"].update(mean=[float("nan"), 0, 0])),
+    "a mean that is not a number": edit(lambda config: config["preprocess"].update(mean=[float("nan"), 0, 0])),
     # the tokenizer's name
     "tokenizer is a package": vocabulary(tokenizer="spacy:canary_package"),
     "tokenizer is a path": vocabulary(tokenizer="spacy:../../canary_package"),

@@ -64,7 +64,7 @@ def _(place):
     assert cfg.item3 is True and cfg.item4 == "text" and len(cfg.item2) == 2
 
 
-@behaviour("modules, functions and classes of the file are no keys")
+@behaviour("modules, functions and classes of the file are not keys")
 def _(place):
     assert list(place.load("import os\ndef f(): pass\nclass K: pass\na = 1\n")) == ["a"]
 

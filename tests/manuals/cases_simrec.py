@@ -299,7 +299,7 @@ def accelerate_launches(place):
 
     assert yaml.safe_load((ROOT / "accelerate_configs/multi_gpu.yaml").read_text(encoding="utf-8"))["num_processes"] > 1
     said = place.refused("", "4")
-    assert "`4` is no override" in said
+    assert "`4` is not an override" in said
 
 
 @promise("bash tools/eval.sh config/simrec_refcoco_scratch.py 4 /path/to/checkpoint", "tools/eval.sh")

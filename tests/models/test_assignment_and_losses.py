@@ -104,7 +104,7 @@ def test_one_object_costs_the_same_to_the_bit_alone_and_among_several(normalize_
         losses_found["loss"].backward()
         found.append([*losses_found.values(), raw.grad])
     assert all(torch.equal(one, same) for one, same in zip(found[0], found[1], strict=True))
-    torch.testing.assert_close(found[2], found[0])  # rows of zeros are no objects; they change the order of a sum
+    torch.testing.assert_close(found[2], found[0])  # rows of zeros are not objects; they change the order of a sum
 
 
 def test_several_objects_are_learnt_and_none_is_answered_with_none() -> None:

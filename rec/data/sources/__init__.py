@@ -50,7 +50,7 @@ class Source:
             with them.
 
     Raises:
-        SourceError: a split's name is no name for a folder, or there are more than :data:`rec.trust.MAX_SPLITS`.
+        SourceError: a split's name is not a name for a folder, or there are more than :data:`rec.trust.MAX_SPLITS`.
     """
 
     name: str
@@ -106,7 +106,7 @@ def own_split(named: object, otherwise: str) -> str:
     """The split that a record names, or ``otherwise`` where it names none; ``training`` is ``train``, and so on.
 
     Raises:
-        BadRecord: it is no name for one.
+        BadRecord: it is not a name for one.
     """
     split = given(named, otherwise)
     split = split.strip() or split if isinstance(split, str) else split
@@ -146,7 +146,7 @@ def open_annotations(path: str | os.PathLike[str], max_bytes: int | None = None)
 
 
 def as_text(file: BinaryIO) -> TextIO:
-    """Its text. Bytes that are no UTF-8 stay visible as halves of pairs, so that only their record is a bad one."""
+    """Its text. Bytes that are not UTF-8 stay visible as halves of pairs, so that only their record is a bad one."""
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -210,12 +210,12 @@ class ById:
     """Entries of an annotation file by their id; one that several different entries have is nobody's.
 
     Args:
-        entries: list of JSON objects; what is no object or has no id can belong to no record and is left out.
+        entries: list of JSON objects; what is not an object or has no id can belong to no record and is left out.
         key: of the id.
         what: the list and its file, for messages.
 
     Raises:
-        SourceError: ``entries`` is no list.
+        SourceError: ``entries`` is not a list.
     """
 
     def __init__(self, entries: object, key: str, what: str) -> None:
@@ -262,7 +262,7 @@ def one_each(lists: Mapping[str, Any]) -> list[dict[str, Any]]:
         lists: name to list; what is missing (null) is so for every object.
 
     Raises:
-        BadRecord: one is no list, or they are of different lengths; names them.
+        BadRecord: one is not a list, or they are of different lengths; names them.
     """
     there = {name: values for name, values in lists.items() if not is_missing(values)}
     if odd := [name for name, values in there.items() if not isinstance(values, list)]:

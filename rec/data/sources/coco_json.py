@@ -105,7 +105,7 @@ def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
         BadRecord: a span that is none, or outside the caption.
     """
     if not isinstance(annotation, dict):
-        raise BadRecord("broken record", f"{shown(annotation)} is no object {{…}}")
+        raise BadRecord("broken record", f"{shown(annotation)} is not an object {{…}}")
     keys, fields = PHRASES if key is None else (key,), _attributes(annotation) | annotation
     if (own := next((fields[name] for name in keys if fields.get(name) is not None), None)) is not None:
         return own
@@ -137,7 +137,7 @@ def _split(annotation: Mapping[str, Any], images: ById, otherwise: str) -> str:
     """The split of an annotation.
 
     Raises:
-        BadRecord: what it, or its image, says is no name of one.
+        BadRecord: what it, or its image, says is not a name of one.
     """
     image = images.find(annotation.get("image_id")) or {}
     return own_split(given(annotation.get("split"), image.get("split")), otherwise)

@@ -98,7 +98,7 @@ def open_conversations(
 
 def _split(record: dict[str, Any], otherwise: str) -> str:
     if not is_conversations(record):
-        raise BadRecord("broken record", f"{shown(record)} is no object with conversations or messages")
+        raise BadRecord("broken record", f"{shown(record)} is not an object with conversations or messages")
     return own_split(record.get("split"), otherwise)
 
 

@@ -65,7 +65,7 @@ def open_flickr30k(path: Path, name: str, image_root: str | None, boxes: str = "
 
 def _rows(path: Path, image: str, root: Path, name: str, boxes: str) -> list[dict[str, Any]]:
     if not re.fullmatch(r"\w[\w.-]*", image):
-        raise BadRecord("broken annotation", f"{shown(image)} is no name of an image; expected a number")
+        raise BadRecord("broken annotation", f"{shown(image)} is not a name of an image; expected a number")
     try:
         entities, size = _boxes(path / "Annotations" / f"{image}.xml")
         captions = read_text(path / "Sentences" / f"{image}.txt", "captions", _MAX_FILE)

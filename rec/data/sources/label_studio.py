@@ -22,7 +22,7 @@ from rec.data.sources import Source, SourceError, given, own_split
 _IMAGES = ("image", "img", "image_url", "url", "file", "file_upload", "photo", "picture")
 _TEXTS = ("phrase", "phrases", "expression", "caption", "description", "sentence", "text", "transcription", "textarea")
 _RECTANGLES = ("rectanglelabels", "rectangle")
-_NO_TEXT, _NO_RECTANGLE = "rectangles without a text", "regions that are no rectangles"
+_NO_TEXT, _NO_RECTANGLE = "rectangles without a text", "regions that are not rectangles"
 
 
 def is_label_studio(content: object) -> bool:
@@ -80,7 +80,7 @@ def open_label_studio(
 
 def _split(task: dict[str, Any]) -> str:
     if not isinstance(task, dict):
-        raise BadRecord("broken record", f"{shown(task)} is no task {{…}}")
+        raise BadRecord("broken record", f"{shown(task)} is not a task {{…}}")
     return own_split(_data(task).get("split"), "train")
 
 
@@ -148,7 +148,7 @@ def _of_lists(task: dict[str, Any], columns: Mapping[str, str], left: Counter[st
             "export it as JSON",
         )
     lines = [text.get("text") if isinstance(text, dict) else text for text in texts]
-    odd = "{} is no rectangle {{x, y, width, height}}"
+    odd = "{} is not a rectangle {{x, y, width, height}}"
     return [
         box | {"texts": line} if isinstance(box, dict) else BadRecord("broken record", odd.format(shown(box)))
         for box, line in zip(boxes, lines, strict=True)

@@ -48,7 +48,7 @@ def numbers_of(bbox: object) -> Any:
 
 
 def number_of(value: object) -> Any:
-    """A number written as text, as CSV files have it; anything else, and what is no number, as it is."""
+    """A number written as text, as CSV files have it; anything else, and what is not a number, as it is."""
     try:
         return float(value) if isinstance(value, str) and value.strip() else value
     except ValueError:
@@ -174,7 +174,7 @@ def records(file: Path) -> Iterator[dict[str, Any] | BadRecord]:
 
 
 def _bounded(stream: TextIO) -> Iterator[str]:
-    """Its lines; of a longer one than :data:`rec.trust.MAX_LINE` the beginning, which is no record."""
+    """Its lines; of a longer one than :data:`rec.trust.MAX_LINE` the beginning, which is not a record."""
     while line := stream.readline(MAX_LINE):
         yield line
         while len(line) == MAX_LINE and line[-1] != "\n":
@@ -205,7 +205,7 @@ def _object(line: str) -> dict[str, Any]:
 
 def _mapping(row: object) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise BadRecord("broken line", f"{shown(row)} is no object {{…}}")
+        raise BadRecord("broken line", f"{shown(row)} is not an object {{…}}")
     return row
 
 

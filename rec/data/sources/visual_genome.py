@@ -61,7 +61,7 @@ def open_visual_genome(path: Path, name: str, image_root: str | None) -> Source:
 def _regions(entry: dict[str, Any]) -> list[Any]:
     regions = entry.get("regions") if isinstance(entry, dict) else None
     if not isinstance(regions, list):
-        raise BadRecord("broken record", f"{shown(entry)} is no object with a list of regions")
+        raise BadRecord("broken record", f"{shown(entry)} is not an object with a list of regions")
     return regions
 
 
@@ -115,7 +115,7 @@ def iterate_json_array(path: Path, block: int = 1 << 20) -> Iterator[Any]:
 
 
 def _next(text: str, place: int) -> int:
-    """The next place that is no white space."""
+    """The next place that is not white space."""
     match = _SPACE.match(text, place)
     return match.end() if match else place
 

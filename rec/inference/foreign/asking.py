@@ -42,7 +42,7 @@ def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tup
             answer = json.loads(line)
             split, index, fingerprint = answer["split"], int(answer["index"]), answer["fingerprint"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{path}, line {number} is no answer of an evaluation: name another --out") from None
+            raise InputError(f"{path}, line {number} is not an answer of an evaluation: name another --out") from None
         if split in datasets and fingerprint != datasets[split].fingerprint:
             raise InputError(
                 f"{path}, line {number} was asked about other data than split {split} is now: name another --out"

@@ -74,7 +74,7 @@ def open_local(
             f"({', '.join(DETECTORS)}), florence2, or a chat model that sees"
         )
     if way is not Chat and (coordinates or prompt):
-        raise InputError(f"{name} is no chat model: coordinates and prompt are its own affair, leave them out")
+        raise InputError(f"{name} is not a chat model: coordinates and prompt are its own affair, leave them out")
     family = family_of(f"{name} {kind}", coordinates, prompt) if way is Chat else None
     width = str(dtype or "float32").removeprefix("torch.")
     if width != "float32" and width not in _AUTOCAST:

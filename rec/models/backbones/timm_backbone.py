@@ -188,7 +188,7 @@ def _from_file(name: str, path: str, options: dict[str, Any]) -> nn.Module:
     """The model with all of its weights from a file, which is read here: timm's own reader might unpickle.
 
     Raises:
-        ValueError: the file does not fill the model, or its weights are no numbers. timm takes what fits and leaves the rest as it
+        ValueError: the file does not fill the model, or its weights are not numbers. timm takes what fits and leaves the rest as it
             was drawn, so the model is also made of the file's names with NaN under each: where none arrives, nothing would.
     """
     import timm
