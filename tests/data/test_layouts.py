@@ -440,6 +440,22 @@ def test_tables_that_list_objects_give_a_row_for_each(folder):
     assert (row["ref_id"], row["ann_id"], row["sentences"]) == ("9", "3", ["it"])
 
 
+def test_a_table_in_one_file_may_tell_the_splits_of_its_rows(folder):
+    from datasets import ClassLabel, List, Value
+
+    plain = {"image": Value("string"), "bbox": List(Value("float32")), "phrase": Value("string")}
+    for kind, said in (
+        (Value("string"), ("train", "validation", None, "Train")),
+        (ClassLabel(names=["train", "val"]), (0, 1, 0, -1)),
+    ):
+        rows = [{"image": "a.jpg", "bbox": BOX, "phrase": f"{n}", "split": split} for n, split in enumerate(said)]
+        file = saved(folder, rows, plain | {"split": kind})
+        assert [row["sentences"] for row in table(folder, file)] == [["0"], ["2"], ["3"]]
+        assert [row["sentences"] for row in table(folder, file, "val")] == [["1"]]
+    file = saved(folder, [row | {"split": "a/b"} for row in rows], plain | {"split": Value("string")})
+    assert len(table(folder, file)) == 4
+
+
 def test_classes_are_told_by_their_names(folder):
     from datasets import ClassLabel, List, Value
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rec.data.schema import BadRecord, attempt, is_missing, shown
-from rec.data.sources import Source, SourceError, given, one_each
+from rec.data.sources import Source, SourceError, given, one_each, own_split
 from rec.data.sources.tabular import check_bbox_format, number_of, numbers_of
-from rec.trust import MAX_OBJECTS
+from rec.trust import MAX_OBJECTS, MAX_SPLITS
 
 if TYPE_CHECKING:
     import datasets
@@ -51,7 +51,7 @@ def open_foreign(
     """Opens tables of other columns than the schema's.
 
     Args:
-        tables: split to table.
+        tables: split to table; one table alone, called ``train``, may have a column ``split`` that tells them.
         name: of the data set, for the rows' ``source``.
         image_root: folder of the images, where the image column holds file names.
         columns: schema column to the table's column, for example ``{"sentences": "answer"}`` or ``{"bbox": "objects.box"}``;
@@ -65,6 +65,10 @@ def open_foreign(
             which neither is told: one text for each box, or all for all.
     """
     bbox_format = check_bbox_format(bbox_format or "xywh", name)
+    if folder is not None and tables.keys() == {
+        "train"
+    }:  # which is what a table is called of whose split nothing is known
+        tables = _by_own_split(tables["train"])
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
@@ -100,6 +104,20 @@ def open_foreign(
         options["classes"] = "named"  # earlier versions took their numbers
     folders = (folder,) if folder else ()
     return Source(name, tuple(tables), read, (), image_root or "", options, folders, is_foreign=folder is None)
+
+
+def _by_own_split(table: "datasets.Dataset") -> dict[str, "datasets.Dataset"]:
+    """A table by its column ``split``, where that holds nothing but names of splits."""
+    feature = table.features.get("split")
+    classes = getattr(feature, "names", None)
+    if classes is None and getattr(feature, "dtype", None) != "string":
+        return {"train": table}
+    said = [attempt(own_split, _in_words(value, classes), "train") for value in table["split"]]
+    if len(set(said)) > MAX_SPLITS or any(isinstance(split, BadRecord) for split in said):
+        return {"train": table}
+    return {
+        name: table.select([n for n, own in enumerate(said) if own == name]) for name in dict.fromkeys(map(str, said))
+    }
 
 
 def _inside(feature: Any) -> dict[str, Any]:
