@@ -64,7 +64,7 @@ class How:
 def find_images(place: str | Path) -> list[str] | None:
     """The image files of a folder or a pattern (``photos/*.jpg``, ``photos/**/*``), sorted; None for what names one image.
 
-    Hidden files are left out. Folders that are called as they stand in a pattern are meant by it: ``p[1]/*.jpg``.
+    Hidden files and folders are left out. Folders that are called as they stand in a pattern are meant by it: ``p[1]/*.jpg``.
 
     Raises:
         ImageError: no image is there.
@@ -81,6 +81,7 @@ def find_images(place: str | Path) -> list[str] | None:
         names = glob.glob(os.path.join(glob.escape(str(folder)), *parts), recursive=True)
         missing = f"no file matches {place}; looked for images"
     images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS) and os.path.basename(name)[0] != "."]
+    images = [name for name in images if not os.path.isdir(name)]  # a folder may be called x.jpg, too
     if not images:
         raise ImageError(f"{missing} ({', '.join(IMAGE_ENDINGS)})")
     return sorted(images)

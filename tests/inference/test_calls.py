@@ -40,6 +40,7 @@ def photos(tmp_path: Path, frames: list[np.ndarray]) -> Path:
     (tmp_path / ".hidden.png").write_bytes(b"of a killed process")
     return tmp_path
 
+    (tmp_path / "folder.png").mkdir()
 
 def plain(results: list[Grounding]) -> list[dict[str, object]]:
     return [result.to_dict() for result in results]
