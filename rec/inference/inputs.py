@@ -115,7 +115,11 @@ def find_pairs(words: Sequence[str], phrases_file: Path | None = None) -> list[P
     if not images:
         raise InputError(f"no image among the arguments; is the path right? Read as phrases: {', '.join(phrases)}")
     if not phrases:
-        raise InputError("no phrase among the arguments; say what to look for, such as 'the man on the left'")
+        named = ", ".join(word for word in words if not word.lower().endswith(IMAGE_ENDINGS))
+        hint = f"; files or folders are called so, and taken for images: {named} (--phrases FILE holds phrases)"
+        raise InputError(
+            f"no phrase among the arguments; say what to look for, such as 'the man on the left'{hint if named else ''}"
+        )
     return [(image, phrases) for image in images]
 
 

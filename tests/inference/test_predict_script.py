@@ -106,6 +106,7 @@ def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_aga
     [
         (["absent", "photos/0.jpg", "a circle"], "absent"),
         (["model", "photos/0.jpg"], "no phrase"),
+        (["model", "photos/0.jpg", "photos"], "taken for images: photos (--phrases"),
         (["model", "photo.jpeg2", "a circle"], "no image"),
         (["model", "none*.jpg", "a circle"], "none*.jpg"),
         (["model", "photos", "a circle", "--out", "cut.jpg"], "is a file"),
