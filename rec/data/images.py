@@ -135,9 +135,11 @@ def check_size(width: int, height: int, name: str, max_pixels: int = trust.MAX_P
         ImageError: more than ``max_pixels`` pixels, or none.
     """
     if width * height > max_pixels:
-        raise ImageError(f"{name} has {width} x {height} pixels, more than {max_pixels:,}; make it smaller first")
+        raise ImageError(
+            f"the image {name} has {width} x {height} pixels, more than {max_pixels:,}; make it smaller first"
+        )
     if width < 1 or height < 1:
-        raise ImageError(f"{name} has {width} x {height} pixels: it is broken")
+        raise ImageError(f"the image {name} has {width} x {height} pixels: it is broken")
 
 
 def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> "PIL.Image.Image":
@@ -152,7 +154,7 @@ def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> "P
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name} is not an image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
+            f"the image {name} is no image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
         ) from None
     except Exception as error:  # on a stranger's bytes its plugins raise anything, KeyError and struct.error too
         raise ImageError(f"the image {name} is truncated, broken or too large: {error}") from None
@@ -194,7 +196,7 @@ def rgb_from_array(array: np.ndarray, name: str = "given") -> np.ndarray:
     """
     if array.ndim not in (2, 3) or 0 in array.shape or array.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ImageError(f"the image {name} is an array of shape {array.shape}; expected (H, W, 3) RGB, or (H, W)")
-    check_size(array.shape[1], array.shape[0], f"the image {name}")
+    check_size(array.shape[1], array.shape[0], name)
     array = array[..., :3] if array.ndim == 3 else array[..., None]
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())

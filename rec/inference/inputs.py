@@ -202,7 +202,7 @@ def to_pixels(image: ImageLike, allow_urls: bool = False, channels: Channels = "
         data = image if isinstance(image, bytes) else read_bytes(user_path(image))
         return _decoded(data, name)
     if isinstance(image, Image.Image):
-        check_size(*image.size, "the given image")
+        check_size(*image.size, "given")
         return rgb_from_pil(image), None
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
