@@ -1,12 +1,12 @@
 """The Grounder: images and phrases in; boxes, scores and masks in the image's pixels out."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
 import numpy as np
@@ -170,10 +170,10 @@ class Grounder:
             how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
             alone = self._answer([self._load(cast(ImageLike, image), phrase, how)], how)[0]
             return alone[0] if isinstance(phrase, str) else alone
-        if isinstance(phrase, Iterator):  # the first image would use it up
-            phrase = list(phrase)
+        phrase = list(phrase) if isinstance(phrase, Iterator) else phrase  # the first image would use it up
         phrases: Iterable[Phrases] = repeat(phrase)
-        if isinstance(images, Sequence) and not (product or isinstance(phrase, str) or isinstance(image, str | Path)):
+        alike = product or isinstance(phrase, str) or isinstance(image, str | os.PathLike)
+        if isinstance(images, Sequence) and not alike:
             phrases = list(phrase)
             if len(phrases) != len(images):
                 raise ValueError(

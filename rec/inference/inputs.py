@@ -5,7 +5,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,10 @@ from rec.contracts import Answer
 from rec.data.images import ImageError, check_size, decode_image, open_image, read_bytes, rgb_from_array, rgb_from_pil
 from rec.data.text import is_blank
 from rec.errors import InputError
-from rec.files import user_path
+from rec.files import PathLike, user_path
 
 # What users have: a path, an http(s) address, encoded bytes, a PIL image, an array or a tensor.
-ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
+ImageLike = PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
 Channels = Literal["rgb", "bgr"]
 Phrases = str | Sequence[str]  # about one image
 Pair = tuple[str, list[str]]  # an image and the phrases asked of it
@@ -61,7 +61,7 @@ class How:
             raise ValueError(f"nms_iou is {self.nms_iou!r}; expected an overlap, 0 to 1")
 
 
-def find_images(place: str | Path) -> list[str] | None:
+def find_images(place: PathLike) -> list[str] | None:
     """The image files of a folder or a pattern (``photos/*.jpg``, ``photos/**/*``), sorted; None for what names one image.
 
     Hidden files and folders are left out. Folders that are called as they stand in a pattern are meant by it: ``p[1]/*.jpg``.
@@ -162,7 +162,7 @@ def read_pairs(path: Path) -> list[Pair]:
 
 def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
     """The images of what holds several (a folder, a pattern, a batch of four axes, a sequence, an iterable); None for one."""
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
         return find_images(image)
     if isinstance(image, np.ndarray | torch.Tensor):
         return list(image) if image.ndim == 4 else None
@@ -170,6 +170,8 @@ def several(image: object) -> Sequence[ImageLike] | Iterator[ImageLike] | None:
         return None  # a row of a table and an open file are iterables, too, and no images
     if isinstance(image, Sequence):
         return image
+    if isinstance(image, Collection):
+        return list(image)  # a column of pandas, what a dict or a set holds
     return iter(image) if isinstance(image, Iterable) else None
 
 
@@ -191,8 +193,8 @@ def to_pixels(image: ImageLike, allow_urls: bool = False, channels: Channels = "
     """
     if channels not in ("rgb", "bgr"):
         raise ImageError(f"channels is {channels!r}; expected rgb, or bgr for frames of OpenCV")
-    if isinstance(image, str | Path | bytes):
-        name = None if isinstance(image, bytes) else str(image)
+    if isinstance(image, str | os.PathLike | bytes):
+        name = None if isinstance(image, bytes) else os.fspath(image)
         if name and is_address(name):
             if not allow_urls:
                 raise ImageError(f"{name} is an address; download it first, or load the model with allow_urls=True")

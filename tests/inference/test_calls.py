@@ -1,10 +1,12 @@
 """Ways to call a Grounder: each gives what its overload promises. mypy checks this file: ``assert_type`` is for it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_type, cast
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from inference_toy import write_folder
@@ -38,9 +40,9 @@ def photos(tmp_path: Path, frames: list[np.ndarray]) -> Path:
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("none", encoding="utf-8")
     (tmp_path / ".hidden.png").write_bytes(b"of a killed process")
+    (tmp_path / "folder.png").mkdir()
     return tmp_path
 
-    (tmp_path / "folder.png").mkdir()
 
 def plain(results: list[Grounding]) -> list[dict[str, object]]:
     return [result.to_dict() for result in results]
@@ -84,6 +86,19 @@ def test_folders_patterns_and_batches_are_their_images(
     (photos / "1.png").write_bytes(b"cut")
     with pytest.raises(ImageError, match=r"1\.png"):
         grounder(photos, A)
+
+
+def test_what_has_its_images_at_hand_is_a_list_and_any_kind_of_path_is_a_path(
+    grounder: Grounder, frames: list[np.ndarray], photos: Path
+) -> None:
+    expected = plain(grounder(frames, [A, B, A]))
+    kinds: list[Any] = [dict(enumerate(frames)).values(), pandas.Series([str(photos / f"{n}.png") for n in range(3)])]
+    for images in kinds:
+        assert plain(grounder(images, [A, B, A])) == expected
+    with os.scandir(photos) as entries:
+        first = next(entry for entry in entries if entry.name == "0.png")
+    result = grounder(first, A)
+    assert result.to_dict() == expected[0] and result.path == str(photos / "0.png") and result.draw().size == (60, 40)
 
 
 def test_frames_of_opencv_are_what_their_channels_say(grounder: Grounder, frames: list[np.ndarray]) -> None:
