@@ -3,8 +3,10 @@
 import base64
 import http.client
 import json
+import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +134,20 @@ def test_an_upload_is_answered(port, grounder, tmp_path):
     said = asked_over_http(port, number, [image, "a circle", 1, 0])
     expected = ", ".join(f"{value:.1f}" for value in grounder(tmp_path / "photo.png", "a circle").box)
     assert f"box {expected}" in said
+
+
+def test_an_upload_that_is_cut_off_leaves_no_traceback(port, monkeypatch):
+    told = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *what, **_: told.append(what))
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+    head += "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    head += 'Content-Disposition: form-data; name="files"; filename="photo.jpg"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", port)) as sender:
+        sender.sendall(head.encode() + bytes(5000))
+    for _ in range(20):
+        assert request(port, "GET", "/config", Host="localhost")[0] == 200
+        time.sleep(0.05)
+    assert not told
 
 
 def test_phrases_have_a_length(grounder, tmp_path):
