@@ -89,7 +89,7 @@ def whole(low: int = 0, high: int | None = None) -> Callable[[str], int]:
 
 def share(text: str) -> float:
     """An argparse ``type``: a number from 0 to 1."""
-    if not re.fullmatch(r"(?=.?[0-9])[0-9]{0,15}\.?[0-9]{0,15}", text) or not 0 <= float(text) <= 1:
+    if not re.fullmatch(r"(?=\.?[0-9])[0-9]{0,15}\.?[0-9]{0,30}(e-?[0-9]{1,3})?", text) or not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
     return float(text)
 

@@ -1,5 +1,6 @@
 """The command ``rec``: every name runs its own script, from a clone and from an installed package."""
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import rec
 from rec import __main__ as command
+from rec.command_line import share
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "simrec_small_scenes_quickstart.py"
@@ -35,6 +37,14 @@ def test_every_command_runs_a_script_that_calls_itself_by_the_command(name, call
     status, text, _ = call(name, "--help")
     assert status == 0 and text.startswith(f"usage: rec {name} ") and f"    rec {name} " in text
     assert "python scripts/" not in text
+
+
+def test_a_share_is_read_as_python_prints_it_and_nothing_else_is_one():
+    for number in (0.0, 1.0, 0.1 + 0.2, 1e-05, 0.3499999940395355):
+        assert share(repr(number)) == number
+    for text in ("1.5", "1e5", "-0.1", "e3", "nan", "", ".", "1_0", "\u0660"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a number from 0 to 1"):
+            share(text)
 
 
 def test_the_list_of_commands_and_what_a_wrong_one_gives(call):
