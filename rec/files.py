@@ -127,16 +127,12 @@ def whole_file(path: PathLike) -> Iterator[Path]:
             return
         # The ending stays: libraries choose the format by it. 255 bytes are what a name may have.
         ending = final.suffix if 0 < len(final.suffix) <= 20 else ".tmp"
-        handle, name = tempfile.mkstemp(prefix=f".{final.name[:40]}.", suffix=ending, dir=final.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{Path(path).name[:40]}.", suffix=ending, dir=final.parent)
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
             _put_in_place(temporary, final)
-        except OSError as error:
-            if error.filename == name:
-                error.filename = os.fspath(path)
-            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -221,11 +217,12 @@ def _beside(final: Path, ending: str) -> Path:
 
 @contextmanager
 def named(path: PathLike) -> Iterator[None]:
-    """Gives the error of a full or broken disk, which names no file, the name of ``path``."""
+    """Gives the error of a full or broken disk, which names no file, the name of ``path``; also that of a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno in (*NO_SPACE, errno.EIO):
+        temporary = os.path.basename(str(error.filename)).startswith(f".{Path(path).name[:40]}.")
+        if temporary or (error.filename is None and error.errno in (*NO_SPACE, errno.EIO)):
             error.filename = os.fspath(path)
         raise
 

@@ -76,6 +76,9 @@ def test_a_link_is_written_through_and_a_device_directly(tmp_path):
     with pytest.raises(OSError) as raised:
         files.write_text("/dev/full", "text")
     assert "/dev/full" in explained(raised.value)
+    with pytest.raises(OSError) as raised:
+        files.write_text("/proc/new.txt", "text")
+    assert "/proc/new.txt" in explained(raised.value), "not the temporary file that cannot be made"
 
 
 def test_names_of_any_length_and_script_have_a_place_for_their_temporary_file(tmp_path):
