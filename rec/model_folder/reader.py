@@ -109,9 +109,12 @@ def load_model(node: dict[str, Any], weights: Path, preprocess: Mapping[str, Any
     _load_weights(model, weights)
     if trouble := unsound(model):
         raise ModelFolderError(f"{weights}: {trouble}; these weights cannot predict anything")
-    if not trust_config and (trouble := trial(model.eval(), preprocess)):
+    model.eval()
+    with torch.device("cpu"):  # the trial's own tensors, whatever torch.set_default_device says
+        trouble = None if trust_config else trial(model, preprocess)
+    if trouble:
         raise ModelFolderError(f"{weights.parent}: {trouble[:500]}; {_OWN}")
-    return model.eval()
+    return model
 
 
 _OWN = "trust_config=True takes such a model all the same, for folders of your own only"

@@ -377,6 +377,13 @@ def test_a_compiled_network_gives_the_same_answers(grounder, pixels, tmp_path):
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
+def test_another_default_device_changes_nothing(grounder, pixels, tmp_path):
+    folder = write_folder(tmp_path / "best")
+    with torch.device("meta"):
+        result = rec.from_pretrained(folder, device="cpu")(pixels, "the red circle")
+    assert result == grounder(pixels, "the red circle")
+
+
 def test_the_origin_says_shapes_only(grounder, tmp_path):
     assert grounder.knows_shapes_only and "drawn shapes only" in repr(grounder)
     real = rec.from_pretrained(write_folder(tmp_path / "best", dataset="refcoco", sources=["refcoco"]))
