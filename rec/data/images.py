@@ -154,7 +154,7 @@ def open_image(data: bytes, name: str, max_pixels: int = trust.MAX_PIXELS) -> "P
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
-            f"the image {name} is no image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
+            f"the image {name} is not an image in a known format ({len(data)} bytes); known are {', '.join(FORMATS)}"
         ) from None
     except Exception as error:  # on a stranger's bytes its plugins raise anything, KeyError and struct.error too
         raise ImageError(f"the image {name} is truncated, broken or too large: {error}") from None

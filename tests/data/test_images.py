@@ -123,7 +123,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("hello", encoding="utf-8")
     with pytest.raises(ImageError, match=r"text\.jpg is not an image"):
         decode_image(tmp_path / "text.jpg")
-    with pytest.raises(ImageError, match=r"^the image of 5 bytes is no image in"):
+    with pytest.raises(ImageError, match=r"^the image of 5 bytes is not an image in"):
         decode_image(b"hello")
 
 
