@@ -18,6 +18,7 @@ from rec import console
 from rec.errors import InputError as InputError
 from rec.errors import out_of_memory
 from rec.files import NO_SPACE, user_path
+from rec.trust import is_below
 
 MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
 # Help of --threshold.
@@ -224,8 +225,7 @@ def explained(error: Exception) -> str | None:
     """The paragraph of an error that our own checks or the file system raised; None for a defect of the program."""
     text = str(error)
     if "Original Traceback" in text:  # raised in a loader worker: torch puts the worker's traceback into the message
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-        return text or None
+        return _of_worker(text)
     if isinstance(error, OSError) and error.filename is not None and not type(error).__module__.startswith("rec."):
         full = "free some space, or write elsewhere"
         advice = full if error.errno in NO_SPACE else "check the path and its permissions"
@@ -236,6 +236,22 @@ def explained(error: Exception) -> str | None:
         said = (text.strip().splitlines() or ["a MemoryError"])[0]
         return f"memory ran out ({said[:300]}): take fewer images at a time, a smaller size, or half precision"
     return None
+
+
+def _of_worker(text: str) -> str | None:
+    """What an error from a loader worker said; where it is not of this project, also what it is and where it was raised."""
+    last = text.strip().splitlines()[-1]
+    kind, _, said = last.partition(": ")
+    places = re.findall(r'^ *File "(.+)", line (\d+), in (.+)$', text, re.MULTILINE)
+    if (
+        kind.startswith("rec.")
+        or said.startswith("[Errno")
+        or not places
+        or is_below(places[-1][0], [Path(__file__).parent])
+    ):
+        return said or None
+    file, line, function = places[-1]
+    return f"{last}, in {file}:{line}, {function} (train.data.num_workers=0 shows how it came there)"
 
 
 def _raised_by_us(error: Exception) -> bool:

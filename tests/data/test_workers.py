@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rec.command_line import explained
 from rec.data.loader import StreamedBatches, TrainingBatches, evaluation_loader, training_loader
 from rec.data.workers import Loader, LostWorkerError
+from rec.errors import InputError
 
 
 class Numbers:
@@ -116,6 +118,23 @@ def test_an_error_of_the_data_set_is_its_own():
 
     with pytest.raises(ConnectionResetError, match="sample 0"):
         list(evaluation_loader(Bad(), 2, num_workers=1))
+
+
+def test_an_error_of_somebody_elses_data_set_tells_what_it_is_and_where_it_was_raised():
+    class Bad(Numbers):
+        def __getitem__(self, index):
+            return {}["bbox"]
+
+    class Ours(Numbers):
+        def __getitem__(self, index):
+            raise InputError("row 7 has no box")
+
+    with pytest.raises(KeyError) as caught:
+        list(evaluation_loader(Bad(), 2, num_workers=1))
+    assert str(explained(caught.value)).startswith(f"KeyError: 'bbox', in {__file__}:")
+    with pytest.raises(InputError) as ours:
+        list(evaluation_loader(Ours(), 2, num_workers=1))
+    assert explained(ours.value) == "row 7 has no box"
 
 
 def test_an_error_whose_class_cannot_be_sent_arrives_as_what_it_is_derived_from():
