@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProfileKwargs
+from accelerate.utils import ProfileKwargs, gather_object
 from tqdm import tqdm
 
 from rec.contracts import ConfigNode, DataSet
@@ -227,16 +227,23 @@ class Window:
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over the window and all processes (a collective); empties the window."""
-        names = sorted(self.sums)
-        sums = accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean") / max(1, self.batches)
+        names, values = self._together(accelerator)
+        sums = accelerator.reduce(torch.stack(values), "mean") / max(1, self.batches)
         self.sums, self.batches = {}, 0
         return dict(zip(names, sums.tolist(), strict=True))
 
     def state(self, accelerator: Accelerator) -> dict[str, Any]:
         """What :meth:`load` continues from, with the sums of every process (a collective)."""
-        names = sorted(self.sums)
-        each = accelerator.gather(torch.stack([self.sums[name] for name in names])[None]).T.tolist() if names else []
+        names, values = self._together(accelerator)
+        each = accelerator.gather(torch.stack(values)[None]).T.tolist() if names else []
         return {"batches": self.batches, "sums": dict(zip(names, each, strict=True))}
+
+    def _together(self, accelerator: Accelerator) -> tuple[list[str], list[torch.Tensor]]:
+        """The names of all processes' losses, of which one may have had some that another had not, and this one's sums."""
+        every = gather_object([list(self.sums)]) if accelerator.num_processes > 1 else [self.sums]
+        names = sorted({name for known in every for name in known})
+        none = torch.zeros((), device=accelerator.device)
+        return names, [self.sums.get(name, none) for name in names]
 
     def load(self, state: Mapping[str, Any], accelerator: Accelerator, update: int) -> None:
         """Each process takes its own sums up; their mean, where there are other processes now. The clock starts at ``update``."""

@@ -1,13 +1,16 @@
 """What a run draws and records besides numbers: ``train.log_image`` and ``train.profile``."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rec.training import run_log
 from rec.training.run_log import Profiler
 
 TRACKER = """
@@ -92,3 +95,14 @@ def test_a_tracker_of_ones_own_is_a_lazy_call(project, run_script, monkeypatch):
     assert status == 0, said
     lines = (project.folder / "lines.txt").read_text(encoding="utf-8").split()
     assert lines[0] == "begin" and {"train/loss", "evaluation/mIoU"} <= set(lines)
+
+
+def test_a_loss_that_another_process_alone_had_is_logged_and_saved_by_all(monkeypatch):
+    monkeypatch.setattr(run_log, "gather_object", lambda own: [*own, ["loss", "masks"]])
+    same = SimpleNamespace(
+        num_processes=2, device="cpu", reduce=lambda values, how: values, gather=lambda values: values
+    )
+    window = run_log.Window()
+    window.add({"loss": torch.tensor(2.0)}, 4)
+    assert window.state(same) == {"batches": 1, "sums": {"loss": [2.0], "masks": [0.0]}}
+    assert window.means(same) == {"loss": 2.0, "masks": 0.0}
