@@ -54,9 +54,11 @@ class FreezingSchedule:
             where = f"train.freeze_schedule.{number}"
             names, first, last = (step.get(key) for key in _KEYS)
             whole = all(update is None or type(update) is int for update in (first, last))
-            if set(step) - set(_KEYS) or not names or isinstance(names, str) or not whole:
+            never = whole and last is not None and (first or 0) >= last
+            if set(step) - set(_KEYS) or not names or isinstance(names, str) or not whole or never:
                 raise TrainingError(
-                    f"{where} is {dict(step)}; expected modules=[...], and from_update or until_update (or both), updates"
+                    f"{where} is {dict(step)}; expected modules=[...], and from_update or until_update (or both, the later one), "
+                    "updates"
                 )
             for name in names:
                 if name not in modules or not name:
