@@ -191,7 +191,10 @@ def _score(
             record |= {"box": found[0].tolist() if len(found) else None, "target": phrase.targets[0].tolist()}
             record |= {"iou": iou if boxed else None, "score": scores[0] if scores else None, "mask": None} | mask
         records[phrase.split].append(record)
-    unread = "no answer can be read: a box is a list of four numbers, or <loc_…> or <loc…> in a text"
+    first = next(
+        (phrase.answer["warning"] for phrase in phrases if phrase.answer.get("warning")), None
+    )  # of our asking
+    unread = f"no answer can be read: {first or 'a box is a list of four numbers, or <loc_…> or <loc…> in a text'}"
     odd = unread if counts["unparsable"] == counts["answered"] else None
     if written:
         numbers, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))

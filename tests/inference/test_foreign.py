@@ -121,6 +121,8 @@ def test_a_busy_or_broken_server_is_asked_again_and_a_refusal_is_not(serve):
     with pytest.raises(ServerError, match="more than"):
         grounder(IMAGE, "x")
     server, grounder = serve("[0, 0, 1, 1]")
+    whole = rec.from_pretrained(f"openai:toy@{server.address}/chat/completions", coordinates="0-1000")
+    assert whole(IMAGE, "x").box is not None, "as it stands in a curl command"
     server.close()
     with pytest.raises(ServerError, match="is it running"):
         grounder(IMAGE, "x")
@@ -175,6 +177,35 @@ def test_a_model_that_takes_no_temperature_or_length_is_asked_without(serve):
     with pytest.raises(ServerError, match="too large"):
         grounder(IMAGE, "x")
     assert len(server.asked) == 2
+
+
+def test_a_minute_without_answers_and_every_fault_of_a_server_are_waited_for(serve, monkeypatch):
+    waited = []
+    for told in (520, 529, (422, "max_tokens: extra inputs are not permitted")):
+        server, grounder = serve(told, "[0, 0, 10, 10]")
+        assert grounder(IMAGE, "x").box is not None and len(server.asked) == 2
+    server, grounder = serve((429, "15 requests a minute"), (429, "15 requests a minute"), "[0, 0, 10, 10]")
+    monkeypatch.setattr(openai.time, "sleep", waited.append)
+    assert grounder(IMAGE, "x").box is not None and sum(waited) * 2 >= 60
+
+
+def test_an_image_that_a_providers_filter_refuses_is_an_answer_that_cannot_be_read(serve):
+    refused = json.dumps({"error": {"param": None, "code": "data_inspection_failed", "message": "inappropriate"}})
+    server, grounder = serve((400, refused))
+    assert "cannot be read: 'refused:" in grounder(IMAGE, "x").warning and len(server.asked) == 1
+
+
+def test_an_answer_that_was_cut_off_says_so(serve):
+    for content, said in (
+        (None, "cut off after 300 tokens"),
+        ("[0, 0, 10, 10] and", None),
+        ('{"bbox_2d": null}', None),
+    ):
+        _, grounder = serve(
+            json.dumps({"choices": [{"finish_reason": "length", "message": {"content": content}}]}).encode()
+        )
+        warning = grounder(IMAGE, "x").warning
+        assert warning is None if said is None else said in warning
 
 
 def test_nothing_goes_to_another_machine_unasked(monkeypatch):

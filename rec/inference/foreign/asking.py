@@ -12,7 +12,7 @@ from rec.contracts import DataSet
 from rec.errors import InputError
 from rec.evaluation import several
 from rec.files import digest, named
-from rec.inference.foreign.base import ForeignGrounder
+from rec.inference.foreign.base import UNREADABLE, ForeignGrounder
 from rec.trust import MAX_ANNOTATIONS, read_bytes
 
 KEYS = ("image", "ref_id", "sentence")
@@ -112,7 +112,7 @@ def ask(
                 line |= {key: dataset.describe(index).get(key) for key in KEYS}
                 scale = width / answer.picture.width, height / answer.picture.height  # the data may hold a smaller copy
                 found = [[v * scale[k % 2] for k, v in enumerate(box)] for box in answer.boxes]
-                if answer.box is None and "cannot be read" in (answer.warning or ""):
+                if answer.box is None and UNREADABLE in (answer.warning or ""):
                     line |= {"text": "", "warning": answer.warning}  # what it quotes would be read as an answer
                 elif any_number:
                     line |= {"boxes": found, "scores": list(answer.scores)}

@@ -32,6 +32,7 @@ class Found(NamedTuple):
     remark: str | None = None
 
 
+UNREADABLE = "the answer cannot be read: "
 NOTHING = Found(np.empty((0, 4)), np.empty(0))
 
 
@@ -107,7 +108,7 @@ def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Fo
     numbers = boxes_in_text(text)
     if not numbers:
         start = " ".join(text.split())[:80]
-        return NOTHING if says_none(text) else NOTHING._replace(remark=f"the answer cannot be read: {start!r}")
+        return NOTHING if says_none(text) else NOTHING._replace(remark=f"{UNREADABLE}{start!r}")
     size = np.array(image.shape[:2], np.float64)
     boxes = family.convention(*sent.shape[:2]).to_pixels(np.array(numbers), size[1:2], size[0:1])
     boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -20,13 +21,16 @@ import cv2
 import numpy as np
 
 from rec.errors import InputError, RecError
-from rec.inference.foreign.base import ForeignGrounder, Found, read_text
+from rec.inference.foreign.base import UNREADABLE, ForeignGrounder, Found, read_text
 from rec.inference.foreign.families import Family, family_of
 
 KEY = "OPENAI_API_KEY"  # the environment's; it is sent, never written
 MAX_ANSWER = 1 << 20  # bytes
 AT_ONCE, TRIES, SECONDS = 4, 5, 120.0
-_AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+_AGAIN = (408, 409, 425, 429)  # and every fault of the server, 500 to 599
+BUSY = 15.0  # seconds: four of them pass the minute for which providers count requests
+# How providers name the filter that will not look at an image; it is one image's, others are answered.
+_FILTERED = re.compile("content_filter|content_policy|data_?inspection|moderation", re.IGNORECASE)
 _LIMITS = {"temperature": 0, "max_tokens": 300}  # left out for a server that names them when it refuses a request
 
 
@@ -75,7 +79,8 @@ class Server(ForeignGrounder):
             )
         if _key() and not self.is_here and parts.scheme == "http":
             raise InputError(f"{address}: the key of {KEY} would cross the network unencrypted; use https, or unset it")
-        self.model_name, self.address, self.host = model, address.rstrip("/"), parts.hostname
+        self.model_name, self.host = model, parts.hostname
+        self.address = address.rstrip("/").removesuffix("/chat/completions")
         self.family, self.at_once = family_of(model, coordinates, prompt), at_once
         self.sent, self._lock, self._refused = 0, threading.Lock(), set[str]()
         handlers: list[Any] = [_NoRedirects()]
@@ -104,13 +109,19 @@ class Server(ForeignGrounder):
             {"type": "text", "text": self.family.question(phrase)},
         ]
         answer = self._post({"model": self.model_name, "messages": [{"role": "user", "content": content}]})
+        text, ended = None, None
         try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            text = None
+            choice = answer["choices"][0]
+            text, ended = choice["message"]["content"], choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            pass
         if isinstance(text, list):  # some servers give parts
             text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
-        return read_text(text if isinstance(text, str) else "", self.family, sent, image)
+        found = read_text(text if isinstance(text, str) else "", self.family, sent, image)
+        if ended == "length" and found.remark and not len(found.boxes):  # such as a model that thinks first
+            limit = "" if "max_tokens" in self._refused else f" after {_LIMITS['max_tokens']} tokens"
+            return found._replace(remark=f"{UNREADABLE}it was cut off{limit}")
+        return found
 
     def _post(self, asked: dict[str, Any]) -> Any:
         """The server's answer, asked again where that may help.
@@ -139,19 +150,21 @@ class Server(ForeignGrounder):
             except urllib.error.HTTPError as error:
                 said = _told(error)
                 trouble = f"{error.code} {error.reason}: {said[:200]}"
-                if error.code == 400 and (refused := {name for name in limits if name in said}):
+                if error.code in (400, 422) and (refused := {name for name in limits if name in said}):
                     self._refused |= refused  # models that think first take neither
                     continue
-                if error.code not in _AGAIN:
+                if error.code in (400, 403) and _FILTERED.search(said):
+                    return {"choices": [{"message": {"content": f"refused: {said}"}}]}
+                if error.code not in _AGAIN and error.code < 500:
                     break
-                wait = max(wait, _seconds(error.headers.get("Retry-After")))
+                wait = max(wait, _seconds(error.headers.get("Retry-After")) or BUSY * (error.code == 429))
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 trouble = str(getattr(error, "reason", error)) or type(error).__name__
             if attempt + 1 < TRIES:
                 time.sleep(wait)
         raise ServerError(
-            f"{self.address} does not answer for {self.model_name} ({trouble}); is it running, and does it serve that model? "
-            "What was answered so far is kept where answers go to a file"
+            f"{self.address} does not answer for {self.model_name} ({trouble}); is it running, does its address end so (most end "
+            "in /v1), and does it serve that model? What was answered so far is kept where answers go to a file"
         )
 
 
