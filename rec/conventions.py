@@ -180,7 +180,9 @@ _ENOUGH, _MARGIN, _SHARE = 30, 0.02, 0.02
 _THOUSANDTHS = ("0-999", "0-1000", "florence")
 
 
-def suspicion(declared: Convention, values: np.ndarray, width: np.ndarray, height: np.ndarray) -> str | None:
+def suspicion(
+    declared: Convention, values: np.ndarray, width: np.ndarray, height: np.ndarray, asked: bool = False
+) -> str | None:
     """What is odd about boxes under the declared convention, and which other one they look like; None where nothing is.
 
     The truth is not asked. Boxes are taken to be mostly inside their images, with corners in order, and among many some
@@ -190,12 +192,15 @@ def suspicion(declared: Convention, values: np.ndarray, width: np.ndarray, heigh
         declared: how they are read.
         values: float64 ``(N, 4)``, as written.
         width, height: float64 ``(N,)``, of the original images in pixels.
+        asked: a model was asked for them, and what it wrote was turned into pixels already.
     """
     if len(values) < _ENOUGH:
         return None
     faults = _faults(declared, values, width, height)
     if not faults:
         return None
+    if asked:
+        return f"{'; '.join(faults)}: does the model write boxes in the --coordinates that its answers were read in?"
     sides = sorted(
         {2 ** math.ceil(math.log2(max(2.0, float(values.max())))), math.ceil(values.max())} & set(range(2, 10_000))
     )

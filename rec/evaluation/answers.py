@@ -28,6 +28,7 @@ from rec.evaluation.masks import overlap
 from rec.trust import MAX_ANNOTATIONS, MAX_LINE, open_file
 
 KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
+_OURS = Convention()
 # What a line of our own predictions has; others that name their "target" may write boxes in any way.
 _OWN = {"index", *KEYS, "box", "target", "iou", "score", "mask"}
 
@@ -168,7 +169,7 @@ def _score(
         found = np.empty((0, 4))
         if values:
             own = _own_convention(phrase.answer, convention)
-            if own is convention:
+            if own is convention or "asked" in phrase.answer:
                 written.append((values[0], phrase.width, phrase.height))
             size = np.array([[phrase.width, phrase.height]] * len(values), np.float64)
             found = own.to_pixels(np.array(values, np.float64), size[:, 0], size[:, 1])
@@ -191,14 +192,14 @@ def _score(
             record |= {"box": found[0].tolist() if len(found) else None, "target": phrase.targets[0].tolist()}
             record |= {"iou": iou if boxed else None, "score": scores[0] if scores else None, "mask": None} | mask
         records[phrase.split].append(record)
-    first = next(
-        (phrase.answer["warning"] for phrase in phrases if phrase.answer.get("warning")), None
-    )  # of our asking
-    unread = f"no answer can be read: {first or 'a box is a list of four numbers, or <loc_…> or <loc…> in a text'}"
+    unread = "no answer can be read: a box is a list of four numbers, or <loc_…> or <loc…> in a text"
+    if first := next((phrase.answer["warning"] for phrase in phrases if phrase.answer.get("warning")), None):
+        unread = f"no answer can be read, the first: {first}"  # of our asking
     odd = unread if counts["unparsable"] == counts["answered"] else None
     if written:
         numbers, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))
-        odd = suspicion(convention, numbers, widths, heights)
+        asked = any("asked" in phrase.answer for phrase in phrases)
+        odd = suspicion(_OURS if asked else convention, numbers, widths, heights, asked)
     return Answers(records, counts, odd)
 
 
@@ -270,9 +271,9 @@ def _number(value: object) -> bool:
 
 
 def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Convention:
-    """A line of our own predictions, or one with the ``size`` of its resized image, says itself how it is written."""
-    if answer.keys() >= _OWN:
-        return declared if declared == Convention() else Convention()
+    """A line of our own predictions or asking, or one with the ``size`` of its resized image, says itself how it is written."""
+    if answer.keys() >= _OWN or "asked" in answer:
+        return _OURS
     size = answer.get("size")
     if size is None or not re.fullmatch(r"pixel|\d+x\d+", declared.coordinates):
         return declared

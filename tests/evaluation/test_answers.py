@@ -110,6 +110,19 @@ class AnyNumber(ToySplit):
         return boxes[: index % 3], 60, 80
 
 
+def test_what_was_asked_and_what_was_predicted_is_in_pixels_whatever_is_declared(tmp_path):
+    told = [
+        {"index": i, "sentence": SPLIT["val"].describe(i)["sentence"], "box": (box / 4).tolist(), "asked": "a model"}
+        for i, (box, _, _) in enumerate(truth())
+    ]
+    for declared in (Convention(), Convention("0-1", "yxyx")):
+        scored = read_answers(lines(tmp_path / "a.jsonl", told), SPLIT, declared)
+        assert scored.records["val"][0]["box"] == told[0]["box"]
+        assert "does the model write boxes in the --coordinates" in scored.suspicion and "fit" not in scored.suspicion
+    own = [record | {"box": [-1, -1, -1, -1]} for record in scored.records["val"]]  # as where an answer was lost
+    assert read_answers(lines(tmp_path / "p.jsonl", own), SPLIT, Convention()).suspicion is None
+
+
 def test_phrases_of_none_one_and_several_objects_are_scored_and_no_answer_is_never_right(tmp_path):
     dataset = AnyNumber(6)
     split = {"val": ForeignDataSet(dataset)}
