@@ -30,6 +30,7 @@ PathLike = str | os.PathLike[str]
 DIGEST = "xxh3_128"
 _BLOCK = 1 << 18  # bytes read at once: they stay in the processor's cache
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAX_PATH = 4096  # characters of a file's name with its folders
 
 
 def user_path(path: PathLike) -> Path:
@@ -38,7 +39,10 @@ def user_path(path: PathLike) -> Path:
 
 
 def endings(path: str) -> list[str]:
-    """What a file may be called, the longest first: its path without the first folders, with any system's separators."""
+    """What a file may be called, the longest first: its path without the first folders, with any system's separators; nothing
+    of what is longer than any file's name."""
+    if len(path) > MAX_PATH:
+        return []
     parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
     return ["/".join(parts[start:]) for start in range(len(parts))]
 

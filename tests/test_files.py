@@ -188,3 +188,8 @@ def test_an_archive_is_unpacked_into_its_folder_alone(tmp_path):
         files.unpack(packed, tmp_path / "there")
     assert [path for path in (tmp_path / "there").rglob("*") if not path.is_dir()] == [tmp_path / "there/images/1.jpg"]
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_what_a_file_may_be_called_is_bounded():
+    assert files.endings("C:\\a/./b.jpg") == ["C:/a/b.jpg", "a/b.jpg", "b.jpg"]
+    assert files.endings("a/" * 100_000) == []

@@ -17,7 +17,7 @@ from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
 from rec.data.schema import BadRecord, attempt, faults_as, image_of, misfit, shown
-from rec.files import endings
+from rec.files import MAX_PATH, endings
 
 _USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
 
@@ -151,6 +151,8 @@ def _check_there(path: str, root: str, reason: str) -> None:
 
 def _nearby(path: str, root: str) -> str:
     """What to do about a file that is not there, where something like it is, for example below the image folder."""
+    if len(path) > MAX_PATH:  # its thousands of parts would each be looked for
+        return ""
     if address := re.search(r"https?:/.*", path):
         return f": {address[0].replace(':/', '://', 1)} is an address; download the images, and name their files"
     if "\\" in path and os.path.exists(path.replace("\\", "/")):

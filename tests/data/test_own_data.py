@@ -6,6 +6,7 @@ import logging
 import resource
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -360,6 +361,14 @@ def test_an_image_that_is_named_in_another_way_is_told_how(own):
     ):
         with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
             prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)
+
+
+@pytest.mark.parametrize("start", ["", "/"])
+def test_a_name_of_thousands_of_folders_takes_no_time(own, start):
+    source, began = own([records(1)[0] | {"image": start + "a/b/" * 20_000}]), time.perf_counter()
+    with pytest.raises(BadRecord, match="missing image"):
+        prepare(source, "out", progress=False)
+    assert time.perf_counter() - began < 5
 
 
 def test_a_mask_that_is_not_there_or_none_is_told_as_a_mask(own):
