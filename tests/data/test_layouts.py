@@ -446,6 +446,7 @@ def test_a_table_in_one_file_may_tell_the_splits_of_its_rows(folder):
     plain = {"image": Value("string"), "bbox": List(Value("float32")), "phrase": Value("string")}
     for kind, said in (
         (Value("string"), ("train", "validation", None, "Train")),
+        (Value("large_string"), ("train", "dev", None, "Train")),
         (ClassLabel(names=["train", "val"]), (0, 1, 0, -1)),
     ):
         rows = [{"image": "a.jpg", "bbox": BOX, "phrase": f"{n}", "split": split} for n, split in enumerate(said)]

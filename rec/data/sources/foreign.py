@@ -36,6 +36,7 @@ KNOWN_COLUMNS = {
     "category": ("category", "category_name"),
     "weight": (),  # taken where it is named alone: in a table of anybody's it may be of the object, in kilograms
 }
+_TEXTS = ("string", "large_string")  # pandas and Polars write the latter
 # What an entry of a list of objects says itself; the image and its id are the whole row's.
 _OF_OBJECTS = ("bbox", "boxes", "sentences", "mask", "ref_id", "ann_id", "category")
 
@@ -110,7 +111,7 @@ def _by_own_split(table: "datasets.Dataset") -> dict[str, "datasets.Dataset"]:
     """A table by its column ``split``, where that holds nothing but names of splits."""
     feature = table.features.get("split")
     classes = getattr(feature, "names", None)
-    if classes is None and getattr(feature, "dtype", None) != "string":
+    if classes is None and getattr(feature, "dtype", None) not in _TEXTS:
         return {"train": table}
     said = [attempt(own_split, _in_words(value, classes), "train") for value in table["split"]]
     if len(set(said)) > MAX_SPLITS or any(isinstance(split, BadRecord) for split in said):
@@ -139,7 +140,7 @@ def _paths(feature: Any, path: str, group: str | None) -> Iterator[tuple[str, An
 def _lists_boxes(feature: Any) -> bool:
     """Whether a column lists boxes, each four numbers or a text of them; a single box does not."""
     inner = getattr(feature, "feature", None)
-    return hasattr(inner, "feature") or getattr(inner, "dtype", None) == "string"
+    return hasattr(inner, "feature") or getattr(inner, "dtype", None) in _TEXTS
 
 
 def _lists_objects(column: str, feature: Any, columns: Mapping[str, str]) -> bool:
