@@ -114,7 +114,8 @@ def _repeated(what: str, action: Callable[[], Any], attempts: int = len(_DELAYS)
             response = getattr(error, "response", None)
             status = getattr(response, "status_code", None)
             if constants.is_offline_mode():
-                raise HubError(f"{what}: offline (HF_HUB_OFFLINE is set) and the cache has no copy") from error
+                cached = " and the cache has no copy" if what.startswith("download") else ""
+                raise HubError(f"{what}: offline (HF_HUB_OFFLINE is set){cached}") from error
             if status is not None and 400 <= status < 500 and status not in _WORTH_RETRYING:
                 hint = "; log in with `hf auth login`, or check your rights" if status in (401, 403) else ""
                 raise HubError(f"{what} was refused ({status}): {_clean(error)}{hint}") from error

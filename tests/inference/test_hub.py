@@ -144,8 +144,10 @@ def test_a_hub_that_cannot_be_reached_is_a_clear_error_unless_the_cache_has_it(s
     with pytest.raises(HubError, match="failed"):
         rec.from_pretrained("user/other")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="offline"):
+    with pytest.raises(HubError, match=r"offline.*no copy"):
         rec.from_pretrained("user/other")
+    with pytest.raises(HubError, match=r"push to user/name .*offline \(HF_HUB_OFFLINE is set\)$"):
+        hub.push(folder, "user/name")
 
 
 def test_the_background_pusher_keeps_the_folder_as_it_was(server, folder):
