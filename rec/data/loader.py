@@ -55,8 +55,8 @@ class TrainingBatches(Sampler[list[Any]]):
         self.epoch, self.first_update, self.passed = 0, 0, 0
         if self.updates_per_epoch == 0:
             raise ValueError(
-                f"the training split has {length} samples, fewer than one total batch of {self.total}: "
-                f"lower train.batch_size to at most {length}"
+                f"the training split has {length} samples, fewer than one total batch of {self.total}"
+                + (f": lower train.batch_size to at most {length}" if length else "")
             )
 
     def set_position(self, epoch: int, first_update: int = 0) -> None:
@@ -191,7 +191,8 @@ def sharing_groups(dataset: DataSet) -> np.ndarray:
     groups = dataset.image_groups()
     if groups is None or len(groups) != len(dataset):
         raise ValueError(
-            "train.data.share_images=true: this data set does not tell which of its samples share an image"
+            "train.data.share_images=true: this data set does not tell which of its samples share an image, as one whose sources "
+            "are seen half a time: set train.data.share_images=false, or whole numbers in dataset.dataset"
         )
     return groups
 

@@ -327,11 +327,11 @@ def _refuse(samples: list[int], model: torch.nn.Module, dataset: DataSet) -> Non
     if not samples:
         return
     first = dataset.describe(samples[0])
+    known = f", {str(first.get('sentence'))[:80]!r} on {first.get('image')}" if first else ""
     raise PredictionError(
-        f"{len(samples)} predictions of this {type(model).__name__} are not finite, the first for sample {samples[0]}, "
-        f"{str(first.get('sentence'))[:80]!r} on {first.get('image')}: its weights are damaged, or their training diverged, "
-        "or float16 is too narrow for them. Take those of another checkpoint, or evaluate in float32 or bf16; in training, "
-        "lower optim.lr or train.clip_grad_norm"
+        f"{len(samples)} predictions of this {type(model).__name__} are not finite, the first for sample {samples[0]}"
+        f"{known}: its weights are damaged, or their training diverged, or float16 is too narrow for them. Take those of "
+        "another checkpoint, or evaluate in float32 or bf16; in training, lower optim.lr or train.clip_grad_norm"
     )
 
 

@@ -8,7 +8,7 @@ from data_toys import make_jsonl, make_refer
 
 from rec import boxes
 from rec.data.dataset import RefCOCODataSet
-from rec.data.loader import TrainingBatches, evaluation_loader, training_loader
+from rec.data.loader import TrainingBatches, evaluation_loader, sharing_groups, training_loader
 from rec.data.sources import SourceError
 
 
@@ -293,6 +293,8 @@ def test_lists_concatenate_and_mappings_mix(root, tmp_path):
     assert all(len(set(rows)) == 4 for rows in seen)
     assert {row for rows in seen for row in rows} == set(range(8))
     assert len(set(seen)) > 1
+    with pytest.raises(ValueError, match=r"set train\.data\.share_images=false, or whole numbers in dataset\.dataset"):
+        sharing_groups(mixed)
     twice = RefCOCODataSet({"refcoco": 2, "refcoco+": 1}, paths, input_shape=[64, 64])
     groups, images = twice.image_groups(), [(d["source"], d["image"]) for d in map(twice.describe, range(len(twice)))]
     assert len(groups) == len(twice) and len(set(zip(groups.tolist(), images, strict=True))) == len(

@@ -47,6 +47,8 @@ def test_an_epoch_has_no_repeats_and_epochs_differ():
 def test_a_batch_larger_than_the_data_set_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"lower train\.batch_size to at most 5"):
         TrainingBatches(5, 8, processes=1, rank=0, accumulation=1, seed=0)
+    with pytest.raises(ValueError, match=r"has 0 samples, fewer than one total batch of 8$"):
+        TrainingBatches(0, 8, processes=1, rank=0, accumulation=1, seed=0)
 
 
 @given(

@@ -108,6 +108,9 @@ def test_a_prediction_that_is_not_finite_is_an_error_and_no_miss(name, own_evalu
     ):
         evaluate(model, loader(dataset, 3), dataset, evaluator=judge, **NORMALISATION)
     assert model.training  # back in its former mode
+    dataset.describe = lambda index: {}  # as of a data set of one's own
+    with pytest.raises(PredictionError, match=r"the first for sample 1: its weights are damaged"):
+        evaluate(model, loader(dataset, 3), dataset, evaluator=judge, **NORMALISATION)
 
 
 def test_a_segmentation_model_without_boxes_has_mask_metrics_only():
