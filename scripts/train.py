@@ -225,10 +225,15 @@ def one_update(run: "Run", model: Any, optimizer: Any, feed: "Feed", size: int |
 def forward_and_backward(accelerator: Any, data: Any, model: Any, batch: Any, size: int | None) -> dict[str, Any]:
     """A batch's losses ``()``, their gradients added to those of the weights; waits for nothing."""
     from rec.data.batch import model_input
+    from rec.training.launch import refuse_idle_parameters
     from rec.training.update import losses_of
 
-    with accelerator.autocast():
-        losses = losses_of(model(model_input(batch, data.mean, data.std, size)))
+    try:
+        with accelerator.autocast():
+            losses = losses_of(model(model_input(batch, data.mean, data.std, size)))
+    except RuntimeError as error:
+        refuse_idle_parameters(error, accelerator.unwrap_model(model))
+        raise
     accelerator.backward(losses["loss"])
     return {name: value.detach() for name, value in losses.items()}
 

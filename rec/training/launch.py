@@ -1,6 +1,7 @@
 """The one place that builds the Accelerator and puts a model under it."""
 
 import os
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -156,3 +157,21 @@ def prepare_model(
         # In place: state-dict names stay.
         model.compile(dynamic=train.compile.dynamic, backend=train.compile.backend)
     return accelerator.prepare(model, optimizer)
+
+
+def refuse_idle_parameters(error: RuntimeError, model: nn.Module) -> None:
+    """Names the parameters of ``model`` where ``error`` is DDP's about some that the losses of the last update did not depend on.
+
+    Raises:
+        TrainingError: it is. (DDP's own remedy is a search for them in every update.)
+    """
+    if "Expected to have finished reduction" not in str(error):
+        return
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    numbers = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+    idle = [trained[int(number)] for number in numbers[1].split()] if numbers else ["some parameters"]
+    raise TrainingError(
+        f"the losses did not depend on {', '.join(idle[:5])}{' …' if len(idle) > 5 else ''}: on several processes every "
+        "parameter that is trained takes part in every update. Take them out of the model, freeze them "
+        "(requires_grad_(False), train.freeze_schedule), or add 0 * their sum to the loss"
+    ) from error

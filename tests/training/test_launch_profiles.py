@@ -12,10 +12,11 @@ import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_multi_gpu_env
+from torch import nn
 from train_project import REPOSITORY
 
 from rec.errors import TrainingError
-from rec.training.launch import check_devices
+from rec.training.launch import check_devices, refuse_idle_parameters
 
 PROFILES = sorted((REPOSITORY / "accelerate_configs").glob("*.yaml"))
 NO, DDP, MULTI_NODE = (
@@ -134,6 +135,16 @@ def test_devices_that_are_not_there_are_told_in_words(gpus, environment, said, m
         assert (said in capsys.readouterr().out) if said else not capsys.readouterr().out
         together = gpus == 0 and "LOCAL_WORLD_SIZE" in environment  # each would train alone, into one folder
         assert (os.environ.get("ACCELERATE_USE_CPU") == "true") == together
+
+
+def test_parameters_without_a_part_in_the_losses_are_named_where_ddp_counts_them():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    model[0].weight.requires_grad_(False)
+    told = "Expected to have finished reduction in the prior iteration before starting a new one. [...]\n"
+    told += "Parameter indices which did not receive grad for rank 0: 1 2\n In addition, you can set"
+    with pytest.raises(TrainingError, match=r"the losses did not depend on 1\.weight, 1\.bias: on several processes"):
+        refuse_idle_parameters(RuntimeError(told), model)
+    refuse_idle_parameters(RuntimeError("something else"), model)
 
 
 def test_the_page_on_distribution_lists_every_profile_and_owns_up_to_what_was_not_run():
