@@ -66,7 +66,8 @@ def read_training_config(path: str, overrides: Sequence[str], trust_config: bool
         )
     missing = [name for name in ("model", "dataset", "optim", "train") if name not in cfg]
     if missing:
-        raise ConfigError(f"{path} defines no {' and no '.join(missing)}: import it from common/, see docs/config.md")
+        how = f"import it from common/, or write {missing[0]} = {'dict' if missing[0] == 'train' else 'LazyCall(Class)'}(...)"
+        raise ConfigError(f"{path} defines no {' and no '.join(missing)}: {how}, see docs/config.md")
     if not isinstance(try_get_key(cfg, "train"), Mapping):
         raise ConfigError(f"{path}: cfg.train is {cfg.train!r}; expected a group, as in configs/common/train.py")
     if problems := check_config(cfg):

@@ -42,6 +42,8 @@ def read(tmp_path):
         ("model = dict(type='SimREC', a=1)", "cfg.model is dict(type='SimREC', ...), which mmdetection builds from a registry"),
         ("model = dict(backbone=dict(depth=101))", "cfg.model is a group without a target; expected a LazyCall"),
         ("optim = 'adam'", "cfg.optim is 'adam'; expected a LazyCall"),
+        ("from torch.optim import SGD as optim", "no optim: import it from common/, or write optim = LazyCall(Class)(...)"),
+        ("model = LazyCall(dict)", "cfg.model is LazyCall(builtins.dict), which is not called yet"),
         ("dataset = None", "cfg.dataset is None; expected a LazyCall"),
         ("model.head = dict(width=2)", "cfg.model → rec.models.SimREC: 'head' is a group without a target; write a LazyCall"),
         ("model.fusion_manner.modules[0] = dict(type='F')", "cfg.model.fusion_manner.modules[0] is dict(type='F', ...)"),
