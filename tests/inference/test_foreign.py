@@ -377,6 +377,8 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, scenes, call_script)
     assert status == 0 and "1 of 15 phrases are still to ask" in said and len(server.asked) == 16
     assert Path("out/answers.jsonl").read_text(encoding="utf-8") == answers
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
+    status, _, error = evaluate("--splits", "validation")  # as others call it, and so with another fingerprint
+    assert status == 2 and "asked about other data" in error and len(server.asked) == 16
     status, _, error = evaluate("--splits", "val", "dataset.ann_path.scenes.count.val=4")
     assert status == 2 and "other data" in error
     for other in (("--coordinates", "0-999"), ("--prompt", "Where is {phrase}?"), ("dataset.targets=any",)):

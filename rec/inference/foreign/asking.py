@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rec.contracts import DataSet
+from rec.data.sources import find_split
 from rec.errors import InputError
 from rec.evaluation import several
 from rec.files import digest, named
@@ -40,9 +41,10 @@ def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tup
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             answer = json.loads(line)
-            split, index, fingerprint = answer["split"], int(answer["index"]), answer["fingerprint"]
+            split, index, fingerprint = str(answer["split"]), int(answer["index"]), answer["fingerprint"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{path}, line {number} is not an answer of an evaluation: name another --out") from None
+            raise InputError(f"{path}, line {number} is no answer of an evaluation: name another --out") from None
+        split = find_split(split, tuple(datasets)) or split
         if split in datasets and fingerprint != datasets[split].fingerprint:
             raise InputError(
                 f"{path}, line {number} was asked about other data than split {split} is now: name another --out"
