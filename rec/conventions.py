@@ -200,7 +200,8 @@ def suspicion(
     if not faults:
         return None
     if asked:
-        return f"{'; '.join(faults)}: does the model write boxes in the --coordinates that its answers were read in?"
+        told = "; ".join(faults)
+        return f"{told}: a chat model may write boxes in other --coordinates than its answers were read in"
     sides = sorted(
         {2 ** math.ceil(math.log2(max(2.0, float(values.max())))), math.ceil(values.max())} & set(range(2, 10_000))
     )
