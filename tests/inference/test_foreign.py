@@ -17,7 +17,7 @@ from rec.command_line import explained
 from rec.contracts import Answer
 from rec.errors import InputError
 from rec.files import alone_in
-from rec.inference.foreign import openai
+from rec.inference.foreign import local, openai
 from rec.inference.foreign.asking import ask
 from rec.inference.foreign.base import NOTHING, ForeignGrounder
 from rec.inference.foreign.families import family_of
@@ -301,6 +301,9 @@ def test_models_of_transformers_that_write_are_read(toy, tmp_path, monkeypatch):
     )
     expected = (14.07, 18.045, 70.07, 81.045) if toy == "florence2" else (14, 30, 70, 90)  # 90 rows are seen as 84
     assert grounder(IMAGE, "the dog").box == pytest.approx(expected)
+    words = "<think>The dog"  # a random model says as much as it may
+    monkeypatch.setattr(local, "MAX_NEW_TOKENS", 2)
+    assert toy == "florence2" or "cut off after 2 tokens" in grounder(IMAGE, "the dog").warning
 
 
 @needs_transformers

@@ -114,3 +114,10 @@ def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Fo
     boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
     remark = f"{len(boxes)} boxes, the first counts" if len(boxes) > 1 else None
     return Found(boxes, np.ones(len(boxes)), remark)
+
+
+def cut_off(found: Found, limit: str) -> Found:
+    """``found`` in an answer that ended at a limit: where nothing can be read, as of a model that thinks first, that is why."""
+    if found.remark is None or len(found.boxes):
+        return found
+    return found._replace(remark=f"{UNREADABLE}it was cut off{limit}")

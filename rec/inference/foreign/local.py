@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rec.errors import InputError, RecError
-from rec.inference.foreign.base import NOTHING, ForeignGrounder, Found, read_text
+from rec.inference.foreign.base import NOTHING, ForeignGrounder, Found, cut_off, read_text
 from rec.inference.foreign.families import Family, family_of
 from rec.inference.grounder import _AUTOCAST, _pick_device
 
@@ -199,5 +199,6 @@ class Chat(_Local):
             add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
         ).to(self.device, self.network.dtype)  # fmt: skip
         ids = self.network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1)
-        text = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-        return read_text(text, self.family, sent, image)
+        said = ids[:, inputs["input_ids"].shape[1] :]
+        found = read_text(self.processor.batch_decode(said, skip_special_tokens=True)[0], self.family, sent, image)
+        return cut_off(found, f" after {MAX_NEW_TOKENS} tokens") if said.shape[1] >= MAX_NEW_TOKENS else found

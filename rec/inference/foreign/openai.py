@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from rec.errors import InputError, RecError
-from rec.inference.foreign.base import UNREADABLE, ForeignGrounder, Found, read_text
+from rec.inference.foreign.base import ForeignGrounder, Found, cut_off, read_text
 from rec.inference.foreign.families import Family, family_of
 
 KEY = "OPENAI_API_KEY"  # the environment's; it is sent, never written
@@ -118,10 +118,8 @@ class Server(ForeignGrounder):
         if isinstance(text, list):  # some servers give parts
             text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
         found = read_text(text if isinstance(text, str) else "", self.family, sent, image)
-        if ended == "length" and found.remark and not len(found.boxes):  # such as a model that thinks first
-            limit = "" if "max_tokens" in self._refused else f" after {_LIMITS['max_tokens']} tokens"
-            return found._replace(remark=f"{UNREADABLE}it was cut off{limit}")
-        return found
+        limit = "" if "max_tokens" in self._refused else f" after {_LIMITS['max_tokens']} tokens"
+        return cut_off(found, limit) if ended == "length" else found
 
     def _post(self, asked: dict[str, Any]) -> Any:
         """The server's answer, asked again where that may help.
