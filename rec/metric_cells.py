@@ -13,8 +13,10 @@ def metric_cells(rows: Mapping[Any, Mapping[str, float]], percent: bool = True) 
     """
 
     def shown(name: str, value: float | None) -> str:
-        if value is None or isinstance(value, int):
-            return "-" if value is None else str(value)
+        if value is None or value != value:  # of no phrases
+            return "-"
+        if isinstance(value, int):
+            return str(value)
         if name == "threshold":
             return f"{value:g}"
         return f"{100 * value:.2f}" if percent else f"{value:.4f}"

@@ -323,7 +323,10 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
         print(f"warning: {args.compare}: {others.suspicion}")
     changes: list[dict[str, Any]] = []
     for split, records in lines.items():
-        for name, (mean, low, high) in bootstrap.paired(records, others.records[split]).items():
+        shared = bootstrap.paired(records, others.records[split])
+        if not shared:
+            print(f"             {split}: no metric that both have, such as of boxes beside masks alone")
+        for name, (mean, low, high) in shared.items():
             if name in HEADLINES:
                 print(f"             {split}: {name} {100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
         changes += [{"split": split} | line for line in bootstrap.changed(records, others.records[split])]

@@ -67,6 +67,8 @@ def test_table_lines_up_and_shows_per_cent():
     lines = metrics.format_table({"val": {"Acc@0.5": 0.953, "count": 1000}, "testA": {"Acc@0.5": 0.9}}).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].split() == ["val", "95.30", "1000"] and lines[2].split() == ["testA", "90.00", "-"]
+    of_none = metrics.format_table({"val": {"N-acc": float("nan"), "count": 3}}).splitlines()
+    assert of_none[1].split() == ["val", "-", "3"], "a share of no phrases"
 
 
 def test_box_hits_equal_the_original(recorded):

@@ -76,6 +76,12 @@ def test_a_mask_model_is_judged_by_masks_at_image_size_where_the_split_has_them(
     assert 'class="heat"' in (place / "mcn_out" / "report.html").read_text(encoding="utf-8"), "where it looked"
     line = json.loads((place / "mcn_out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert line["mask"]["size"] == [SIZE, SIZE] and 0 <= line["mask_intersection"] <= line["mask_union"]
+    alone = {key: line[key] for key in ("ref_id", "sentence", "mask")}
+    (place / "masks.jsonl").write_text(json.dumps(alone) + "\n", encoding="utf-8")
+    status, said, _ = evaluate(
+        "run/best", "--config", "scenes.py", "dataset.with_masks=true", "--compare", "masks.jsonl"
+    )
+    assert status == 0 and "val: no metric that both have" in said
     status, said, _ = evaluate("mcn", "--config", "scenes.py", "--out", "mcn_out")
     assert status == 0 and "mask_mIoU" not in said and "with_masks" in said
 
