@@ -47,7 +47,7 @@ class Convention:
     box_format: str = "xyxy"
 
     def __post_init__(self) -> None:
-        sized = re.fullmatch(r"letterboxed:[1-9]\d{0,4}|[1-9]\d{0,4}x[1-9]\d{0,4}", self.coordinates)
+        sized = re.fullmatch(r"letterboxed:[1-9]\d{1,4}|[1-9]\d{0,4}x[1-9]\d{0,4}", self.coordinates)
         if self.coordinates not in NAMES and not sized:
             raise InputError(
                 f"coordinates {self.coordinates!r} are not known; expected one of {', '.join(NAMES)}, WIDTHxHEIGHT such as "
@@ -203,7 +203,7 @@ def suspicion(
         told = "; ".join(faults)
         return f"{told}: a chat model may write boxes in other --coordinates than its answers were read in"
     sides = sorted(
-        {2 ** math.ceil(math.log2(max(2.0, float(values.max())))), math.ceil(values.max())} & set(range(2, 10_000))
+        {2 ** math.ceil(math.log2(max(2.0, float(values.max())))), math.ceil(values.max())} & set(range(10, 10_000))
     )
     candidates = [
         Convention(coordinates, box_format)

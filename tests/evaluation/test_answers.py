@@ -63,6 +63,15 @@ def test_the_truth_in_every_convention_is_all_right(coordinates, box_format, tmp
     assert scored.counts["answered"] == 40 and not any(v for k, v in scored.counts.items() if k != "answered")
 
 
+def test_shares_of_a_padded_square_are_declared_in_thousandths_of_it():
+    """A square of one pixel would round the image away, and read them as shares of its sides."""
+    shares = np.array([[0.1, 0.2, 0.5, 0.8]])
+    found = Convention("letterboxed:1000").to_pixels(shares * 1000, np.array([500.0]), np.array([375.0]))
+    np.testing.assert_allclose(found, [[50, 37.5, 250, 337.5]])
+    with pytest.raises(InputError, match="'letterboxed:1' are not known"):
+        Convention("letterboxed:1")
+
+
 def test_every_wrong_declaration_is_suspected_and_no_right_one():
     rng = np.random.default_rng(0)
     size = rng.choice([(300, 200), (200, 300), (300, 225), (640, 480)], 1000).astype(np.float64)
