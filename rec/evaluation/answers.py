@@ -31,6 +31,7 @@ KEYS = ("image", "image_id", "ref_id", "sentence_index", "sentence", "source")
 _OURS = Convention()
 # What a line of our own predictions has; others that name their "target" may write boxes in any way.
 _OWN = {"index", *KEYS, "box", "target", "iou", "score", "mask"}
+_ASKED = {"split", "index", "fingerprint", "asked"}  # what one of our asking has, see rec.inference.foreign.asking
 
 
 @dataclass
@@ -169,7 +170,7 @@ def _score(
         found = np.empty((0, 4))
         if values:
             own = _own_convention(phrase.answer, convention)
-            if own is convention or "asked" in phrase.answer:
+            if own is convention or phrase.answer.keys() >= _ASKED:
                 written.append((values[0], phrase.width, phrase.height))
             size = np.array([[phrase.width, phrase.height]] * len(values), np.float64)
             found = own.to_pixels(np.array(values, np.float64), size[:, 0], size[:, 1])
@@ -198,7 +199,7 @@ def _score(
     odd = unread if counts["unparsable"] == counts["answered"] else None
     if written:
         numbers, widths, heights = (np.array(column, np.float64) for column in zip(*written, strict=True))
-        asked = any("asked" in phrase.answer for phrase in phrases)
+        asked = any(phrase.answer.keys() >= _ASKED for phrase in phrases)
         odd = suspicion(_OURS if asked else convention, numbers, widths, heights, asked)
     return Answers(records, counts, odd)
 
@@ -272,7 +273,7 @@ def _number(value: object) -> bool:
 
 def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Convention:
     """A line of our own predictions or asking, or one with the ``size`` of its resized image, says itself how it is written."""
-    if answer.keys() >= _OWN or "asked" in answer:
+    if answer.keys() >= _OWN or answer.keys() >= _ASKED:
         return _OURS
     size = answer.get("size")
     if size is None or not re.fullmatch(r"pixel|\d+x\d+", declared.coordinates):

@@ -120,14 +120,20 @@ class AnyNumber(ToySplit):
 
 
 def test_what_was_asked_and_what_was_predicted_is_in_pixels_whatever_is_declared(tmp_path):
-    told = [
-        {"index": i, "sentence": SPLIT["val"].describe(i)["sentence"], "box": (box / 4).tolist(), "asked": "a model"}
-        for i, (box, _, _) in enumerate(truth())
-    ]
+    asked = {"split": "val", "fingerprint": SPLIT["val"].fingerprint, "asked": "a model"}
+    told = [asked | {"index": i, "box": (box / 4).tolist()} for i, (box, _, _) in enumerate(truth())]
     for declared in (Convention(), Convention("0-1", "yxyx")):
         scored = read_answers(lines(tmp_path / "a.jsonl", told), SPLIT, declared)
         assert scored.records["val"][0]["box"] == told[0]["box"]
         assert "may write boxes in other --coordinates" in scored.suspicion and "fit" not in scored.suspicion
+    question = {
+        "ref_id": "r0",
+        "sentence": SPLIT["val"].describe(0)["sentence"],
+        "asked": "Where is it?",
+        "box": [0, 0, 1, 1],
+    }
+    found = read_answers(lines(tmp_path / "q.jsonl", [question]), SPLIT, Convention("0-1")).records["val"][0]["box"]
+    assert found[2] > 1, "what anybody calls so"
     own = [record | {"box": [-1, -1, -1, -1]} for record in scored.records["val"]]  # as where an answer was lost
     assert read_answers(lines(tmp_path / "p.jsonl", own), SPLIT, Convention()).suspicion is None
 

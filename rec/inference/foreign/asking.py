@@ -43,7 +43,7 @@ def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tup
             answer = json.loads(line)
             split, index, fingerprint = str(answer["split"]), int(answer["index"]), answer["fingerprint"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InputError(f"{path}, line {number} is no answer of an evaluation: name another --out") from None
+            raise InputError(f"{path}, line {number} is not an answer of an evaluation: name another --out") from None
         split = find_split(split, tuple(datasets)) or split
         if split in datasets and fingerprint != datasets[split].fingerprint:
             raise InputError(
