@@ -29,6 +29,31 @@ def test_any_timm_family_trains_in_simrec_without_naming_its_channels(name: str)
     ]
 
 
+def test_a_vision_transformer_is_built_as_deep_as_asked_and_the_log_says_where_it_is_cut(caplog) -> None:
+    import timm
+
+    published = timm.create_model("test_vit", dynamic_img_size=True).eval()
+    whole = TimmBackbone("test_vit", blocks="all").eval()
+    assert not caplog.records
+    whole.stages[0].model.load_state_dict(published.state_dict(), strict=False)
+    image = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        expected = published.forward_intermediates(image, indices=1, norm=False, intermediates_only=True)
+        torch.testing.assert_close(whole.stages[0](image), expected)
+    assert len(TimmBackbone("test_vit", blocks=4).stages[0].model.blocks) == 4
+    assert len(TimmBackbone("test_vit").stages[0].model.blocks) == 3, "model folders of version 0.1 have three"
+    assert "test_vit: the first 3 of its 6 blocks are built; for the whole of it:" in caplog.text
+    with pytest.raises(ValueError, match="test_vit has 6 blocks; blocks is 7"):
+        TimmBackbone("test_vit", blocks=7)
+
+
+def test_a_timm_model_that_leaves_out_its_first_map_gives_those_of_the_strides_it_names() -> None:
+    trunk = TimmBackbone("dla34").eval()
+    with torch.no_grad():
+        maps = trunk(torch.rand(1, 3, 64, 64))
+    assert [(x.shape[1], 64 // x.shape[2]) for x in maps] == list(zip(trunk.channels, trunk.strides, strict=True))
+
+
 @pytest.mark.parametrize(
     ("build", "channels"),
     [

@@ -1,6 +1,7 @@
 """Backbones from timm: any of its models that gives feature maps, and the classic ones by name."""
 
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from rec.models.backbones.base import Backbone, check_image_size
 from rec.models.original_weights import read_state_dict
 from rec.models.soundness import unsound
 from rec.names import hands_on
+
+logger = logging.getLogger(__name__)
 
 # Lets models with position tables or windows take any image size; models without them refuse the argument.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -33,9 +36,11 @@ class TimmBackbone(Backbone):
         multi_scale_outputs: return all ``out_strides``; otherwise only the last.
         out_strides: strides of the returned maps. Nothing is built beyond the last.
         update_frozen_statistics, fixed_statistics: see :class:`~rec.models.backbones.base.Backbone`.
+        blocks: of a vision transformer: how many of its blocks are built, from the first, or ``"all"``. None builds three, as
+            version 0.1 did, whose model folders say no number.
 
     Raises:
-        ValueError: timm has no such model, it gives no feature maps, or not of these strides.
+        ValueError: timm has no such model, it gives no feature maps, or not of these strides, or has not so many blocks.
         RuntimeError: the weights cannot be reached.
     """
 
@@ -49,17 +54,18 @@ class TimmBackbone(Backbone):
         out_strides: Sequence[int] = (8, 16, 32),
         update_frozen_statistics: bool = False,
         fixed_statistics: bool = False,
+        blocks: int | str | None = None,
     ) -> None:
-        options, reductions, channels = _describe(model_name)
+        options, numbers, reductions, channels = _describe(model_name)
         strides = sorted(out_strides) if multi_scale_outputs else [max(out_strides)]
         if len(set(reductions)) == 1:
             patch, width = reductions[0], channels[0]
             available = {patch // 2: width, patch: width, 2 * patch: width}
-            levels = [len(reductions) - 1]
+            levels = [_last_block(model_name, blocks, numbers[-1] + 1)]
         else:
-            level_of = {stride: level for level, stride in enumerate(reductions)}
-            available = {stride: channels[level] for stride, level in level_of.items()}
-            levels = [level_of[stride] for stride in strides if stride in level_of]
+            available = dict(zip(reductions, channels, strict=True))
+            number_of = dict(zip(reductions, numbers, strict=True))
+            levels = [number_of[stride] for stride in strides if stride in number_of]
         if not set(strides) <= set(available):
             raise ValueError(f"{model_name} has maps of stride {sorted(available)}; out_strides asks for {strides}")
         body = _create(model_name, pretrained, pretrained_weight_path, out_indices=levels, **options)
@@ -147,8 +153,23 @@ class DResNet(ResNet):
     variant = "d"
 
 
-def _describe(name: str) -> tuple[dict[str, Any], list[int], list[int]]:
-    """Arguments that free the image size, and stride and channels of every map, without allocating weights."""
+def _last_block(name: str, blocks: int | str | None, depth: int) -> int:
+    """Number of the last block that is built; the log says where nobody asked for so few."""
+    count = depth if blocks == "all" else min(3, depth) if blocks is None else blocks
+    if type(count) is not int or not 1 <= count <= depth:
+        raise ValueError(f"{name} has {depth} blocks; blocks is {blocks!r}, expected a number up to that or all")
+    if blocks is None and count < depth and torch.empty(0).device.type != "meta":  # where no model folder is read
+        logger.warning(
+            "%s: the first %d of its %d blocks are built; for the whole of it: model.visual_backbone.blocks=all",
+            name,
+            count,
+            depth,
+        )
+    return count - 1
+
+
+def _describe(name: str) -> tuple[dict[str, Any], list[int], list[int], list[int]]:
+    """Arguments that free the image size, and timm's number, stride and channels of every map, without allocating weights."""
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
@@ -163,7 +184,8 @@ def _describe(name: str) -> tuple[dict[str, Any], list[int], list[int]]:
             continue
         except (RuntimeError, AttributeError, AssertionError) as error:
             raise ValueError(f"timm's {name} gives no feature maps (features_only): {error}") from None
-        return options, list(model.feature_info.reduction()), list(model.feature_info.channels())
+        info = model.feature_info
+        return options, list(info.out_indices), list(info.reduction()), list(info.channels())
     raise ValueError(f"timm's {name} gives no feature maps (features_only)")
 
 
