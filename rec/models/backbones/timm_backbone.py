@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,6 +81,7 @@ class TimmBackbone(Backbone):
             update_frozen_statistics=update_frozen_statistics,
             fixed_statistics=fixed_statistics,
         )
+        self.model_name = model_name
         if pretrained:
             import timm
 
@@ -91,10 +93,33 @@ class TimmBackbone(Backbone):
         check_image_size(image, self.strides[-1])
         body, *pyramid = self.stages
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.frozen_stages == 0):
-            maps = self.run_stage(body, image)
+            maps = self.run_stage(body, image) if torch.compiler.is_compiling() else self._maps(body, image)
         if self.channels_last:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         return pyramid[0](maps[-1]) if pyramid else maps
+
+    def _maps(self, body: nn.Module, image: Tensor) -> list[Tensor]:
+        """The body's maps; a ValueError where it was made for other sizes, which timm's models notice in many ways or not."""
+        height, width = image.shape[-2:]
+        try:
+            maps: list[Tensor] = self.run_stage(body, image)
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error)
+            if isinstance(error, RuntimeError) and not re.search("size of tensor|invalid for input of size", reason):
+                raise
+        else:
+            found = maps[-1].shape[1:3] if self.channels_last else maps[-1].shape[-2:]
+            if len(self.stages) > 1 or found == (height // self.strides[-1], width // self.strides[-1]):
+                return maps
+            reason = f"its map of stride {self.strides[-1]} has {found[0]} x {found[1]} cells"
+        import timm
+
+        published: Any = timm.get_pretrained_cfg(self.model_name)
+        raise ValueError(
+            f"timm's {self.model_name} does not take images of {height} x {width} pixels ({reason or 'it says no more'}); it was "
+            f"made for {' x '.join(map(str, published.input_size[1:]))}: set dataset.input_shape to that, and "
+            "train.multi_scale_training.enabled=false, or take another model"
+        )
 
 
 class FeaturePyramid(nn.Module):
