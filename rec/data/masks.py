@@ -140,10 +140,8 @@ def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:
         return _as_text(rle)
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"the segmentation holds no polygon: {str(segmentation)[:80]}")
-    if isinstance(
-        segmentation[0], int | float
-    ):  # one polygon, without the list of polygons around it, as VIA writes it
-        segmentation = [segmentation]
+    if isinstance(segmentation[0], int | float):
+        segmentation = [segmentation]  # one polygon, without the list of polygons around it, as VIA writes it
     if isinstance(segmentation[0], dict):  # RefClef
         return union([from_coco(part, height, width) for part in segmentation], height, width)
     _check_work(len(segmentation), 0)

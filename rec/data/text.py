@@ -208,7 +208,8 @@ _PLACE = frozenset(
 _UNSURE = re.compile(
     r"\ball\s+right\b|\bright\W*side\W*up\b|\bleft\W*overs?\b|\bleft\s+(?:alone|behind|empty|open|out|unattended|uneaten)\b"
     r"|\b(?:is|are|was|were|only\s+\w+|last\s+\w+)\s+left\W*$"
-    r"|\b(?:who|that|has|have|had|just|never|nothing|none|what\W*s|what\s+is)\s+left\b|\bright\W*of\W*way\b|\brights\b"
+    r"|\b(?:who|has|have|had|just|never|nothing|none|what\W*s|what\s+is)\s+left\b|\bright\W*of\W*way\b|\brights\b"
+    r"|\bthat\s+left(?:\W*$|\s+(?:the|a|her|his|its|their)\b)"
     r"|\bport\W*side\b|\bo\W*clock\b|clockwise\b",
     re.IGNORECASE,
 )

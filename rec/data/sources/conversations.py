@@ -108,14 +108,14 @@ def _turns(record: dict[str, Any], prompts: Sequence[str]) -> list[tuple[str, li
     said = record.get("conversations", record.get("messages"))
     if not isinstance(said, list):
         raise BadRecord("broken record", f"its conversation is {shown(said)}; expected a list of turns")
-    pairs, question = [], None
+    pairs, asked = [], list[str]()  # several turns of one question: the picture may have one of its own
     for turn in said:
         speaker = given(turn.get("from"), turn.get("role"))
         if speaker in _ASKS:
-            question = f"{question or ''} {_text(turn)}".strip()  # the picture may have a turn of its own
-        elif speaker in _ANSWERS and question is not None:
-            pairs.append((question, _text(turn)))
-            question = None
+            asked.append(_text(turn))
+        elif speaker in _ANSWERS and asked:
+            pairs.append((" ".join(filter(None, asked)), _text(turn)))
+            asked = []
     return [turn for question, answer in pairs for turn in _targets(question, answer, prompts)]
 
 

@@ -66,9 +66,8 @@ def open_foreign(
             which neither is told: one text for each box, or all for all.
     """
     bbox_format = check_bbox_format(bbox_format or "xywh", name)
-    if folder is not None and tables.keys() == {
-        "train"
-    }:  # which is what a table is called of whose split nothing is known
+    # What a table is called of whose split nothing is known.
+    if folder is not None and tables.keys() == {"train"}:
         tables = _by_own_split(tables["train"])
     found = {split: _find_columns(table.features, columns or {}, name) for split, table in tables.items()}
 
@@ -283,7 +282,7 @@ def _in_words(value: object, classes: list[str] | None) -> Any:
         return value
     if isinstance(value, list):
         return [_in_words(one, classes) for one in value]
-    return classes[value] if isinstance(value, int) and value >= 0 else None
+    return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else None
 
 
 def _row(
