@@ -34,7 +34,7 @@ def complete_rows(
     """Fills in image size, mask and bytes; makes image paths relative to ``root``, so that images can move, and boxes that
     are written in other ``coordinates`` pixels.
 
-    Neighbouring rows of one image share the look at its file.
+    Rows of one image share the look at its file; where the rows hold the files, neighbouring ones do.
 
     A row that names nothing gets an empty mask where masks are wanted.
 
@@ -50,14 +50,19 @@ def complete_rows(
         Rows of the schema's columns, not checked yet, or a :class:`~rec.data.schema.BadRecord` where the image is
         missing, unreadable, elsewhere or of another size than the record says, or the mask cannot be encoded.
     """
-    last: list[Any] = [None, None]  # the image looked at last: its key, and what was found
+    found: dict[str, tuple[tuple[int, int], bytes | None]] = {}  # of image files, by their path
     base = os.path.abspath(root)
 
     def look(image: dict[str, Any]) -> tuple[tuple[int, int], bytes | None]:
-        key = image["path"], len(image["bytes"] or b"")
-        if image["bytes"] or last[0] != key:
-            last[:] = key, _look(image, root, embed, image_folders, decode)
-        return last[1]
+        path = image["path"]
+        if image["bytes"] or path not in found:
+            seen = _look(image, root, embed, image_folders, decode)
+            if image["bytes"]:
+                return seen
+            if embed:
+                found.clear()  # it holds the file
+            found[path] = seen
+        return found[path]
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
         image = image_of(row)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rec.data import complete
 from rec.data.cleaning import ALIKE
 from rec.data.prepare import prepare, read_info, report_of
 from rec.data.schema import BadRecord
@@ -361,6 +362,18 @@ def test_an_image_that_is_named_in_another_way_is_told_how(own):
     ):
         with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
             prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)
+
+
+def test_every_image_is_decoded_once_in_whatever_order_its_records_come(own, monkeypatch):
+    decoded = []
+    read = complete.decode_image
+    monkeypatch.setattr(complete, "decode_image", lambda image, name: decoded.append(name) or read(image, name))
+    again = [record | {"phrase": "it"} for record in records(4)]
+    prepare(own(records(4) + again), "out", progress=False)
+    assert sorted(decoded) == [f"photos/{n}.png" for n in range(4)]
+    prepare(own(records(4) + again), "embedded", progress=False, store="embedded")
+    rows = open_table("embedded", "train", name="mine").rows
+    assert [row["image"]["bytes"] for row in rows] == [Path(f"photos/{n}.png").read_bytes() for n in (0, 1, 2, 3) * 2]
 
 
 @pytest.mark.parametrize("start", ["", "/"])
