@@ -51,7 +51,7 @@ class Convention:
         if self.coordinates not in NAMES and not sized:
             raise InputError(
                 f"coordinates {self.coordinates!r} are not known; expected one of {', '.join(NAMES)}, WIDTHxHEIGHT such as "
-                "640x480, or letterboxed:SIDE such as letterboxed:416"
+                "640x480 (100x100 is percent), or letterboxed:SIDE such as letterboxed:416"
             )
         if self.box_format not in boxes.FORMATS:
             raise InputError(f"box format {self.box_format!r} is not known; expected one of {', '.join(boxes.FORMATS)}")

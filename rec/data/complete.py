@@ -16,7 +16,7 @@ from rec.conventions import Convention, four_numbers
 from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
-from rec.data.schema import BadRecord, attempt, faults_as, image_of, misfit, shown
+from rec.data.schema import BadRecord, are_fractions, attempt, faults_as, image_of, misfit, shown
 from rec.files import MAX_PATH, endings
 
 _USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
@@ -127,9 +127,13 @@ def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
         if four is None:
             return box
         found = corners(four, declared.box_format)
-        if (fault := misfit(found, "xyxy", width, height)) is None:
+        fault = misfit(found, "xyxy", width, height)
+        if fault is None and not (are_fractions(found) and max(width, height) > 1):
             return found
         others = [f for f in boxes.GUESSED if misfit(corners(four, f), "xyxy", width, height) is None]
+        if fault is None:
+            fault, others = ("box in fractions", "lies within one pixel"), []
+            others += ["fractions of the image, --coordinates 0-1"] * (declared.coordinates != "0-1")
         if not others and min(four[2:]) > 1 and misfit(four, declared.box_format, width, height) is None:
             others = ["pixels, without --coordinates"]
         given = f"{name} {shown(box)} ({declared.coordinates}, {declared.box_format})"

@@ -321,7 +321,7 @@ def _box(given: object, name: str, box_format: str, width: int, height: int) -> 
         raise BadRecord("bad box", f"{name} is {shown(given)}; expected four numbers, {box_format} in pixels")
     if not all(math.isfinite(value) for value in four):
         raise BadRecord("bad box", f"{name} is {shown(given)}; expected finite numbers")
-    if _are_fractions(four) and max(width, height) > 1:
+    if are_fractions(four) and max(width, height) > 1:
         raise BadRecord(
             "box in fractions",
             f"{told} lies within one pixel, so it holds fractions of the image; boxes are in pixels: say --coordinates 0-1 "
@@ -335,7 +335,8 @@ def _box(given: object, name: str, box_format: str, width: int, height: int) -> 
     return boxes.xywh_of(four, box_format)
 
 
-def _are_fractions(four: list[float]) -> bool:
+def are_fractions(four: list[float]) -> bool:
+    """Whether four numbers lie within one pixel, as a box's do that are fractions of its image."""
     unit = any(misfit(four, box_format, 1, 1) is None for box_format in boxes.FORMATS)
     return max(map(abs, four)) <= _FRACTIONS and unit
 

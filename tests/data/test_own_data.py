@@ -348,6 +348,15 @@ def test_a_box_in_other_coordinates_is_told_as_it_was_given(own, bbox, words):
         prepare(source, "out", progress=False)
 
 
+def test_fractions_in_other_coordinates_are_told_as_they_were_given(own):
+    own([records(1)[0] | {"bbox": [0.25, 0.5, 0.5, 0.75]}])
+    spec = {"path": "mine.jsonl", "bbox_format": "xyxy"}
+    words = r"bbox \[0\.25, .*\(0-1000, xyxy\) is \[0\.02, .*lies within one pixel \(it would fit as fractions .*0-1\)"
+    with pytest.raises(BadRecord, match=f"box in fractions: .*{words}"):
+        prepare(open_source(spec | {"coordinates": "0-1000"}, name="mine", image_path="photos"), "out", progress=False)
+    prepare(open_source(spec | {"coordinates": "0-1"}, name="mine", image_path="photos"), "out", progress=False)
+
+
 def test_an_image_that_is_named_in_another_way_is_told_how(own):
     Path("photos/sub").mkdir()
     Path("photos/0.png").rename("photos/sub/0.png")
