@@ -18,7 +18,6 @@ from rec import console
 from rec.errors import InputError as InputError
 from rec.errors import out_of_memory
 from rec.files import NO_SPACE, user_path
-from rec.trust import is_below
 
 MAX_PARAGRAPH = 4000  # letters of an error: a stranger's file may name something long
 # Help of --threshold.
@@ -243,14 +242,10 @@ def _of_worker(text: str) -> str | None:
     last = text.strip().splitlines()[-1]
     kind, _, said = last.partition(": ")
     places = re.findall(r'^ *File "(.+)", line (\d+), in (.+)$', text, re.MULTILINE)
-    if (
-        kind.startswith("rec.")
-        or said.startswith("[Errno")
-        or not places
-        or is_below(places[-1][0], [Path(__file__).parent])
-    ):
+    file, line, function = places[-1] if places else ("", "", "")
+    ours = kind.startswith("rec.") or Path(file).is_relative_to(Path(__file__).parent)
+    if ours or said.startswith("[Errno") or not places:
         return said or None
-    file, line, function = places[-1]
     return f"{last}, in {file}:{line}, {function} (train.data.num_workers=0 shows how it came there)"
 
 

@@ -120,10 +120,14 @@ def test_an_absolute_import_that_fails_is_shown_with_file_and_line(files):
 
 
 def test_a_file_beside_the_config_is_imported_whole_too(files):
-    leaf = "import train\nimport parts.more as m, parts.more\ntrain.train.epochs = 3\nown = train.train\n"
-    path = files(
-        train=TRAIN, parts__more="n = dict(k=1)\n", leaf=leaf + "x = dict(m.n, lr=train.lr, k=parts.more.n.k + 1)\n"
-    )
+    leaf = """
+        import first_base
+        import deep.more_base as more, deep.more_base
+        first_base.train.epochs = 3
+        own = first_base.train
+        x = dict(more.n, lr=first_base.lr, k=deep.more_base.n.k + 1)
+    """
+    path = files(first_base=TRAIN, deep__more_base="n = dict(k=1)\n", leaf=leaf)
     config = LazyConfig.load(path)
     assert config.own.epochs == 3 and config.x == {"k": 2, "lr": 0.1}
 
