@@ -25,7 +25,7 @@ _folded: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Tensor, Tensor]] = 
 
 def foldable(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
     """Whether :func:`folded` may stand for ``norm(conv(x))`` here: CPU, float32 or bfloat16, no gradient, fixed statistics."""
-    return not torch.is_grad_enabled() and not conv.weight.is_inference() and _fits(x, norm)
+    return not torch.is_grad_enabled() and _fits(x, norm) and not conv.weight.is_inference()
 
 
 def folded(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, act: str | None) -> Tensor:

@@ -135,6 +135,12 @@ def test_training_gradients_and_other_precisions_take_the_mathematics() -> None:
         assert not folding.foldable(x.double(), block.conv, block.norm)
 
 
+def test_a_compiled_block_is_one_graph_also_where_no_gradient_is_wanted() -> None:
+    block, x = shaken(ConvBlock(4, 6, 3)), torch.rand(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(block, backend="eager", fullgraph=True)(x), block(x))
+
+
 def test_frozen_stages_are_folded_in_training_and_give_the_same_loss(monkeypatch) -> None:
     torch.manual_seed(0)
     model = shaken(small.simrec(small.backbone(freeze_backbone=True))).train()
