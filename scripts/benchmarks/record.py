@@ -51,7 +51,7 @@ def machine(device: str) -> dict[str, Any]:
     """Processor, cores, versions, and the accelerator where one was used."""
     import torch
 
-    model = platform.processor() or platform.machine()
+    model = platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)

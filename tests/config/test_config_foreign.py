@@ -37,12 +37,12 @@ def test_what_follows_nothing_is_the_config_itself(loaded):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: ${oc.env:HOME}", "no path into the config"),
-        ("a: ${oc.env:HOME,x}", "no path"),
-        ("a: {b: '${oc.decode:${.c}}', c: 1}", "no path"),
-        ("a: '{oc.env:HOME}'\nb: '$${a}'", "no path"),  # put together from innocent parts
-        ("a: b\nb: '${${a}}'", "no path"),
-        ("a: '\\${b}'\nb: 1", "no path"),
+        ("a: ${oc.env:HOME}", "not a path into the config"),
+        ("a: ${oc.env:HOME,x}", "not a path"),
+        ("a: {b: '${oc.decode:${.c}}', c: 1}", "not a path"),
+        ("a: '{oc.env:HOME}'\nb: '$${a}'", "not a path"),  # put together from innocent parts
+        ("a: b\nb: '${${a}}'", "not a path"),
+        ("a: '\\${b}'\nb: 1", "not a path"),
         ("a: ${nowhere}", "leads nowhere"),
         ("a: ${b.c}\nb: 1", "leads nowhere"),
         ("a: ${....b}\nb: 1", "out of the config"),
