@@ -16,6 +16,8 @@ from rec.models.mask_head import MaskHead
 
 __all__ = ["MCNhead", "MaskHead", "REChead"]
 
+VOTED = 100  # answers with a vote where there may be several: a phrase names fewer objects
+
 
 class REChead(nn.Module):
     """SimREC's head: anchor-free (YOLOX, Ge et al. 2021), no classes; trained on one object per phrase, or on any number.
@@ -45,9 +47,14 @@ class REChead(nn.Module):
         normalize_by: the positive cells the losses are divided by: those of the process's ``batch`` (SimREC's); of the
             batches of all data-parallel ``processes`` together, so that the loss is that of the whole; or of each
             ``image`` by itself, then averaged: exact under processes and accumulation alike.
+        box_voting: an answer is the mean, weighted by score, of all cells' boxes whose IoU with the best cell's is above
+            this (0.5 in "Object detection via a multi-region & semantic segmentation-aware CNN model", Gidaris and
+            Komodakis, ICCV 2015). None answers with the best cell's box, as SimREC does. It needs no training: it may be
+            set in the config of a trained model.
 
     Raises:
-        ValueError: classes, several levels, or an unknown loss, activation or ``normalize_by`` are asked for.
+        ValueError: classes, several levels, an unknown loss, activation or ``normalize_by``, or a ``box_voting`` outside 0
+            to 1 are asked for.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class REChead(nn.Module):
         objectness_loss: str = "bce",
         prior_probability: float | None = None,
         normalize_by: str = "batch",
+        box_voting: float | None = None,
     ) -> None:
         super().__init__()
         if num_classes:
@@ -82,9 +90,11 @@ class REChead(nn.Module):
             raise ValueError(f"unknown box_loss {box_loss!r}: expected one of {', '.join(BOX_LOSSES)}")
         if normalize_by not in ("batch", "processes", "image"):
             raise ValueError(f"unknown normalize_by {normalize_by!r}: expected batch, processes or image")
+        if box_voting is not None and not 0 <= box_voting < 1:
+            raise ValueError(f"box_voting is an IoU from 0 to below 1, or None, not {box_voting!r}")
         self.label_smooth, self.use_l1, self.normalize_by = label_smooth, use_l1, normalize_by
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
-        self.objectness_loss = objectness_loss
+        self.objectness_loss, self.box_voting = objectness_loss, box_voting
         self.stride, self.in_channels = strides[0], in_channels[0]
         hidden = int(256 * width)
 
@@ -121,7 +131,7 @@ class REChead(nn.Module):
         """Raw outputs to ``box`` ``(B, 4)`` xyxy in letterboxed pixels and ``score`` ``(B,)``, 0-1.
 
         The score is the best cell's objectness; with softmax objectness, the probability of all cells whose boxes overlap
-        the answer by more than half, since they name the same object.
+        its box by more than half, since they name the same object.
         """
         logit, cell = raw[:, 4].flatten(1).max(1)
         boxes = self.decode(raw)
@@ -130,13 +140,33 @@ class REChead(nn.Module):
             score = (raw[:, 4].flatten(1).softmax(1) * (centred_iou(boxes, best) > 0.5)).sum(1)
         else:
             score = logit.sigmoid()
-        return {"box": cxcywh_to_xyxy(best[:, 0]), "score": score}
+        return {"box": cxcywh_to_xyxy(self._voted(best, boxes, raw)[:, 0]), "score": score}
 
     def candidates(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Every cell's answer: boxes ``(B, H * W, 4)`` xyxy in letterboxed pixels, scores ``(B, H * W)``, 0-1."""
+        """Every cell's answer: boxes ``(B, H * W, 4)`` xyxy in letterboxed pixels, scores ``(B, H * W)``, 0-1.
+
+        With ``box_voting`` the boxes of the :data:`VOTED` best cells are the means of what overlaps them.
+        """
+        boxes, scores = self.decode(raw), self._scores(raw)
+        if self.box_voting is not None:
+            cells = scores.topk(min(VOTED, scores.shape[1])).indices[..., None].expand(-1, -1, 4)
+            boxes = boxes.scatter(1, cells, self._voted(boxes.gather(1, cells), boxes, raw))
+        return cxcywh_to_xyxy(boxes), scores
+
+    def _scores(self, raw: Tensor) -> Tensor:
+        """``(B, H * W)``, 0-1."""
         logits = raw[:, 4].flatten(1)
-        scores = logits.softmax(1) if self.objectness_loss == "softmax" else logits.sigmoid()
-        return cxcywh_to_xyxy(self.decode(raw)), scores
+        return logits.softmax(1) if self.objectness_loss == "softmax" else logits.sigmoid()
+
+    def _voted(self, best: Tensor, boxes: Tensor, raw: Tensor) -> Tensor:
+        """What stands for cells' boxes ``(B, K, 4)`` among those of all, ``(B, N, 4)`` cxcywh: with ``box_voting`` a mean."""
+        if self.box_voting is None:
+            return best
+        votes = self._scores(raw)[:, None] * (centred_iou(best[:, :, None], boxes[:, None]) > self.box_voting)
+        # A vote of its own for the cell, which decides where a box without area overlaps nothing, itself included. Sums and not a
+        # matrix product, which autocast would take in half precision.
+        own, votes = 1e-30, votes[..., None]
+        return ((votes * boxes[:, None]).sum(2) + own * best) / (votes.sum(2) + own)
 
     @property
     def several(self) -> bool | str:

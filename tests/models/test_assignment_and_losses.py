@@ -204,6 +204,25 @@ def test_every_box_loss_trains_the_head(box_loss: str) -> None:
     assert found["score"].min() > 0.9
 
 
+def test_a_vote_is_the_mean_by_score_of_the_boxes_that_overlap_the_best_and_the_same_among_all_answers() -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(6, 5, 8, 8) * 0.3
+    raw[:, 2:4] += 1.5
+    raw[5, 2:4] = -200.0  # boxes without area, which overlap nothing, themselves included
+    plain, voting = REChead(strides=[16]), REChead(strides=[16], box_voting=0.5)
+    (boxes, scores), best = plain.candidates(raw), plain.predict(raw)
+    near = box_iou(best["box"][:, None], boxes) > 0.5
+    assert near[:5].sum(1).min() > 1  # there is something to vote
+    votes = (near * scores)[..., None]
+    expected = torch.cat([((votes * boxes).sum(1) / votes.sum(1))[:5], best["box"][5:]])
+    found, (every, same) = voting.predict(raw), voting.candidates(raw)
+    torch.testing.assert_close(found["box"], expected)
+    assert torch.equal(found["score"], best["score"]) and torch.equal(same, scores)
+    torch.testing.assert_close(every[torch.arange(6), scores.argmax(1)], found["box"])
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(voting.predict(raw)["box"], found["box"])
+
+
 def test_mask_losses_vanish_on_the_right_mask_and_not_elsewhere() -> None:
     mask = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     mask[:, :, 2:5, 3:6] = 255

@@ -45,6 +45,12 @@ model = LazyCall(SimREC)(
     ),
     attention_manner=LazyCall(GaranAttention)(d_q=WIDTH, d_v=WIDTH, dropout_rate=0.0),
     head=LazyCall(REChead)(
-        width=0.5, strides=[16], in_channels=[WIDTH], box_loss="giou", box_loss_weight=2.0, prior_probability=0.01
+        width=0.5,
+        strides=[16],
+        in_channels=[WIDTH],
+        box_loss="giou",
+        box_loss_weight=2.0,
+        prior_probability=0.01,
+        box_voting=0.5,
     ),
 )
