@@ -28,7 +28,7 @@ from rec.data.sources.foreign import open_foreign
 from rec.data.sources.label_studio import is_label_studio, open_label_studio
 from rec.data.sources.refer import is_refer, open_refer
 from rec.data.sources.simrec_json import is_simrec_json, open_simrec_json
-from rec.data.sources.tabular import SUFFIXES, is_own, open_tabular, own_files, records
+from rec.data.sources.tabular import SUFFIXES, is_own, is_own_by_split, open_tabular, own_files, records
 from rec.data.sources.visual_genome import REGIONS_FILE, open_visual_genome
 from rec.data.spec import SCENES, SourceSpec, expand, refuse_unused
 from rec.files import default_mode
@@ -196,7 +196,7 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_label_studio(path, content, name, image_path, chosen.columns)
         if isinstance(content, list) and is_conversations(next(iter(content), None)):
             return open_conversations(path, lambda: content, name, image_path, chosen)
-        if isinstance(content, list) and is_own(next(iter(content), None)):
+        if is_own(next(iter(content), None)) if isinstance(content, list) else is_own_by_split(content):
             return open_tabular(path, name, image_path, chosen.bbox_format)
         if is_simrec_json(content):
             return open_simrec_json(path, content, name, image_path, mask_path)

@@ -294,6 +294,17 @@ def test_remedies(own):
     assert info["splits"]["train"]["rows"] == 2 and info["splits"]["train"]["skipped"] == {"broken line": 1}
 
 
+def test_one_json_file_may_hold_the_records_of_every_split(own):
+    content = {"train": records(4), "validation": records(2), "test": []}
+    Path("all.json").write_text(json.dumps(content), encoding="utf-8")
+    source = open_source({"path": "all.json", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    info = prepare(source, "out", progress=False)
+    assert {split: entry["rows"] for split, entry in info["splits"].items()} == {"train": 4, "val": 2}
+    Path("others.json").write_text(json.dumps({"photos": [{"file": "0.png"}]}), encoding="utf-8")
+    with pytest.raises(SourceError, match="is of no known layout"):
+        open_source({"path": "others.json", "bbox_format": "xywh"}, name="mine", image_path="photos")
+
+
 @pytest.mark.parametrize("name", ["my.data", "1.0", "a b"])
 def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))

@@ -19,10 +19,13 @@ _FROM_REFER = frozenset({"refcoco", "refcoco+", "refcocog", "referit", "refclef"
 
 
 def is_simrec_json(content: object) -> bool:
-    """Whether a JSON file's content is ``{split: [items]}``."""
+    """Whether a JSON file's content is ``{split: [items]}``, by the first ones."""
     if not isinstance(content, dict) or not content or "images" in content:
         return False
-    return all(isinstance(items, list) for items in content.values())
+    if not all(isinstance(items, list) for items in content.values()):
+        return False
+    first = [item for items in content.values() for item in items[:20] if isinstance(item, dict)]
+    return not first or any(not item.keys().isdisjoint(("iid", "refs")) for item in first)
 
 
 def open_simrec_json(path: Path, content: Any, name: str, image_root: str | None, mask_root: str | None) -> Source:

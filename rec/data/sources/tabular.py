@@ -135,6 +135,13 @@ def is_own(first: object) -> bool:
     return isinstance(first, dict) and "image" in first and not {"phrase", "phrases", "objects"}.isdisjoint(first)
 
 
+def is_own_by_split(content: object) -> bool:
+    """Whether a JSON file's content is ``{split: [records of a JSONL file]}``."""
+    arrays = list(content.values()) if isinstance(content, dict) else []
+    filled = [array for array in arrays if array]
+    return bool(filled) and all(isinstance(array, list) for array in arrays) and all(is_own(one[0]) for one in filled)
+
+
 def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
     """The split that a record names, ``train`` where it names none; None of a broken one, which is in no split."""
     split = row if isinstance(row, BadRecord) else attempt(own_split, row.get("split"), "train")
@@ -154,8 +161,9 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
     """
     number = 0
     try:
-        if _is_array(file):  # one JSON array of all records, in place of lines
-            for number, row in enumerate(load_json(file), 1):
+        # All records in one array, or in one of each split, in place of lines.
+        if file.suffix.lower() == ".json" or _is_array(file):
+            for number, row in enumerate(_listed(load_json(file)), 1):
                 yield number, attempt(_mapping, row)
             return
         with as_text(open_annotations(file)) as stream:
@@ -166,6 +174,13 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
         raise SourceError(f"cannot read {file}: {error}") from None
     if not number:
         raise SourceError(f"{file} holds no record; expected one object per line, with {', '.join(_NEEDED)}")
+
+
+def _listed(content: Any) -> list[Any]:
+    """The records of a JSON array, or of ``{split: array}``, whose splits they then name."""
+    if isinstance(content, list):
+        return content
+    return [row | {"split": split} if isinstance(row, dict) else row for split, rows in content.items() for row in rows]
 
 
 def records(file: Path) -> Iterator[dict[str, Any] | BadRecord]:
