@@ -191,6 +191,8 @@ def prepare_table(arguments: argparse.Namespace) -> int:
     reports = [report_of(info, split) for split in info["splits"]]
     general = any(report.none or report.several for report in reports)
     targets = " +dataset.targets=any train.evaluation.eval_metric=Pr@F1" if general else ""
+    if not arguments.splits and not find_split("train", tuple(info["splits"])):
+        print("WARNING: there is no split train, which training learns from: this table can be evaluated on alone")
     if find_split("train", tuple(info["splits"])) and not find_split("val", tuple(info["splits"])):
         print(
             "WARNING: there is no split val, which training evaluates on and picks the best model by. Make one with --val-fraction "

@@ -305,6 +305,20 @@ def test_one_json_file_may_hold_the_records_of_every_split(own):
         open_source({"path": "others.json", "bbox_format": "xywh"}, name="mine", image_path="photos")
 
 
+def test_the_script_says_that_there_is_nothing_to_train_on(own, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import prepare_data
+
+    own(records(split="test"))
+    words = ["--dataset", "mine", "--source", "mine.jsonl", "--images", "photos", "--bbox-format", "xywh"]
+    monkeypatch.setattr(sys, "argv", ["prepare", *words, "--output_dir", "data"])
+    assert prepare_data.main() == 0
+    assert "there is no split train" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["prepare", *words, "--output_dir", "asked", "--splits", "test"])
+    assert prepare_data.main() == 0
+    assert "there is no split train" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["my.data", "1.0", "a b"])
 def test_the_script_says_what_is_missing_and_takes_names_with_dots(own, name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(SCRIPTS))
