@@ -21,7 +21,7 @@ from rec.data.samples import SampleMaker, collate
 from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, validate_row
 from rec.data.sources import SourceError, load_json
 from rec.data.subwords import load_words
-from rec.data.tables import Table, check_finished
+from rec.data.tables import Table, check_finished, may_be_on_hub
 from rec.names import hands_on
 
 OF_TRAINING = ("rank", "processes", "buffer_size", "flip_lr", "candidate_transforms")  # what evaluation does without
@@ -89,8 +89,15 @@ class RefCOCOStream(IterableDataset):
             rows = load_dataset("parquet", data_files=as_patterns(files), split="train", streaming=True)
             self._count = sum(check_parquet(file) for file in files)
             identity[0] = [(file.name, file.stat().st_size) for file in files]
+        elif not may_be_on_hub(path):
+            raise SourceError(
+                f"there is no folder {path}; expected one of parquet shards, or a Hub id such as user/name"
+            )
         else:
-            rows = load_dataset(path, split=split, streaming=True)
+            try:
+                rows = load_dataset(path, split=split, streaming=True)
+            except Exception as error:  # the client raises dozens of kinds
+                raise SourceError(f"{path} is not a folder here, and as a Hub data set: {error}") from None
             if rows.info.splits and split in rows.info.splits:
                 self._count = rows.info.splits[split].num_examples or None
         try:

@@ -204,9 +204,8 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
     if suffix in SUFFIXES or (path.is_dir() and own_files(path)):
         return open_tabular(path, name, image_path, chosen.bbox_format)
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text.split("/")[0]).exists()
     check_finished(path)
-    tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if on_hub else None
+    tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if may_be_on_hub(text) else None
     if tables:
         folder = str(path if path.is_dir() else path.parent) if path.exists() else None
         ours = _has_schema(tables) and all("weight" in table.column_names for table in tables.values())
@@ -219,6 +218,11 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         "SimREC's JSON, COCO JSON, an export of Label Studio, conversations, JSONL or CSV, parquet, a Hub id, 'scenes' or "
         "'scenes_hard'"
     )
+
+
+def may_be_on_hub(text: str) -> bool:
+    """Whether a name that is no file or folder here can be a Hub id: ``user/name``, and no folder is called ``user``."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not Path(text.split("/")[0]).exists()
 
 
 def _known_split(name: str, split: str, splits: tuple[str, ...]) -> str:

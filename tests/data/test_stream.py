@@ -15,6 +15,7 @@ from rec.data.schema import BadRecord
 from rec.data.sources import SourceError
 from rec.data.stream import RefCOCOStream
 from rec.data.tables import open_source
+from rec.data.text import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,19 @@ def test_the_epoch_of_a_worker_is_its_own(shards):
 def test_shards_that_are_not_there_are_named(shards, tmp_path):
     with pytest.raises(SourceError, match="no parquet shards of split 'test'"):
         RefCOCOStream(shards, "test", vocabulary=RefCOCODataSet("x", {"x": str(shards)}).vocabulary)
+
+
+@pytest.mark.parametrize("place", ["./nix", "../nix", "nix", "a/b/c", "folder/nix", "/nix/shards"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match=f"there is no folder {place}; expected"):
+        RefCOCOStream(place, vocabulary=Vocabulary.build(["a"]))
+
+
+def test_a_hub_data_set_that_cannot_be_had_is_named():
+    with pytest.raises(SourceError, match="nobody/nothing is not a folder here, and as a Hub data set: "):
+        RefCOCOStream("nobody/nothing", vocabulary=Vocabulary.build(["a"]))
 
 
 def test_a_bad_row_of_a_shard_is_named(shards, tmp_path):
