@@ -167,7 +167,7 @@ def task(image="/data/upload/3/0a1b2c3d-a.jpg", results=(), **change):
     annotation = {
         "id": 1,
         "was_cancelled": False,
-        "result": [region | change, text, bare, {"id": "r3", "type": "choices"}],
+        "result": [region | change, text, bare, {"id": "r3", "type": "polygonlabels"}],
     }
     return {"id": 4, "data": {"image": image}, "annotations": [annotation], "predictions": [{"result": [bare]}]}
 

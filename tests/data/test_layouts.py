@@ -186,6 +186,22 @@ def test_labels_of_label_studio_are_of_their_rectangle(folder):
     assert report_of(info, "train").left_out == {}
 
 
+def test_what_is_said_of_a_whole_picture_is_no_region(folder):
+    said = {"choices": {"choices": ["outdoors"]}, "rating": {"rating": 4}, "number": {"number": 2}}
+    tasks = [task()]
+    tasks[0]["annotations"][0]["result"] += [{"id": kind, "type": kind, "value": value} for kind, value in said.items()]
+    tasks[0]["annotations"][0]["result"].append({"type": "relation", "from_id": "a", "to_id": "b"})
+    counts = [
+        prepare(
+            open_source(write(folder, one), name="mine", image_path=str(folder / "photos")),
+            folder / out,
+            progress=False,
+        )["splits"]["train"]["left_out"]
+        for one, out in (([task()], "without"), (tasks, "with"))
+    ]
+    assert counts[0] == counts[1]
+
+
 def test_json_min_pairs_rectangles_and_texts_by_order(folder):
     record = {"id": 1, "img": "/data/upload/b.jpg", "annotation_id": 3, "annotator": 1, "lead_time": 2.5}
     boxes = [PERCENT | SIZE | {"rectanglelabels": ["box"]}, PERCENT | SIZE | {"x": 50}]

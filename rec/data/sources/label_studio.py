@@ -22,6 +22,8 @@ from rec.data.sources import Source, SourceError, given, own_split
 _IMAGES = ("image", "img", "image_url", "url", "file", "file_upload", "photo", "picture")
 _TEXTS = ("phrase", "phrases", "expression", "caption", "description", "sentence", "text", "transcription", "textarea")
 _RECTANGLES = ("rectanglelabels", "rectangle")
+# What is said of a region or of the whole picture, and is none.
+_SAID = ("textarea", "labels", "choices", "taxonomy", "rating", "number", "datetime", "relation", "pairwise", "ranker")
 _NO_TEXT, _NO_RECTANGLE = "rectangles without a text", "regions that are not rectangles"
 
 
@@ -112,7 +114,7 @@ def _regions(task: dict[str, Any], columns: Mapping[str, str], left: Counter[str
                 labels[region] = value.get("labels")
         for result in results:
             if result.get("type") not in _RECTANGLES:
-                if result.get("type") not in ("textarea", "labels"):
+                if result.get("type") not in _SAID:
                     left[_NO_RECTANGLE] += 1
                 continue
             said = texts.get(str(result.get("id")))
