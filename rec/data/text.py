@@ -17,11 +17,17 @@ _REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
 # Quotation marks and dashes that telephones and word processors write by themselves, and those of the keys.
 _TYPOGRAPHIC = dict.fromkeys([*range(0x2018, 0x2020), 0x2039, 0x203A, 0xAB, 0xBB, 0xB4], "'")
 _TYPOGRAPHIC |= dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+_SIGNS = frozenset(map(chr, _TYPOGRAPHIC))
 
 
 def tokenize(sentence: str) -> list[str]:
     """SimREC's words: lower case; ``. , ' ! ? " ( ) * # : ;`` deleted; ``-`` and ``/`` to spaces; split on white space."""
     return _REMOVED.sub("", sentence.lower()).replace("-", " ").replace("/", " ").split()
+
+
+def _as_typed(word: str) -> str:
+    """A word with the signs and letters of the keys in place of typographic ones."""
+    return unicodedata.normalize("NFKC", word if _SIGNS.isdisjoint(word) else word.translate(_TYPOGRAPHIC))
 
 
 def is_blank(sentence: str) -> bool:
@@ -83,6 +89,10 @@ class Vocabulary:
         if len(self._ids) != len(self.words):
             raise ValueError("the vocabulary holds a word twice")
         self._split = get_tokenizer(tokenizer)
+        for number, word in enumerate(self.words[3:], 3):
+            plain = word if word.isascii() else _as_typed(word)
+            if plain != word and len(typed := self._split(plain)) == 1:
+                self._ids.setdefault(typed[0], number)  # phrases may be typed with the keys where training's were not
 
     @classmethod
     def build(cls, sentences: Iterable[str], tokenizer: str = "simrec") -> "Vocabulary":
@@ -111,7 +121,7 @@ class Vocabulary:
             return words
         taken = []
         for word in words:
-            plain = word if word in self._ids else unicodedata.normalize("NFKC", word.translate(_TYPOGRAPHIC))
+            plain = word if word in self._ids else _as_typed(word)
             taken += [word] if plain == word else self._split(plain)
         return taken
 

@@ -54,6 +54,13 @@ def test_a_word_with_typographic_signs_is_known_as_the_keys_write_it(typed, plai
     assert tokenize("man\u2019s") == ["man\u2019s"]  # the original's rule
 
 
+def test_a_word_of_the_keys_is_known_where_training_had_typographic_signs():
+    words = Vocabulary.build(["the man\u2019s hat left\u2013most man"])
+    assert words.encode("the man's hat", 3) == words.encode("the man\u2019s hat", 3) == [3, 4, 5]
+    assert words.unknown("the man's leftmost hat") == ["leftmost"]  # the keys write two words
+    assert Vocabulary.build(["man\u2019s mans"]).encode("man's", 1) == [4]  # one that training had is itself
+
+
 def test_a_saved_vocabulary_is_the_same(tmp_path):
     vocabulary = Vocabulary.build(["caffè 🦊 left", "左"])
     vocabulary.save(tmp_path / "vocab.json")

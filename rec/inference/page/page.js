@@ -17,12 +17,24 @@ export function tokenize(phrase) {
 // Quotation marks and dashes that telephones and word processors write by themselves.
 const QUOTES = /[\u2018-\u201f\u2039\u203a\xab\xbb\xb4]/g, DASHES = /[\u2010-\u2015\u2212]/g;
 
+/** The words that a word is as keys have it. */
+const typed = (word) => tokenize(word.replace(QUOTES, "'").replace(DASHES, "-").normalize("NFKC"));
+
+/** The id of every word, and of those with typographic signs as keys have them. */
+function numbered(words) {
+  const ids = new Map(words.map((word, id) => [word, id]));
+  words.slice(3).forEach((word, place) => {
+    const [plain, more] = typed(word);
+    if (plain !== undefined && more === undefined && !ids.has(plain)) ids.set(plain, place + 3);
+  });
+  return ids;
+}
+
 /** Ids of a phrase: position in `about.words`, 1 for an unknown word, cut and padded with 0 to `about.max_token_length`. */
 export function encode(about, phrase) {
-  about.ids ??= new Map(about.words.map((word, id) => [word, id]));
+  about.ids ??= numbered(about.words);
   const ids = new Array(about.max_token_length).fill(0);
-  const typed = (word) => word.replace(QUOTES, "'").replace(DASHES, "-").normalize("NFKC"); // as keys have them
-  const words = tokenize(phrase).flatMap((word) => (about.ids.has(word) ? [word] : tokenize(typed(word))));
+  const words = tokenize(phrase).flatMap((word) => (about.ids.has(word) ? [word] : typed(word)));
   words.slice(0, ids.length).forEach((word, place) => { ids[place] = about.ids.get(word) ?? 1; });
   return ids;
 }
