@@ -6,6 +6,7 @@ time and memory without end: :func:`checked` holds it to the steps, sizes and re
 
 import base64
 import json
+import logging
 import math
 import os
 import re
@@ -18,8 +19,9 @@ from rec.data.pretrained import pretrained_file
 from rec.data.text import Vocabulary, read_vocabulary
 from rec.errors import InputError, UntrustedError
 from rec.files import digest, write_json, write_text
-from rec.trust import MAX_TOKENIZER_BYTES, MAX_WORD, MAX_WORDS, read_text
+from rec.trust import MAX_CONFIG_BYTES, MAX_TOKENIZER_BYTES, MAX_WORD, MAX_WORDS, read_text
 
+logger = logging.getLogger(__name__)
 TOKENIZER = "tokenizer.json"
 PREFIX, IN_FILE = "transformers:", f"file:{TOKENIZER}"
 MAX_PHRASE = 8192  # characters of a phrase that are read: far more than 512 subwords have
@@ -88,7 +90,9 @@ class Subwords:
     @classmethod
     def of(cls, name: str) -> "Subwords":
         """The tokenizer of ``transformers:<folder or Hub id>``, as ``dataset.tokenizer`` names it."""
-        return cls.load(pretrained_file(name.removeprefix(PREFIX), TOKENIZER, "dataset.tokenizer"))
+        made = cls.load(pretrained_file(name.removeprefix(PREFIX), TOKENIZER, "dataset.tokenizer"))
+        text = _as_configured(made.text, name.removeprefix(PREFIX))
+        return made if text == made.text else cls(text, made.origin)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -143,6 +147,28 @@ class Subwords:
         """Writes ``vocab.json``, which names the file beside it, and that file, ``tokenizer.json``."""
         write_json(path, {"tokenizer": IN_FILE, "words": []}, indent=0)
         write_text(os.path.join(os.path.dirname(path), TOKENIZER), self.text)
+
+
+def _as_configured(text: str, name: str) -> str:
+    """BERT's ``tokenizer.json`` with the ``do_lower_case`` of the ``tokenizer_config.json`` beside it, by which ``transformers``
+    goes where the two contradict each other."""
+    content = json.loads(text)
+    normalizer = content.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return text
+    try:
+        beside = pretrained_file(name, "tokenizer_config.json", "dataset.tokenizer")
+        config = json.loads(read_text(beside, "config of a tokenizer", MAX_CONFIG_BYTES))
+    except (InputError, UntrustedError, ValueError, RecursionError):
+        return text
+    lower = config.get("do_lower_case") if isinstance(config, dict) else None
+    is_bert = isinstance(lower, bool) and str(config.get("tokenizer_class") or "Bert").startswith("Bert")
+    if not is_bert or normalizer.get("lowercase") is lower:
+        return text
+    logger.warning(
+        "%s: do_lower_case is %s in tokenizer_config.json, not so in %s; it is followed", name, lower, TOKENIZER
+    )
+    return json.dumps(content | {"normalizer": normalizer | {"lowercase": lower}})
 
 
 @contextmanager

@@ -72,6 +72,25 @@ def test_a_vocabulary_file_names_the_tokenizer_beside_it_and_no_place(tmp_path):
         load_words(f"transformers:{tmp_path}")
 
 
+@pytest.mark.parametrize("lower", [True, False])
+def test_lower_case_is_as_the_config_beside_the_tokenizer_says(lower, tmp_path, caplog):
+    """As in ``transformers``, where the two contradict each other."""
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(content(normalizer=content()["normalizer"] | {"lowercase": not lower})), encoding="utf-8"
+    )
+    config = {"do_lower_case": lower, "tokenizer_class": "BertTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    words = load_words(f"transformers:{tmp_path}")
+    assert words.unknown("the Dog") == ([] if lower else ["Dog"]) and "do_lower_case" in caplog.text
+    assert Subwords(words.text) == words  # so the model folder has it
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert [number + 1 for number in theirs("the Dog").input_ids] == words.encode("the Dog", 4)
+    for other in (config | {"tokenizer_class": "PreTrainedTokenizerFast"}, {}, [], "x"):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(other), encoding="utf-8")
+        assert load_words(f"transformers:{tmp_path}").text == (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+
+
 def test_a_data_set_takes_the_tokenizer_and_counts_its_ids(tmp_path, monkeypatch, caplog):
     from rec.data.dataset import RefCOCODataSet
 
