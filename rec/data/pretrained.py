@@ -6,7 +6,7 @@ from pathlib import Path
 from rec.errors import InputError
 from rec.files import user_path
 
-# What of transformers writes a file anew that a model has in an older format (pytorch_model.bin, vocab.txt) or in parts.
+# What of transformers writes a file anew that a model has in an older format (pytorch_model.bin, vocab.txt).
 _WRITERS = {"model.safetensors": "AutoModel", "tokenizer.json": "AutoTokenizer"}
 
 
@@ -53,7 +53,6 @@ def _lacking(where: str, name: str | os.PathLike[str], file: str, place: str) ->
     told = f"{where}={os.fspath(name)!r}: {place} has no {file}; expected a transformers model"
     if writer := _WRITERS.get(file):
         told += (
-            f"; where that has an older format, or several files in its place, {writer}.from_pretrained(…).save_pretrained(…) "
-            "writes a folder to name"
+            f"; where that has an older format, {writer}.from_pretrained(…).save_pretrained(…) writes a folder to name"
         )
     return InputError(told)

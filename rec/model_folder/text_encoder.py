@@ -1,11 +1,13 @@
 """Published text encoders on disk: taken over when a run starts, left out of checkpoints, whole in a model folder.
 
-A run reads ``config.json`` and ``model.safetensors`` of ``model.language_encoder.name`` once, notes the config and the weights'
-digest in its own config (:func:`settle`), and gives the model the weights (:func:`load_published`). A checkpoint holds what is
-trained; what it builds on comes from the same place again (:func:`whole`). A model folder needs no other place.
+A run reads ``config.json`` and ``model.safetensors`` (or the parts that its index lists) of ``model.language_encoder.name`` once,
+notes the config and the weights' digest in its own config (:func:`settle`), and gives the model the weights
+(:func:`load_published`). A checkpoint holds what is trained; what it builds on comes from the same place again (:func:`whole`). A
+model folder needs no other place.
 """
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +27,8 @@ from rec.trust import MAX_CONFIG_BYTES, read_text, weight_shapes
 if TYPE_CHECKING:
     from rec.models.pretrained_text import PretrainedText
 
-WHERE = "model.language_encoder.name"
+WHERE, WEIGHTS = "model.language_encoder.name", "model.safetensors"
+_MAX_PARTS = 100  # of weights
 
 
 def encoder_of(model: object) -> Any:
@@ -75,7 +78,7 @@ def settle(model: ConfigNode, words: Words | None = None) -> None:
     if filler is not None:
         config = checked(config | {"pad_token_id": filler}, f"{path} with the padding of its tokenizer")
     node["config"] = config
-    node["digest"] = digest(_weights_file(node["name"]))
+    node["digest"] = _digest(_weights_files(node["name"]))
     if words is not None:
         _check_words(words, node["name"])
 
@@ -130,20 +133,44 @@ def load_published(encoder: "PretrainedText", node: Mapping[str, Any], into: str
     """
     from safetensors import safe_open
 
-    path = _weights_file(node["name"])
-    if (found := digest(path)) != node.get("digest"):
+    paths = _weights_files(node["name"])
+    if (found := _digest(paths)) != node.get("digest"):
         raise InputError(
-            f"{into} builds on {WHERE}={node['name']!r} with the digest {node.get('digest')}; {path} has {found}: bring the same "
-            "file back, or name the folder that has it"
+            f"{into} builds on {WHERE}={node['name']!r} with the digest {node.get('digest')}; {paths[0]} has {found}: bring the "
+            "same file back, or name the folder that has it"
         )
-    weight_shapes(path)
-    with safe_open(path, "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith("vision_model.")}  # noqa: SIM118
-    encoder.load_published(tensors, str(path))
+    tensors = dict[str, Any]()
+    for path in paths:
+        weight_shapes(path)
+        with safe_open(path, "pt") as stored:
+            tensors |= {name: stored.get_tensor(name) for name in stored.keys() if not name.startswith("vision_model.")}  # noqa: SIM118
+    encoder.load_published(tensors, str(paths[0]))
 
 
-def _weights_file(name: str) -> Path:
-    return pretrained_file(name, "model.safetensors", WHERE)
+def _weights_files(name: str) -> list[Path]:
+    """The file of weights, or those that its index lists, as of large encoders.
+
+    Raises:
+        InputError: neither is there, or one that is listed is not.
+        UntrustedError: the index lists something else.
+    """
+    try:
+        return [pretrained_file(name, WEIGHTS, WHERE)]
+    except InputError as lacking:
+        try:
+            index = pretrained_file(name, f"{WEIGHTS}.index.json", WHERE)
+        except InputError:
+            raise lacking from None
+    content = read_json(index, "index of weights")
+    listed = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(listed.values()) if isinstance(listed, dict) and all(type(v) is str for v in listed.values()) else set()
+    if not 0 < len(names) <= _MAX_PARTS or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", part) for part in names):
+        raise UntrustedError(f"{index} does not list files of weights beside it ({{weight_map: {{tensor: file}}}})")
+    return [pretrained_file(name, part, WHERE) for part in sorted(names)]
+
+
+def _digest(paths: list[Path]) -> str:
+    return digest(paths[0]) if len(paths) == 1 else digest(" ".join(map(digest, paths)).encode())
 
 
 @contextmanager

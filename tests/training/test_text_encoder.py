@@ -24,7 +24,7 @@ from rec.command_line import explained
 from rec.config import ConfigError, LazyCall, to_native
 from rec.data.subwords import Subwords
 from rec.data.text import Vocabulary
-from rec.errors import CheckpointError, InputError
+from rec.errors import CheckpointError, InputError, UntrustedError
 from rec.model_folder.text_encoder import whole
 from rec.models import lora
 from rec.models.language_encoders import LSTM_SA
@@ -173,6 +173,26 @@ def test_a_run_notes_what_it_builds_on_and_is_continued_on_nothing_else(tmp_path
     build.build_model(moved, Data())
     refused, _ = differences(saved, TrainerState(config=to_native(moved)))
     assert any("language_encoder.digest" in line for line in refused)
+
+
+def test_an_encoder_in_several_files_is_the_same_one(tmp_path):
+    whole_one = Run(run_config(tmp_path)).model
+    published("bert").save_pretrained(tmp_path / "parts", max_shard_size="8KB")
+    parts = sorted((tmp_path / "parts").glob("*.safetensors"))
+    assert len(parts) > 1
+    cfg = run_config(tmp_path)
+    cfg.model.language_encoder.name = str(tmp_path / "parts")
+    in_parts = Run(cfg).model
+    state = whole_one.language_encoder.text.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in in_parts.language_encoder.text.state_dict().items())
+    index = tmp_path / "parts" / "model.safetensors.index.json"
+    for listed in ("../base/model.safetensors", "/etc/model.safetensors", "a.bin", 3):
+        index.write_text(json.dumps({"weight_map": {"x": listed}}), encoding="utf-8")
+        with pytest.raises(UntrustedError, match=r"index\.json does not list files of weights"):
+            build.build_model(cfg, Data())
+    index.write_text(json.dumps({"weight_map": {"x": "model-9.safetensors"}}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has no model-9\.safetensors"):
+        build.build_model(cfg, Data())
 
 
 def test_a_run_without_a_name_is_told_so(tmp_path):
