@@ -34,7 +34,7 @@ _OF_A_TABLE = re.compile(
 
 
 def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
-    """One table of the rows of all files, with the columns and types of the first.
+    """One table of the rows of all files, with the columns of the first, in types that hold what all of them have.
 
     Its fingerprint is of the files' names, sizes and modification times.
 
@@ -91,15 +91,14 @@ def _copy(files: Sequence[Path], target: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    schema: Any = None
+    for file in files:
+        check_parquet(file)
+    schema = _shared_schema(files)
     with pa.OSFile(str(target), "wb") as sink:
-        writer: Any = None
+        writer = pa.ipc.new_stream(sink, schema)
         for file in files:
-            check_parquet(file)
             room = trust.MAX_EXPANSION * file.stat().st_size + trust.SMALL_TABLE
             opened = parquet.ParquetFile(file.absolute())
-            schema = schema or _without_dictionaries(opened.schema_arrow)
-            writer = writer or pa.ipc.new_stream(sink, schema)
             for batch in opened.iter_batches(_ROWS_AT_ONCE):
                 room -= batch.nbytes
                 if room < 0:
@@ -109,6 +108,36 @@ def _copy(files: Sequence[Path], target: Path) -> None:
                     )
                 writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
         writer.close()
+
+
+def _shared_schema(files: Sequence[Path]) -> "pa.Schema":
+    """The first file's columns, as wide as all files need them: one shard may have whole numbers alone, or nothing but nulls.
+
+    Raises:
+        SourceError: another file lacks one, or has it in a type of another kind.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    schema = names = None
+    for file in files:
+        own = _without_dictionaries(parquet.read_schema(file.absolute()))
+        if schema is None or names is None:
+            schema, names = own, own.names
+            continue
+        if missing := [name for name in names if name not in own.names]:
+            raise SourceError(
+                f"{file} lacks the column {missing[0]}, which {files[0]} has: they are no shards of one table"
+            )
+        try:
+            columns = pa.schema([own.field(name) for name in names])
+            schema = pa.unify_schemas([schema, columns], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            cause = " ".join(str(error).split())[:300]
+            raise SourceError(
+                f"{file} has columns of other types than {files[0]} ({cause}): write all in the same"
+            ) from None
+    return schema
 
 
 def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":

@@ -48,6 +48,26 @@ def test_categories_become_texts(tmp_path):
     assert load_parquet([tmp_path / "x.parquet"])["image"][:] == ["a.jpg", "b.jpg", "a.jpg"]
 
 
+def test_shards_may_write_one_column_in_types_of_one_kind(tmp_path):
+    files = [tmp_path / f"train-0000{number}-of-00002.parquet" for number in range(2)]
+    pq.write_table(pa.table({"bbox": [[10, 20, 30, 40]], "category": pa.array([None]), "text": ["a"]}), files[0])
+    wider = {"text": pa.array(["b"], pa.large_string()), "category": ["dog"], "bbox": [[10.5, 20, 30, 40]], "more": [1]}
+    pq.write_table(pa.table(wider), files[1])
+    rows = list(load_parquet(files))
+    assert [row["bbox"][0] for row in rows] == [10, 10.5] and [row["category"] for row in rows] == [None, "dog"]
+    assert list(rows[1]) == ["bbox", "category", "text"]
+    for odd, told in (
+        ({"bbox": ["x"], "category": ["a"], "text": ["a"]}, "has columns of other types than .*00000-of"),
+        (
+            {"bbox": [[1]], "text": ["a"]},
+            "lacks the column category, which .*00000-of",
+        ),
+    ):
+        pq.write_table(pa.table(odd), files[1])
+        with pytest.raises(SourceError, match=f"00001-of-00002.parquet {told}"):
+            load_parquet(files)
+
+
 def test_a_shard_has_the_name_of_its_split_also_where_it_is_the_only_one(tmp_path):
     for name in ("test-00000-of-00001.parquet", "._test-00000-of-00001.parquet"):
         (tmp_path / name).write_bytes(b"")
