@@ -473,6 +473,22 @@ def test_a_table_in_one_file_may_tell_the_splits_of_its_rows(folder):
     assert len(table(folder, file)) == 4
 
 
+def test_a_picture_may_be_its_bytes_alone_or_the_only_one_of_a_list(folder):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = (folder / "photos" / "a.jpg").read_bytes()
+    struct = pa.array([[{"bytes": data}]])
+    for column in (struct, struct.flatten(), pa.array([data]), pa.array([["a.jpg"]])):
+        pq.write_table(pa.table({"image": column, "phrase": ["red box"], "bbox": [BOX]}), folder / "x.parquet")
+        [row] = table(folder, str(folder / "x.parquet"))
+        assert (row["width"], row["bbox"]) == (120, BOX)
+    pq.write_table(
+        pa.table({"image": [["a.jpg", "b.jpg"]], "phrase": ["red box"], "bbox": [BOX]}), folder / "x.parquet"
+    )
+    assert "no image: " in faults(folder, str(folder / "x.parquet"))
+
+
 def test_classes_are_told_by_their_names(folder):
     from datasets import ClassLabel, List, Value
 

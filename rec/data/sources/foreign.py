@@ -317,9 +317,12 @@ def _picture(value: object, image_root: str | None) -> dict[str, Any] | None:
         return {"path": os.path.join(image_root or "", value), "bytes": None}
     if isinstance(value, bytes):
         return {"path": None, "bytes": value}
-    if isinstance(value, dict) and value.keys() == {"path", "bytes"}:
+    if isinstance(value, dict) and value.keys() <= {"path", "bytes"}:
         # The library keeps a picture's former path beside its bytes; alone it is a file like any other.
-        return value if value["bytes"] is not None else _picture(value["path"], image_root)
+        path, data = value.get("path"), value.get("bytes")
+        return {"path": path, "bytes": data} if data is not None else _picture(path, image_root)
+    if isinstance(value, list) and len(value) == 1:  # as data for models that take several pictures have them
+        return _picture(value[0], image_root)
     return None
 
 
