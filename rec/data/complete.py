@@ -162,6 +162,8 @@ def _nearby(path: str, root: str) -> str:
     """What to do about a file that is not there, where something like it is, for example below the image folder."""
     if len(path) > MAX_PATH:  # its thousands of parts would each be looked for
         return ""
+    if os.path.islink(path):
+        return f": it is a link to {os.readlink(path)}, which is not there"
     if address := re.search(r"https?:/.*", path):
         return f": {address[0].replace(':/', '://', 1)} is an address; download the images, and name their files"
     if "\\" in path and os.path.exists(path.replace("\\", "/")):

@@ -386,6 +386,7 @@ def test_an_image_that_is_named_in_another_way_is_told_how(own):
     Path("photos/sub").mkdir()
     Path("photos/0.png").rename("photos/sub/0.png")
     Path("photos/1.png").rename("photos/cafe\u0301.png")  # as a Mac stores it
+    Path("photos/dead.png").symlink_to("/mnt/away/0.png")
     for name, words in (
         ("https://x.org/0.png", r"https://x\.org/0\.png is an address; download"),
         ("sub\\0.png", r"but there is photos/sub/0\.png: write / between"),
@@ -393,6 +394,7 @@ def test_an_image_that_is_named_in_another_way_is_told_how(own):
         ("cafe\u0301.png ", "but there is cafe\u0301.png: .*blanks too"),
         (r"C:\Users\me\sub\0.png", r"but there is photos/sub/0\.png: name files .* on, such as sub/0\.png"),
         ("/home/me/sub/0.png", r"but there is photos/sub/0\.png: name files from the image folder on"),
+        ("dead.png", "it is a link to /mnt/away/0.png, which is not there"),
     ):
         with pytest.raises(BadRecord, match=f"missing image: .*{words}"):
             prepare(own([records(1)[0] | {"image": name}]), "out", progress=False)
