@@ -131,6 +131,8 @@ def _from_spacy(vocabulary: Words, name: str) -> Iterator[tuple[int, np.ndarray]
             advice = (
                 "it is for spaCy 2 only: take en_core_web_lg, or the GloVe file it was made of, glove.840B.300d.txt"
             )
+        elif os.path.isfile(name):
+            advice = "unpack an archive first, and name the text file in it; write other files as text"
         raise ValueError(
             f"dataset.word_vectors={name} is neither a GloVe file ({', '.join(TEXT_SUFFIXES)}) nor a spaCy pipeline that "
             f"is installed: {advice}, or go without it, dataset.use_glove=false "

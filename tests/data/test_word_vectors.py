@@ -86,6 +86,9 @@ def test_a_spacy_pipeline_by_its_folder(tmp_path):
 def test_sources_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.word_vectors"):
         look_up_vectors(VOCABULARY, None)
+    (tmp_path / "glove.6B.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"glove\.6B\.zip is neither a GloVe file .*: unpack an archive first"):
+        look_up_vectors(VOCABULARY, tmp_path / "glove.6B.zip")
     with pytest.raises(ValueError, match="no_such_pipeline is neither a GloVe file"):
         look_up_vectors(VOCABULARY, "no_such_pipeline")
     with pytest.raises(ValueError, match=r"none\.txt"):
