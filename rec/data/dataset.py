@@ -146,7 +146,12 @@ class RefCOCODataSet(Dataset):
             vocabulary = load_words(vocabulary, tokenizer)
         self.vocabulary: Words = vocabulary
         splitter = self.vocabulary.identity if isinstance(self.vocabulary, Subwords) else self.vocabulary.tokenizer
-        statistics = [text_statistics(part.table, splitter, self.vocabulary.tokens) for part in self._parts]
+        # By the tokenizer's rule alone: counts are kept for every vocabulary, and what a word is taken for depends on the others.
+        is_list = isinstance(self.vocabulary, Vocabulary)
+        rule = get_tokenizer(splitter) if is_list else self.vocabulary.tokens
+        statistics = [text_statistics(part.table, splitter, rule) for part in self._parts]
+        if is_list:
+            self._tell_unknown(dict.fromkeys(word for s in statistics for word in s["words"]))
         reserved = self.vocabulary.reserved
         longest = max(len(s["lengths"]) - 1 for s in statistics) + reserved
         self.max_token_length = longest if max_token_length == -1 else max_token_length
@@ -220,6 +225,18 @@ class RefCOCODataSet(Dataset):
         if self.targets == "one":
             check_single(table.rows, f"data set {name!r}, split {split}")
         return table
+
+    def _tell_unknown(self, words: Mapping[str, None]) -> None:
+        """Warns where more than half of the words of the phrases have no id."""
+        known = [not self.vocabulary.unknown(word) for word in words]
+        if 2 * sum(known) < len(known):
+            first = next(word for word, is_known in zip(words, known, strict=True) if not is_known)
+            logger.warning(
+                "%d of %d words of split %s are not in the vocabulary, and all the same to a model: the first is %r. Languages "
+                "without blanks between words want a tokenizer of theirs (dataset.tokenizer=spacy:zh), others than a model has "
+                "learnt an encoder of theirs (docs/language.md)",
+                len(known) - sum(known), len(known), self.split, first[:40],
+            )  # fmt: skip
 
     def _build_vocabulary(self, vocabulary_from: str, tokenizer: str) -> Vocabulary:
         words: dict[str, None] = {}

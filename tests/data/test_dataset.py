@@ -10,6 +10,7 @@ from rec import boxes
 from rec.data.dataset import RefCOCODataSet
 from rec.data.loader import TrainingBatches, evaluation_loader, sharing_groups, training_loader
 from rec.data.sources import SourceError
+from rec.data.text import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,22 @@ def test_the_vocabulary_is_of_the_training_split_or_of_all(tmp_path):
     assert open_dataset(tmp_path, "val").vocabulary == train
     assert "animal" in open_dataset(tmp_path, vocabulary_from="all").vocabulary.words
     assert open_dataset(tmp_path, "val")[0]["tokens"].tolist()[:3] == [1, 1, 0]
+
+
+def test_the_vocabulary_of_training_is_the_same_whatever_read_the_phrases_before(tmp_path):
+    make_refer(tmp_path, splits=("train",), sentences={0: ["the man\u2019s hat"]})
+    open_dataset(tmp_path, vocabulary=Vocabulary(["PAD", "UNK", "CLS", "the", "mans"]))
+    assert "man\u2019s" in open_dataset(tmp_path).vocabulary.words
+
+
+def test_words_that_no_vocabulary_of_the_run_has_are_told(tmp_path, caplog):
+    make_refer(
+        tmp_path, splits=("train", "val"), sentences={2: ["\u5de6\u8fb9\u7684\u732b"], 3: ["\u7ea2\u8272\u7684\u8f66"]}
+    )
+    open_dataset(tmp_path)
+    assert not caplog.text
+    open_dataset(tmp_path, "val")
+    assert "2 of 2 words of split val are not in the vocabulary" in caplog.text and "\u5de6\u8fb9" in caplog.text
 
 
 def test_vectors_with_capitals_may_have_the_names_of_reserved_words(tmp_path):
