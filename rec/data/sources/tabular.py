@@ -176,7 +176,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
         raise SourceError(f"{file} holds no record; expected one object per line, with {', '.join(_NEEDED)}")
 
 
-def _listed(content: Any) -> list[Any]:
+def _listed(content: list[Any] | dict[str, list[Any]]) -> list[Any]:
     """The records of a JSON array, or of ``{split: array}``, whose splits they then name."""
     if isinstance(content, list):
         return content
