@@ -294,6 +294,23 @@ def test_remedies(own):
     assert info["splits"]["train"]["rows"] == 2 and info["splits"]["train"]["skipped"] == {"broken line": 1}
 
 
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_the_columns_of_a_csv_file_may_be_apart_by_other_signs(own, sign):
+    lines = [
+        "",
+        "image,phrase,bbox,split",
+        '0.png,"the box, left",5 5 20 20,train',
+        "1.png,it,5 5 20 20,val",
+        "2.png,it,5,val",
+    ]
+    text = "\n".join([line.replace(",", sign) for line in lines]).replace(f"box{sign} left", f"box{sign} or, left")
+    Path("mine.csv").write_text(text, encoding="utf-8")
+    source = open_source({"path": "mine.csv", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    assert [row["sentences"] for row in source.read("train")] == [f"the box{sign} or, left"]
+    with pytest.raises(BadRecord, match=r"bad box: .*mine-5"):
+        prepare(source, "out", progress=False)
+
+
 def test_one_json_file_may_hold_the_records_of_every_split(own):
     content = {"train": records(4), "validation": records(2), "test": []}
     Path("all.json").write_text(json.dumps(content), encoding="utf-8")

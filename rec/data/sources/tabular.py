@@ -13,7 +13,7 @@ import csv
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -225,7 +225,14 @@ def _mapping(row: object) -> dict[str, Any]:
 
 
 def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
-    reader = csv.reader(lines, strict=True)  # else a quotation mark out of place makes one wrong record of many lines
+    lines, head = iter(lines), list[str]()
+    while not (head and head[-1].strip()) and (line := next(lines, None)) is not None:
+        head.append(line)
+    names = "".join(head)
+    # Spreadsheets write semicolons where the comma is in numbers.
+    sign = next((sign for sign in ";\t" if sign in names and "," not in names), ",")
+    # Strict, else a quotation mark out of place makes one wrong record of many lines.
+    reader = csv.reader(chain(head, lines), strict=True, delimiter=sign)
     columns = attempt(lambda: next((row for row in reader if row), []))
     if isinstance(columns, BadRecord) or (columns and not set(_NEEDED) <= set(columns)):
         raise SourceError(
