@@ -149,6 +149,10 @@ def test_unknown_tokenizers_are_refused():
         ("the bottle on the left on the table", "the bottle on the right on the table"),
         ("two on the left", "two on the right"),
         ("the one on the right outside", "the one on the left outside"),
+        ("man left standing", "man right standing"),
+        ("the one left of the car", "the one right of the car"),
+        ("the man who was left of the tree", "the man who was right of the tree"),
+        ("the right one", "the left one"),
     ],
 )
 def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
@@ -163,6 +167,10 @@ def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
         "the man who left", "bike someone has left here", "two slices left", "3 pizza slices left", "some water left in the glass",
         "the cake left on the plate", "left on plate", "no food left", "what's left of the cake", "bike left unattended",
         "the bus that left", "an animal rights sign", "a right-of-way sign", "right underneath the sign", "right now",
+        "the right answer", "a hat of the right size", "socks right side out",
+        "the picture the right way up", "a right-angled bracket", "the last man left standing", "the food that's left",
+        "the light left on", "door left ajar", "a dog left all alone",
+        "the cup that was left on the bench",
         "lft guy", "l man", "man, l.", "r. one", "girl on the LHS", "rhs dog", "rigth side", "eft girl",
         "man on leeft", "topleft pizza", "rightfront sandwich", "left_man", "the boat's port side",
         "man on the \uff2c\uff25\uff26\uff34",
