@@ -175,7 +175,7 @@ def _build(
     from rec.models.soundness import differences
 
     try:
-        with _counted_registrations(len(shapes)), torch.device(device), _no_random_values():
+        with _counted_registrations(len(shapes)), torch.device(device), _float32(), _no_random_values():
             model = instantiate(without_pretrained(node), None if trust_config else ALLOWED_TARGETS)
     except (ConfigError, RuntimeError, RecursionError, OverflowError, MemoryError) as error:
         hint = f"; {_OWN}" if isinstance(error, PermissionError) else ""  # a name that is not on the list
@@ -190,6 +190,21 @@ def _build(
             "Both must come from the same run"
         )
     return model
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Layers have float32 numbers, whatever ``torch.set_default_dtype`` says; where it says so, nothing is touched."""
+    import torch
+
+    before = torch.get_default_dtype()
+    if before != torch.float32:
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        if before != torch.float32:
+            torch.set_default_dtype(before)
 
 
 def _no_random_values() -> Any:

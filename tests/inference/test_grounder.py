@@ -384,6 +384,20 @@ def test_another_default_device_changes_nothing(grounder, pixels, tmp_path):
     assert result == grounder(pixels, "the red circle")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(grounder, pixels, tmp_path, dtype):
+    folder = write_folder(tmp_path / "best")
+    torch.set_default_dtype(dtype)
+    try:
+        other = rec.from_pretrained(folder, device="cpu")
+        assert torch.get_default_dtype() == dtype
+        result = other(pixels, "the red circle")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert result == grounder(pixels, "the red circle")
+    assert {value.dtype for value in other.model.parameters()} == {torch.float32}
+
+
 def test_the_origin_says_shapes_only(grounder, tmp_path):
     assert grounder.knows_shapes_only and "drawn shapes only" in repr(grounder)
     real = rec.from_pretrained(write_folder(tmp_path / "best", dataset="refcoco", sources=["refcoco"]))
