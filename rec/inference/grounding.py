@@ -163,7 +163,10 @@ class Grounding:
 
         Raises:
             ImageError: there is no such box, or the picture is not there any more.
+            ValueError: a margin below 0, or none that is finite.
         """
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin is {margin!r}; expected a share of the box's size, 0 or more")
         found = self._objects()
         if not 0 <= number < len(found):
             raise ImageError(
@@ -262,7 +265,11 @@ def draw(groundings: Sequence[Grounding], with_label: bool = True) -> Image.Imag
 
     Raises:
         ImageError: the picture is not there any more.
+        ValueError: no answers, or answers about different images.
     """
+    paths = {grounding.path for grounding in groundings if grounding.path}
+    if len(paths) > 1 or len({(grounding.picture.height, grounding.picture.width) for grounding in groundings}) != 1:
+        raise ValueError(f"{len(groundings)} answers cannot be drawn together: expected those about one image")
     marks: list[Any] = []
     masks = []
     for number, grounding in enumerate(groundings):

@@ -39,6 +39,9 @@ def test_crops_are_the_pixels_of_a_box_rounded_outward_and_kept_inside():
             answer.crop(wrong)
     with pytest.raises(ImageError, match="has 0 boxes"):
         grounding((), found=False).crop()
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="margin is"):
+            answer.crop(margin=wrong)
 
 
 def test_a_marked_picture_is_saved_in_a_format_that_there_is(tmp_path):
@@ -86,6 +89,15 @@ def test_a_notebook_shows_the_picture_and_the_words_and_words_alone_where_it_is_
     assert "nothing found" in str(grounding((), found=False)) and "array" not in repr(
         grounding(mask=mask_of(1, 2, 3, 4))
     )
+
+
+def test_answers_about_no_image_or_several_are_not_drawn_together():
+    small = grounding(picture=Picture(PIXELS[:20], PIXELS[:20], True, False))
+    files = [grounding(picture=Picture(name, PIXELS, True, False)) for name in ("a.png", "b.png")]
+    for answers in ([], [grounding(), small], files):
+        with pytest.raises(ValueError, match=f"{len(answers)} answers cannot be drawn together"):
+            draw(answers)
+    assert draw([grounding(), files[0], files[0]]).size == (60, 40)
 
 
 def test_candidates_have_the_colour_and_the_name_of_their_phrase(monkeypatch):
