@@ -240,7 +240,8 @@ def original_kind(state: Mapping[str, Any]) -> str:
         return "CspDarkNet"
     raise ValueError(
         "expected weights of SimREC or MCN (lang_encoder., visual_encoder., ...) or of their backbones"
-        f" (model.0.conv.weight, module_list.0.conv.weight); found {', '.join(names[:6])}"
+        f" (model.0.conv.weight, module_list.0.conv.weight); found {', '.join(names[:6])}. A file of timm's needs no conversion:"
+        " TimmBackbone reads it as it is (model_name, pretrained=True, pretrained_weight_path)"
     )
 
 

@@ -243,3 +243,4 @@ def test_a_file_of_another_program_is_refused_with_what_was_found(convert, tmp_p
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     status, _, error = convert(tmp_path / "linear.pth", "--out", tmp_path / "folder")
     assert status == 2 and "linear.pth" in error and "weight, bias" in error
+    assert "TimmBackbone reads it as it is" in " ".join(error.split())
