@@ -14,9 +14,11 @@ from rec.trust import MAX_VOCABULARY_BYTES, MAX_WORD, MAX_WORDS, read_text
 
 PAD, UNK, CLS = "PAD", "UNK", "CLS"
 _REMOVED = re.compile(r"""[.,'!?"()*#:;]""")
-# Quotation marks and dashes that telephones and word processors write by themselves, and those of the keys.
+# Quotation marks and dashes that telephones and word processors write by themselves, and those of the keys; signs that
+# nobody sees, which come along with copied text.
 _TYPOGRAPHIC = dict.fromkeys([*range(0x2018, 0x2020), 0x2039, 0x203A, 0xAB, 0xBB, 0xB4], "'")
 _TYPOGRAPHIC |= dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
+_TYPOGRAPHIC |= dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF], "")
 _SIGNS = frozenset(map(chr, _TYPOGRAPHIC))
 
 

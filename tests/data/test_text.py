@@ -45,6 +45,8 @@ def test_every_text_becomes_the_asked_number_of_ids(text):
         ("the man\u2019s hat", "the man's hat"),
         ("left\u2013most \u201cdog\u201d\u2026", 'left-most "dog"...'),
         ("cafe\u0301 hat", "caf\u00e9 hat"),
+        ("\ufeffthe man\u200b's hat\u200f", "the man's hat"),
+        ("the \u202aman's\u202c \u200bh\u00adat", "the man's hat"),
     ],
 )
 def test_a_word_with_typographic_signs_is_known_as_the_keys_write_it(typed, plain):

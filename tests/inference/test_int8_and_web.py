@@ -299,6 +299,7 @@ def test_the_page_divides_phrases_as_python_does(page):
         "\u0130stanbul \u03a3\u0391\u03a3 \u1e9e stra\u00dfe", "constructor __proto__ toString", "-", "a . b",
         "e\u0301 \u00e9 \ud55c\uad6d \u65e5\u672c \U0001f600", "CLS PAD UNK red", "the " * 20, "\u201cRED\u201d circle\u2019s",
         "left\u2013most\u2026 \uff32\uff25\uff24", "a child\u2019s left\u2013most", "child's leftmost left-most",
+        "\ufeffRED\u200b c\u00adircle\u200f \u200b",
     ]  # fmt: skip
     words = Vocabulary(
         ["PAD", "UNK", "CLS", *dict.fromkeys(word for phrase in phrases[::2] for word in VOCABULARY.tokens(phrase))]

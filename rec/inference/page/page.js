@@ -14,11 +14,12 @@ export function tokenize(phrase) {
   return words.filter((word) => word !== "");
 }
 
-// Quotation marks and dashes that telephones and word processors write by themselves.
+// Quotation marks and dashes that telephones and word processors write by themselves; signs that nobody sees.
 const QUOTES = /[\u2018-\u201f\u2039\u203a\xab\xbb\xb4]/g, DASHES = /[\u2010-\u2015\u2212]/g;
+const UNSEEN = /[\xad\u200b-\u200f\u202a-\u202e\u2060\ufeff]/g;
 
 /** The words that a word is as keys have it. */
-const typed = (word) => tokenize(word.replace(QUOTES, "'").replace(DASHES, "-").normalize("NFKC"));
+const typed = (word) => tokenize(word.replace(QUOTES, "'").replace(DASHES, "-").replace(UNSEEN, "").normalize("NFKC"));
 
 /** The id of every word, and of those with typographic signs as keys have them. */
 function numbered(words) {
