@@ -220,24 +220,30 @@ class Grounder:
             batch_size, top_k, nms_iou, threshold, keep_images, channels, heat_maps: As of a call.
 
         Yields:
-            For each pair the answers to its phrases, or the error that its image or phrases gave.
+            For each pair its answers, or the error that its image or phrases gave; at last what ``pairs`` itself raises.
         """
         how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; expected a whole number of at least 1")
-        iterator = iter(pairs)
+        iterator, broken = iter(pairs), None
         with ThreadPoolExecutor(2) as pool:
-            waiting: deque[Future[_Loaded | ValueError]] = deque()
+            waiting: deque[Future[_Loaded]] = deque()
             while True:
-                for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
-                    waiting.append(pool.submit(self._try_load, image, phrase, how))
+                try:
+                    for image, phrase in islice(iterator, 2 * batch_size - len(waiting)):
+                        waiting.append(pool.submit(self._load, image, phrase, how))
+                except Exception as raised:  # such as a camera's that is unplugged
+                    iterator, broken = iter(()), raised
+                if not waiting and broken is not None:
+                    raise broken
                 if not waiting:
                     return
-                loaded = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
-                good = [item for item in loaded if isinstance(item, _Loaded)]
-                answers = iter(self._answer(good, how))
-                for item in loaded:
-                    yield next(answers) if isinstance(item, _Loaded) else item
+                loaded = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+                refused = [item.exception() for item in loaded]
+                good = [item for item, error in zip(loaded, refused, strict=True) if not isinstance(error, ValueError)]
+                answers = iter(self._answer([item.result() for item in good], how))
+                for error in refused:
+                    yield error if isinstance(error, ValueError) else next(answers)
 
     def _load(self, image: ImageLike, phrase: Phrases, how: How) -> "_Loaded":
         phrases = phrases_of(phrase)
@@ -249,12 +255,6 @@ class Grounder:
         """The image as the model is shown it, and its geometry."""
         geometry = boxes.letterbox_geometry(pixels.shape[0], pixels.shape[1], self._preprocess.size)
         return letterbox(pixels, geometry, self._preprocess.size), geometry
-
-    def _try_load(self, image: ImageLike, phrase: Phrases, how: How) -> "_Loaded | ValueError":
-        try:
-            return self._load(image, phrase, how)
-        except ValueError as error:
-            return error
 
     @torch.inference_mode()
     def _answer(self, loaded: Sequence["_Loaded"], how: How) -> list[list[Grounding]]:

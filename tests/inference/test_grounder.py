@@ -205,6 +205,17 @@ def test_a_stream_reads_its_input_as_it_goes(grounder, pixels):
     stream.close()
 
 
+def test_what_a_generator_raises_comes_after_the_answers_to_what_it_gave(grounder, pixels):
+    def frames():
+        yield from [pixels] * 3
+        raise OSError("the camera is gone")
+
+    answers = grounder(frames(), "the red circle", batch_size=2)
+    assert [next(answers).box for _ in range(3)] == [grounder(pixels, "the red circle").box] * 3
+    with pytest.raises(OSError, match="camera"):
+        next(answers)
+
+
 def test_threads_get_the_same_answers(grounder, pixels):
     phrases = ["the red circle", "small triangle", "big blue square", "left of the circle"] * 4
     expected = [grounder(pixels, phrase).box for phrase in phrases]
