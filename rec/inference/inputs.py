@@ -242,7 +242,7 @@ def with_threshold(answer: Answer | None, threshold: float | None) -> Answer | N
 
 
 def phrases_of(phrase: Phrases) -> list[str]:
-    phrases = list(phrase) if isinstance(phrase, Iterable) and not isinstance(phrase, str | bytes) else [phrase]
+    phrases = list(phrase) if isinstance(phrase, Iterable) and not isinstance(phrase, str | bytes | dict) else [phrase]
     if not phrases:
         raise ValueError("no phrase was given")
     for one in phrases:

@@ -258,7 +258,7 @@ def test_unknown_and_cut_phrases_are_answered_with_a_warning(grounder, pixels):
     assert "first 6 of 8 words" in grounder(pixels, "the big red circle left of the square").warning
 
 
-@pytest.mark.parametrize("phrase", ["", "   ", [], ["a circle", ""], 7, [3], None, b"a circle"])
+@pytest.mark.parametrize("phrase", ["", "   ", [], ["a circle", ""], 7, [3], None, b"a circle", {1: "a"}, {"a": 1}])
 def test_phrases_that_ask_nothing_are_errors(grounder, pixels, phrase):
     with pytest.raises(ValueError, match="phrase"):
         grounder(pixels, phrase)
