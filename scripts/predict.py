@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections import Counter, defaultdict
@@ -365,9 +366,10 @@ def write_labels(args: argparse.Namespace, grounder: "Grounder", pairs: "Sequenc
     print(f"labels       {args.labels}: " + ", ".join(f"{count} {reason}" for reason, count in counts.most_common()))
     if args.review:
         print(f"review       {args.review}: open it in a browser, untick what is wrong, save")
-    print(
-        f"train on it  dataset.ann_path={{own: {{path: {args.labels}, bbox_format: xywh}}}}, see docs/train_on_your_images.md"
-    )
+    if counts["kept"]:
+        prepare = f"rec prepare --dataset mine --source {shlex.quote(str(args.labels))} --bbox-format xywh"
+        print(f"train on it  {prepare} --val-fraction 0.1 --output_dir data")
+        print("             and on, as docs/train_on_your_images.md says")
     if failed:
         print(f"{len(failed)} of {len(pairs)} images could not be used", file=sys.stderr)
     return 1 if failed else 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,15 @@ def predict(place, monkeypatch, call_script):
 
 def read(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_command_that_is_told_behind_labels_prepares_them(place, predict, call_script):
+    status, said, _ = predict("model", "photos", "the red circle", "--labels", place / "my photos" / "own, all.jsonl")
+    assert status == 0
+    told = shlex.split(said.partition("rec prepare ")[2].splitlines()[0])
+    status, said, error = call_script("prepare_data", *told)
+    assert status == 0, error
+    assert "data/anns/mine is ready" in said and "in split [val]" in said
 
 
 def test_one_image_gives_a_marked_picture_and_the_models_origin_first(place, predict, tmp_path):
