@@ -6,6 +6,7 @@ and ``RandomErasing``. Any other albumentations transform may stand beside them 
 """
 
 import copy
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,10 @@ from rec.errors import RecError
 MAX_HIDDEN = 0.3
 FILL = (127, 127, 127)  # what the letterbox pads with
 
+logger = logging.getLogger(__name__)
+
+# Transforms of albumentations behind which left is right, or above.
+_TURNING = {"HorizontalFlip", "VerticalFlip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry"}
 _PROBE = 640  # side in pixels of the image that every candidate is tried on
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # image, box or boxes, mask
@@ -47,6 +52,12 @@ class Augmentation:
         self._apply = [_as_function(name, transform) for name, transform in candidates.items()]
         for name, transform in candidates.items():
             _try(name, transform)
+            if _turns(transform):
+                logger.warning(
+                    "%s mirrors or turns images and leaves phrases as they are: what they call left may be right then. "
+                    "dataset.flip_lr=true mirrors both",
+                    _path(name),
+                )
 
     def __call__(self, image: np.ndarray, box: np.ndarray, mask: np.ndarray | None, rng: np.random.Generator) -> Sample:
         """Augments a sample.
@@ -148,6 +159,10 @@ def _try(name: str, transform: object) -> None:
     except Exception:  # it may need images of another size: the first sample tells, with its name
         return
     _check(name, after, (4,), True)
+
+
+def _turns(transform: Any) -> bool:
+    return type(transform).__name__ in _TURNING or any(map(_turns, getattr(transform, "transforms", ())))
 
 
 def _always(transform: Any) -> Any:

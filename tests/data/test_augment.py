@@ -135,6 +135,15 @@ def test_a_transform_whose_images_cannot_be_read_is_refused_at_the_start(transfo
         Augmentation({"keep": RandomErasing(0.0), "mine": transform(A)})
 
 
+def test_a_transform_that_mirrors_images_without_their_phrases_is_told(caplog):
+    import albumentations as A
+
+    Augmentation(candidates())
+    assert not caplog.messages
+    Augmentation({"flip": A.Compose([A.OneOf([A.HorizontalFlip(p=0.5)]), A.ColorJitter()])})
+    assert "candidate_transforms['flip'] mirrors" in caplog.text and "dataset.flip_lr=true" in caplog.text
+
+
 def test_transforms_that_end_as_uint8_with_three_channels_are_fine():
     import albumentations as A
 
