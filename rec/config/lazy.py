@@ -126,9 +126,12 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         return _import(path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py"), fromlist)
 
     # The file gets builtins of its own: relative imports work in it alone, and nothing has to be put back if it raises.
-    space: dict[str, Any] = {"__name__": f"config_file_{path.stem}", "__file__": str(path), _MARK: True}
-    space["__builtins__"] = {**vars(builtins), "__import__": import_hook}
+    module = types.ModuleType(f"config_file_{path.stem}")
+    space = vars(module)
+    space |= {"__file__": str(path), _MARK: True, "__builtins__": {**vars(builtins), "__import__": import_hook}}
     token, source = _loading.set((*_loading.get(), path)), ""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module  # where dataclasses look for what annotations that are text mean
     try:
         # As Python reads it: by a byte order mark or a line such as "# coding: latin-1".
         with tokenize.open(path) as file:
@@ -154,6 +157,9 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         raise error_like(error, f"{path}:{line}: {text}", located=True) from error
     finally:
         _loading.reset(token)
+        sys.modules.pop(module.__name__, None)  # nobody else can import it; another thread may have been faster
+        if before is not None and _loading.get():
+            sys.modules[module.__name__] = before
     names[_READS] = {*_names_read(tree), *names.get(_READS, ())}
     for key, place in _places(tree, str(path)):
         places[key] = place

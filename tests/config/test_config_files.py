@@ -43,6 +43,30 @@ def test_two_files_that_import_the_same_one_do_not_share_it(files):
     assert (config.train.epochs, config.other.epochs) == (25, 1)
 
 
+def test_a_dataclass_of_a_config_file_may_have_annotations_that_are_text(files):
+    path = files(
+        leaf="""
+        from __future__ import annotations
+        from dataclasses import dataclass
+        from rec.config import LazyCall as L
+
+        @dataclass
+        class Inner:
+            width: int = 1
+
+        @dataclass
+        class Outer:
+            inner: Inner | None = None
+
+        model = L(dict)(part=Outer(Inner(2)))
+        plain = dict(part=Outer())
+        """
+    )
+    config = LazyConfig.load(path)
+    assert instantiate(config.model)["part"].inner.width == 2 and instantiate(config.plain)["part"].inner is None
+    assert not [name for name in sys.modules if name.startswith("config_file_")]
+
+
 def test_a_star_import_brings_every_public_name(files):
     path = files(
         train=TRAIN + "    _private = dict(a=1)\n", leaf="from .train import *\ntrain.epochs = int(lr * 100)\n"
