@@ -127,12 +127,17 @@ def name_sources(
     """The sources by name; arguments as of :class:`rec.data.dataset.RefCOCODataSet`.
 
     Raises:
-        ValueError: ``dataset`` names none, or one that ``ann_path`` does not have.
+        ValueError: ``dataset`` names none, one twice, or one that ``ann_path`` does not have.
         SourceError: an entry of ``ann_path`` is none.
     """
     repeats = dataset
     if not isinstance(repeats, Mapping):
-        repeats = dict.fromkeys([repeats] if isinstance(repeats, str) else repeats, 1.0)
+        names = [repeats] if isinstance(repeats, str) else list(repeats)
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(
+                f"dataset.dataset is {names}, with {twice[0]} twice: name it once, or how often each is seen, {{{twice[0]}: 2}}"
+            )
+        repeats = dict.fromkeys(names, 1.0)
     if not repeats or any(not isinstance(r, int | float) or r <= 0 for r in repeats.values()):
         raise ValueError(
             f"dataset.dataset is {dataset!r}; expected a name, a list of names, or names with numbers above 0"

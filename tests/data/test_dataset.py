@@ -312,6 +312,10 @@ def test_lists_concatenate_and_mappings_mix(root, tmp_path):
     assert len(set(seen)) > 1
     with pytest.raises(ValueError, match=r"set train\.data\.share_images=false, or whole numbers in dataset\.dataset"):
         sharing_groups(mixed)
+    with pytest.raises(
+        ValueError, match=r"with refcoco twice: name it once, or how often each is seen, \{refcoco: 2\}"
+    ):
+        RefCOCODataSet(["refcoco", "refcoco+", "refcoco"], paths, input_shape=[64, 64])
     twice = RefCOCODataSet({"refcoco": 2, "refcoco+": 1}, paths, input_shape=[64, 64])
     groups, images = twice.image_groups(), [(d["source"], d["image"]) for d in map(twice.describe, range(len(twice)))]
     assert len(groups) == len(twice) and len(set(zip(groups.tolist(), images, strict=True))) == len(
