@@ -34,8 +34,10 @@ MAX_PATH = 4096  # characters of a file's name with its folders
 
 
 def user_path(path: PathLike) -> Path:
-    """A path as its user wrote it, with ``~`` for the home folder; ``./~`` means a folder of that name."""
-    return Path(os.path.expanduser(path))
+    """A path as its user wrote it, with ``~`` for the home folder; ``./~`` means a folder of that name, and becomes a whole path:
+    without its ``./``, which ``Path`` forgets, it would be the home folder the next time."""
+    expanded = Path(os.path.expanduser(path))
+    return expanded.absolute() if expanded.parts[:1] == ("~",) else expanded
 
 
 def endings(path: str) -> list[str]:

@@ -172,7 +172,8 @@ def test_an_output_that_is_an_input_is_refused_under_every_name(tmp_path, monkey
 def test_the_home_folder_is_meant_by_its_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.user_path("~/x") == tmp_path / "x" and files.user_path("~") == tmp_path
-    assert str(files.user_path("a/~/b")) == "a/~/b" and str(files.user_path("./~")) == "~"
+    assert str(files.user_path(files.user_path("./~/x"))) == os.path.abspath("~/x")  # the same when it is asked again
+    assert str(files.user_path("a/~/b")) == "a/~/b" and str(files.user_path("./~")) == os.path.abspath("~")
 
 
 def test_an_archive_is_unpacked_into_its_folder_alone(tmp_path):
