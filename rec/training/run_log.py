@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rec.contracts import ConfigNode, DataSet
 from rec.errors import TrainingError
-from rec.files import whole_file
+from rec.files import NO_SPACE, whole_file
 from rec.models.pretrained_text import text_encoders
 from rec.training import summary
 from rec.training.checkpoint_format import TrainerState
@@ -102,8 +102,9 @@ class RunLog:
         try:
             yield
         except OSError as error:
+            advice = "free space" if error.errno in NO_SPACE else "check the path and its permissions"
             raise TrainingError(
-                f"{self.metrics_file} cannot be written ({error.strerror}): free space and start the same command again, it "
+                f"{self.metrics_file} cannot be written ({error.strerror}): {advice} and start the same command again, it "
                 "continues from the last complete checkpoint"
             ) from error
 

@@ -1,5 +1,7 @@
 """What a run says of itself at its beginning and its end."""
 
+import errno
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +9,10 @@ import torch
 from accelerate import Accelerator
 from omegaconf import OmegaConf
 
+from rec.errors import TrainingError
 from rec.training.checkpoint_format import TrainerState
 from rec.training.publish import is_best
+from rec.training.run_log import RunLog
 from rec.training.summary import beginning, ending
 
 
@@ -68,3 +72,17 @@ def test_of_two_evaluations_that_are_equal_the_boxes_decide(mode, earlier, later
     assert is_best(options, state, "val", earlier)
     assert is_best(options, state, "val", later) == better
     assert state.best_metrics == {"val": later if better else earlier}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free space and start"), (errno.EACCES, "check the path and its permissions and start")],
+)
+def test_a_log_of_metrics_that_cannot_be_written_says_what_to_look_at(tmp_path, monkeypatch, number, advice):
+    log = RunLog(tmp_path, SimpleNamespace(is_main_process=False), {}, 0)
+    log.main = True
+    monkeypatch.setattr(
+        "pathlib.Path.open", lambda *_, **__: (_ for _ in ()).throw(OSError(number, os.strerror(number)))
+    )
+    with pytest.raises(TrainingError, match=f"metrics.jsonl cannot be written .*: {advice} the same command again"):
+        log.metrics("train", 1, {"loss": 1.0})
