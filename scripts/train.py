@@ -108,7 +108,8 @@ def train(cfg: Any) -> int:
     writer = checkpoint.CheckpointWriter(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     publisher = Publisher(cfg, bare, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
-    if accelerator.is_main_process:
+    left = state.update < total_updates or state.due_evaluation  # else the config stays that of what was trained
+    if accelerator.is_main_process and (left or not (output_dir / "config.yaml").exists()):
         LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
     for note in [*summary.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
         log.line(note)

@@ -41,10 +41,11 @@ def test_weights_that_training_makes_worse_stay_the_best_ones(project):
 
 def test_a_finished_run_started_again_changes_nothing(project):
     project.run()
-    before = project.hashes("run"), project.metrics("run")
+    config = project.folder / "run/config.yaml"
+    before = project.hashes("run"), project.metrics("run"), config.read_bytes()
     (project.folder / "run/checkpoints/last").write_text("step_00000016\n")  # as a kill before the newest was named
-    project.run()
-    assert (project.hashes("run"), project.metrics("run")) == before
+    project.run("optim.lr=0.5")
+    assert (project.hashes("run"), project.metrics("run"), config.read_bytes()) == before
 
 
 def test_a_saved_config_alone_rebuilds_the_run_and_runs_only_listed_names(project, refusal):
