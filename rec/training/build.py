@@ -42,6 +42,7 @@ from rec.models.pretrained_text import text_encoders
 from rec.training.keys import check_values
 from rec.training.phrase_cache import remember_phrases
 from rec.training.schema import check_config, drop_helpers
+from rec.training.update import steps_by_itself
 
 
 def read_training_config(path: str, overrides: Sequence[str], trust_config: bool = False) -> Any:
@@ -331,7 +332,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(model, rate, **cfg.train.get("parameter_groups", {}))
     if not groups:
         raise ValueError("the model has no trainable parameter: everything is frozen")
-    return instantiate(cfg.optim, params=groups)
+    return steps_by_itself(instantiate(cfg.optim, params=groups))
 
 
 def _check_pixels(cfg: Any, model: nn.Module) -> None:

@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
 from rec.cuda_graphs import Replayed
 from rec.data.batch import Returning
@@ -40,6 +41,24 @@ def losses_of(outputs: object) -> dict[str, Tensor]:
             )
         losses[name] = one
     return losses
+
+
+def steps_by_itself(optimizer: Optimizer) -> Optimizer:
+    """``optimizer``, if its step needs nothing but the gradients that are there.
+
+    Raises:
+        InputError: it is none, computes the loss several times in a step (LBFGS), or takes sparse gradients alone.
+    """
+    name, why = type(optimizer).__name__, ""
+    if not isinstance(optimizer, Optimizer):
+        why = "which is no torch.optim.Optimizer"
+    elif isinstance(optimizer, SparseAdam):
+        why = "which takes sparse gradients alone, and the model has none"
+    elif (closure := signature(optimizer.step).parameters.get("closure")) and closure.default is closure.empty:
+        why = "whose step computes the loss several times, where an update here has computed it once"
+    if why:
+        raise InputError(f"cfg.optim builds {name}, {why}: take another, such as torch.optim.AdamW")
+    return optimizer
 
 
 def recorded(compute: Callable[..., Any], weights: Sequence[nn.Parameter], accumulation: int = 1) -> Callable[..., Any]:

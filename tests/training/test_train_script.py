@@ -153,10 +153,34 @@ def test_what_falls_due_while_updates_are_skipped_is_done_after_them_and_never_a
         (["train.evaluation.eval_metric=accuracy"], "which nothing measures"),
         (["train.evaluation.eval_metric=mask_mIoU"], "measured were Acc@0.5"),
         (["train.sync_bn.enabled=true"], "use train.sync_bn.enabled=false"),
+        (
+            ["optim={_target_: torch.optim.LBFGS, _delete_: true, lr: 0.1}"],
+            "builds LBFGS, whose step computes the loss",
+        ),
+        (
+            ["optim={_target_: torch.optim.SparseAdam, _delete_: true}"],
+            "builds SparseAdam, which takes sparse gradients",
+        ),
     ],
 )
 def test_bad_input_is_one_paragraph_that_names_the_key_and_the_remedy(refusal, overrides, message):
     assert message in refusal(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("taken", "message"),
+    [
+        ("best/notes.txt", "run/best exists and is not a model folder"),
+        ("best", "run/best exists and is not a model folder"),
+        ("checkpoints", "run/checkpoints is not a folder that can be written"),
+    ],
+)
+def test_what_stands_where_a_run_will_write_is_told_before_it_trains(project, refusal, taken, message):
+    place = project.folder / "run" / taken
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    assert message in refusal()
+    assert place.read_text() == "mine" and not (project.folder / "run" / "metrics.jsonl").exists()
 
 
 def test_a_second_run_on_the_same_folder_is_refused_while_the_first_lives(project):
