@@ -29,6 +29,14 @@ from rec.model_folder.format import (
 from rec.model_folder.text_encoder import divided, joined
 
 
+def refuse_place(folder: Path) -> None:
+    """Raises a ModelFolderError where no model folder can be written to ``folder``: it holds something else, or has such a name."""
+    if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
+        raise ModelFolderError(f"{folder} exists and is not a model folder; choose another place, or remove it")
+    if re.search("[\ud800-\udfff]", str(folder.absolute())):
+        raise ModelFolderError(f"{folder}: safetensors opens no file whose name is not UTF-8; choose another folder")
+
+
 def write(
     folder: str | Path,
     weights: Mapping[str, Any] | str | Path,
@@ -55,10 +63,7 @@ def write(
         ModelFolderError: the place cannot be written or holds something else, or the config cannot be saved.
     """
     folder = user_path(folder)
-    if folder.exists() and not (folder.is_dir() and ((folder / WEIGHTS).exists() or not any(folder.iterdir()))):
-        raise ModelFolderError(f"{folder} exists and is not a model folder; choose another place, or remove it")
-    if re.search("[\ud800-\udfff]", str(folder.absolute())):
-        raise ModelFolderError(f"{folder}: safetensors opens no file whose name is not UTF-8; choose another folder")
+    refuse_place(folder)
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def lock_output_folder(folder: Path) -> IO[str]:
         The open lock file; keep it for the life of the process.
 
     Raises:
-        OutputFolderError: it cannot be written, or another run holds it.
+        OutputFolderError: it or its ``checkpoints`` cannot be written, or another run holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,12 @@ def lock_output_folder(folder: Path) -> IO[str]:
             f"train.output_dir={str(folder)!r} cannot be written ({error.strerror}): choose another folder, "
             "e.g. train.output_dir=outputs/my_run"
         ) from error
+    checkpoints = folder / "checkpoints"
+    if os.path.lexists(checkpoints) and not (checkpoints.is_dir() and os.access(checkpoints, os.W_OK)):
+        raise OutputFolderError(
+            f"{checkpoints} is not a folder that can be written: look at it and its permissions, or choose another "
+            "train.output_dir"
+        )
     # A forked loader worker must not hold the lock: it outlives a killed run by seconds, and would refuse the restart.
     os.register_at_fork(after_in_child=lock.close)
     return lock

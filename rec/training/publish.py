@@ -14,6 +14,7 @@ from rec.config import ConfigError
 from rec.contracts import ConfigNode, DataSet, Words
 from rec.errors import TrainingError
 from rec.model_folder.hub import Pusher
+from rec.model_folder.writer import refuse_place
 from rec.models.lora import AdaptedLinear, merge
 from rec.models.pretrained_text import borrowed_names
 from rec.training.checkpoint_format import AVERAGED, WEIGHTS, TrainerState, folder_of
@@ -56,6 +57,7 @@ class Publisher:
 
     Raises:
         ConfigError: ``train.hub.repo_id`` is not a name of a repository.
+        ModelFolderError: ``best`` in the output folder is something else.
     """
 
     def __init__(
@@ -74,6 +76,8 @@ class Publisher:
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
         self.threshold: float | None = None  # of the best evaluation, where phrases name none, one or several objects
+        if is_main and cfg.train.evaluation.enabled:  # now, not after the first evaluation
+            refuse_place(self.folder / "best")
         repo_id = cfg.train.hub.repo_id
         if not repo_id:
             return
