@@ -21,7 +21,8 @@ MAX_MAP, MAX_MULTIPLICATIONS = 1 << 27, 3 * 10**12
 def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     """Asks ``model`` one phrase about a small grey image; what is wrong with it, or None.
 
-    What a whole image will cost follows from the small one's maps, so nothing large is ever made.
+    What a whole image will cost follows from the small one's maps, so nothing large is made (no larger than timm's own image, of
+    its models that take no other).
 
     Args:
         model: on the CPU, in evaluation mode, with its weights.
@@ -39,20 +40,27 @@ def trial(model: Any, preprocess: Mapping[str, Any]) -> str | None:
     if max(attention, default=0) > MAX_MAP // 8:
         return f"attention over {length} words takes too much memory ({max(attention):,} numbers)"
     stride = max(model.visual_backbone.strides)
-    # Two cells a side where that divides the input as the input itself does; else what does not fit is found out.
-    side = next((side for side in (2 * stride, stride) if size % side == 0), size)
-    image = torch.full((1, 3, side, side), 127, dtype=torch.uint8)
+    # Two cells a side where that divides the input as the input itself does; else what does not fit is found out. Some of
+    # timm's models take no image that is smaller than those they were made for.
+    sides = [next((side for side in (2 * stride, stride) if size % side == 0), size)]
+    if (native := max(getattr(model.visual_backbone, "made_for", (size + 1,)))) > sides[0] and size % native == 0:
+        sides.append(native)
     tokens = torch.ones((1, length), dtype=torch.int64)
-    cost = _Cost()
-    try:
-        # With gradients, layers do without the fast path that would keep this image's size.
-        with torch.enable_grad(), ExitStack() as hooks:
-            for module in model.modules():
-                hooks.enter_context(module.register_forward_hook(cost.count))
-            ready = model_input({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
-            outputs = model.ground(model.encode_image(ready["image"]), tokens)
-    except Exception as error:  # whatever the layers say to each other's sizes
-        return f"it does not run on an image of {side} x {side} pixels ({type(error).__name__}: {error})"
+    for side in sides:
+        image = torch.full((1, 3, side, side), 127, dtype=torch.uint8)
+        cost, trouble = _Cost(), None
+        try:
+            # With gradients, layers do without the fast path that would keep this image's size.
+            with torch.enable_grad(), ExitStack() as hooks:
+                for module in model.modules():
+                    hooks.enter_context(module.register_forward_hook(cost.count))
+                ready = model_input({"image": image, "tokens": tokens}, preprocess["mean"], preprocess["std"])
+                outputs = model.ground(model.encode_image(ready["image"]), tokens)
+            break
+        except Exception as error:  # whatever the layers say to each other's sizes
+            trouble = f"it does not run on an image of {side} x {side} pixels ({type(error).__name__}: {error})"
+    if trouble is not None:
+        return trouble
     growth = (size / side) ** 2
     if cost.largest * growth > MAX_MAP or cost.multiplications * growth > MAX_MULTIPLICATIONS:
         return (

@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from rec import model_folder
-from rec.config import to_native
+from rec.config import LazyCall, instantiate, to_native
 from rec.errors import CheckpointError
 from rec.model_folder.find import find_folder, find_trained
 from rec.model_folder.format import ModelFolderError
+from rec.models.backbones import TimmBackbone
 from rec.training.weights import find_weights, load_matching
 
 FILES = {"model.safetensors", "config.yaml", "vocab.json", "README.md", "digests.json"}
@@ -304,3 +305,20 @@ def test_the_live_lazy_call_and_the_read_config_describe_the_same_model(tmp_path
     _, config, _ = model_folder.read(write_folder(tmp_path / "best"))
     assert config["model"]["head"]["_target_"] == "rec.models.heads.REChead"
     assert set(config["model"]) == set(model_node())
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("test_maxvit", (160, 320)), ("test_coatnet", (160,))])
+def test_a_model_that_takes_no_small_image_is_tried_on_one_that_it_was_made_for(tmp_path, name, sizes):
+    node = model_node()
+    node.visual_backbone = LazyCall(TimmBackbone)(model_name=name)
+    for planes, fusion in zip((64, 96, 128), node.fusion_manner.modules, strict=True):
+        fusion.v_planes = planes
+    for size in sizes:
+        config = folder_config() | {"model": node}
+        config["preprocess"]["input_shape"] = [size, size]
+        folder = model_folder.write(tmp_path / "best", instantiate(node).state_dict(), config, VOCABULARY)
+        assert model_folder.read(folder)[0].visual_backbone.model_name == name
+    config["preprocess"]["input_shape"] = [96, 96]
+    folder = model_folder.write(tmp_path / "best", instantiate(node).state_dict(), config, VOCABULARY)
+    with pytest.raises(ModelFolderError, match=f"{name} does not take images of 32 x 32 pixels"):
+        model_folder.read(folder)

@@ -98,6 +98,14 @@ class TimmBackbone(Backbone):
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         return pyramid[0](maps[-1]) if pyramid else maps
 
+    @property
+    def made_for(self) -> tuple[int, int]:
+        """Height and width of the images of the model's published weights, pixels; some models take no others."""
+        import timm
+
+        published: Any = timm.get_pretrained_cfg(self.model_name)
+        return published.input_size[1:]
+
     def _maps(self, body: nn.Module, image: Tensor) -> list[Tensor]:
         """The body's maps; a ValueError where it was made for other sizes, which timm's models notice in many ways or not."""
         height, width = image.shape[-2:]
@@ -112,12 +120,9 @@ class TimmBackbone(Backbone):
             if len(self.stages) > 1 or found == (height // self.strides[-1], width // self.strides[-1]):
                 return maps
             reason = f"its map of stride {self.strides[-1]} has {found[0]} x {found[1]} cells"
-        import timm
-
-        published: Any = timm.get_pretrained_cfg(self.model_name)
         raise ValueError(
             f"timm's {self.model_name} does not take images of {height} x {width} pixels ({reason or 'it says no more'}); it was "
-            f"made for {' x '.join(map(str, published.input_size[1:]))}: set dataset.input_shape to that, and "
+            f"made for {' x '.join(map(str, self.made_for))}: set dataset.input_shape to that, and "
             "train.multi_scale_training.enabled=false, or take another model"
         )
 
