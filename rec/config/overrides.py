@@ -40,10 +40,15 @@ def parse_value(text: str) -> Any:
         tree = ast.parse(_TOKEN.sub(lambda t: t[2] or f"({t[1] or repr(parse_value(t[3]))})", text), mode="eval")
         if any(isinstance(node, ast.Set) for node in ast.walk(tree)):
             raise ValueError("{a, b} is not a dict")
-        return ast.literal_eval(tree)
+        value = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         hint = "is a bracket or quote not closed? To mean a string, put quotes around all of it"
         raise ConfigError(f"`{text}` is not a value: {hint}") from error
+    for node in ast.walk(tree):
+        keys = [ast.dump(key) for key in node.keys if key] if isinstance(node, ast.Dict) else []
+        if len(set(keys)) < len(keys):
+            raise ConfigError(f"`{text}` has a key twice: write each once")
+    return value
 
 
 def shell_override(path: str, value: Any) -> str:

@@ -219,6 +219,12 @@ def test_malformed_overrides_say_how_to_write_them(override):
         after(override)
 
 
+@pytest.mark.parametrize("text", ["{mine: 1, mine: 2}", "{mine: 1, 'mine': 2}", "[{a: {b: 1, c: 2, b: 3}}]"])
+def test_a_key_that_is_written_twice_is_refused(text):
+    with pytest.raises(ConfigError, match=r"override `train\.lr=.*has a key twice: write each once"):
+        after(f"train.lr={text}")
+
+
 def test_a_bad_value_names_the_override():
     with pytest.raises(ConfigError, match=r"override `train\.epochs=\[1`: `\[1` is not a value"):
         after("train.epochs=[1")
