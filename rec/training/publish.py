@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rec import model_folder
-from rec.config import ConfigError
+from rec.config import ConfigError, try_get_key
 from rec.contracts import ConfigNode, DataSet, Words
 from rec.errors import TrainingError
 from rec.model_folder.hub import Pusher
@@ -76,7 +76,8 @@ class Publisher:
         self.folder = Path(cfg.train.output_dir)
         self.when, self.pushed, self.pusher = cfg.train.hub.push, False, None
         self.threshold: float | None = None  # of the best evaluation, where phrases name none, one or several objects
-        if is_main and cfg.train.evaluation.enabled:  # now, not after the first evaluation
+        evaluates = try_get_key(cfg, "train.evaluation.enabled", default=True)
+        if is_main and evaluates:  # now, not after the first evaluation
             refuse_place(self.folder / "best")
         repo_id = cfg.train.hub.repo_id
         if not repo_id:
