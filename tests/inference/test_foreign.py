@@ -395,6 +395,20 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, scenes, call_script)
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
 
 
+@pytest.mark.parametrize("text", ["[100, -200, 1300, 700]", "[900, 900, 100, 100]"])
+def test_an_answer_scores_the_same_asked_or_read_from_a_file(text, serve, scenes, call_script):
+    server, _ = serve(text)
+    words = ("--config", "scenes.py", "--splits", "val", "--coordinates", "0-1000")
+    assert call_script("evaluate", f"openai:toy@{server.address}", *words, "--out", "asked")[0] == 0
+    asked = Path("asked/predictions.jsonl").read_text(encoding="utf-8")
+    keys = [{key: json.loads(line)[key] for key in ("index", "sentence")} for line in asked.splitlines()]
+    Path("told.jsonl").write_text("".join(json.dumps(key | {"text": text}) + "\n" for key in keys), encoding="utf-8")
+    assert call_script("evaluate", "--answers", "told.jsonl", *words, "--out", "told")[0] == 0
+    told = Path("told/predictions.jsonl").read_text(encoding="utf-8")
+    for one, other in zip(map(json.loads, asked.splitlines()), map(json.loads, told.splitlines()), strict=True):
+        assert one["box"] == pytest.approx(other["box"]) and one["iou"] == pytest.approx(other["iou"])
+
+
 def test_what_a_server_answered_before_it_ended_is_kept(serve, scenes, call_script):
     server, _ = serve(*["[0, 0, 500, 500]"] * 9, 401)
     words = ("--config", "scenes.py", "--out", "out", "--coordinates", "0-1000", "--splits", "val")

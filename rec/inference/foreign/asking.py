@@ -83,10 +83,11 @@ def ask(
 ) -> None:
     """Asks what is left and adds the answers to ``path``, in lines that :func:`rec.evaluation.answers.read_answers` takes.
 
-    Boxes are xyxy in pixels of the original image. Where phrases may name any number of objects, a line has all boxes that do
+    Boxes are xyxy in pixels of the original image, as the model writes them. Where phrases may name any number of objects, a line has all boxes that do
     not overlap a better one, whatever their score: which are the answer is decided when they are read.
     """
     any_number, asked = several.name_any_number(datasets), question(grounder, datasets)
+    grounder.as_written = True
 
     def pairs() -> Iterator[tuple[Any, list[str]]]:
         for split, indices in left:

@@ -22,7 +22,7 @@ class Found(NamedTuple):
     """What a foreign model answers to one phrase.
 
     Attributes:
-        boxes: float64 ``(N, 4)`` xyxy in pixels of the image it was asked about; N may be 0.
+        boxes: float64 ``(N, 4)`` xyxy in pixels of the image it was asked about, as the model writes them; N may be 0.
         scores: float64 ``(N,)``, best first, 0-1; 1 where the model gives none.
         remark: what to mind, such as an answer that cannot be read.
     """
@@ -42,9 +42,12 @@ class ForeignGrounder(Grounder):
     Attributes:
         origin: one line: the model, where it runs, and whose licence holds.
         family: of a chat model.
+        as_written: boxes are answered as the model writes them, also where they leave their image or have their corners in the
+            wrong order: so an evaluation judges them, of a model as of a file.
     """
 
     family: "Family | None" = None
+    as_written = False
 
     def __init__(self, name: str, origin: str, *, device: torch.device | str = "cpu", allow_urls: bool = False) -> None:
         self.device, self.allow_urls = torch.device(device), allow_urls
@@ -74,18 +77,21 @@ class ForeignGrounder(Grounder):
     def _answer(self, loaded: Sequence[_Loaded], how: How) -> list[list[Grounding]]:
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
         found = self.ask([item.square for item, _ in asked], [phrase for _, phrase in asked]) if asked else []
-        answers = iter(_grounding(item, phrase, one, how) for (item, phrase), one in zip(asked, found, strict=True))
+        answers = iter(
+            _grounding(item, phrase, one, how, self.as_written)
+            for (item, phrase), one in zip(asked, found, strict=True)
+        )
         return [[next(answers) for _ in item.phrases] for item in loaded]
 
 
-def _grounding(item: _Loaded, phrase: str, found: Found, how: How) -> Grounding:
+def _grounding(item: _Loaded, phrase: str, found: Found, how: How, as_written: bool) -> Grounding:
     """The best box is the answer, or with a rule those that it chooses."""
     top_k, rule = how.top_k, how.answer
     height, width = item.picture.height, item.picture.width
-    inside = np.clip(found.boxes, 0, [width, height, width, height])
+    inside = np.sort(found.boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4).clip(0, [width, height, width, height])
     marked: list[tuple[Box, float]] = [
         ((box[0], box[1], box[2], box[3]), float(score))
-        for box, score in zip(inside.tolist(), found.scores, strict=True)
+        for box, score in zip((found.boxes if as_written else inside).tolist(), found.scores, strict=True)
     ]
     named = marked[:1] if rule is None else [marked[number] for number in rule.choose(inside, found.scores)]
     remark = found.remark if rule is None or not marked else None  # with a rule, more than the first may count
@@ -111,7 +117,6 @@ def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Fo
         return NOTHING if says_none(text) else NOTHING._replace(remark=f"{UNREADABLE}{start!r}")
     size = np.array(image.shape[:2], np.float64)
     boxes = family.convention(*sent.shape[:2]).to_pixels(np.array(numbers), size[1:2], size[0:1])
-    boxes = np.concatenate([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1)
     remark = f"{len(boxes)} boxes, the first counts" if len(boxes) > 1 else None
     return Found(boxes, np.ones(len(boxes)), remark)
 
