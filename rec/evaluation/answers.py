@@ -160,10 +160,10 @@ def _score(
     if not any(phrase.answer.keys() & {"box", "boxes", "text", "mask"} for phrase in phrases):
         one = next(", ".join(phrase.answer) for phrase in phrases if phrase.line is not None)
         raise InputError(f"no answer has box, boxes, text or mask: the first one has {one[:200]}")
-    masked = any(phrase.answer.get("mask") is not None for phrase in phrases)
-    boxed = not masked or any(
-        phrase.answer.get(key) is not None for phrase in phrases for key in ("box", "boxes", "text")
-    )
+    others = [phrase.answer[key] for phrase in phrases for key in ("box", "boxes", "text") if key in phrase.answer]
+    # Without others, masks that are all null are those of a model that found nothing anywhere.
+    masked = not others or any(phrase.answer.get("mask") is not None for phrase in phrases)
+    boxed = not masked or any(other is not None for other in others)
     for phrase in phrases:
         dataset = datasets[phrase.split]
         kind, values, scores = _boxes_of_answer(phrase, boxed)

@@ -193,6 +193,16 @@ def test_masks_alone_give_their_own_digits_and_no_box_metrics(dataset, tmp_path)
     assert not {"Acc@0.5", "IE", "Pr@F1"} & set(metrics)
 
 
+@pytest.mark.parametrize("nothing", [None, []])
+def test_masks_alone_that_are_all_null_found_nothing(nothing, tmp_path):
+    keys = ("index", "ref_id", "sentence")
+    answers = [{key: record[key] for key in keys} | {"mask": nothing} for record in masks_of(AnyTruth(14))[1]]
+    found = read_answers(lines(tmp_path / "p.jsonl", answers), {"val": ForeignDataSet(AnyTruth(14))}, Convention())
+    metrics = summarize_records(found.records["val"])
+    assert metrics["N-acc"] == 1 and metrics["T-acc"] == 0 and 0 < metrics["gIoU"] < 1 and "Pr@F1" not in metrics
+    assert found.counts["none"] == 14 and found.counts["unparsable"] == 0 and found.suspicion is None
+
+
 def test_masks_alone_need_true_masks(tmp_path):
     sentence, (_, height, width) = SPLIT["val"].describe(0)["sentence"], truth()[0]
     answer = {"ref_id": "r0", "sentence": sentence, "mask": encode(np.ones((height, width), bool))}

@@ -83,8 +83,8 @@ def ask(
 ) -> None:
     """Asks what is left and adds the answers to ``path``, in lines that :func:`rec.evaluation.answers.read_answers` takes.
 
-    Boxes are xyxy in pixels of the original image, as the model writes them. Where phrases may name any number of objects, a line has all boxes that do
-    not overlap a better one, whatever their score: which are the answer is decided when they are read.
+    Boxes are xyxy in pixels of the original image, as the model writes them. Where phrases may name any number of objects, a line
+    has all boxes that do not overlap a better one, whatever their score: which are the answer is decided when they are read.
     """
     any_number, asked = several.name_any_number(datasets), question(grounder, datasets)
     grounder.as_written = True
