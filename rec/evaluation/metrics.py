@@ -68,7 +68,8 @@ def summarize(
 
 
 def mask_iou(intersections: ArrayLike, unions: ArrayLike) -> np.ndarray:
-    """``(N,)`` mask IoUs from pixel counts; the 1e-10 of the original makes two empty masks agree (IoU 1)."""
+    """``(N,)`` mask IoUs from pixel counts; the 1e-10 of the original makes two empty masks agree (IoU 1), and lifts
+    an IoU of exactly t above t, up to unions of some 100,000 pixels."""
     return (np.asarray(intersections, np.float64) + 1e-10) / (np.asarray(unions, np.float64) + 1e-10)
 
 
