@@ -11,6 +11,7 @@ image size, normalisation and vocabulary from the folder. Metrics are the same o
 """
 
 import argparse
+import math
 import os
 import platform
 import shlex
@@ -201,19 +202,21 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     cfg = read_data_config(args.config, groups, args.overrides, args.trust_config)
     datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
-    threshold, what = args.threshold, f"{args.answers}, {convention}"
+    threshold, what, limit = args.threshold, f"{args.answers}, {convention}", None
     if args.answers is None:
-        args.answers = ask_model(args, accelerator, datasets)
+        if batches := cfg.train.evaluation.get("eval_iter"):
+            limit = math.ceil(batches) * cfg.train.evaluation.eval_batch_size
+        args.answers = ask_model(args, accelerator, datasets, limit)
         threshold, what = (
             Answer().threshold if threshold is None else threshold,
             f"{args.model}, kept in {args.answers}",
         )
-    answers = read_answers(args.answers, datasets, convention, threshold)
+    answers = read_answers(args.answers, datasets, convention, threshold, limit)
     say(f"{args.answers}: {answers.summary()}")
     if answers.suspicion:
         say(f"warning: {answers.suspicion}")
     for split, dataset in datasets.items():
-        say(f"{split}: {len(dataset)} phrases, fingerprint {dataset.fingerprint}")
+        say(f"{split}: {len(answers.records[split])} phrases, fingerprint {dataset.fingerprint}")
     rows = {split: summarize_records(records) for split, records in answers.records.items()}
     return Scored(what, datasets, rows, answers.records, data_name(cfg))
 
@@ -240,8 +243,10 @@ def report(args: argparse.Namespace, scored: Scored) -> None:
     write_report(args.report, scored.datasets, scored.lines, title, about, other, scored.look)
 
 
-def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Mapping[str, Any]) -> Path:
-    """Asks somebody else's model what it has not answered yet; the file of its answers."""
+def ask_model(
+    args: argparse.Namespace, accelerator: "Accelerator", datasets: Mapping[str, Any], limit: int | None
+) -> Path:
+    """Asks somebody else's model what it has not answered yet of the first ``limit`` phrases; the file of its answers."""
     import rec
     from rec.command_line import foreign_options
     from rec.errors import InputError
@@ -253,10 +258,10 @@ def ask_model(args: argparse.Namespace, accelerator: "Accelerator", datasets: Ma
     path = args.out / "answers.jsonl"
     grounder: Any = rec.from_pretrained(args.model, **foreign_options(args))
     with alone_in(args.out):
-        left = waiting(datasets, answered(path, datasets, question(grounder, datasets)))
+        left = waiting(datasets, answered(path, datasets, question(grounder, datasets)), limit)
         print(f"model: {grounder.origin}", flush=True)
         phrases = sum(len(indices) for _, indices in left)
-        total = sum(len(dataset) for dataset in datasets.values())
+        total = sum(len(range(len(dataset))[:limit]) for dataset in datasets.values())
         sent = (
             f"; {len(left)} images are sent to {grounder.host}" if getattr(grounder, "is_here", True) is False else ""
         )

@@ -67,6 +67,7 @@ def read_answers(
     datasets: Mapping[str, DataSet],
     convention: Convention,
     threshold: float | None = None,
+    limit: int | None = None,
 ) -> Answers:
     """Scores the answers of one file.
 
@@ -77,6 +78,7 @@ def read_answers(
             ``target``, are in pixels, xyxy, whatever is declared.
         threshold: where phrases name none, one or several objects, boxes of at least this score are the answer; those without
             a score always are, and without a threshold all are.
+        limit: the first phrases of each split that count; answers to further ones are passed over.
 
     Raises:
         InputError: a line is not JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
@@ -114,7 +116,8 @@ def read_answers(
             f"none of the lines of {os.fspath(path)} belongs to a phrase of {', '.join(datasets)} ({len(phrases)} phrases); "
             f"{HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
-    return _score(phrases, datasets, convention, extra, threshold)
+    counting = [phrase for phrase in phrases if limit is None or phrase.index < limit]
+    return _score(counting, datasets, convention, extra, threshold)
 
 
 def _phrases(split: str, dataset: DataSet) -> Iterator[Phrase]:

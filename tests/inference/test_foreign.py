@@ -395,6 +395,17 @@ def test_an_evaluation_asks_what_is_not_answered_yet(serve, scenes, call_script)
     assert json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"] == metrics
 
 
+def test_eval_iter_asks_as_many_batches_as_it_names(serve, scenes, call_script):
+    server, _ = serve("[0, 0, 500, 500]")
+    words = (f"openai:toy@{server.address}", "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000")
+    first = "train.evaluation.eval_iter=1"  # of four phrases
+    for more, asked, count in (((first,), 4, 4), ((), 15, 15), ((first, "--report", "out/report.html"), 15, 4)):
+        status, said, error = call_script("evaluate", *words, "--splits", "val", *more)
+        metrics = json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))["val"]
+        assert status == 0 and f"{count} answers matched" in said and f"val: {count} phrases" in said, error
+        assert len(server.asked) == asked and metrics["count"] == count and "wrong" not in said
+
+
 @pytest.mark.parametrize("text", ["[100, -200, 1300, 700]", "[900, 900, 100, 100]"])
 def test_an_answer_scores_the_same_asked_or_read_from_a_file(text, serve, scenes, call_script):
     server, _ = serve(text)

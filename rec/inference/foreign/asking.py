@@ -60,12 +60,14 @@ def answered(path: Path, datasets: Mapping[str, DataSet], asked: str) -> set[tup
     return done
 
 
-def waiting(datasets: Mapping[str, DataSet], done: set[tuple[str, int]]) -> list[tuple[str, list[int]]]:
-    """What is still to ask: (split, indices about one image), neighbours together."""
+def waiting(
+    datasets: Mapping[str, DataSet], done: set[tuple[str, int]], limit: int | None = None
+) -> list[tuple[str, list[int]]]:
+    """What is still to ask, of the first ``limit`` phrases of each split: (split, indices about one image), neighbours together."""
     left: list[tuple[str, list[int]]] = []
     for split, dataset in datasets.items():
         before: Any = None
-        for index in range(len(dataset)):
+        for index in range(len(dataset))[:limit]:
             if (split, index) in done:
                 continue
             described = dataset.describe(index)
