@@ -51,12 +51,15 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_foreign_options(parser: argparse.ArgumentParser) -> None:
-    """``--coordinates``, ``--prompt`` and ``--send-images``, for models named ``transformers:…`` and ``openai:…``."""
+    """``--coordinates``, ``--prompt``, ``--max-tokens`` and ``--send-images``, for ``transformers:…`` and ``openai:…``."""
     parser.add_argument(
         "--coordinates",
         help="how somebody else's chat model (or --answers) writes boxes: pixel, 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT",
     )
     parser.add_argument("--prompt", help="what somebody else's chat model is asked, with {phrase} in it")
+    parser.add_argument(
+        "--max-tokens", type=whole(1), metavar="N", help="of its answer, for a model that thinks first; default 300"
+    )
     parser.add_argument(
         "--send-images", action="store_true", help="let photographs go to the other machine that is named"
     )
@@ -64,7 +67,7 @@ def add_foreign_options(parser: argparse.ArgumentParser) -> None:
 
 def foreign_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :func:`rec.from_pretrained` out of :func:`add_foreign_options`."""
-    return {"coordinates": args.coordinates, "prompt": args.prompt, "send_images": args.send_images}
+    return {name: getattr(args, name) for name in ("coordinates", "prompt", "max_tokens", "send_images")}
 
 
 def announce(text: str) -> None:

@@ -286,7 +286,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
         )
     asks = is_foreign(args.model)
     given = {"--coordinates": not (args.answers or args.compare) and args.coordinates, "--prompt": args.prompt}
-    if not asks and (idle := [name for name, value in (given | {"--send-images": args.send_images}).items() if value]):
+    given |= {"--max-tokens": args.max_tokens, "--send-images": args.send_images}
+    if not asks and (idle := [name for name, value in given.items() if value]):
         raise InputError(
             f"{', '.join(idle)}: for models named transformers:… or openai:…, and {args.model or args.answers} is none"
         )

@@ -135,7 +135,7 @@ def options_of(args: argparse.Namespace, model: str, other: str | None) -> dict[
 
     options = model_options(args)
     if is_foreign(other or "") and not is_foreign(model):
-        options |= {"coordinates": None, "prompt": None, "send_images": False}
+        options |= {"coordinates": None, "prompt": None, "max_tokens": None, "send_images": False}
     return options
 
 

@@ -208,6 +208,16 @@ def test_an_answer_that_was_cut_off_says_so(serve):
         assert warning is None if said is None else said in warning
 
 
+def test_an_answer_may_be_as_long_as_the_caller_says(serve, scenes, call_script):
+    server, _ = serve("[0, 0, 500, 500]")
+    words = (f"openai:toy@{server.address}", "--config", "scenes.py", "--out", "out", "--coordinates", "0-1000")
+    for tokens in (4000, 8000):
+        status, _, error = call_script("evaluate", *words, "--splits", "val", "--max-tokens", str(tokens))
+    assert status == 2 and "8000 tokens" in error and {body["max_tokens"] for body in server.asked} == {4000}
+    cut = json.dumps({"choices": [{"finish_reason": "length", "message": {"content": None}}]}).encode()
+    assert "cut off after 900 tokens" in serve(cut, max_tokens=900)[1](IMAGE, "x").warning
+
+
 def test_nothing_goes_to_another_machine_unasked(monkeypatch):
     monkeypatch.setattr(openai.socket, "getaddrinfo", lambda host, _: [(0, 0, 0, "", ("192.0.2.7", 0))])
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -26,8 +26,8 @@ def open_foreign(
         source: ``transformers:IDEA-Research/grounding-dino-tiny``, ``transformers:<folder>``, or
             ``openai:<model>@http://127.0.0.1:8000/v1`` for any server with the OpenAI chat interface.
         device, dtype, allow_urls: as of :func:`rec.from_pretrained`.
-        how: ``coordinates``, ``prompt`` and, for a server, ``send_images``; see :mod:`rec.inference.foreign.families` and
-            :class:`rec.inference.foreign.openai.Server`.
+        how: ``coordinates``, ``prompt``, ``max_tokens`` and, for a server, ``send_images``; see
+            :mod:`rec.inference.foreign.families` and :class:`rec.inference.foreign.openai.Server`.
 
     Raises:
         InputError: no such model, no convention known for its family, or photographs would leave this machine unasked.

@@ -21,9 +21,10 @@ KEYS = ("image", "ref_id", "sentence")
 
 def question(grounder: ForeignGrounder, datasets: Mapping[str, DataSet]) -> str:
     """What answers depend on besides the data, in a line: the model, a chat model's prompt and way to write a box (as a digest),
-    and whether all of its boxes are kept."""
+    how long its answers may be, where that was said, and whether all of its boxes are kept."""
     parts = [grounder.weights.partition("@http")[0]]  # a server may move
     parts += [digest(repr(grounder.family).encode())[:8]] if grounder.family else []
+    parts += [f"{grounder.max_tokens} tokens"] if grounder.max_tokens else []
     return " ".join([*parts, *(["all boxes"] if several.name_any_number(datasets) else [])])
 
 

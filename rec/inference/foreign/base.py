@@ -44,10 +44,12 @@ class ForeignGrounder(Grounder):
         family: of a chat model.
         as_written: boxes are answered as the model writes them, also where they leave their image or have their corners in the
             wrong order: so an evaluation judges them, of a model as of a file.
+        max_tokens: of an answer, where the caller says so.
     """
 
     family: "Family | None" = None
     as_written = False
+    max_tokens: int | None = None
 
     def __init__(self, name: str, origin: str, *, device: torch.device | str = "cpu", allow_urls: bool = False) -> None:
         self.device, self.allow_urls = torch.device(device), allow_urls
@@ -121,8 +123,10 @@ def read_text(text: str, family: Any, sent: np.ndarray, image: np.ndarray) -> Fo
     return Found(boxes, np.ones(len(boxes)), remark)
 
 
-def cut_off(found: Found, limit: str) -> Found:
-    """``found`` in an answer that ended at a limit: where nothing can be read, as of a model that thinks first, that is why."""
+def cut_off(found: Found, limit: int | None) -> Found:
+    """``found`` in an answer that ended at ``limit`` tokens, or at the server's own: where nothing can be read, as of a model that
+    thinks first, that is why."""
     if found.remark is None or len(found.boxes):
         return found
-    return found._replace(remark=f"{UNREADABLE}it was cut off{limit}")
+    after = f" after {limit} tokens (--max-tokens)" if limit else ""
+    return found._replace(remark=f"{UNREADABLE}it was cut off{after}")

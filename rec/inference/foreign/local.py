@@ -33,6 +33,7 @@ def open_local(
     dtype: torch.dtype | str | None = None,
     coordinates: str | None = None,
     prompt: str | None = None,
+    max_tokens: int | None = None,
     allow_urls: bool = False,
     send_images: bool = False,
 ) -> ForeignGrounder:
@@ -44,6 +45,7 @@ def open_local(
         name: hub id or folder.
         device, dtype, allow_urls: as of :func:`rec.from_pretrained`.
         coordinates, prompt: of chat models, see :func:`rec.inference.foreign.families.family_of`.
+        max_tokens: of a chat model's answer, with what it thinks before it; :data:`MAX_NEW_TOKENS` by default.
         send_images: of no concern here.
 
     Raises:
@@ -73,8 +75,10 @@ def open_local(
             f"{name} is a {kind}, which does not answer phrases about images; expected a zero-shot detector "
             f"({', '.join(DETECTORS)}), florence2, or a chat model that sees"
         )
-    if way is not Chat and (coordinates or prompt):
-        raise InputError(f"{name} is not a chat model: coordinates and prompt are its own affair, leave them out")
+    if way is not Chat and (coordinates or prompt or max_tokens):
+        raise InputError(
+            f"{name} is not a chat model: coordinates, prompt and max_tokens are its own affair, leave them out"
+        )
     family = family_of(f"{name} {kind}", coordinates, prompt) if way is Chat else None
     width = str(dtype or "float32").removeprefix("torch.")
     if width != "float32" and width not in _AUTOCAST:
@@ -86,7 +90,9 @@ def open_local(
             name, trust_remote_code=False, use_safetensors=True, dtype=kept, attn_implementation=None
         )
     place = _pick_device() if device == "auto" else torch.device(device)
-    return way(name, model.to(place).eval(), processor, family, allow_urls)
+    grounder = way(name, model.to(place).eval(), processor, family, allow_urls)
+    grounder.max_tokens = max_tokens
+    return grounder
 
 
 @contextmanager
@@ -198,7 +204,8 @@ class Chat(_Local):
             [{"role": "user", "content": content}],
             add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
         ).to(self.device, self.network.dtype)  # fmt: skip
-        ids = self.network.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, num_beams=1)
+        limit = self.max_tokens or MAX_NEW_TOKENS
+        ids = self.network.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
         said = ids[:, inputs["input_ids"].shape[1] :]
         found = read_text(self.processor.batch_decode(said, skip_special_tokens=True)[0], self.family, sent, image)
-        return cut_off(found, f" after {MAX_NEW_TOKENS} tokens") if said.shape[1] >= MAX_NEW_TOKENS else found
+        return cut_off(found, limit) if said.shape[1] >= limit else found

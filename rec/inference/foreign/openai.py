@@ -44,6 +44,7 @@ class Server(ForeignGrounder):
     Args:
         name: ``<model>@<address>``, the address with its ``/v1``.
         coordinates, prompt: see :func:`rec.inference.foreign.families.family_of`.
+        max_tokens: of an answer, with what the model thinks before it; 300 by default.
         send_images: photographs may go to another machine than this one.
         at_once: requests that are open at a time.
         allow_urls: as of :func:`rec.from_pretrained`.
@@ -60,6 +61,7 @@ class Server(ForeignGrounder):
         *,
         coordinates: str | None = None,
         prompt: str | None = None,
+        max_tokens: int | None = None,
         send_images: bool = False,
         at_once: int = AT_ONCE,
         allow_urls: bool = False,
@@ -83,6 +85,8 @@ class Server(ForeignGrounder):
         self.address = address.rstrip("/").removesuffix("/chat/completions")
         self.family, self.at_once = family_of(model, coordinates, prompt), at_once
         self.sent, self._lock, self._refused = 0, threading.Lock(), set[str]()
+        self.max_tokens, self._limits = max_tokens, _LIMITS | ({"max_tokens": max_tokens} if max_tokens else {})
+        self._seconds = SECONDS * max(1, self._limits["max_tokens"] / _LIMITS["max_tokens"])
         handlers: list[Any] = [_NoRedirects()]
         if self.is_here:
             handlers.append(urllib.request.ProxyHandler({}))
@@ -118,7 +122,7 @@ class Server(ForeignGrounder):
         if isinstance(text, list):  # some servers give parts
             text = "".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
         found = read_text(text if isinstance(text, str) else "", self.family, sent, image)
-        limit = "" if "max_tokens" in self._refused else f" after {_LIMITS['max_tokens']} tokens"
+        limit = None if "max_tokens" in self._refused else self._limits["max_tokens"]
         return cut_off(found, limit) if ended == "length" else found
 
     def _post(self, asked: dict[str, Any]) -> Any:
@@ -131,13 +135,13 @@ class Server(ForeignGrounder):
         trouble = ""
         for attempt in range(TRIES):
             wait = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1)
-            limits = {name: value for name, value in _LIMITS.items() if name not in self._refused}
+            limits = {name: value for name, value in self._limits.items() if name not in self._refused}
             body = json.dumps(asked | limits).encode()
             request = urllib.request.Request(f"{self.address}/chat/completions", body, headers)
             try:
                 with self._lock:
                     self.sent += 1
-                with self._opener.open(request, timeout=SECONDS) as response:
+                with self._opener.open(request, timeout=self._seconds) as response:
                     data = response.read(MAX_ANSWER + 1)
                 if len(data) > MAX_ANSWER:
                     raise ServerError(f"{self.address} answers with more than {MAX_ANSWER:,} bytes")
