@@ -26,6 +26,8 @@ _FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
 _ROW = " ?, ?".join([_NUMBER] * 4)
 _ROWS = re.compile(rf"[\[(] ?{_ROW}(?: ?; ?{_ROW})+ ?[\])]")  # CogVLM's and Shikra's several boxes
 _BINS = re.compile(r"(?:<loc_?\d{1,4}>)+")  # PaliGemma writes <loc0123>
+# Around what a model thinks before it answers: most models', Kimi-VL's, Magistral's.
+_THINK, _THOUGHT = (re.compile(rf"<{end}think(?:ing)?>|◁{end}think▷|\[{end}THINK\]") for end in ("", "/"))
 _TAGS = re.compile(r"<\|[^<>| ]+\|>|</?answer>")  # around what is said
 _IS_SCORE = re.compile("score|conf|prob|logit", re.IGNORECASE)  # names of numbers in JSON, of which four are not a box
 
@@ -122,14 +124,16 @@ def boxes_in_text(text: str) -> list[list[float]]:
 
 
 def says_none(text: str) -> bool:
-    """Whether a chat model says in JSON that it is not there: ``null`` or something empty, with no number beside it."""
+    """Whether a chat model says in JSON that it is not there: ``null`` or something empty, with no number beside it but a score."""
     waiting, empty = [_json_in(_told(text), unreadable="")], False
     while waiting:
         value = waiting.pop()
         if value is None or value == [] or value == {}:
             empty = True
-        elif isinstance(value, dict | list):
-            waiting += list(value.values()) if isinstance(value, dict) else value
+        elif isinstance(value, dict):
+            waiting += [one for key, one in value.items() if not _IS_SCORE.search(key)]
+        elif isinstance(value, list):
+            waiting += value
         elif not isinstance(value, str | bool):  # a label, a remark
             return False
     return empty
@@ -137,7 +141,7 @@ def says_none(text: str) -> bool:
 
 def _told(text: str) -> str:
     """An answer in one line, without what its model thought before it; a thought that is cut off has no answer behind it."""
-    return " ".join(text.rpartition("</think>")[2].partition("<think>")[0][:MAX_TEXT].split())
+    return " ".join(_THINK.split(_THOUGHT.split(text)[-1])[0][:MAX_TEXT].split())
 
 
 def _json_in(text: str, unreadable: object = None) -> object:

@@ -486,6 +486,9 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ("[" * 700 + "1, 2, 3, 4" + "]" * 700, [[1, 2, 3, 4]]),
         ("[" + "1" * 90_000, []),  # what a model says that cannot stop
         ("<think>Is it [9, 9, 9, 9], or", []),  # a thought that was cut off
+        ("◁think▷Is it [9, 9, 9, 9]?◁/think▷[0.1, 0.2, 0.3, 0.4]", [[0.1, 0.2, 0.3, 0.4]]),  # Kimi-VL
+        ('[THINK]Is it [9, 9, 9, 9]?[/THINK]{"bbox_2d": [1, 2, 3, 4]}', [[1, 2, 3, 4]]),  # Magistral
+        ("◁think▷Is it [9, 9, 9, 9], or", []),
         ("(1, 2), (3, 4)(5, 6), (7, 8)", [[1, 2, 3, 4], [5, 6, 7, 8]]),
         ("[(1, 2), (3, 4), (5, 6)]", []),  # points, an outline
         ('{"polygon": [[1, 2], [3, 4], [5, 6], [7, 8]]}', []),
@@ -516,6 +519,9 @@ def test_boxes_are_found_in_what_chat_models_say(text, found):
         ('```json\n[{"bbox_2d": null, "label": "the dog"}]\n```', True),
         ("<think>It may be at [1, 2, 3, 4].</think>\n[]", True),
         ('{"found": false, "boxes": []}', True),
+        ('{"bbox_2d": null, "confidence": 0.02}', True),
+        ('{"boxes": [], "scores": [0.02]}', True),
+        ('{"bbox_2d": null, "point_2d": [1, 2]}', False),
         ('<answer>{"bbox_2d": null}</answer><|im_end|>', True),
         ("<|begin_of_box|>[]<|end_of_box|>", True),
         ('```JSON\n{"bbox_2d": null}\n```', True),
