@@ -169,7 +169,7 @@ def _score(
     boxed = not masked or any(other is not None for other in others)
     for phrase in phrases:
         dataset = datasets[phrase.split]
-        kind, values, scores = _boxes_of_answer(phrase, boxed)
+        kind, values, scores = _boxes_of_answer(phrase, boxed, dataset.targets == "one")
         found = np.empty((0, 4))
         if values:
             own = _own_convention(phrase.answer, convention)
@@ -237,8 +237,11 @@ def _any_number(
     return several.answered(record | {"candidates": candidates}, lowest) | {"threshold": threshold}
 
 
-def _boxes_of_answer(phrase: Phrase, boxed: bool) -> tuple[str, list[list[float]], list[float] | None]:
-    """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores."""
+def _boxes_of_answer(phrase: Phrase, boxed: bool, one_only: bool) -> tuple[str, list[list[float]], list[float] | None]:
+    """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores.
+
+    Text beside a box is what it was read from, or a remark; boxes beside it, where one is asked for, are candidates.
+    """
     answer = phrase.answer
     if phrase.line is None:
         return "missing", [], None
@@ -246,12 +249,12 @@ def _boxes_of_answer(phrase: Phrase, boxed: bool) -> tuple[str, list[list[float]
         if answer.get("mask") is not None:
             return "one" if masks.decode(_rle(phrase)).any() else "none", [], None
         return "none" if answer.keys() & {"mask", "box", "boxes"} else "unparsable", [], None
-    if answer.get("text") is not None:
+    if answer.get("text") is not None and not (answer.get("box") or answer.get("boxes")):
         text = answer["text"] if isinstance(answer["text"], str) else ""
         found = boxes_in_text(text)
         return _kind(found) if found or says_none(text) else "unparsable", found, None
     many, scores = answer.get("boxes"), answer.get("scores")
-    if many is None:
+    if many is None or (one_only and answer.get("box")):
         many, scores = ([] if answer.get("box", 0) in (None, []) else [answer.get("box")]), [answer.get("score")]
         scores = scores if _number(scores[0]) else None
     listed = [four_numbers(box) for box in many] if isinstance(many, list) else [None]

@@ -328,6 +328,23 @@ def test_a_mask_may_be_any_of_cocos_forms(targets, tmp_path):
         assert (record["mask_intersection"], record["mask_union"]) == (400, 400), mask
 
 
+def test_a_box_counts_before_candidates_and_the_text_it_was_read_from(tmp_path):
+    for beside in (
+        {"text": '{"bbox_2d": [1, 2, 3, 4]}'},
+        {"text": "It is there."},
+        {"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]], "scores": [0.9, 0.1]},
+    ):
+        told = [
+            {"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"], "box": box.tolist()} | beside
+            for i, (box, _, _) in enumerate(truth())
+        ]
+        found = read_answers(lines(tmp_path / "a.jsonl", told), SPLIT, Convention())
+        assert summarize_records(found.records["val"])["Acc@0.5"] == 1 and found.counts["several"] == 0
+        empty = [line | {"box": None, "boxes": None, "text": str(line["box"])} for line in told]
+        found = read_answers(lines(tmp_path / "a.jsonl", empty), SPLIT, Convention())
+        assert summarize_records(found.records["val"])["Acc@0.5"] == 1
+
+
 def test_every_box_of_an_answer_is_looked_for_in_its_image(tmp_path):
     split = {"val": ForeignDataSet(AnyNumber(3))}
     answer = {
