@@ -126,8 +126,8 @@ def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:
     What pycocotools would crash on, or take memory and time without end for, does not reach it.
 
     Raises:
-        ValueError: no polygon, a polygon of fewer than three points, with odd or non-finite numbers, or far outside the
-            image; broken RLE; more than the limits of :mod:`rec.trust`.
+        ValueError: no polygon, rows of pixels in place of polygons, a polygon of fewer than three points, with odd or non-finite
+            numbers, or far outside the image; broken RLE; more than the limits of :mod:`rec.trust`.
     """
     from pycocotools import mask as coco
 
@@ -144,6 +144,8 @@ def from_coco(segmentation: object, height: int, width: int) -> dict[str, Any]:
         segmentation = [segmentation]  # one polygon, without the list of polygons around it, as VIA writes it
     if isinstance(segmentation[0], dict):  # RefClef
         return union([from_coco(part, height, width) for part in segmentation], height, width)
+    if len(segmentation) == height and all(isinstance(row, list) and len(row) == width for row in segmentation):
+        raise ValueError(f"the segmentation is {height} rows of {width} pixels; expected RLE or polygons")
     _check_work(len(segmentation), 0)
     _check_work(len(segmentation), sum(_outline(polygon, height, width) for polygon in segmentation))
     return _as_text(coco.merge(coco.frPyObjects(segmentation, height, width)))

@@ -130,6 +130,12 @@ def test_what_is_no_polygon_is_refused(polygons):
         masks.from_coco(polygons, 50, 60)
 
 
+def test_rows_of_pixels_are_no_polygons():
+    rows = np.zeros((50, 60), int).tolist()
+    with pytest.raises(ValueError, match="50 rows of 60 pixels; expected RLE or polygons"):
+        masks.from_coco(rows, 50, 60)
+
+
 def test_rle_of_another_size_is_refused():
     rle = masks.encode(np.ones((4, 6), np.uint8))
     with pytest.raises(ValueError, match="4 rows x 5 columns"):
