@@ -306,7 +306,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
         args.out.mkdir(parents=True, exist_ok=True)
     # Of somebody else's model --coordinates tell how it answers.
     convention = Convention((None if asks else args.coordinates) or "pixel", args.box_format)
-    args.others = read_answers(args.compare, datasets, convention, args.threshold) if args.compare else None
+    how: dict[str, Any] = {"threshold": args.threshold, "as_answered": True}
+    args.others = read_answers(args.compare, datasets, convention, **how) if args.compare else None
 
 
 def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:

@@ -68,6 +68,7 @@ def read_answers(
     convention: Convention,
     threshold: float | None = None,
     limit: int | None = None,
+    as_answered: bool = False,
 ) -> Answers:
     """Scores the answers of one file.
 
@@ -79,6 +80,7 @@ def read_answers(
         threshold: where phrases name none, one or several objects, boxes of at least this score are the answer; those without
             a score always are, and without a threshold all are.
         limit: the first phrases of each split that count; answers to further ones are passed over.
+        as_answered: the lines of a ``predictions.jsonl`` are the answers that they were, whatever ``threshold`` is.
 
     Raises:
         InputError: a line is not JSON object, names no phrase or several that differ, a phrase gets two answers, none of the
@@ -117,7 +119,8 @@ def read_answers(
             f"{HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
     counting = [phrase for phrase in phrases if limit is None or phrase.index < limit]
-    return _score(counting, datasets, convention, extra, threshold)
+    own = all(phrase.answer.keys() >= _OWN for phrase in counting if phrase.line is not None)
+    return _score(counting, datasets, convention, extra, None if own and as_answered else threshold)
 
 
 def _phrases(split: str, dataset: DataSet) -> Iterator[Phrase]:

@@ -165,6 +165,11 @@ def test_phrases_of_none_one_and_several_objects_are_scored_and_no_answer_is_nev
         [{k: v for k, v in r.items() if k != "candidates"} | {"iou": r["iou"]} for r in found.records["val"]],
     )
     assert summarize_records(read_answers(again, split, Convention()).records["val"]) == scored(*right)[1]
+    predictions = [{k: v for k, v in r.items() if k != "candidates"} for r in scored(*unsure)[0].records["val"]]
+    for as_answered, share in ((True, 1 / 3), (False, 2 / 3)):  # what is compared keeps its own threshold
+        path = lines(tmp_path / "predictions.jsonl", predictions)
+        found = read_answers(path, split, Convention(), 0.5, as_answered=as_answered)
+        assert summarize_records(found.records["val"])["Pr@F1"] == pytest.approx(share)
 
 
 def masks_of(dataset):
