@@ -127,7 +127,7 @@ def _shared_schema(files: Sequence[Path]) -> "pa.Schema":
             continue
         if missing := [name for name in names if name not in own.names]:
             raise SourceError(
-                f"{file} lacks the column {missing[0]}, which {files[0]} has: they are no shards of one table"
+                f"{file} lacks the column {missing[0]}, which {files[0]} has: they are not shards of one table"
             )
         try:
             columns = pa.schema([own.field(name) for name in names])

@@ -221,7 +221,7 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
 
 
 def may_be_on_hub(text: str) -> bool:
-    """Whether a name that is no file or folder here can be a Hub id: ``user/name``, and no folder is called ``user``."""
+    """Whether a name that is not a file or folder here can be a Hub id: ``user/name``, and no folder is called ``user``."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None and not Path(text.split("/")[0]).exists()
 
 

@@ -51,7 +51,7 @@ def steps_by_itself(optimizer: Optimizer) -> Optimizer:
     """
     name, why = type(optimizer).__name__, ""
     if not isinstance(optimizer, Optimizer):
-        why = "which is no torch.optim.Optimizer"
+        why = "which is not a torch.optim.Optimizer"
     elif isinstance(optimizer, SparseAdam):
         why = "which takes sparse gradients alone, and the model has none"
     elif (closure := signature(optimizer.step).parameters.get("closure")) and closure.default is closure.empty:
