@@ -24,6 +24,19 @@ def test_more_padding_does_not_change_a_phrase(name: str) -> None:
 
 
 @ALL
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_training_in_bfloat16_reads_no_padding_behind_the_longest_phrase(name: str, autocast: bool) -> None:
+    encoder, read = ENCODERS[name]().train(), []
+    tokens = torch.tensor([[3, 4, 5, 0, 0, 0], [6, 7, 0, 0, 0, 0]])
+    encoder.embedding.register_forward_hook(lambda _, given, __: read.append(given[0].shape[1]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        vectors = encoder(tokens)
+        expected = encoder.eval()(tokens)
+    torch.testing.assert_close(vectors.float(), expected.float(), rtol=2e-2, atol=2e-2)
+    assert read == [3 if autocast else 6, 6]
+
+
+@ALL
 def test_word_order_and_words_matter(name: str) -> None:
     encoder = ENCODERS[name]().eval()
     vectors = encoder(torch.tensor([[3, 4, 5], [5, 4, 3], [3, 4, 6]]))
