@@ -71,6 +71,6 @@ def dynamic_assignment(iou: Tensor, targets: Tensor, centres: Tensor, stride: in
         # What each object wants; where it wants nothing, -1, so that the cell's owner is among those that do.
         overlap = iou.gather(2, cells).where(positive, -1)
         wanted = torch.full_like(iou, -1).scatter_reduce(2, cells, overlap, "amax")
-        owner = wanted.argmax(1, keepdim=True).expand_as(iou).gather(2, cells)
+        owner = wanted.max(1, keepdim=True).indices.expand_as(iou).gather(2, cells)  # argmax takes ten times as long
         positive &= owner == torch.arange(iou.shape[1], device=iou.device)[:, None]
     return Assignment(cells, positive)

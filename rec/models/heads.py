@@ -200,15 +200,18 @@ class REChead(nn.Module):
         target = to_pixels(box.to(raw.dtype), raw.shape[3] * self.stride, raw.shape[2] * self.stride)
         values, numbers = raw.flatten(2).transpose(1, 2), cell_numbers(raw)
         # Taken from the same transposed map as the boxes: gradients of another memory format would change the weights' last bits.
-        logits = values[..., 4]
-        boxes, facing = self._boxes(values, numbers), target[..., None, :]
-        if box.dim() == 3:
-            boxes, values = boxes[:, None], values[:, None]
+        logits, facing = values[..., 4], target[..., None, :]
+        with torch.no_grad():
+            everywhere = self._boxes(values, numbers)
+            iou = centred_iou(everywhere if box.dim() == 2 else everywhere[:, None], facing)
+            cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
+        # Only boxes of the cells that were chosen are learnt from, ten of an object at most.
+        rows = cells.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
+        values, numbers = values.gather(1, rows).unflatten(1, cells.shape[1:]), numbers[cells]
+        boxes = self._boxes(values, numbers)
         iou = centred_iou(boxes, facing)
-        cells, positive = dynamic_assignment(iou, target, (numbers + 0.5) * self.stride, self.stride)
         count = self._count(positive.flatten(1).sum(1, dtype=raw.dtype))
-        box_losses = BOX_LOSSES[self.box_loss](iou, boxes, facing)
-        losses = {"loss_iou": self._total(box_losses.gather(-1, cells) * positive, count, weight)}
+        losses = {"loss_iou": self._total(BOX_LOSSES[self.box_loss](iou, boxes, facing) * positive, count, weight)}
 
         # An entry that is not positive repeats a cell; adding 0 to it changes nothing, and no cell is positive twice.
         is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), positive.flatten(1).to(logits.dtype))
@@ -226,8 +229,7 @@ class REChead(nn.Module):
             facing = facing / self.stride
             place = facing[..., :2] - numbers
             wanted = torch.cat([place, (facing[..., 2:] + 1e-8).log().expand_as(place)], -1)
-            deviation = (values[..., :4] - wanted).abs().sum(-1)
-            losses["loss_l1"] = self._total(deviation.gather(-1, cells) * positive, count, weight)
+            losses["loss_l1"] = self._total((values[..., :4] - wanted).abs().sum(-1) * positive, count, weight)
             total = total + losses["loss_l1"]
         return {"loss": total, **losses}
 
