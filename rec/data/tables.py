@@ -21,7 +21,7 @@ from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_
 from rec.data.saved import usable_rows
 from rec.data.schema import FEATURES, BadRecord, columns_of
 from rec.data.sources import Source, SourceError, find_split, load_json
-from rec.data.sources.coco_json import is_coco, open_coco
+from rec.data.sources.coco_json import coco_files, is_coco, open_coco, open_coco_files
 from rec.data.sources.conversations import is_conversations, open_conversations
 from rec.data.sources.flickr30k import is_flickr30k, open_flickr30k
 from rec.data.sources.foreign import open_foreign
@@ -204,6 +204,8 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
     if suffix in SUFFIXES or (path.is_dir() and own_files(path)):
         return open_tabular(path, name, image_path, chosen.bbox_format)
+    if path.is_dir() and (files := coco_files(path)):
+        return open_coco_files(path, files, name, image_path, chosen.bbox_format, chosen.columns)
     check_finished(path)
     tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if may_be_on_hub(text) else None
     if tables:

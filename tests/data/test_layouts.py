@@ -107,6 +107,26 @@ def test_what_cvat_was_told_of_an_object_is_its_phrase_unless_the_box_is_turned(
     assert "turned rectangle: " in (told := fault(folder, write(folder, content))) and "turned by 318.3" in told
 
 
+def test_a_folder_of_coco_files_has_a_split_of_each_as_roboflow_exports_them(folder):
+    for seed, split in enumerate(("train", "valid", "test")):
+        for name in "ab":
+            write_image(folder / "export" / split / f"{name}.jpg", 120, 90, BOX, seed=seed)
+        write(folder / "export" / split, coco(), "_annotations.coco.json")
+    (folder / "export" / "README.roboflow.txt").write_text("exported", encoding="utf-8")
+    for images in (None, str(folder / "export")):
+        source = open_source(str(folder / "export"), name="mine", image_path=images)
+        info = prepare(source, folder / "out", progress=False, overwrite=True)
+        assert {split: entry["rows"] for split, entry in info["splits"].items()} == {"train": 2, "val": 2, "test": 2}
+    row = table(folder, str(folder / "out"), "val", image_path=None)[0]
+    assert (row["ref_id"], row["image_id"], row["image"]["path"]) == ("val-7", "val-0", "valid/a.jpg")
+    one = folder / "export" / "valid"  # and its folder tells the split of a file alone
+    for path in (one, one / "_annotations.coco.json"):
+        assert open_source(str(path), name="mine").splits == ("val",)
+    write(folder / "export", coco(), "valid.json")
+    with pytest.raises(SourceError, match="are both of val: leave one file"):
+        open_source(str(folder / "export"), name="mine")
+
+
 def test_coco_files_without_phrases_say_what_they_have(folder):
     content = coco()
     for annotation in content["annotations"]:

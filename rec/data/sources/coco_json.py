@@ -11,13 +11,14 @@ annotation ``tokens_positive``, spans ``[begin, end]`` of its characters; the ph
 or without spans the whole caption.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rec.data.schema import BadRecord, LeftOut, attempt, is_missing, shown
-from rec.data.sources import ById, Source, SourceError, given, own_split
+from rec.data.sources import ById, Source, SourceError, find_split, given, load_json, own_split
 from rec.data.sources.tabular import check_bbox_format
 
 # What phrases are called in an annotation, most telling first.
@@ -25,6 +26,8 @@ PHRASES = (
     *("referring_expressions", "referring_expression", "expressions", "expression", "phrases", "phrase", "sentences"),
     *("sentence", "captions", "caption", "ref_exps", "ref_exp", "refexp", "description"),
 )
+
+_SPLITS = ("train", "val", "test")
 
 
 def is_coco(content: object) -> bool:
@@ -43,7 +46,8 @@ def open_coco(
     """Opens a COCO file with phrases.
 
     Splits are what ``split`` of annotations or images says; where they say nothing, train, val or test if a word of the
-    file's name begins with it (``instances_val2017``, not ``labels_latest``), else ``train``.
+    file's name begins with it (``instances_val2017``, not ``labels_latest``) or its folder is called so (``valid`` too), else
+    ``train``.
 
     Args:
         path: the JSON file.
@@ -76,8 +80,7 @@ def open_coco(
             f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have "
             f"{', '.join(keys) or 'nothing'}. Another key, of annotations or images, is named with --columns sentences=…"
         )
-    begins = re.findall(r"(?<![a-z])(train|val|test)", re.sub("(?<=[a-z])(?=[A-Z])", "_", path.stem).lower())
-    otherwise = next((split for split in ("train", "val", "test") if split in begins), "train")
+    otherwise = _told_by_name(path) or "train"
     found = [attempt(_split, entry, images, otherwise) for entry in entries]
     splits = [otherwise if isinstance(split, BadRecord) else split for split in found]
     root = Path(image_root) if image_root else path.parent
@@ -96,6 +99,64 @@ def open_coco(
     named = dict.fromkeys(own for own, without in zip(splits, bare, strict=True) if not without)
     options = {"kind": "coco", "bbox_format": bbox_format} | ({"columns": columns} if columns else {})
     return Source(name, tuple(named), read, (path,), str(root), options)
+
+
+def coco_files(folder: Path) -> dict[Path, Any]:
+    """The COCO files of a folder whose names tell a split, and Roboflow's in it and its folders, and what they hold."""
+    files = {file for file in folder.glob("[!.]*.json") if _split_in(file.stem)}
+    files.update(folder.glob("_annotations.coco.json"), folder.glob("*/_annotations.coco.json"))
+    return {file: content for file in sorted(files) if is_coco(content := load_json(file))}
+
+
+def open_coco_files(
+    folder: Path,
+    contents: Mapping[Path, Any],
+    name: str,
+    image_root: str | None,
+    bbox_format: str | None,
+    columns: Mapping[str, str] | None = None,
+) -> Source:
+    """Opens the COCO files of a folder, one for each split. Tools count ids from 0 in each of them, so that of an image or a ref
+    is that of its file with the split in front.
+
+    Args:
+        folder: which has the files.
+        contents: of them, see :func:`coco_files`.
+        name, bbox_format, columns: see :func:`open_coco`.
+        image_root: folder of the images, or of folders of them that are called as those of the files; by default each file's.
+
+    Raises:
+        SourceError: of one of the files as :func:`open_coco`, or two are of one split.
+    """
+    opened = dict[str, Source]()
+    for file, content in contents.items():
+        root = image_root
+        if root and file.parent != folder and os.path.isdir(below := os.path.join(root, file.parent.name)):
+            root = below
+        split = _told_by_name(file) or "train"
+        if split in opened:
+            raise SourceError(f"{opened[split].files[0]} and {file} are both of {split}: leave one file for each split")
+        opened[split] = open_coco(file, content, name, root, bbox_format, columns)
+
+    def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
+        for own, source in opened.items():
+            for row in source.read(split) if split in source.splits else ():
+                ids = {} if isinstance(row, BadRecord) else {key: f"{own}-{row[key]}" for key in ("image_id", "ref_id")}
+                yield row if isinstance(row, BadRecord) else row | ids
+
+    splits = dict.fromkeys(split for source in opened.values() for split in source.splits)
+    options = next(iter(opened.values())).options
+    return Source(name, tuple(splits), read, tuple(contents), image_root or str(folder), options)
+
+
+def _told_by_name(file: Path) -> str | None:
+    """The split that a word of a file's name begins with, or its folder is called."""
+    return _split_in(file.stem) or find_split(file.absolute().parent.name.lower(), _SPLITS)
+
+
+def _split_in(name: str) -> str | None:
+    begins = re.findall(r"(?<![a-z])(train|val|test)", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    return next((split for split in _SPLITS if split in begins), None)
 
 
 def _phrases(annotation: Any, images: ById, key: str | None) -> Any:
