@@ -100,6 +100,8 @@ def refuse_unused(chosen: SourceSpec, source: Source, name: str) -> None:
         hint = (
             "; --split of `rec prepare` says who split REFER's files, and --splits which splits to take"
             if "split_by" in unused
+            else ", and call the fields of the file image, phrase and bbox"
+            if "columns" in unused and source.options.get("kind") == "tabular"
             else ""
         )
         given = ", ".join(f"{key}={value!r}" for key, value in unused.items())

@@ -317,9 +317,18 @@ def test_one_json_file_may_hold_the_records_of_every_split(own):
     source = open_source({"path": "all.json", "bbox_format": "xywh"}, name="mine", image_path="photos")
     info = prepare(source, "out", progress=False)
     assert {split: entry["rows"] for split, entry in info["splits"].items()} == {"train": 4, "val": 2}
+    content["train"][1]["split"], content["validation"][0]["split"] = "test", "valid"
+    Path("all.json").write_text(json.dumps(content), encoding="utf-8")
+    info = prepare(source, "other", progress=False)
+    assert {split: entry["rows"] for split, entry in info["splits"].items()} == {"train": 4, "val": 2}
+    assert report_of(info, "train").warnings()[0] == "left out 1 fields split, as their array tells it"
+    assert not report_of(info, "val").left_out
     Path("others.json").write_text(json.dumps({"photos": [{"file": "0.png"}]}), encoding="utf-8")
-    with pytest.raises(SourceError, match="is of no known layout"):
+    with pytest.raises(SourceError, match=r"is of no known layout.* write a line \{"):
         open_source({"path": "others.json", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    spec = {"path": "all.json", "bbox_format": "xywh", "columns": {"sentences": "caption"}}
+    with pytest.raises(SourceError, match="leave that out, and call the fields of the file image, phrase and bbox"):
+        open_source(spec, name="mine", image_path="photos")
 
 
 def test_the_script_says_that_there_is_nothing_to_train_on(own, monkeypatch, capsys):

@@ -35,6 +35,7 @@ from rec.trust import MAX_LINE
 
 SUFFIXES = (".jsonl", ".csv")
 _NEEDED = ("image", "phrase", "bbox")
+_ARRAY = "split of its array"  # what a record of {split: array} is given besides
 # Lists with an entry for each object of an image, and what an entry is.
 _LISTS = {"boxes": "bbox", "phrases": "phrase", "masks": "mask", "categories": "category", "weights": "weight"}
 
@@ -108,12 +109,9 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
                     continue
                 for own_place, entry in objects:
                     made = attempt(_row, entry, own_place, name, root, boxes_as, where=where)
-                    if not isinstance(made, BadRecord) and path.is_dir() and _says_other(entry, split):
-                        made |= {
-                            "left_out": {
-                                f"fields split, as the name of their file in a folder, {file.name}, tells it": 1
-                            }
-                        }
+                    if not isinstance(made, BadRecord) and _says_other(entry, split):
+                        teller = f"the name of their file in a folder, {file.name}," if path.is_dir() else "their array"
+                        made |= {"left_out": {f"fields split, as {teller} tells it": 1}}
                     yield made
 
     return Source(name, tuple(by_split), read, tuple(files), str(root), {"kind": "tabular", "bbox_format": boxes_as})
@@ -144,13 +142,13 @@ def is_own_by_split(content: object) -> bool:
 
 def _split_of(row: Mapping[str, Any] | BadRecord) -> str | None:
     """The split that a record names, ``train`` where it names none; None of a broken one, which is in no split."""
-    split = row if isinstance(row, BadRecord) else attempt(own_split, row.get("split"), "train")
+    split = row if isinstance(row, BadRecord) else attempt(own_split, row.get(_ARRAY, row.get("split")), "train")
     return None if isinstance(split, BadRecord) else split
 
 
 def _says_other(row: Mapping[str, Any], split: str) -> bool:
-    """Whether a record names another split than ``split``."""
-    return not is_missing(row.get("split")) and find_split(_split_of(row) or split, (split,)) is None
+    """Whether the field of a record names another split than ``split``."""
+    return not is_missing(row.get("split")) and find_split(own_split(row["split"], split), (split,)) is None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
@@ -177,10 +175,10 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
 
 
 def _listed(content: list[Any] | dict[str, list[Any]]) -> list[Any]:
-    """The records of a JSON array, or of ``{split: array}``, whose splits they then name."""
+    """The records of a JSON array, or of ``{split: array}``, each then with that split."""
     if isinstance(content, list):
         return content
-    return [row | {"split": split} if isinstance(row, dict) else row for split, rows in content.items() for row in rows]
+    return [row | {_ARRAY: split} if isinstance(row, dict) else row for split, rows in content.items() for row in rows]
 
 
 def records(file: Path) -> Iterator[dict[str, Any] | BadRecord]:
@@ -294,6 +292,7 @@ def _objects(row: dict[str, Any], place: str) -> list[tuple[str, dict[str, Any]]
 
 
 def _row(row: dict[str, Any], place: str, name: str, root: Path, bbox_format: str) -> dict[str, Any]:
+    own_split(row.get(_ARRAY), "train")
     own_split(row.get("split"), "train")
     several = row.get("boxes")
     listed = not is_missing(several)
