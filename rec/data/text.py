@@ -78,6 +78,7 @@ class Vocabulary:
     Attributes:
         words: tuple of words.
         tokenizer: name of the tokenizer.
+        typed: those with typographic signs or letters as the keys write them, by id.
         reserved: ids of a phrase that are not a word of it; none here.
     """
 
@@ -91,9 +92,11 @@ class Vocabulary:
         if len(self._ids) != len(self.words):
             raise ValueError("the vocabulary holds a word twice")
         self._split = get_tokenizer(tokenizer)
+        self.typed = dict[int, str]()
         for number, word in enumerate(self.words[3:], 3):
             plain = word if word.isascii() else _as_typed(word)
             if plain != word and len(typed := self._split(plain)) == 1:
+                self.typed[number] = typed[0]
                 self._ids.setdefault(typed[0], number)  # phrases may be typed with the keys where training's were not
 
     @classmethod

@@ -5,14 +5,14 @@ import logging
 import os
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from rec import trust
 from rec.contracts import Words
-from rec.data.text import MAX_WORD, MAX_WORDS
+from rec.data.text import MAX_WORD, MAX_WORDS, Vocabulary
 from rec.files import user_path
 from rec.names import moved
 
@@ -28,7 +28,8 @@ def look_up_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *,
         vocabulary: of V words.
         source: name or folder of a spaCy pipeline with vectors, or a GloVe file (``.txt``, ``.txt.gz``; word2vec's text
             format ``.vec`` too).
-        seed: of the vectors of words that are not found: normal, of the mean and spread of those that are.
+        seed: of the vectors of words that are not found, as they are or as the keys write them: normal, of the
+            mean and spread of those that are.
 
     Returns:
         float32 ``(V, D)``; the row of PAD is 0 where the source has no such word.
@@ -44,7 +45,12 @@ def look_up_vectors(vocabulary: Words, source: str | os.PathLike[str] | None, *,
         )
     is_text = os.fspath(source).endswith(TEXT_SUFFIXES)
     path = user_path(source)
-    found = dict(_from_text(vocabulary, path) if is_text else _from_spacy(vocabulary, str(path)))
+    ids = {word: number for number, word in enumerate(vocabulary.words)}
+    typed = vocabulary.typed if isinstance(vocabulary, Vocabulary) else {}
+    wanted = dict.fromkeys([*ids, *typed.values()])
+    by_word = dict(_from_text(wanted, path) if is_text else _from_spacy(wanted, str(path)))
+    found = {ids[word]: vector for word, vector in by_word.items() if word in ids}
+    found |= {n: by_word[word] for n, word in typed.items() if n not in found and word in by_word}
     if not found:
         raise ValueError(f"{source} has no vector for any of the {len(vocabulary)} words of the vocabulary")
     known = np.stack(list(found.values()))
@@ -80,9 +86,9 @@ def vector_words(source: str | None) -> Iterator[str]:
         raise ValueError(f"cannot read word vectors from {source}, line {number}: {error}") from None
 
 
-def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Id and vector of the words of a GloVe file; only lines of known words are parsed."""
-    ids = {word: number for number, word in enumerate(vocabulary.words)}
+def _from_text(words: Iterable[str], path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Those of the words that a GloVe file has, with their vectors; only their lines are parsed."""
+    wanted = set(words)
     dimension, number = 0, 0
     try:
         for number, line in enumerate(_lines(path), 1):  # noqa: B007
@@ -92,7 +98,7 @@ def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]
                 if dimension == 1 and rest.strip().isdigit() and word.isdigit():
                     dimension = int(rest)  # word2vec's first line: number of words, dimension
                     continue
-            if (text := word.decode("utf-8", "replace")) in ids:
+            if (text := word.decode("utf-8", "replace")) in wanted:
                 values = rest.split()
                 if len(values) != dimension:
                     if len(values) > dimension:  # a "word" with a space in it, as GloVe 840B has
@@ -101,13 +107,14 @@ def _from_text(vocabulary: Words, path: Path) -> Iterator[tuple[int, np.ndarray]
                 vector = np.array(values, np.float64)
                 if not 0 < len(vector) <= trust.MAX_DIMENSION or not np.isfinite(vector).all():
                     raise ValueError(f"expected 1 to {trust.MAX_DIMENSION:,} finite numbers behind {text!r}")
-                yield ids.pop(text), vector
+                wanted.remove(text)
+                yield text, vector
     except (OSError, EOFError, zlib.error, ValueError, trust.UntrustedError) as error:
         raise ValueError(f"cannot read word vectors from {path}, line {number}: {error}") from None
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a text file or a compressed one, as long as they are no more than such a file holds."""
+    """The lines of a text file or a compressed one, tabs as blanks, as long as they are no more than such a file holds."""
     with trust.open_file(path, "word vectors") as file:
         room = trust.MAX_EXPANSION * os.fstat(file.fileno()).st_size + trust.SMALL_TABLE
         begin = BOM_UTF8
@@ -116,11 +123,11 @@ def _lines(path: Path) -> Iterator[bytes]:
                 room -= len(line)
                 if room < 0 or len(line) == trust.MAX_LINE:
                     raise ValueError("a line without end, or more content than word vectors are compressed to")
-                yield line.removeprefix(begin)
+                yield line.removeprefix(begin).replace(b"\t", b" ")
                 begin = b""
 
 
-def _from_spacy(vocabulary: Words, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _from_spacy(words: Iterable[str], name: str) -> Iterator[tuple[str, np.ndarray]]:
     import spacy
 
     try:
@@ -138,6 +145,6 @@ def _from_spacy(vocabulary: Words, name: str) -> Iterator[tuple[int, np.ndarray]
             f"is installed: {advice}, or go without it, dataset.use_glove=false "
             f"model.language_encoder.freeze_embedding=false ({error})"
         ) from None
-    for number, word in enumerate(vocabulary.words):
+    for word in words:
         if nlp.vocab.has_vector(word):
-            yield number, np.asarray(nlp.vocab.get_vector(word), np.float64)
+            yield word, np.asarray(nlp.vocab.get_vector(word), np.float64)

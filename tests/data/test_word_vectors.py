@@ -45,6 +45,22 @@ def test_a_byte_order_mark_and_a_blank_line_cost_no_word(tmp_path, begin):
     assert next(vector_words(str(file))) == "red"
 
 
+def test_a_word_with_typographic_signs_has_the_vector_of_the_word_that_the_keys_write(tmp_path):
+    file = tmp_path / "glove.txt"
+    file.write_text("\n".join(["mans 1 2 3", "left\u2013most 7 7 7", *LINES]), encoding="utf-8")
+    words = Vocabulary.build(["the man\u2019s left\u2013most"])
+    vectors = look_up_vectors(words, file)
+    assert vectors[words.words.index("man\u2019s")].tolist() == [1, 2, 3]
+    assert vectors[words.words.index("left\u2013most")].tolist() == [7, 7, 7]
+
+
+def test_tabs_may_stand_between_a_word_and_its_numbers(tmp_path):
+    file = tmp_path / "vectors.txt"
+    file.write_text("\n".join(line.replace(" ", "\t") for line in ["6 3", *LINES]), encoding="utf-8")
+    assert list(vector_words(str(file)))[:2] == ["the", "red"]
+    assert look_up_vectors(VOCABULARY, file)[4].tolist() == [4, 5, 6]
+
+
 def test_a_vocabulary_of_all_words_of_the_file(tmp_path):
     file = tmp_path / "glove.txt"
     file.write_text("\n".join(["6 3", *LINES]))
