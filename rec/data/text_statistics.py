@@ -33,4 +33,5 @@ def text_statistics(table: Table, tokenizer: str, split: Callable[[str], list[st
         return {"words": list(words), "lengths": [lengths[n] for n in range(max(lengths, default=0) + 1)]}
 
     key = hashlib.sha256(f"{table.fingerprint} {tokenizer}".encode()).hexdigest()[:24]
-    return remembered(f"text-{key}.json", {"words", "lengths"}, count)
+    # Not "text-…": those of earlier versions may hold words of whichever vocabulary came first.
+    return remembered(f"words-{key}.json", {"words", "lengths"}, count)
