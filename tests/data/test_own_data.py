@@ -265,7 +265,10 @@ def test_all_bad_records_are_told_at_once(own, caplog):
     )
     assert "In all 4 records are bad: 3 x empty box, 1 x missing image. Mend them" in str(told.value)
     assert "3 x empty box, records 2, 5, 6; the first: mine, split train, record 2" in caplog.text
-    assert "1 x missing image, records 8; the first" in caplog.text and "it has no phrase, bbox" in caplog.text
+    assert (
+        "1 x missing image, records 8; the first" in caplog.text
+        and "it has no phrase, bbox; its fields are " in caplog.text
+    )
     with pytest.raises(BadRecord, match=r"record 1 \(.*Mend it, or leave such records out \(--on-bad-record skip\)$"):
         prepare(own([*records(1), records(2)[1] | {"bbox": [0, 0, -1, 5]}]), "out", progress=False)
 

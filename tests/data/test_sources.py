@@ -1,6 +1,7 @@
 """Every layout that is out there becomes the same rows."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -103,6 +104,25 @@ def test_a_hostile_or_broken_pickle_runs_nothing_and_is_named(tmp_path, hostile,
     with pytest.raises(SourceError, match=r"refs\(unc\)\.p"):
         read(tmp_path / "refcoco", name="refcoco")
     assert not (tmp_path / "HACKED").exists()
+
+
+def test_a_refs_file_that_is_none_or_holds_arrays_or_is_one_of_several_says_so(tmp_path):
+    make_refer(tmp_path)
+    folder = tmp_path / "refcoco"
+    (folder / "refs(google).p").write_bytes((folder / "refs(unc).p").read_bytes())
+    with pytest.raises(
+        SourceError, match=r"has refs\(…\)\.p of several; it has \['google', 'unc'\]: choose split_by .*--split"
+    ):
+        open_source(folder, name="mine")
+    (folder / "refs(unc).p").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(SourceError, match=r"is no pickle, it begins with b'version .*get it again"):
+        open_source(folder, name="refcoco")
+    refs = [{"split": "train", "ref_id": np.int64(1), "ids": np.arange(2)}]
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    with pytest.raises(SourceError, match="was not run") as told:
+        open_source(folder, name="refcoco")
+    plain = eval(str(told.value).rpartition("in its place ")[2], {"json": json, "refs": refs})
+    assert plain == [{"split": "train", "ref_id": 1, "ids": [0, 1]}]
 
 
 def test_instances_cut_short_are_named(tmp_path):

@@ -114,9 +114,12 @@ def load_pickle(path: Path) -> Any:
             continue
         except KeyError as error:
             opcode = bytes([error.args[0]]) if isinstance(error.args[0], int) and error.args[0] < 256 else error
+            if data[:1] not in (pickle.PROTO, pickle.MARK, pickle.EMPTY_LIST):  # a page of a server, or Git LFS's note
+                raise SourceError(f"{path} is no pickle, it begins with {data[:20]!r}: get it again") from None
             raise SourceError(
                 f"{path} was refused: such files hold lists, dicts, texts and numbers only; this one also has {opcode!r}, "
-                "which was not run"
+                "which was not run. If you trust it, load it with pickle elsewhere and put in its place "
+                "json.loads(json.dumps(refs, default=lambda x: x.tolist()))"
             ) from None
         except Exception as error:  # a broken pickle raises almost anything
             raise SourceError(f"{path} was refused: {error!s} ({type(error).__name__})") from None
@@ -143,7 +146,10 @@ def find_refs_file(folder: Path, name: str, split_by: str | None) -> Path:
         split_by = next(iter(found)) if len(found) == 1 else USUAL_SPLIT_BY.get(name)
     if split_by not in found:
         file = f"grefs({split_by or '…'}).json" if general else f"refs({split_by or '…'}).p"
-        raise SourceError(f"{folder} has no {file}; it has {sorted(found) or 'none'}: choose split_by from those")
+        problem = f"has {file} of several" if split_by is None and found else f"has no {file}"
+        raise SourceError(
+            f"{folder} {problem}; it has {sorted(found) or 'none'}: choose split_by from those (--split of `rec prepare`)"
+        )
     return found[split_by]
 
 

@@ -305,7 +305,12 @@ def _row(row: dict[str, Any], place: str, name: str, root: Path, bbox_format: st
             if "bbox" in missing and "boxes" in row
             else ""
         )
-        raise BadRecord("incomplete record", f"it has no {', '.join(missing)}{hint}")
+        told = (
+            f"; its fields are {', '.join(key for key in row if key != _ARRAY)[:200]}"
+            if any(key not in row for key in missing)
+            else ""
+        )
+        raise BadRecord("incomplete record", f"it has no {', '.join(missing)}{hint or told}")
     if not isinstance(row["image"], str):
         raise BadRecord("no image", f"image is {shown(row['image'])}; expected the name of a file")
     mask = None if row.get("mask") == [] else given(row.get("mask"))
