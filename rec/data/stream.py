@@ -19,7 +19,7 @@ from rec.data.dataset import RefCOCODataSet
 from rec.data.prepare import INFO_FILE
 from rec.data.samples import SampleMaker, collate
 from rec.data.schema import FEATURES, BadRecord, attempt, columns_of, validate_row
-from rec.data.sources import SourceError, load_json
+from rec.data.sources import SourceError, find_split, load_json
 from rec.data.subwords import load_words
 from rec.data.tables import Table, check_finished, may_be_on_hub
 from rec.names import hands_on
@@ -83,9 +83,13 @@ class RefCOCOStream(IterableDataset):
         identity: list[Any] = [path, split, seed, buffer_size]
         if not self._is_foreign:
             check_finished(Path(path))
-            files = parquet_files(Path(path)).get(split)
+            shards = parquet_files(Path(path))
+            files = shards.get(find_split(split, tuple(shards)) or split)
             if not files:
-                raise SourceError(f"{path} has no parquet shards of split {split!r} ({split}-00000-of-….parquet)")
+                raise SourceError(
+                    f"{path} has no parquet shards of split {split!r} ({split}-00000-of-….parquet); it has "
+                    f"{', '.join(shards) or 'none: prepare it with --format parquet --store embedded'}"
+                )
             rows = load_dataset("parquet", data_files=as_patterns(files), split="train", streaming=True)
             self._count = sum(check_parquet(file) for file in files)
             identity[0] = [(file.name, file.stat().st_size) for file in files]
@@ -175,10 +179,12 @@ class RefCOCOStream(IterableDataset):
                 raise SourceError(f"{self._table.image_root}: this process or worker has no rows of the stream")
 
     def _sample(self, index: int, row: dict[str, Any]) -> dict[str, torch.Tensor]:
-        if self._is_foreign and row["image"]["bytes"] is None:
+        root, image = self._table.image_root, row["image"]
+        if image["bytes"] is None and (self._is_foreign or not os.path.isfile(os.path.join(root, image["path"] or ""))):
+            why = "a Hub data set names no files of this machine" if self._is_foreign else "it is not in that folder"
             raise SourceError(
-                f"{self._table.image_root}, ref_id {row['ref_id']} names the file {row['image']['path']}; a Hub data set "
-                "names no files of this machine: its shards must hold their pictures (--store embedded)"
+                f"{root}, ref_id {row['ref_id']} names the file {image['path']}; {why}: its shards must hold their pictures "
+                "(--store embedded)"
             )
         valid = attempt(validate_row, row, where=f"{self._table.image_root}, {ids_of(row)}")
         if isinstance(valid, BadRecord):

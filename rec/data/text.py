@@ -57,7 +57,8 @@ def get_tokenizer(name: str) -> Callable[[str], list[str]]:
         return tokenize
     kind, _, pipeline = name.partition(":")
     if kind != "spacy" or not pipeline:
-        raise ValueError(f"unknown tokenizer {name!r}: expected 'simrec' or 'spacy:<language code or pipeline>'")
+        kinds = "'simrec', 'spacy:<language code or pipeline>' or 'transformers:<folder or Hub id>'"
+        raise ValueError(f"unknown tokenizer {name!r}: expected {kinds}")
     import spacy
 
     try:

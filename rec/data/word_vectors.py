@@ -3,6 +3,7 @@
 import gzip
 import logging
 import os
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from rec.names import moved
 
 logger = logging.getLogger(__name__)
 __getattr__ = moved(__name__, __name__, {"load_word_vectors": "look_up_vectors"})
+_LINE = re.compile(rb"\S+( +[-+]?[\d.]+(e[-+]?\d+)?)+\s*", re.IGNORECASE)  # a word and its numbers
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".vec", ".vec.gz")
 
 
@@ -66,16 +68,21 @@ def vector_words(source: str | None) -> Iterator[str]:
     """All words of a GloVe file, in its order.
 
     Raises:
-        ValueError: no such file is named, it cannot be read, or it has more words than a vocabulary may.
+        ValueError: no such file is named, it cannot be read, begins otherwise than with a word and its numbers, or has more
+            words than a vocabulary may.
     """
     if source is None or not source.endswith(TEXT_SUFFIXES):
         raise ValueError(
             f"dataset.vocabulary_from=vectors takes its words from a text file: set dataset.word_vectors to a GloVe file "
             f"({', '.join(TEXT_SUFFIXES)}), not to {source}, or dataset.vocabulary_from=train"
         )
-    number = 0
+    number, begun = 0, False
     try:
         for number, line in enumerate(_lines(user_path(source)), 1):
+            if line.strip() and not begun and not (begun := bool(_LINE.fullmatch(line))):
+                raise ValueError(
+                    f"expected a word and its numbers, with blanks between them and as UTF-8, got {line[:40]!r}"
+                )
             if number > MAX_WORDS:
                 raise ValueError(f"more than {MAX_WORDS:,} words: keep its first, most frequent ones")
             word = line.partition(b" ")[0].strip().decode("utf-8", "replace")

@@ -84,8 +84,14 @@ def test_the_epoch_of_a_worker_is_its_own(shards):
 
 
 def test_shards_that_are_not_there_are_named(shards, tmp_path):
-    with pytest.raises(SourceError, match="no parquet shards of split 'test'"):
-        RefCOCOStream(shards, "test", vocabulary=RefCOCODataSet("x", {"x": str(shards)}).vocabulary)
+    words = RefCOCODataSet("x", {"x": str(shards)}).vocabulary
+    with pytest.raises(SourceError, match=r"no parquet shards of split 'test' .* it has train, val"):
+        RefCOCOStream(shards, "test", vocabulary=words)
+    assert RefCOCOStream(shards, "validation", vocabulary=words).__length_hint__() > 0
+    make_refer(tmp_path)
+    prepare(open_source(tmp_path / "refcoco", name="refcoco"), tmp_path / "plain", parquet=True, progress=False)
+    with pytest.raises(SourceError, match=r"names the file .*must hold their pictures \(--store embedded\)"):
+        next(iter(RefCOCOStream(tmp_path / "plain", vocabulary=words)))
 
 
 @pytest.mark.parametrize("place", ["./nix", "../nix", "nix", "a/b/c", "folder/nix", "/nix/shards"])

@@ -61,6 +61,15 @@ def test_tabs_may_stand_between_a_word_and_its_numbers(tmp_path):
     assert look_up_vectors(VOCABULARY, file)[4].tolist() == [4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    "data", [b"the,1,2\nred,3,4", b'{"the": [1, 2]}', gzip.compress(b"the 1 2"), "the 1 2".encode("utf-16")]
+)
+def test_a_vocabulary_is_not_made_of_lines_that_are_no_words_with_numbers(tmp_path, data):
+    (tmp_path / "glove.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"glove\.txt, line 1: expected a word and its numbers"):
+        list(vector_words(str(tmp_path / "glove.txt")))
+
+
 def test_a_vocabulary_of_all_words_of_the_file(tmp_path):
     file = tmp_path / "glove.txt"
     file.write_text("\n".join(["6 3", *LINES]))
