@@ -314,6 +314,19 @@ def test_the_columns_of_a_csv_file_may_be_apart_by_other_signs(own, sign):
         prepare(source, "out", progress=False)
 
 
+def test_a_csv_file_may_have_lists_of_phrases_as_pandas_writes_them_and_be_called_tsv(own):
+    own(records(1))
+    lines = ["image\tphrase\tbbox"]
+    lines += [
+        f"0.png\t{phrase}\t5 5 20 20" for phrase in ("['a mug', \"it's\"]", "[a mug]", "['a mug' 'it']", "['a', ']")
+    ]
+    Path("mine.tsv").write_text("\n".join(lines), encoding="utf-8")
+    source = open_source({"path": "mine.tsv", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    first, second, *others = source.read("train")
+    assert (first["sentences"], second["sentences"]) == (["a mug", "it's"], "[a mug]")
+    assert ["bad phrase" in str(row) and "a list with commas" in str(row) for row in others] == [True, True]
+
+
 def test_one_json_file_may_hold_the_records_of_every_split(own):
     content = {"train": records(4), "validation": records(2), "test": []}
     Path("all.json").write_text(json.dumps(content), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Your own data: JSONL or CSV beside a folder of images.
 
-Columns: ``image`` (file below the image folder), ``phrase`` (a text, or in JSONL a list of them), ``bbox`` (four
+Columns: ``image`` (file below the image folder), ``phrase`` (a text, or a list of them), ``bbox`` (four
 numbers in pixels; in CSV separated by spaces or commas) or in JSONL ``boxes`` (a list of those, empty where the phrase
 names nothing in the image) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
 in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``, ``weight``
@@ -9,6 +9,7 @@ image with all of its objects, in parallel lists (``boxes`` and ``phrases``, as 
 ``weights``) or as ``objects``, a list of objects or an object of lists with those columns.
 """
 
+import ast
 import csv
 import re
 from codecs import BOM_UTF8
@@ -31,9 +32,10 @@ from rec.data.sources import (
     own_split,
     parse_json,
 )
-from rec.trust import MAX_LINE
+from rec.trust import MAX_LINE, MAX_SENTENCE
 
-SUFFIXES = (".jsonl", ".csv")
+_COLUMNS = (".csv", ".tsv")
+SUFFIXES = (".jsonl", *_COLUMNS)
 _NEEDED = ("image", "phrase", "bbox")
 _ARRAY = "split of its array"  # what a record of {split: array} is given besides
 # Lists with an entry for each object of an image, and what an entry is.
@@ -166,7 +168,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
             return
         with as_text(open_annotations(file)) as stream:
             lines = _bounded(stream)
-            for number, row in _csv_rows(lines, file) if file.suffix.lower() == ".csv" else _json_rows(lines):
+            for number, row in _csv_rows(lines, file) if file.suffix.lower() in _COLUMNS else _json_rows(lines):
                 yield number, row
     except OSError as error:
         raise SourceError(f"cannot read {file}: {error}") from None
@@ -202,7 +204,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | Bad
 
 def _is_array(file: Path) -> bool:
     """Whether it is one JSON array: it begins with a bracket, and a line of a JSONL file with a brace."""
-    if file.suffix.lower() == ".csv":
+    if file.suffix.lower() in _COLUMNS:
         return False
     with open_annotations(file) as stream:
         return stream.read(1000).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
@@ -260,13 +262,31 @@ def _by_column(columns: list[str], values: list[str]) -> dict[str, Any]:
     row = dict[str, Any]()
     for number, (name, value) in enumerate(zip_longest(columns, values, fillvalue="")):
         if name:
-            row[name] = value
+            row[name] = _phrases_of(value) if name == "phrase" else value
         elif number and value.strip():  # a first column without a name is pandas' row number
             raise BadRecord(
                 "more fields than columns",
                 f"{shown(value)} is under no column's name; a text with commas in it stands in quotation marks",
             )
     return row
+
+
+def _phrases_of(text: str) -> Any:
+    """A list of phrases written as text, as pandas writes one into a CSV file, as a list; any other phrase as it is.
+
+    Raises:
+        BadRecord: it looks like one, but is none, such as an array as NumPy writes it.
+    """
+    if text[:2] not in ("['", '["') or text[-2:] not in ("']", '"]'):
+        return text
+    try:
+        if len(text) > MAX_SENTENCE or re.search(
+            r"['\"]\s+['\"]", text
+        ):  # texts with blanks alone between them are joined
+            raise ValueError
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise BadRecord("bad phrase", f"phrase is {shown(text)}; expected a text, or a list with commas") from None
 
 
 def _objects(row: dict[str, Any], place: str) -> list[tuple[str, dict[str, Any]]]:
