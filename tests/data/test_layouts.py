@@ -122,6 +122,8 @@ def test_a_folder_of_coco_files_has_a_split_of_each_as_roboflow_exports_them(fol
     one = folder / "export" / "valid"  # and its folder tells the split of a file alone
     for path in (one, one / "_annotations.coco.json"):
         assert open_source(str(path), name="mine").splits == ("val",)
+    write(folder / "export" / "test", {"images": [], "annotations": []}, "_annotations.coco.json")  # background alone
+    assert open_source(str(folder / "export"), name="mine").splits == ("train", "val")
     write(folder / "export", coco(), "valid.json")
     with pytest.raises(SourceError, match="are both of val: leave one file"):
         open_source(str(folder / "export"), name="mine")

@@ -102,10 +102,12 @@ def open_coco(
 
 
 def coco_files(folder: Path) -> dict[Path, Any]:
-    """The COCO files of a folder whose names tell a split, and Roboflow's in it and its folders, and what they hold."""
+    """The COCO files of a folder whose names tell a split, and Roboflow's in it and its folders, and what they hold; those
+    without an annotation, as of a split of background alone, are passed over.
+    """
     files = {file for file in folder.glob("[!.]*.json") if _split_in(file.stem)}
     files.update(folder.glob("_annotations.coco.json"), folder.glob("*/_annotations.coco.json"))
-    return {file: content for file in sorted(files) if is_coco(content := load_json(file))}
+    return {file: content for file in sorted(files) if is_coco(content := load_json(file)) and content["annotations"]}
 
 
 def open_coco_files(
