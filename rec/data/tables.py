@@ -217,8 +217,8 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")
         + "; expected a prepared folder (`rec prepare`), a folder with refs(…).p or grefs(…).json and instances.json, "
-        "SimREC's JSON, COCO JSON, an export of Label Studio, conversations, JSONL or CSV, parquet, a Hub id, 'scenes' or "
-        "'scenes_hard'"
+        "SimREC's JSON, COCO JSON, an export of Label Studio, conversations, JSONL or CSV, parquet, a Hub id (user/name), "
+        "'scenes' or 'scenes_hard'"
         + ". An archive is unpacked first; of other tools' labels, which often have no phrases (YOLO, Pascal VOC, LabelMe, VIA), "
         'write a line {"image": …, "phrase": …, "bbox": […]} of a .jsonl file for each object' * path.exists()
     )
