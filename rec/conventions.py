@@ -4,6 +4,7 @@ A convention is declared, never chosen by what scores best against the truth: ha
 better one report a number nobody can reproduce. What can be said without the truth is said by :func:`suspicion`.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -25,6 +26,7 @@ _CORNERS = rf"(?<!\d[\])],)(?<!\d[\])], )[\[(]{_PAIR}[\])] ?,? ?[\[(]{_PAIR}[\])
 _FOUR = re.compile(f"{_FLAT}|{_CORNERS}")
 _ROW = " ?, ?".join([_NUMBER] * 4)
 _ROWS = re.compile(rf"[\[(] ?{_ROW}(?: ?; ?{_ROW})+ ?[\])]")  # CogVLM's and Shikra's several boxes
+_TAGGED = re.compile(rf"<box> ?({_NUMBER}(?:(?: ?, ?| ){_NUMBER}){{3}}) ?</box>")  # MiniCPM-V's <box>10 20 30 40</box>
 _BINS = re.compile(r"(?:<loc_?\d{1,4}>)+")  # PaliGemma writes <loc0123>
 # Around what a model thinks before it answers: most models', Kimi-VL's, Magistral's.
 _THINK, _THOUGHT = (re.compile(rf"<{end}think(?:ing)?>|◁{end}think▷|\[{end}THINK\]") for end in ("", "/"))
@@ -108,12 +110,13 @@ def four_numbers(box: object) -> list[float] | None:
 def boxes_in_text(text: str) -> list[list[float]]:
     """The boxes that a chat model's answer names, in order.
 
-    Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in a fenced block), ``[10, 20, 30, 40]``,
-    ``[10, 20, 30, 40; 50, 60, 70, 80]`` and ``(10, 20), (30, 40)`` in running text, and bins, ``<loc_10><loc_20><loc_30><loc_40>``
-    of Florence-2, ``<loc0010><loc0020><loc0030><loc0040>`` of PaliGemma. Outlines are not boxes, and where something stands in JSON
-    in the place of a box and is none, the answer has none.
+    Read are JSON with lists of four numbers (``{"bbox_2d": [10, 20, 30, 40]}``, also in fenced blocks), ``[10, 20, 30, 40]``,
+    ``[10, 20, 30, 40; 50, 60, 70, 80]``, ``(10, 20), (30, 40)`` and ``<box>10 20 30 40</box>`` in running text, and bins,
+    ``<loc_10><loc_20><loc_30><loc_40>`` of Florence-2, ``<loc0010><loc0020><loc0030><loc0040>`` of PaliGemma. Outlines are not
+    boxes, and where something stands in JSON in the place of a box and is none, the answer has none.
     """
     text = _ROWS.sub(lambda rows: rows[0].replace(";", "], ["), _told(text))
+    text = _TAGGED.sub(lambda box: f"[{', '.join(box[1].replace(',', ' ').split())}]", text)
     if runs := _BINS.findall(text):
         return [box for run in runs for box in _boxes_of_bins([float(value) for value in re.findall(r"\d+", run)])]
     in_json, is_whole = _boxes_of(_json_in(text))
@@ -145,12 +148,12 @@ def _told(text: str) -> str:
 
 
 def _json_in(text: str, unreadable: object = None) -> object:
-    """The JSON of a text, or of the fenced block in it."""
-    fenced = re.search(r"```(?i:json)? ?(.+?)```", text)
-    try:
-        return json.loads(_TAGS.sub("", fenced[1] if fenced else text))
-    except (ValueError, RecursionError):
-        return unreadable
+    """The JSON of a text, or a list of that of the fenced blocks in it; other blocks, such as of code, are passed over."""
+    blocks, found = re.findall(r"```(?i:json)? ?(.+?)```", text), list[object]()
+    for block in blocks or [text]:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(_TAGS.sub("", block)))
+    return found or unreadable
 
 
 def _boxes_of(value: object) -> tuple[list[list[float]], bool]:

@@ -498,6 +498,8 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ("The dog is at [10.5, 20, 30, 40].", [[10.5, 20, 30, 40]]),
         ('{"objects": [{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7, 8]}]}', [[1, 2, 3, 4], [5, 6, 7, 8]]),
         ('Sure!\n```json\n[{"bbox_2d": [1, 2, 3, 4]}]\n```', [[1, 2, 3, 4]]),
+        ('```python\ncrop(9, [9, 9, 9, 9])\n```\n```json\n{"bbox_2d": [1, 2, 3, 4]}\n```', [[1, 2, 3, 4]]),
+        ('```\n{"bbox_2d": [1, 2, 3, 4]}\n``` and ```\n{"bbox_2d": [5, 6, 7, 8]}\n```', [[1, 2, 3, 4], [5, 6, 7, 8]]),
         ("[[0.1, 0.2], [0.3, 0.4]]", [[0.1, 0.2, 0.3, 0.4]]),
         ("dog<loc_52><loc_333><loc_932><loc_774>", [[52, 333, 932, 774]]),
         ("none", []),
@@ -523,6 +525,11 @@ def test_what_is_declared_holds_beside_columns_of_anybody(tmp_path):
         ("dogs [[010,020,700,800;050,060,070,080]]", [[10, 20, 700, 800], [50, 60, 70, 80]]),
         ("dogs[0.1, 0.2, 0.3, 0.4; 0.5, 0.6, 0.7, 0.8] sit", [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]]),
         ("[0.1,0.2;0.3,0.4]", []),  # points
+        (
+            "<ref>dogs</ref><box>10 20 30 40</box><box>50 60 70 80</box>",
+            [[10, 20, 30, 40], [50, 60, 70, 80]],
+        ),  # MiniCPM-V
+        ("<box>10 20 30 40 50 60</box>", []),
         ("<loc_1><loc_1><loc_9><loc_1><loc_9><loc_9><loc_1><loc_9>", []),
         ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7]}]', []),  # one of them is broken
         ('{"bbox_2d": [1, 2, 3, 4], "point_2d": [2, 3]}', [[1, 2, 3, 4]]),
@@ -548,6 +555,7 @@ def test_boxes_are_found_in_what_chat_models_say(text, found):
         ("<|begin_of_box|>[]<|end_of_box|>", True),
         ('```JSON\n{"bbox_2d": null}\n```', True),
         ('{"error": "no image"}', False),
+        ('```python\nfind("dog")\n```\n```json\n{"bbox_2d": null}\n```', True),
         ("[1, 2, null, 4]", False),
         ("There is no dog.", False),
         ("", False),
