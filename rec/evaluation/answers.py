@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rec import boxes
-from rec.contracts import DataSet
+from rec.contracts import Answer, DataSet
 from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.data import masks
 from rec.data.sources import find_split
@@ -78,7 +78,7 @@ def read_answers(
         convention: how the boxes are written. The lines of a ``predictions.jsonl`` of this project, which name their
             ``target``, are in pixels, xyxy, whatever is declared.
         threshold: where phrases name none, one or several objects, boxes of at least this score are the answer; those without
-            a score always are, and without a threshold all are.
+            a score always are, and without a threshold all are, but of our asking those of 0.5.
         limit: the first phrases of each split that count; answers to further ones are passed over.
         as_answered: the lines of a ``predictions.jsonl`` are the answers that they were, whatever ``threshold`` is.
 
@@ -113,14 +113,20 @@ def read_answers(
                     "one answer for each phrase: remove one of the two"
                 )
             phrase.line, phrase.answer = number, line
+    if not told and not extra:
+        raise InputError(f"{os.fspath(path)} has no answers: it is empty")
     if all(phrase.line is None for phrase in phrases):
         raise InputError(
             f"none of the lines of {os.fspath(path)} belongs to a phrase of {', '.join(datasets)} ({len(phrases)} phrases); "
             f"{HOW}, as `rec evaluate` writes them in predictions.jsonl"
         )
     counting = [phrase for phrase in phrases if limit is None or phrase.index < limit]
-    own = all(phrase.answer.keys() >= _OWN for phrase in counting if phrase.line is not None)
-    return _score(counting, datasets, convention, extra, None if own and as_answered else threshold)
+    given = [phrase.answer.keys() for phrase in counting if phrase.line is not None]
+    if as_answered and all(keys >= _OWN for keys in given):
+        threshold = None
+    elif threshold is None and all(keys >= _ASKED for keys in given):
+        threshold = Answer().threshold
+    return _score(os.fspath(path), counting, datasets, convention, extra, threshold)
 
 
 def _phrases(split: str, dataset: DataSet) -> Iterator[Phrase]:
@@ -154,6 +160,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _score(
+    path: str,
     phrases: Sequence[Phrase],
     datasets: Mapping[str, DataSet],
     convention: Convention,
@@ -175,7 +182,7 @@ def _score(
         kind, values, scores = _boxes_of_answer(phrase, boxed, dataset.targets == "one")
         found = np.empty((0, 4))
         if values:
-            own = _own_convention(phrase.answer, convention)
+            own = _own_convention(phrase.answer, convention, f"{path}, line {phrase.line}")
             if own is convention or phrase.answer.keys() >= _ASKED:
                 written.append((values[0], phrase.width, phrase.height))
             size = np.array([[phrase.width, phrase.height]] * len(values), np.float64)
@@ -264,7 +271,7 @@ def _boxes_of_answer(phrase: Phrase, boxed: bool, one_only: bool) -> tuple[str, 
     if None in listed:
         return "unparsable", [], None
     found = [box for box in listed if box is not None]
-    if scores is None or not found:
+    if not found or scores is None or (isinstance(scores, list) and scores == [None] * len(found)):
         return _kind(found), found, None
     if not isinstance(scores, list) or len(scores) != len(found) or not all(map(_number, scores)):
         return "unparsable", [], None
@@ -280,7 +287,7 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and four_numbers([value, 0, 0, 0]) is not None
 
 
-def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Convention:
+def _own_convention(answer: Mapping[str, Any], declared: Convention, where: str) -> Convention:
     """A line of our own predictions or asking, or one with the ``size`` of its resized image, says itself how it is written."""
     if answer.keys() >= _OWN or answer.keys() >= _ASKED:
         return _OURS
@@ -289,7 +296,7 @@ def _own_convention(answer: Mapping[str, Any], declared: Convention) -> Conventi
         return declared
     if not isinstance(size, list) or len(size) != 2 or any(type(v) is not int or not 1 <= v < 100_000 for v in size):
         raise InputError(
-            f"an answer's size is {str(size)[:80]}; expected [width, height] in pixels of the image its box is in"
+            f"{where}: size is {str(size)[:80]}; expected [width, height] in pixels of the image its box is in"
         )
     return Convention(f"{size[0]}x{size[1]}", declared.box_format)
 

@@ -165,6 +165,13 @@ def test_phrases_of_none_one_and_several_objects_are_scored_and_no_answer_is_nev
         [{k: v for k, v in r.items() if k != "candidates"} | {"iou": r["iou"]} for r in found.records["val"]],
     )
     assert summarize_records(read_answers(again, split, Convention()).records["val"]) == scored(*right)[1]
+    kept = {
+        "split": "val",
+        "fingerprint": split["val"].fingerprint,
+        "asked": "a detector",
+    }  # of which all boxes are kept
+    pixels = [kept | one | {"index": i, "boxes": [[10, 10, 30, 30], [50, 10, 70, 40]]} for i, one in enumerate(unsure)]
+    assert scored(*pixels)[1] == scored(*pixels, threshold=0.5)[1] == scored(*unsure, threshold=0.5)[1]
     predictions = [{k: v for k, v in r.items() if k != "candidates"} for r in scored(*unsure)[0].records["val"]]
     for as_answered, share in ((True, 1 / 3), (False, 2 / 3)):  # what is compared keeps its own threshold
         path = lines(tmp_path / "predictions.jsonl", predictions)
@@ -369,7 +376,7 @@ def test_two_objects_where_phrases_name_one_are_an_error(tmp_path):
 
 def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     box = truth()[3][0].tolist()
-    others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(9)]
+    others = [{"ref_id": f"r{i}", "sentence": SPLIT["val"].describe(i)["sentence"]} for i in range(10)]
     others[0] |= {"box": None}
     others[1] |= {"box": [1, 2, 3]}
     others[2] |= {"box": [0, 0, float("nan"), 4]}
@@ -377,16 +384,17 @@ def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     others[4] |= {"text": "I see no dog here."}
     others[5] |= {"boxes": []}
     others[8] |= {"box": []}
+    others[9] |= {"boxes": [truth()[9][0].tolist()], "scores": [None]}  # as a table with a column of scores writes it
     others[6] |= {"box": [0, 0, 9000, 9000], "score": 0.5}
     others[7] |= {"text": f"```json\n{json.dumps([{'bbox_2d': truth()[7][0].tolist(), 'label': 'dog'}])}\n```"}
     lost = [{"ref_id": "elsewhere", "sentence": "x", "box": box}, {"split": "test", "index": 0, "box": box}]
     scored = read_answers(lines(tmp_path / "a.jsonl", [*others, *lost]), SPLIT, Convention())
     assert scored.counts == {
-        "answered": 9, "missing": 31, "none": 3, "unparsable": 3, "several": 1, "outside": 1, "extra": 2,
+        "answered": 10, "missing": 30, "none": 3, "unparsable": 3, "several": 1, "outside": 1, "extra": 2,
     }  # fmt: skip
     right = [record["index"] for record in scored.records["val"] if record["iou"] > 0.5]
-    assert right == [3, 7] and scored.records["val"][3]["score"] == 0.9
-    assert "31 phrases without one (wrong)" in scored.summary()
+    assert right == [3, 7, 9] and scored.records["val"][3]["score"] == 0.9
+    assert "30 phrases without one (wrong)" in scored.summary()
 
 
 @pytest.mark.parametrize(
@@ -448,7 +456,7 @@ def test_a_key_names_one_truth(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "none of the lines"),
+        ("", "has no answers: it is empty"),
         ('{"index": 0', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[1]", "expected one object a line"),
@@ -462,7 +470,8 @@ def test_a_key_names_one_truth(tmp_path):
             '{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "mask": {"size": [1, 1], "counts": "1"}}',
             "not COCO RLE",
         ),
-        ('{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "size": [0, 5]}', "[width, height]"),
+        ('{"ref_id": "r0", "sentence": %s, "box": [0, 0, 1, 1], "size": [0, 5]}', "a.jsonl, line 1: size is [0, 5]"),
+        ("\n", "has no answers: it is empty"),
     ],
 )
 def test_a_broken_file_is_an_error_by_line(content, said, tmp_path):
