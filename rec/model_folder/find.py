@@ -60,6 +60,7 @@ class Trained:
             model, config, _ = read(self.folder, trust_config)
             return model, describe_origin(config)
         about = from_run(cfg, dataset)
+        about["about"]["samples"] = 0  # unknown: those of ``dataset`` are not what it was trained on
         if trouble := preprocess_trouble(about["preprocess"]):
             raise ModelFolderError(f"{self.run_config or 'the config'}: {trouble}")
         weights = checked_file(self.folder, EMA if (self.folder / EMA).exists() else WEIGHTS)
