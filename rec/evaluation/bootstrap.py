@@ -68,13 +68,22 @@ def size_class(record: Record) -> str | None:
 
 
 def intervals(records: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Metric to its 95 % interval. Where all images agree on 0 or 1 it is the exact binomial one, not a point."""
-    drawn = _drawn(records, _ratios(records), seed)
-    return {name: _percentiles(values, images) for name, (values, images) in drawn.items()}
+    """Metric to its 95 % interval. Where all images agree on 0 or 1 it is the exact binomial one, not a point; one image alone says
+    nothing of others, and it is 0 to 1."""
+    found: dict[str, tuple[float, float]] = {}
+    tail = (1 - LEVEL) / 2
+    for name, (values, images) in _drawn(records, _ratios(records), seed).items():
+        low, high = _percentiles(values)
+        if low == high and low in (0, 1):  # Clopper and Pearson, 1934, for none or all of them
+            low, high = (0.0, 1 - tail ** (1 / images)) if low == 0 else (tail ** (1 / images), 1.0)
+        found[name] = (low, high) if images > 1 or low != high else (0.0, 1.0)
+    return found
 
 
 def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """Metric to (difference, low, high): ``records`` minus ``others``, on the same phrases.
+
+    Of a single image, on which they differ, -1 to 1.
 
     Raises:
         ValueError: they are not of the same phrases.
@@ -83,11 +92,13 @@ def paired(records: Sequence[Record], others: Sequence[Record], seed: int = 0) -
         raise ValueError("the two are not of the same phrases")
     first, second = _ratios(records), _ratios(others)
     mine, theirs = _drawn(records, first, seed), _drawn(others, second, seed)
-    return {
-        name: (_share(*first[name]) - _share(*second[name]), *_percentiles(mine[name][0] - theirs[name][0]))
-        for name in mine
-        if name in theirs
-    }
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in (name for name in mine if name in theirs):
+        values, images = mine[name]
+        apart = values - theirs[name][0]
+        sure = _percentiles(apart) if images > 1 or not apart.any() else (-1.0, 1.0)
+        found[name] = (_share(*first[name]) - _share(*second[name]), *sure)
+    return found
 
 
 def changed(records: Sequence[Record], others: Sequence[Record]) -> list[dict[str, Any]]:
@@ -137,9 +148,6 @@ def _image(record: Record) -> tuple[Any, Any]:
     return record.get("image_id"), record.get("image")
 
 
-def _percentiles(values: np.ndarray, images: int = 0) -> tuple[float, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    if images and low == high and low in (0, 1):  # Clopper and Pearson, 1934, for none or all of them
-        return (0.0, 1 - tail ** (1 / images)) if low == 0 else (tail ** (1 / images), 1.0)
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -640,7 +640,11 @@ def test_intervals_cover_and_pairs_are_paired():
         1,
     ), "five of five is no certainty"
     together = [record | {"image_id": "one", "image": "one"} for record in records]
-    assert bootstrap.intervals(together)["Acc@0.5"] == (mean, mean), "images are drawn, not phrases"
+    assert bootstrap.intervals(together)["Acc@0.5"] == (0, 1), (
+        "images are drawn, not phrases: one says nothing of others"
+    )
+    worse = [record | {"iou": record["iou"] / 2} for record in together]
+    assert bootstrap.paired(together, worse)["mIoU"][1:] == (-1, 1)
     better = [record | {"iou": min(1.0, record["iou"] + 0.1)} for record in records]
     difference, low, high = bootstrap.paired(better, records)["Acc@0.5"]
     assert 0 < low < difference < high < 0.2 and bootstrap.paired(records, records)["mIoU"] == (0, 0, 0)
