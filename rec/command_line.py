@@ -51,10 +51,16 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_foreign_options(parser: argparse.ArgumentParser) -> None:
-    """``--coordinates``, ``--prompt``, ``--max-tokens`` and ``--send-images``, for ``transformers:…`` and ``openai:…``."""
+    """``--coordinates``, ``--box-format``, ``--prompt``, ``--max-tokens`` and ``--send-images``, for ``transformers:…`` and
+    ``openai:…``."""
     parser.add_argument(
         "--coordinates",
         help="how somebody else's chat model (or --answers) writes boxes: pixel, 0-1, 0-999, 0-1000, florence, WIDTHxHEIGHT",
+    )
+    parser.add_argument(
+        "--box-format",
+        choices=("xyxy", "xywh", "cxcywh", "yxyx"),
+        help="of those boxes; default the model's own, or xyxy",
     )
     parser.add_argument("--prompt", help="what somebody else's chat model is asked, with {phrase} in it")
     parser.add_argument(
@@ -67,7 +73,7 @@ def add_foreign_options(parser: argparse.ArgumentParser) -> None:
 
 def foreign_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :func:`rec.from_pretrained` out of :func:`add_foreign_options`."""
-    return {name: getattr(args, name) for name in ("coordinates", "prompt", "max_tokens", "send_images")}
+    return {name: getattr(args, name) for name in ("coordinates", "box_format", "prompt", "max_tokens", "send_images")}
 
 
 def announce(text: str) -> None:

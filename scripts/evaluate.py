@@ -195,7 +195,7 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
     from rec.evaluation.metrics import summarize_records
     from rec.training.build import build_datasets, read_data_config
 
-    convention = Convention(args.coordinates or "pixel", args.box_format) if args.answers else Convention()
+    convention = Convention(args.coordinates or "pixel", args.box_format or "xyxy") if args.answers else Convention()
     if args.config is None:
         raise InputError("answers are scored on the data of a config: add --config configs/x.py and --splits")
     groups = ("dataset", "train", "train.evaluation")
@@ -291,7 +291,7 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
         raise InputError(
             f"{', '.join(idle)}: for models named transformers:… or openai:…, and {args.model or args.answers} is none"
         )
-    if args.box_format != "xyxy" and not (args.answers or args.compare):
+    if args.box_format and not (asks or args.answers or args.compare):
         raise InputError(f"--box-format {args.box_format}: for the files of --answers and --compare, and there is none")
     names = [
         "metrics.json",
@@ -304,8 +304,8 @@ def prepare_outputs(args: argparse.Namespace, inputs: list[Path], datasets: Mapp
     refuse_inputs(outputs, [*filter(None, (args.config, args.compare)), *inputs], datasets.values())
     if make:
         args.out.mkdir(parents=True, exist_ok=True)
-    # Of somebody else's model --coordinates tell how it answers.
-    convention = Convention((None if asks else args.coordinates) or "pixel", args.box_format)
+    # Of somebody else's model they tell how it answers.
+    convention = Convention() if asks else Convention(args.coordinates or "pixel", args.box_format or "xyxy")
     how: dict[str, Any] = {"threshold": args.threshold, "as_answered": True}
     args.others = read_answers(args.compare, datasets, convention, **how) if args.compare else None
 
@@ -350,7 +350,6 @@ def parse_arguments() -> argparse.Namespace:
     add, places = parser.add_argument, "run folder, checkpoint, model folder"
     add("model", nargs="?", help=f"{places}, transformers:ID or openai:MODEL@ADDRESS")
     add("--answers", type=user_path, metavar="JSONL", help="score these answers, of any model, in place of MODEL")
-    add("--box-format", default="xyxy", choices=("xyxy", "xywh", "cxcywh", "yxyx"), help="of the answers; default xyxy")
     add_foreign_options(parser)
     differs = "other answers, or a predictions.jsonl: what differs, and how surely"
     add("--compare", type=user_path, metavar="JSONL", help=differs)

@@ -130,12 +130,12 @@ def main() -> int:
 
 def options_of(args: argparse.Namespace, model: str, other: str | None) -> dict[str, Any]:
     """Arguments of :func:`rec.from_pretrained` for one of two models: what is said of somebody else's is not for ours beside it."""
-    from rec.command_line import model_options
+    from rec.command_line import foreign_options, model_options
     from rec.inference.foreign import is_foreign
 
     options = model_options(args)
     if is_foreign(other or "") and not is_foreign(model):
-        options |= {"coordinates": None, "prompt": None, "max_tokens": None, "send_images": False}
+        options |= dict.fromkeys(foreign_options(args))
     return options
 
 

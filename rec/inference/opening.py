@@ -41,7 +41,7 @@ def from_pretrained(
             replayed from then on; elsewhere it is compiled (``torch.compile``), and the first calls take minutes in all.
         threshold: Answer with every object of at least this score, and with nothing where there is none. By default that of
             the folder; a model whose folder has none always answers with one object.
-        foreign: ``coordinates``, ``prompt``, ``max_tokens``, ``send_images`` of a foreign model.
+        foreign: ``coordinates``, ``box_format``, ``prompt``, ``max_tokens``, ``send_images`` of a foreign model.
 
     Raises:
         InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours.

@@ -84,6 +84,19 @@ def test_a_family_that_writes_the_top_first_is_read_so(serve, monkeypatch):
     assert grounder(IMAGE, "the dog").box == pytest.approx((14, 18, 70, 90))
 
 
+def test_a_prompt_may_ask_for_another_order_of_the_numbers(serve, scenes, call_script):
+    server, _ = serve("[200, 100, 800, 500]")
+    model, prompt = f"openai:gemini-3-flash@{server.address}", "Where is {phrase}? [left, top, width, height]"
+    grounder = rec.from_pretrained(model, prompt=prompt, box_format="xywh")
+    assert grounder(IMAGE, "the dog").box == pytest.approx((28, 9, 140, 54))
+    words = (model, "--config", "scenes.py", "--splits", "val", "--prompt", prompt, "--out", "out")
+    assert call_script("evaluate", *words, "--box-format", "xywh")[0] == 0
+    left, top, right, bottom = json.loads(Path("out/answers.jsonl").read_text(encoding="utf-8").splitlines()[0])["box"]
+    assert (left / right, top / bottom) == pytest.approx((0.2, 1 / 6))
+    status, _, error = call_script("evaluate", *words)
+    assert status == 2 and "name another --out" in " ".join(error.split()), "they were read in another way"
+
+
 def test_a_lying_answer_stays_inside_the_image(serve):
     _, grounder = serve('{"bbox_2d": [900, 5000, -100, 100]}')
     left, top, right, bottom = grounder(IMAGE, "x").box

@@ -26,7 +26,7 @@ def open_foreign(
         source: ``transformers:IDEA-Research/grounding-dino-tiny``, ``transformers:<folder>``, or
             ``openai:<model>@http://127.0.0.1:8000/v1`` for any server with the OpenAI chat interface.
         device, dtype, allow_urls: as of :func:`rec.from_pretrained`.
-        how: ``coordinates``, ``prompt``, ``max_tokens`` and, for a server, ``send_images``; see
+        how: ``coordinates``, ``box_format``, ``prompt``, ``max_tokens`` and, for a server, ``send_images``; see
             :mod:`rec.inference.foreign.families` and :class:`rec.inference.foreign.openai.Server`.
 
     Raises:

@@ -1,6 +1,6 @@
 """What the families of chat models are asked, and how they write a box: declared here, never guessed from the truth.
 
-A model whose name is in no line needs ``coordinates=``; the prompt can be another one too.
+A model whose name is in no line needs ``coordinates=``; the prompt, and the ``box_format`` that it asks for, can be others too.
 """
 
 import re
@@ -77,7 +77,9 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
 )
 
 
-def family_of(name: str, coordinates: str | None = None, prompt: str | None = None) -> Family:
+def family_of(
+    name: str, coordinates: str | None = None, prompt: str | None = None, box_format: str | None = None
+) -> Family:
     """The family of a model by its name, with what the caller says otherwise.
 
     Raises:
@@ -92,5 +94,6 @@ def family_of(name: str, coordinates: str | None = None, prompt: str | None = No
     if prompt is not None and "{phrase}" not in prompt:
         raise InputError(f"the prompt {prompt[:80]!r} has no {{phrase}}")
     found = found or Family("pixel")
-    convention = Convention(coordinates or found.coordinates)
-    return replace(found, coordinates=convention.coordinates, prompt=prompt or found.prompt)
+    convention = Convention(coordinates or found.coordinates, box_format or found.box_format)
+    written, order = convention.coordinates, convention.box_format
+    return replace(found, coordinates=written, box_format=order, prompt=prompt or found.prompt)

@@ -32,6 +32,7 @@ def open_local(
     device: torch.device | str = "auto",
     dtype: torch.dtype | str | None = None,
     coordinates: str | None = None,
+    box_format: str | None = None,
     prompt: str | None = None,
     max_tokens: int | None = None,
     allow_urls: bool = False,
@@ -44,7 +45,7 @@ def open_local(
     Args:
         name: hub id or folder.
         device, dtype, allow_urls: as of :func:`rec.from_pretrained`.
-        coordinates, prompt: of chat models, see :func:`rec.inference.foreign.families.family_of`.
+        coordinates, box_format, prompt: of chat models, see :func:`rec.inference.foreign.families.family_of`.
         max_tokens: of a chat model's answer, with what it thinks before it; :data:`MAX_NEW_TOKENS` by default.
         send_images: of no concern here.
 
@@ -75,11 +76,11 @@ def open_local(
             f"{name} is a {kind}, which does not answer phrases about images; expected a zero-shot detector "
             f"({', '.join(DETECTORS)}), florence2, or a chat model that sees"
         )
-    if way is not Chat and (coordinates or prompt or max_tokens):
+    if way is not Chat and (coordinates or box_format or prompt or max_tokens):
         raise InputError(
-            f"{name} is not a chat model: coordinates, prompt and max_tokens are its own affair, leave them out"
+            f"{name} is not a chat model: coordinates, box_format, prompt and max_tokens are its own affair, leave them out"
         )
-    family = family_of(f"{name} {kind}", coordinates, prompt) if way is Chat else None
+    family = family_of(f"{name} {kind}", coordinates, prompt, box_format) if way is Chat else None
     width = str(dtype or "float32").removeprefix("torch.")
     if width != "float32" and width not in _AUTOCAST:
         raise InputError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")

@@ -43,7 +43,7 @@ class Server(ForeignGrounder):
 
     Args:
         name: ``<model>@<address>``, the address with its ``/v1``.
-        coordinates, prompt: see :func:`rec.inference.foreign.families.family_of`.
+        coordinates, box_format, prompt: see :func:`rec.inference.foreign.families.family_of`.
         max_tokens: of an answer, with what the model thinks before it; 300 by default.
         send_images: photographs may go to another machine than this one.
         at_once: requests that are open at a time.
@@ -60,6 +60,7 @@ class Server(ForeignGrounder):
         name: str,
         *,
         coordinates: str | None = None,
+        box_format: str | None = None,
         prompt: str | None = None,
         max_tokens: int | None = None,
         send_images: bool = False,
@@ -83,7 +84,7 @@ class Server(ForeignGrounder):
             raise InputError(f"{address}: the key of {KEY} would cross the network unencrypted; use https, or unset it")
         self.model_name, self.host = model, parts.hostname
         self.address = address.rstrip("/").removesuffix("/chat/completions")
-        self.family, self.at_once = family_of(model, coordinates, prompt), at_once
+        self.family, self.at_once = family_of(model, coordinates, prompt, box_format), at_once
         self.sent, self._lock, self._refused = 0, threading.Lock(), set[str]()
         self.max_tokens, self._limits = max_tokens, _LIMITS | ({"max_tokens": max_tokens} if max_tokens else {})
         self._seconds = SECONDS * max(1, self._limits["max_tokens"] / _LIMITS["max_tokens"])
