@@ -7,9 +7,10 @@ import tokenize
 import traceback
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -139,6 +140,9 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         tree = ast.parse(source, str(path))
         exec(compile(tree, str(path), "exec"), space)
         del space["__builtins__"]
+        for kind in [v for v in space.values() if isinstance(v, type) and v.__module__ == module.__name__]:
+            with suppress(NameError):  # annotations that are text mean nothing once the module is gone
+                kind.__annotations__ = get_type_hints(kind, include_extras=True)
         names = _inherited(path, space["_base_"], places) if "_base_" in space else {}
         for key, value in space.items():
             if type(value) is dict and isinstance(names.get(key), DictConfig) and not value.get("_delete_"):

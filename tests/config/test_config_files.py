@@ -60,10 +60,12 @@ def test_a_dataclass_of_a_config_file_may_have_annotations_that_are_text(files):
 
         model = L(dict)(part=Outer(Inner(2)))
         plain = dict(part=Outer())
+        steps = [Outer(), [Outer(Inner(3))]]
         """
     )
     config = LazyConfig.load(path)
     assert instantiate(config.model)["part"].inner.width == 2 and instantiate(config.plain)["part"].inner is None
+    assert instantiate(config.steps)[1][0].inner.width == 3
     assert not [name for name in sys.modules if name.startswith("config_file_")]
 
 
