@@ -123,8 +123,9 @@ def ending(cfg: ConfigNode, state: TrainerState, started_at: int, updates: int) 
         whose = ", of the weights it started from, which training did not better" if of_start else ""
         yield f"best {name} on {split}: {state.best_metric:.4f}{whose}; that model is in {best}{os.sep}"
     if state.best_metric is not None and best.is_dir():  # else it is of an earlier run in this folder
-        model = shlex.quote(str(best))
-        yield f"next: rec predict {model} photo.jpg 'the phrase' --out marked.png; rec evaluate {shlex.quote(str(folder))}"
+        # With ./ before a dash, which would begin an option.
+        model, run = (shlex.quote(f"./{path}" if str(path)[0] == "-" else str(path)) for path in (best, folder))
+        yield f"next: rec predict {model} photo.jpg 'the phrase' --out marked.png; rec evaluate {run}"
 
 
 def _is_of_start(metrics_file: Path, split: str, best: Mapping[str, float]) -> bool:

@@ -39,7 +39,7 @@ def test_the_beginning_tells_folder_data_parts_and_device_in_words(tmp_path):
     assert lines[3].endswith("one process on CPU, float32")
 
 
-def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path):
+def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path, monkeypatch):
     state = SimpleNamespace(best_metric=0.875, best_metrics={"val": {"Acc@0.5": 0.875}})
     folder = tmp_path / "a run"
     (folder / "best").mkdir(parents=True)
@@ -49,6 +49,9 @@ def test_the_end_tells_the_best_score_where_it_is_and_what_to_do_next(tmp_path):
     assert following.startswith(f"next: rec predict '{folder}/best' photo.jpg") and following.endswith(
         f"rec evaluate '{folder}'"
     )
+    monkeypatch.chdir(folder)
+    os.makedirs("-dash/best")
+    assert list(ending(config("-dash"), state, 0, 15))[1].endswith("rec evaluate ./-dash")
     first, *rest = ending(config(folder), state, 15, 15)
     assert first.startswith("already finished: all 15 updates were done before") and rest == [best, following]
 
