@@ -52,7 +52,7 @@ train.data.mean | list of 3 numbers | of pixels in 0..1, per channel
 train.data.std | list of 3 numbers > 0 | of pixels in 0..1, per channel
 train.scheduler | LazyCall or mapping | build_schedule, a LazyCall of your own, or SimREC's plain dict
 train.scheduler.name | cosine or step | of build_schedule
-train.scheduler.decay_epochs | list of numbers >= 0 | of the step schedule
+train.scheduler.decay_epochs | list of numbers >= 0 or nothing | of the step schedule
 train.scheduler.lr_decay_rate | number > 0 | of the step schedule
 train.parameter_groups.backbone_lr_factor | number >= 0 | multiplies the rate of visual_backbone
 train.parameter_groups.text_lr_factor | number >= 0 | multiplies the text encoder's rate; of a published one not the last layer's
@@ -237,6 +237,9 @@ def _together(cfg: Any, training: bool) -> list[str]:
         problems.append(
             "cfg.train.ema.alpha is 1: the average would never move; expected a number below 1, such as 0.9997"
         )
+    splits = _find(cfg, "train.evaluation.splits") if training else None
+    if splits is not None and isinstance(splits[0], list | tuple) and len(set(map(str, splits[0]))) < len(splits[0]):
+        problems.append(f"cfg.train.evaluation.splits is {splits[0]}, with a split twice: name each once")
     problems += _varying(cfg)
     trackers = _find(cfg, "train.trackers")
     for tracker in trackers[0] if trackers is not None and isinstance(trackers[0], list | tuple) else ():

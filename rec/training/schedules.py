@@ -71,7 +71,7 @@ def build_schedule(
             total_updates=total_updates,
         )
     if name == "step":
-        decay_updates = [epoch * updates_per_epoch for epoch in sorted(decay_epochs)]
+        decay_updates = [epoch * updates_per_epoch for epoch in sorted(decay_epochs or ())]
         return partial(warmup_step, warmup_updates=warmup_updates, decay_updates=decay_updates, rate=lr_decay_rate)
     raise ValueError(f"train.scheduler.name={name!r}: expected 'cosine' or 'step', or a LazyCall of your own schedule")
 

@@ -62,6 +62,7 @@ def test_every_key_that_training_reads_is_in_the_table():
         ("train.evaluation.eval_metric=Acc@0.55", "which nothing measures"),
         ("train.evaluation.splits=val", "list of texts"),
         ("train.evaluation.splits=[]", "non-empty list of texts"),
+        ("train.evaluation.splits=[val,test,val]", "with a split twice"),
         ("train.data.std=[0,0,0]", "3 numbers > 0"),
         ("train.trackers=[nope]", "tensorboard"),
         ("train.communication.hook=nope", "power_sgd"),

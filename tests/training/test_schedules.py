@@ -71,6 +71,11 @@ def test_a_schedule_of_ones_own_receives_what_it_takes():
     assert schedule(25) == 0.75
 
 
+def test_a_step_schedule_without_decay_keeps_the_rate_after_its_warm_up():
+    schedule = from_config(train_config(scheduler={"name": "step", "decay_epochs": []}), 100, 10)
+    assert [schedule(update) for update in (31, 99)] == [1, 1]
+
+
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'cosine' or 'step'"):
         build_schedule("cosin", **COMMON)
