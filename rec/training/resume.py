@@ -181,10 +181,10 @@ def starting_point(cfg: Any, passed_over: dict[Path, str]) -> Path | None:
             raise CheckpointError(f"train.resume_path={str(path)!r} has no checkpoint in {path / 'checkpoints'}")
         return found
     if not (path / STATE).is_file():
-        raise CheckpointError(
-            f"train.resume_path={str(path)!r} is not a checkpoint or run folder. To start from the weights of a model folder or a "
-            "safetensors file, set train.load_weight"
-        )
+        advice = "To start from the weights of a model folder or a safetensors file, set train.load_weight"
+        if inside := [place for place in (path, path.parent) if place.name == "checkpoints"]:
+            advice = f"Name the run, {inside[0].parent}, or one of its checkpoints, {inside[0] / 'step_…'}"
+        raise CheckpointError(f"train.resume_path={str(path)!r} is not a checkpoint or run folder. {advice}")
     if trouble := passed_over.get(path) or damage(path):
         raise CheckpointError(f"train.resume_path={str(path)!r} cannot be continued: {trouble}")
     return path

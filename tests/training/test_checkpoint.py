@@ -253,6 +253,9 @@ def test_when_no_checkpoint_is_left_it_is_an_error_and_all_stay_where_they_are(t
     shutil.rmtree(folders[1])
     with pytest.raises(CheckpointError, match="Bring one back from a copy, or move the folder away"):
         Run(tmp_path / "other").restore(resume_path=str(run.folder))
+    for inside in ("checkpoints", "checkpoints/last", "checkpoints/step_00000099"):
+        with pytest.raises(CheckpointError, match=rf"Name the run, {run.folder}, or one of its checkpoints"):
+            Run(tmp_path / "other").restore(resume_path=str(run.folder / inside))
     with pytest.raises(CheckpointError, match=r"resume_path=.*cannot be"):
         Run(tmp_path / "other").restore(resume_path=str(folders[0]))
 
