@@ -49,7 +49,7 @@ class FreezingSchedule:
                 f"train.freeze_schedule does not work with {accelerator.distributed_type.value}: leave it empty"
             )
         self.steps: list[tuple[int, float, list[nn.Module]]] = []
-        modules = dict(model.named_modules())
+        modules = {name: module for name, module in model.named_modules() if name}
         for number, step in enumerate(steps):
             where = f"train.freeze_schedule.{number}"
             names, first, last = (step.get(key) for key in _KEYS)
@@ -61,10 +61,8 @@ class FreezingSchedule:
                     "updates"
                 )
             for name in names:
-                if name not in modules or not name:
-                    near = get_close_matches(str(name), modules, 1) or [
-                        key for key in modules if key and "." not in key
-                    ]
+                if name not in modules:
+                    near = get_close_matches(str(name), modules, 1) or [key for key in modules if "." not in key]
                     raise TrainingError(f"{where}: the model has no module {name!r}; did you mean {', '.join(near)}?")
             self.steps.append((first or 0, math.inf if last is None else last, [modules[name] for name in names]))
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
