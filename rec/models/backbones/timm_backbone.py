@@ -111,7 +111,7 @@ class TimmBackbone(Backbone):
         height, width = image.shape[-2:]
         try:
             maps: list[Tensor] = self.run_stage(body, image)
-        except (AssertionError, RuntimeError) as error:
+        except (AssertionError, IndexError, RuntimeError) as error:
             reason = str(error)
             if isinstance(error, RuntimeError) and not re.search("size of tensor|invalid for input of size", reason):
                 raise
