@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -74,6 +75,9 @@ class LazyConfig:
             cfg = to_node(names, own=True)
         except OmegaConfBaseException as error:
             raise error_like(ValueError, f"{path}: a broken interpolation: {error}") from error
+        except NameError as error:
+            text = f"in a dataclass's annotation, {str(error).splitlines()[0]}"
+            raise error_like(error, f"{path}: {text}") from error
         for key, value in names.items():
             if isinstance(value, CONFIGS):
                 places.update((key + inner, place) for inner, place in sources(value).items())
@@ -140,8 +144,8 @@ def _run(path: Path, places: dict[str, str]) -> dict[str, Any]:
         tree = ast.parse(source, str(path))
         exec(compile(tree, str(path), "exec"), space)
         del space["__builtins__"]
-        for kind in [v for v in space.values() if isinstance(v, type) and v.__module__ == module.__name__]:
-            with suppress(NameError):  # annotations that are text mean nothing once the module is gone
+        for kind in [v for v in space.values() if getattr(v, "__module__", "") == module.__name__ and is_dataclass(v)]:
+            with suppress(Exception):  # annotations that are text mean nothing once the module is gone
                 kind.__annotations__ = get_type_hints(kind, include_extras=True)
         names = _inherited(path, space["_base_"], places) if "_base_" in space else {}
         for key, value in space.items():

@@ -69,6 +69,15 @@ def test_a_dataclass_of_a_config_file_may_have_annotations_that_are_text(files):
     assert not [name for name in sys.modules if name.startswith("config_file_")]
 
 
+def test_annotations_that_mean_nothing_matter_in_configured_dataclasses_alone(files):
+    broken = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    a: Lost = 1\n"
+    )
+    assert LazyConfig.load(files(leaf=broken + "train = dict(x=1)\nclass B:\n    b: int.lost\n")).train.x == 1
+    with pytest.raises(NameError, match=r"leaf\.py: in a dataclass's annotation, name 'Lost' is not defined"):
+        LazyConfig.load(files(leaf=broken + "steps = [A()]\n"))
+
+
 def test_a_star_import_brings_every_public_name(files):
     path = files(
         train=TRAIN + "    _private = dict(a=1)\n", leaf="from .train import *\ntrain.epochs = int(lr * 100)\n"
