@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 
 from rec.config.call import LazyCall
 from rec.config.errors import ConfigError, did_you_mean, error_like
@@ -276,4 +276,8 @@ def get_config(name: str) -> DictConfig:
 
 def try_get_key(cfg: Any, *keys: str, default: Any = None) -> Any:
     """The value at the first of the dotted ``keys`` that exists in ``cfg``, or ``default``."""
-    return next((v for v in (OmegaConf.select(cfg, key, default=_MARK) for key in keys) if v is not _MARK), default)
+    for key in keys:
+        with suppress(ConfigTypeError):  # the name of a key where a list stands
+            if (value := OmegaConf.select(cfg, key, default=_MARK)) is not _MARK:
+                return value
+    return default

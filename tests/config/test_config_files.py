@@ -460,4 +460,4 @@ def test_the_first_existing_key_is_found():
     assert try_get_key(config, "x.y", "a.c[1]") == 2
     assert try_get_key(config, "a.b", default=3) is None
     assert try_get_key(config, "a.z", "b", default=3) == 3
-    assert try_get_key(config, "a.z") is None
+    assert try_get_key(config, "a.z") is None and try_get_key(config, "a.c.z", default=3) == 3

@@ -45,6 +45,8 @@ def read(tmp_path):
         ("from torch.optim import SGD as optim", "no optim: import it from common/, or write optim = LazyCall(Class)(...)"),
         ("model = LazyCall(dict)", "cfg.model is LazyCall(builtins.dict), which is not called yet"),
         ("dataset = None", "cfg.dataset is None; expected a LazyCall"),
+        ("dataset = [1]", "cfg.dataset is [1]; expected a LazyCall"),
+        ("optim = [1]", "cfg.optim is [1]; expected a LazyCall"),
         ("model.head = dict(width=2)", "cfg.model → rec.models.SimREC: 'head' is a group without a target; write a LazyCall"),
         ("model.fusion_manner.modules[0] = dict(type='F')", "cfg.model.fusion_manner.modules[0] is dict(type='F', ...)"),
         ("dataset.candidate_transforms = dict(x=dict(type='Flip'))", "cfg.dataset.candidate_transforms.x is dict(type='Flip'"),
