@@ -90,7 +90,7 @@ class REChead(nn.Module):
             raise ValueError(f"unknown box_loss {box_loss!r}: expected one of {', '.join(BOX_LOSSES)}")
         if normalize_by not in ("batch", "processes", "image"):
             raise ValueError(f"unknown normalize_by {normalize_by!r}: expected batch, processes or image")
-        if box_voting is not None and not 0 <= box_voting < 1:
+        if box_voting is not None and (isinstance(box_voting, bool) or not 0 <= box_voting < 1):
             raise ValueError(f"box_voting is an IoU from 0 to below 1, or None, not {box_voting!r}")
         self.label_smooth, self.use_l1, self.normalize_by = label_smooth, use_l1, normalize_by
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight

@@ -50,9 +50,11 @@ def rec_export(*words):
 def place(tmp_path_factory):
     """A model folder; a config of scenes; a package that looks like onnxruntime-web where there is no real one."""
     place = tmp_path_factory.mktemp("int8")
-    weights = new_model().state_dict()
+    weights, config = new_model().state_dict(), folder_config()
     weights["head.objectness.weight"] *= 100  # apart enough that rounding does not decide between two answers
-    model_folder.write(place / "best", weights, folder_config(), VOCABULARY)
+    weights["head.box.bias"][2:] += 1.5  # large enough that they overlap, and vote
+    config["model"].head.box_voting = 0.5
+    model_folder.write(place / "best", weights, config, VOCABULARY)
     (place / "scenes.py").write_text(
         "from rec.config import LazyCall, get_config\nfrom rec.data.dataset import RefCOCODataSet\n"
         'dataset = LazyCall(RefCOCODataSet)(dataset="scenes", ann_path={"scenes": {"path": "scenes", "count": 12, "size": 64}}, '

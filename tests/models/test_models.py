@@ -182,6 +182,7 @@ def test_training_on_one_phrase_is_refused_with_the_reason() -> None:
         ({"box_loss": "ciou"}, "ciou.*iou, giou, diou"),
         ({"act": "gelu"}, "gelu.*silu, relu, lrelu"),
         ({"box_voting": 1.0}, "IoU from 0 to below 1, or None, not 1.0"),
+        ({"box_voting": False}, "or None, not False"),  # 0 would let all that overlap vote
     ],
 )
 def test_head_options_that_do_not_exist_are_refused(options: dict, message: str) -> None:
