@@ -176,7 +176,7 @@ def rgb_from_pil(image: "PIL.Image.Image", name: str = "given") -> np.ndarray:
         elif image.mode in ("I", "F"):
             pixels = rgb_from_array(np.asarray(image), name)
         else:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray((image.convert("LA") if image.mode == "La" else image).convert("RGB"))
         return upright(pixels, exif_orientation(image.info.get("exif")))
     except ImageError:
         raise

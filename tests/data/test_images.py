@@ -101,6 +101,8 @@ def test_what_each_kind_becomes():
     transparent = image.convert("RGBA")
     transparent.putalpha(0)
     assert (decode_image(encoded(transparent, "PNG")) == rgb).all()
+    premultiplied = image.convert("LA").convert("La")
+    assert (rgb_from_pil(premultiplied) == gray[..., None]).all()
     pixels, data = sixteen_bit(3)
     assert (decode_image(data) == pixels >> 8).all()
 
