@@ -15,6 +15,7 @@ import torch
 from rec import boxes
 from rec.boxes import suppress
 from rec.contracts import Answer, Preprocess, Words, abilities
+from rec.cores import threads_after_fork
 from rec.cuda_graphs import Replayed
 from rec.data.batch import Returning
 from rec.data.images import letterbox
@@ -261,6 +262,7 @@ class Grounder:
         """One encoding per image, one answer per phrase."""
         if not loaded:
             return []
+        threads_after_fork()
         asked = [(item, phrase) for item in loaded for phrase in item.phrases]
         image = torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device)
         tokens = torch.tensor([self.vocabulary.encode(p, self._preprocess.words) for _, p in asked], device=self.device)
@@ -394,6 +396,4 @@ def compile_network(model: torch.nn.Module) -> None:
 
 
 def _pick_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

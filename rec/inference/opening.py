@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from rec.cores import threads_after_fork
 from rec.errors import InputError
 from rec.inference.foreign import is_foreign, open_foreign
 from rec.inference.grounder import Grounder
@@ -48,6 +49,7 @@ def from_pretrained(
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
         rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
+    threads_after_fork()
     if is_foreign(source):
         grounder = open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
         grounder.answer = with_threshold(None, threshold)

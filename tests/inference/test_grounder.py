@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import json
+import multiprocessing
 import pickle
 import shutil
 import weakref
@@ -19,6 +20,7 @@ from PIL import Image
 import rec
 from rec import boxes, model_folder
 from rec.data.images import ImageError
+from rec.errors import InputError
 from rec.inference import Grounder, download
 from rec.inference.grounder import draw, suppress
 from rec.trust import MAX_PIXELS
@@ -166,13 +168,32 @@ def test_phrases_that_come_one_by_one_are_all_asked_of_every_image(grounder, pix
 
 
 @pytest.mark.parametrize(
-    "option", [{"top_k": 2.5}, {"top_k": 0}, {"top_k": "3"}, {"top_k": 3, "nms_iou": 1.5}, {"top_k": 3, "nms_iou": -1}]
+    "option",
+    [
+        {"top_k": 2.5},
+        {"top_k": 0},
+        {"top_k": "3"},
+        {"top_k": 3, "nms_iou": 1.5},
+        {"top_k": 3, "nms_iou": -1},
+        {"nms_iou": "0.5"},
+        {"threshold": "0.4"},
+        {"threshold": True},
+        {"threshold": [0.4]},
+    ],
 )
 def test_options_that_mean_nothing_are_refused_by_their_name(grounder, pixels, option):
     for ask in (grounder, lambda *args, **how: next(grounder.stream([args], **how))):
         with pytest.raises(ValueError, match=f"{list(option)[-1]} is .*; expected"):
             ask(pixels, "the red circle", **option)
     assert len(grounder(pixels, "the red circle", top_k=np.int64(2)).candidates) == 2
+    for score in (np.float32(0.25), torch.tensor(0.25), 1):
+        grounder(pixels, "the red circle", threshold=score, nms_iou=score)
+
+
+@pytest.mark.parametrize("switch", ["trust_config", "allow_urls", "compile", "send_images"])
+def test_text_in_place_of_true_or_false_is_refused_since_no_would_count_as_yes(switch):
+    with pytest.raises(InputError, match=f"{switch} is 'no'; expected True or False"):
+        rec.from_pretrained("no folder", **{switch: "no"})
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])
@@ -189,6 +210,26 @@ def test_a_copied_or_pickled_grounder_answers_by_its_own_weights(grounder, pixel
     for weights in copied.model.parameters():
         weights.data.zero_()
     assert copied(pixels, "the red circle").box != expected.box
+
+
+def test_a_grounder_that_was_used_answers_in_a_forked_process(grounder, pixels):
+    def ask(answers):
+        box = grounder(pixels, "the red circle").box
+        answers.put((torch.get_num_threads(), box))
+
+    before, fork = torch.get_num_threads(), multiprocessing.get_context("fork")
+    torch.set_num_threads(2)  # whose second one does not come along
+    try:
+        expected, answers = grounder(pixels, "the red circle").box, fork.Queue()
+        child = fork.Process(target=ask, args=(answers,), daemon=True)
+        child.start()
+        try:
+            threads, box = answers.get(timeout=60)
+        finally:
+            child.kill()
+        assert threads == 1 and box == pytest.approx(expected) and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_stream_reads_its_input_as_it_goes(grounder, pixels):
