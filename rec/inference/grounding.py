@@ -17,7 +17,7 @@ from rec.data.masks import encode
 from rec.errors import InputError
 from rec.evaluation import pictures
 from rec.files import PathLike, user_path
-from rec.inference.inputs import Channels, ImageLike, is_address, to_pixels
+from rec.inference.inputs import Channels, ImageLike, is_address, is_number, to_pixels
 
 Box = tuple[float, float, float, float]
 _SHOWN = 800  # longer side of a picture in a notebook
@@ -165,7 +165,7 @@ class Grounding:
             ImageError: there is no such box, or the picture is not there any more.
             ValueError: a margin below 0, or none that is finite.
         """
-        if not 0 <= margin < math.inf:
+        if not is_number(margin) or not 0 <= margin < math.inf:
             raise ValueError(f"margin is {margin!r}; expected a share of the box's size, 0 or more")
         found = self._objects()
         if not 0 <= number < len(found):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -57,7 +58,7 @@ class How:
     def __post_init__(self) -> None:
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int | np.integer) or self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k!r}; expected a whole number of at least 1")
-        if not 0 <= self.nms_iou <= 1:
+        if not is_number(self.nms_iou) or not 0 <= self.nms_iou <= 1:
             raise ValueError(f"nms_iou is {self.nms_iou!r}; expected an overlap, 0 to 1")
 
 
@@ -232,11 +233,16 @@ def _decoded(data: bytes, name: str | None) -> tuple[np.ndarray, str | None]:
     return pixels, None
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a number or a scalar of one: not text, as forms and environment variables give it, and not True."""
+    return isinstance(value, Real | torch.Tensor | np.ndarray) and not isinstance(value, bool)
+
+
 def with_threshold(answer: Answer | None, threshold: float | None) -> Answer | None:
     """``answer`` with another threshold, where one is given."""
     if threshold is None:
         return answer
-    if not 0 <= threshold <= 1:
+    if not is_number(threshold) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold!r}; expected a score, 0 to 1")
     return replace(answer or Answer(), threshold=threshold)
 

@@ -45,11 +45,16 @@ def from_pretrained(
         foreign: ``coordinates``, ``box_format``, ``prompt``, ``max_tokens``, ``send_images`` of a foreign model.
 
     Raises:
-        InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours.
+        InputError: a foreign model that cannot be reached so; or ``foreign`` for a model of ours; text for True or False.
         ModelFolderError: no such folder, or it is damaged or not to be trusted.
         rec.model_folder.hub.HubError: no such hub id, or the hub cannot be reached.
     """
     threads_after_fork()
+    send = foreign.get("send_images")
+    switches = {"trust_config": trust_config, "allow_urls": allow_urls, "compile": compile, "send_images": send}
+    for name, value in switches.items():
+        if isinstance(value, str):  # out of a form or the environment: "no" would count as yes
+            raise InputError(f"{name} is {value!r}; expected True or False")
     if is_foreign(source):
         grounder = open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
         grounder.answer = with_threshold(None, threshold)
