@@ -190,6 +190,8 @@ class Grounding:
             ``image_id``, ``category_id``, ``bbox`` xywh in pixels, ``area``, ``iscrowd``, ``score``, ``phrase``, and
             ``segmentation`` (RLE) where the mask is that of one object: that of several together cannot be divided.
         """
+        # Ids out of tables and tensors are scalars of NumPy or torch, which JSON does not know.
+        image_id, category_id = (getattr(number, "item", lambda n=number: n)() for number in (image_id, category_id))
         entries = []
         for (left, top, right, bottom), score, mask in self._objects():
             width, height = right - left, bottom - top

@@ -1,5 +1,6 @@
 """Answers as pictures, crops, COCO entries, supervision's detections and in a notebook."""
 
+import json
 import sys
 import types
 
@@ -39,7 +40,7 @@ def test_crops_are_the_pixels_of_a_box_rounded_outward_and_kept_inside():
             answer.crop(wrong)
     with pytest.raises(ImageError, match="has 0 boxes"):
         grounding((), found=False).crop()
-    for wrong in (-0.1, float("nan"), float("inf")):
+    for wrong in (-0.1, float("nan"), float("inf"), "0.1"):
         with pytest.raises(ValueError, match="margin is"):
             answer.crop(margin=wrong)
 
@@ -58,6 +59,9 @@ def test_coco_entries_have_the_mask_of_one_object_and_none_of_several():
     assert one["image_id"] == 7 and one["category_id"] == 3 and one["score"] == 0.9 and one["iscrowd"] == 0
     assert one["bbox"] == pytest.approx([10.4, 5, 20.2, 20]) and one["area"] == mask.sum()
     assert np.array_equal(decode(one["segmentation"]), mask)
+    (one,) = grounding().to_coco(image_id=np.int64(7), category_id=np.uint8(3))  # as columns of a table give them
+    assert json.loads(json.dumps(one))["image_id"] == 7
+    assert grounding().to_coco(image_id="a.jpg")[0]["image_id"] == "a.jpg"
     both = grounding(BOXES, mask=mask).to_coco()
     assert [entry["area"] for entry in both] == pytest.approx([404, 64]) and "segmentation" not in both[0]
     (alone,) = grounding((), mask=mask, score=0.6).to_coco()  # of a model of masks alone
