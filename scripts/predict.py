@@ -283,6 +283,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--agree", type=share, default=0.7, metavar="IOU", help="of the boxes that have to agree; 0.7")
     add("--review", type=ending(".html", ".htm"), metavar="HTML", help="a page to tick the labels off")
     args = parser.parse_args()
+    for name in ("out", "crops", "jsonl", "labels"):
+        if str(getattr(args, name)) == "-":
+            parser.error(f"--{name} -: name a file or folder; answers written to none are printed")
     if not args.labels and (args.second or args.mirror or args.review or args.min_score):
         parser.error("--second, --mirror, --review and --min-score are for --labels FILE")
     if args.labels and (args.out or args.crops or args.jsonl):
@@ -308,8 +311,9 @@ def picture_places(out: Path | None, pairs: "Sequence[Pair]") -> list[Path | Non
         check_ending(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         return [out]
-    if out.is_file():
-        raise InputError(f"--out {out} is a file, but there are {len(pairs)} images; name a folder")
+    if out.exists() and not out.is_dir():
+        why = f"but there are {len(pairs)} images" if len(pairs) > 1 else "whose name has no ending of a picture's"
+        raise InputError(f"--out {out} is a file, {why}; name a folder{'' if len(pairs) > 1 else ', or a .png'}")
     out.mkdir(parents=True, exist_ok=True)
     return [out / f"{name}.png" for name in picture_names([image for image, _ in pairs])]
 

@@ -120,6 +120,9 @@ def test_it_goes_on_after_a_bad_image_and_tries_those_alone_when_it_is_asked_aga
         (["model", "photo.jpeg2", "a circle"], "no image"),
         (["model", "none*.jpg", "a circle"], "none*.jpg"),
         (["model", "photos", "a circle", "--out", "cut.jpg"], "is a file"),
+        (["model", "photos/0.jpg", "a circle", "--out", "plain"], "is a file, whose name has no ending"),
+        (["model", "photos/0.jpg", "a circle", "--out", "/dev/null"], "is a file, whose name has no ending"),
+        (["model", "photos/0.jpg", "a circle", "--jsonl", "-"], "--jsonl -: name a file"),
         (["model", "photos/0.jpg", "a circle", "--out", "cut.jpg/x.png"], "cut.jpg"),
         (["model", "photos/0.jpg", "a circle", "--out", "marked.xyz"], ".xyz"),
         (["model", "photos/0.jpg", "a circle", "--jsonl", "cut.jpg/where.jsonl"], "cut.jpg"),
@@ -145,6 +148,7 @@ def test_bad_input_is_one_paragraph_and_status_2(place, predict, arguments, said
     pairs = [{"image": "photos/0.jpg", "phrase": "a"}, {"image": "photos/0.jpg", "phrase": ["a", None]}]
     (place / "null.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
     (place / "link.jsonl").symlink_to("good.jsonl")
+    (place / "plain").touch()
     Image.new("RGB", (20, 20)).save(place / "photos" / "0.png")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     status, _, error = predict(*arguments)
