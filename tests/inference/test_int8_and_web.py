@@ -204,6 +204,29 @@ def test_the_page_finds_nothing_where_a_mask_alone_is_small(on, answer, found, t
     assert done.stdout.strip() == str(found).lower(), done.stderr
 
 
+ERRORS = """
+const parts = {}, part = () => ({ files: [], children: [], addEventListener(_, called) { this.called = called },
+  replaceChildren(...items) { this.children = items } });
+globalThis.self = globalThis;
+globalThis.document = { getElementById: (id) => parts[id] ??= part() };
+globalThis.fetch = async () => ({ json: async () => ({ words: [], origin: "" }) });
+await import("./page.mjs");
+Object.assign(document.getElementById("picture"), { width: 16, height: 8 });
+document.getElementById("answers").children = ["the last answer"];
+await parts.form.called({ preventDefault() {} });
+console.log(parts.problem.textContent, parts.picture.width, parts.picture.height, parts.answers.children.length);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_no_earlier_answer_stays_beside_an_error_of_the_page(tmp_path):
+    shutil.copy(Path(web.__file__).parent / "page" / "page.js", tmp_path / "page.mjs")
+    (tmp_path / "ort.wasm.bundle.min.mjs").write_text(RUNTIME_STUB, encoding="utf-8")
+    (tmp_path / "run.mjs").write_text(ERRORS, encoding="utf-8")
+    done = subprocess.run(["node", "run.mjs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "Pick a picture first. 0 0 0", done.stderr
+
+
 @pytest.fixture(scope="module")
 def page(made):
     playwright = pytest.importorskip(

@@ -172,12 +172,17 @@ function draw(canvas, image, { found, mask }, threshold) {
 
 async function main() {
   const place = (id) => document.getElementById(id), seconds = () => performance.now() / 1000;
-  const problem = (text) => { place("problem").textContent = text; };
+  const problem = (text) => {
+    place("problem").textContent = text;
+    if (!text) return;
+    place("picture").width = place("picture").height = 0; // an earlier answer would pass for this one's
+    place("answers").replaceChildren();
+    place("status").textContent = "";
+  };
   let model;
   try {
     model = await open();
   } catch (error) {
-    place("status").textContent = "";
     return problem(`The model cannot be loaded: ${error.message}. Is this folder served by a web server, with every file in it?`);
   }
   const loaded = seconds();
