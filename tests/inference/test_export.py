@@ -1,6 +1,7 @@
 """Exported files answer as PyTorch does, on any batch and (where free) any size, and need nothing beside them."""
 
 import ast
+import copy
 import json
 import os
 import re
@@ -13,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference_toy import SIZE, write_folder, write_mcn_folder
+from inference_toy import SENTENCES, SIZE, VOCABULARY, folder_config, new_model, write_folder, write_mcn_folder
 from PIL import Image
 
 import rec
-from rec import files, model_folder
-from rec.inference import export, quantize
+from rec import boxes, files, model_folder
+from rec.contracts import Answer
+from rec.data.images import letterbox
+from rec.inference import Grounder, export, quantize
 from rec.inference.export import ExportError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the optional extra 'export' is not installed")
@@ -71,6 +74,44 @@ def test_a_model_of_any_number_of_objects_exports_its_candidates_and_its_thresho
     best = found["candidate_scores"].argmax(1)
     assert np.allclose(found["candidate_boxes"][[0, 1], best], found["box"], atol=1e-3)
     assert np.allclose(found["candidate_scores"].max(1), found["score"], atol=1e-6)
+
+
+def test_a_model_with_box_voting_exports_its_votes_for_any_batch_and_side(tmp_path):
+    weights, config = new_model().state_dict(), folder_config() | {"answer": {"threshold": 0.4}}
+    weights["head.objectness.weight"] *= 20
+    weights["head.box.bias"][2:] += 1.5  # large enough that they overlap
+    config["model"].head.box_voting = 0.5
+    model_folder.write(tmp_path / "model", weights, config, VOCABULARY)
+    model, config, vocabulary = model_folder.read(tmp_path / "model")
+    export.export(model, config, vocabulary, tmp_path / "model.onnx", dynamic_size=True)
+    run, about = export.load(tmp_path / "model.onnx")
+    plain, pixels = copy.deepcopy(model), np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    plain.head.box_voting = None
+    voted = []
+    for size in (64, 384):  # 4 cells, and more than have a vote
+        config["preprocess"]["input_shape"] = [size, size]
+        expected, unlike = (
+            Grounder(one, config, vocabulary, device="cpu")(pixels, SENTENCES, top_k=3) for one in (model, plain)
+        )
+        geometry = boxes.letterbox_geometry(120, 200, size)
+        square = letterbox(pixels, geometry, size)
+        tokens = np.array([vocabulary.encode(phrase, about["max_token_length"]) for phrase in SENTENCES])
+        images = np.stack([square] * 2)
+        found = run(images, tokens)
+        with torch.inference_mode():
+            own = export.Deployed(model, config)(torch.from_numpy(images), torch.from_numpy(tokens))
+        for row, (answer, other) in enumerate(zip(expected, unlike, strict=True)):
+            every, scores = found["candidate_boxes"][row], found["candidate_scores"][row]
+            sure = scores.argsort()[-50:]  # rounding may decide which is the last that has a vote
+            assert np.allclose(every[sure], own["candidate_boxes"][row].numpy()[sure], atol=0.01)
+            best = every[Answer(**about["answer"]).choose(every, scores)[0]]
+            assert np.allclose(best, found["box"][row], atol=0.001)
+            inside = boxes.from_letterbox(best, geometry).clip(0, [200, 120] * 2)
+            assert (
+                np.allclose(inside, answer.box, atol=0.01) and answer.boxes[0] == answer.candidates[0][0] == answer.box
+            )
+            voted.append(not np.allclose(answer.box, other.box, atol=0.5))
+    assert any(voted)
 
 
 def test_mcn_exports_with_its_mask_and_fixed_size(tmp_path, run_script):
