@@ -115,7 +115,7 @@ def test_a_refs_file_that_is_none_or_holds_arrays_or_is_one_of_several_says_so(t
     ):
         open_source(folder, name="mine")
     (folder / "refs(unc).p").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(SourceError, match=r"is no pickle, it begins with b'version .*get it again"):
+    with pytest.raises(SourceError, match=r"is not a pickle, it begins with b'version .*get it again"):
         open_source(folder, name="refcoco")
     refs = [{"split": "train", "ref_id": np.int64(1), "ids": np.arange(2)}]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))

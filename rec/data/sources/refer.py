@@ -115,7 +115,7 @@ def load_pickle(path: Path) -> Any:
         except KeyError as error:
             opcode = bytes([error.args[0]]) if isinstance(error.args[0], int) and error.args[0] < 256 else error
             if data[:1] not in (pickle.PROTO, pickle.MARK, pickle.EMPTY_LIST):  # a page of a server, or Git LFS's note
-                raise SourceError(f"{path} is no pickle, it begins with {data[:20]!r}: get it again") from None
+                raise SourceError(f"{path} is not a pickle, it begins with {data[:20]!r}: get it again") from None
             raise SourceError(
                 f"{path} was refused: such files hold lists, dicts, texts and numbers only; this one also has {opcode!r}, "
                 "which was not run. If you trust it, load it with pickle elsewhere and put in its place "
