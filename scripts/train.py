@@ -46,8 +46,7 @@ def train(cfg: Any) -> int:
     import torch
     from accelerate.utils import set_seed
 
-    from rec.config import LazyConfig, to_native
-    from rec.model_folder.allowed import STARTED_IN
+    from rec.config import to_native
     from rec.training import build, checkpoint, process, resume, schedules, summary
     from rec.training.checkpoint_format import folders
     from rec.training.ema import EMA
@@ -108,9 +107,8 @@ def train(cfg: Any) -> int:
     writer = checkpoint.CheckpointWriter(output_dir, cfg.train.checkpointer.max_to_keep, log.line)
     publisher = Publisher(cfg, bare, vocabulary, dataset, accelerator.is_main_process, log.line)
     profiler = Profiler(cfg.train.profile, output_dir, accelerator, log.line)
-    left = state.update < total_updates or state.due_evaluation  # else the config stays that of what was trained
-    if accelerator.is_main_process and (left or not (output_dir / "config.yaml").exists()):
-        LazyConfig.save(cfg, str(output_dir / "config.yaml"), f"{STARTED_IN}{os.getcwd()}")
+    if accelerator.is_main_process:
+        resume.keep_config(cfg, state, total_updates)
     for note in [*summary.warnings(cfg), *notes, *([f"started from {report}"] if report else [])]:
         log.line(note)
     every_split = [("train", dataset), *validation]

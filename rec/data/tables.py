@@ -202,10 +202,9 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_simrec_json(path, content, name, image_path, mask_path)
     if suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
-    if suffix in SUFFIXES or (path.is_dir() and own_files(path)):
+    own = own_files(path) if path.is_dir() else []
+    if suffix in SUFFIXES or any(file.suffix.lower() != ".tsv" for file in own):
         return open_tabular(path, name, image_path, chosen.bbox_format)
-    if path.is_dir() and (files := coco_files(path)):
-        return open_coco_files(path, files, name, image_path, chosen.bbox_format, chosen.columns)
     check_finished(path)
     tables = load_tables(path) if path.exists() else _load_from_hub(chosen) if may_be_on_hub(text) else None
     if tables:
@@ -213,6 +212,11 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
         ours = _has_schema(tables) and all("weight" in table.column_names for table in tables.values())
         columns = ({"weight": "weight"} if ours else {}) | dict(chosen.columns or {})
         return open_foreign(tables, name, image_path, columns, chosen.bbox_format, folder)
+    # Behind tables, beside which files of any kind may lie.
+    if own:
+        return open_tabular(path, name, image_path, chosen.bbox_format)
+    if path.is_dir() and (files := coco_files(path)):
+        return open_coco_files(path, files, name, image_path, chosen.bbox_format, chosen.columns)
     raise SourceError(
         f"ann_path of {name!r}: {text} is "
         + ("of no known layout" if path.exists() else "neither a file nor a folder")

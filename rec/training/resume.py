@@ -7,6 +7,7 @@ else (:func:`differences`), and every other change is reported and accepted.
 """
 
 import json
+import os
 import platform
 import shutil
 from importlib.metadata import version
@@ -17,9 +18,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from rec.config import to_native
+from rec.config import LazyConfig, to_native
 from rec.data.adapter import as_data_set
 from rec.errors import CheckpointError, OtherRunError, TrainingError
+from rec.model_folder.allowed import STARTED_IN
 from rec.model_folder.text_encoder import WHERE
 from rec.training import checkpoint
 from rec.training.checkpoint_format import (
@@ -319,6 +321,13 @@ def _set_aside(folder: Path, why: str, output_dir: Path) -> str:
     except OSError as error:
         return f"{line}; it cannot be renamed ({error.strerror})"
     return f"{line}; it is kept as {aside.name}"
+
+
+def keep_config(cfg: Any, state: TrainerState, total_updates: int) -> None:
+    """Writes ``config.yaml`` of the run; where nothing is left to do, one that is there stays that of what was trained."""
+    file = Path(cfg.train.output_dir) / "config.yaml"
+    if state.update < total_updates or state.due_evaluation or not file.exists():
+        LazyConfig.save(cfg, str(file), f"{STARTED_IN}{os.getcwd()}")
 
 
 def diverged(state: TrainerState, writer: checkpoint.CheckpointWriter, log: RunLog) -> TrainingError:

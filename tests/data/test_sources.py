@@ -604,6 +604,24 @@ def test_parquet_of_a_published_layout_is_recognised(tmp_path):
     assert (rows[0]["width"], rows[0]["height"]) == (120, 90)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_files_of_other_kinds_beside_the_data_change_nothing(tmp_path, kind):
+    (tmp_path / "mine").mkdir()
+    table = foreign_table(tmp_path, phrase=["red box", "thing"])
+    if kind == "parquet":
+        table.to_parquet(tmp_path / "mine" / "train-00000-of-00001.parquet")
+    else:
+        line = {"image": str(tmp_path / "a.jpg"), "phrase": "red box", "bbox": [1, 2, 30, 40]}
+        (tmp_path / "mine" / "train.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    spec = {"path": tmp_path / "mine", "bbox_format": "xywh"}
+    expected = [row["sentences"] for row in read(spec)]
+    (tmp_path / "mine" / "train.json").write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
+    (tmp_path / "mine" / "counts.tsv").write_text("word\tcount\nred\t2\n", encoding="utf-8")
+    coco = {"images": [], "annotations": [{"id": 1}], "categories": []}
+    (tmp_path / "mine" / "instances_val.json").write_text(json.dumps(coco), encoding="utf-8")
+    assert [row["sentences"] for row in read(spec)] == expected != []
+
+
 def test_a_column_map_names_what_is_not_recognised(tmp_path):
     table = foreign_table(tmp_path, utterance=["red box", "thing"])
     table.save_to_disk(tmp_path / "saved")

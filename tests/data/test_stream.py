@@ -1,6 +1,7 @@
 """Streams of parquet shards: every sample once over all processes and workers, the same in every run."""
 
 import multiprocessing
+import signal
 
 import pytest
 import torch
@@ -34,7 +35,13 @@ def shards(tmp_path_factory):
 
 def boxes(stream, workers=0):
     loader = DataLoader(stream, batch_size=3, num_workers=workers, collate_fn=stream.collate)
-    return [tuple(box.tolist()) for batch in loader for box in torch.cat([batch["box_pixels"], batch["geometry"]], 1)]
+    before = signal.getsignal(signal.SIGCHLD)  # torch's own loader leaves a handler of it
+    try:
+        return [
+            tuple(box.tolist()) for batch in loader for box in torch.cat([batch["box_pixels"], batch["geometry"]], 1)
+        ]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_every_object_is_seen_once_over_all_processes_and_workers(shards):

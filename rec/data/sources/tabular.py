@@ -120,13 +120,16 @@ def open_tabular(path: Path, name: str, image_root: str | None, bbox_format: str
 
 
 def own_files(folder: Path) -> list[Path]:
-    """The files of one's own records in a folder, one for each split: lines, or where none are there arrays (``train.json``)."""
+    """The files of one's own records in a folder, one for each split: lines, or where none are there arrays (``train.json``).
+
+    A .tsv, as other tools write it of anything, counts where there is nothing else.
+    """
     # With a dot in front they are the file system's, such as ._train.jsonl of a Mac.
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     arrays = [file for file in files if file.suffix.lower() == ".json"]
-    lines = [file for file in files if file.suffix.lower() in SUFFIXES]
+    lines = [file for file in files if file.suffix.lower() in (".jsonl", ".csv")]
     if not lines and all(_is_array(file) and is_own(next(records(file), None)) for file in arrays):
-        return arrays
+        return arrays or [file for file in files if file.suffix.lower() == ".tsv"]
     return lines
 
 
