@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from rec.config import LazyConfig, to_native
+from rec.contracts import ConfigNode
 from rec.data.adapter import as_data_set
 from rec.errors import CheckpointError, OtherRunError, TrainingError
 from rec.model_folder.allowed import STARTED_IN
@@ -323,7 +324,7 @@ def _set_aside(folder: Path, why: str, output_dir: Path) -> str:
     return f"{line}; it is kept as {aside.name}"
 
 
-def keep_config(cfg: Any, state: TrainerState, total_updates: int) -> None:
+def keep_config(cfg: ConfigNode, state: TrainerState, total_updates: int) -> None:
     """Writes ``config.yaml`` of the run; where nothing is left to do, one that is there stays that of what was trained."""
     file = Path(cfg.train.output_dir) / "config.yaml"
     if state.update < total_updates or state.due_evaluation or not file.exists():
