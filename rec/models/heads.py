@@ -51,10 +51,13 @@ class REChead(nn.Module):
             this (0.5 in "Object detection via a multi-region & semantic segmentation-aware CNN model", Gidaris and
             Komodakis, ICCV 2015). None answers with the best cell's box, as SimREC does. It needs no training: it may be
             set in the config of a trained model.
+        iou_aware: a positive cell's objectness is to be the IoU of its box with the object, without a gradient to the
+            box, in place of 1: the best score is that of the box that fits best ("IoU-aware single-stage object
+            detector", Wu et al., 2020). Scores are lower. Only for ``bce``.
 
     Raises:
-        ValueError: classes, several levels, an unknown loss, activation or ``normalize_by``, or a ``box_voting`` outside 0
-            to 1 are asked for.
+        ValueError: classes, several levels, an unknown loss, activation or ``normalize_by``, a ``box_voting`` outside 0
+            to 1, or ``iou_aware`` with softmax objectness are asked for.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class REChead(nn.Module):
         prior_probability: float | None = None,
         normalize_by: str = "batch",
         box_voting: float | None = None,
+        iou_aware: bool = False,
     ) -> None:
         super().__init__()
         if num_classes:
@@ -92,9 +96,11 @@ class REChead(nn.Module):
             raise ValueError(f"unknown normalize_by {normalize_by!r}: expected batch, processes or image")
         if box_voting is not None and (isinstance(box_voting, bool) or not 0 <= box_voting < 1):
             raise ValueError(f"box_voting is an IoU from 0 to below 1, or None, not {box_voting!r}")
+        if iou_aware and objectness_loss != "bce":
+            raise ValueError("iou_aware scores each cell by itself: it needs objectness_loss=bce, not softmax")
         self.label_smooth, self.use_l1, self.normalize_by = label_smooth, use_l1, normalize_by
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
-        self.objectness_loss, self.box_voting = objectness_loss, box_voting
+        self.objectness_loss, self.box_voting, self.iou_aware = objectness_loss, box_voting, iou_aware
         self.stride, self.in_channels = strides[0], in_channels[0]
         hidden = int(256 * width)
 
@@ -214,7 +220,8 @@ class REChead(nn.Module):
         losses = {"loss_iou": self._total(BOX_LOSSES[self.box_loss](iou, boxes, facing) * positive, count, weight)}
 
         # An entry that is not positive repeats a cell; adding 0 to it changes nothing, and no cell is positive twice.
-        is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), positive.flatten(1).to(logits.dtype))
+        worth = positive * iou.detach() if self.iou_aware else positive.to(logits.dtype)
+        is_object = torch.zeros_like(logits).scatter_add(1, cells.flatten(1), worth.flatten(1))
         if self.label_smooth:
             is_object = is_object.clamp(self.label_smooth, 1 - self.label_smooth)
         if self.objectness_loss == "softmax":

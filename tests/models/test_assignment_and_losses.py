@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity import assigned
 from torch import Tensor
+from torch.nn import functional as F
 
 from rec.boxes import box_iou, cxcywh_to_xyxy, suppress
 from rec.models import losses
@@ -221,6 +222,33 @@ def test_a_vote_is_the_mean_by_score_of_the_boxes_that_overlap_the_best_and_the_
     torch.testing.assert_close(every[torch.arange(6), scores.argmax(1)], found["box"])
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(voting.predict(raw)["box"], found["box"])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_iou_aware_head_teaches_each_positive_cell_how_well_its_box_fits(several: bool) -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(3, 5, 8, 8) * 0.3
+    raw[:, 2:4] += 1.0
+    raw.requires_grad_()
+    box = torch.tensor([[0.4, 0.5, 0.4, 0.4], [0.6, 0.3, 0.2, 0.3], [0.0, 0.0, 0.0, 0.0]])
+    if several:
+        box = torch.stack([box, torch.tensor([[0.8, 0.8, 0.3, 0.2], [0.0] * 4, [0.0] * 4])], 1)
+    head = REChead(strides=[16], iou_aware=True)
+    losses = head.losses(raw, box)
+
+    boxes, numbers = head.decode(raw.detach()), cell_numbers(raw)
+    targets = box.reshape(3, -1, 4) * 128
+    iou = box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(targets)[:, :, None])
+    cells, positive = dynamic_assignment(iou, targets, (numbers + 0.5) * 16, 16)
+    wanted = torch.zeros(3, 64)
+    for image, thing, place in positive.nonzero().tolist():
+        cell = cells[image, thing, place]
+        wanted[image, cell] = iou[image, thing, cell]
+    assert ((wanted > 0) & (wanted < 0.95)).sum() > 3
+    entropy = F.binary_cross_entropy_with_logits(raw[:, 4].flatten(1), wanted, reduction="sum")
+    torch.testing.assert_close(losses["loss_obj"], entropy / positive.sum())
+    torch.testing.assert_close(losses["loss_iou"], REChead(strides=[16]).losses(raw, box)["loss_iou"])
+    assert not torch.autograd.grad(losses["loss_obj"], raw)[0][:, :4].any()  # a score does not bend its box
 
 
 def test_mask_losses_vanish_on_the_right_mask_and_not_elsewhere() -> None:

@@ -181,6 +181,7 @@ def test_training_on_one_phrase_is_refused_with_the_reason() -> None:
         ({"strides": [8, 16]}, "one level"),
         ({"box_loss": "ciou"}, "ciou.*iou, giou, diou"),
         ({"act": "gelu"}, "gelu.*silu, relu, lrelu"),
+        ({"iou_aware": True, "objectness_loss": "softmax"}, "needs objectness_loss=bce"),
         ({"box_voting": 1.0}, "IoU from 0 to below 1, or None, not 1.0"),
         ({"box_voting": False}, "or None, not False"),  # 0 would let all that overlap vote
     ],
