@@ -5,7 +5,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rec.conventions import Convention, four_numbers
 from rec.data import masks
 from rec.data.cleaning import ids_of
 from rec.data.images import decode_image, image_size, read_bytes
-from rec.data.schema import BadRecord, are_fractions, attempt, faults_as, image_of, misfit, shown
+from rec.data.schema import BadRecord, are_fractions, attempt, faults_as, floats_of, image_of, misfit, shown
 from rec.files import MAX_PATH, endings
 
 _USED = ("segmentation", "segmentations", "mask_picture", "coordinates")
@@ -121,9 +120,7 @@ def _in_pixels(row: dict[str, Any], width: int, height: int) -> dict[str, Any]:
         return in_format.to_pixels(np.array([four]), np.array([width]), np.array([height]))[0].tolist()
 
     def converted(box: object, name: str) -> Any:
-        four = None
-        with suppress(TypeError, ValueError, OverflowError):
-            four = four_numbers([float(value) for value in box] if isinstance(box, list) else None)
+        four = four_numbers(floats_of(box)) if isinstance(box, list) else None
         if four is None:
             return box
         found = corners(four, declared.box_format)

@@ -171,7 +171,7 @@ def _outline(polygon: object, height: int, width: int) -> float:
         ValueError: it is not a polygon, or a point is further from the image than the image is large.
     """
     try:
-        points = np.asarray(polygon, np.float64)
+        points = np.asarray(polygon if bool not in map(type, polygon) else None, np.float64)  # type: ignore[call-overload]
     except (TypeError, ArithmeticError):
         points = np.empty(0)
     if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():

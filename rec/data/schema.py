@@ -313,11 +313,8 @@ def _boxes(row: dict[str, Any], width: int, height: int) -> list[list[float]]:
 def _box(given: object, name: str, box_format: str, width: int, height: int) -> list[float]:
     """One box as xywh; messages show the numbers as they were given."""
     told = f"{name} {shown(given)} ({box_format})"
-    try:
-        four = [float(value) for value in given]  # type: ignore[attr-defined]
-    except (TypeError, ValueError, OverflowError):
-        four = []
-    if len(four) != 4 or isinstance(given, str | bytes):
+    four = [] if isinstance(given, str | bytes) else floats_of(given)
+    if len(four) != 4:
         raise BadRecord("bad box", f"{name} is {shown(given)}; expected four numbers, {box_format} in pixels")
     if not all(math.isfinite(value) for value in four):
         raise BadRecord("bad box", f"{name} is {shown(given)}; expected finite numbers")
@@ -333,6 +330,15 @@ def _box(given: object, name: str, box_format: str, width: int, height: int) -> 
         hint = f" (it would fit as {' or '.join(others)})" if others else ""
         raise BadRecord(fault[0], f"{told} {fault[1]}{hint}")
     return boxes.xywh_of(four, box_format)
+
+
+def floats_of(given: object) -> list[float]:
+    """The numbers of a box, also where they are written as texts; none where one of them is something else, such as true."""
+    try:
+        values = list(given)  # type: ignore[call-overload]
+        return [] if bool in map(type, values) else [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        return []
 
 
 def are_fractions(four: list[float]) -> bool:

@@ -123,7 +123,8 @@ def test_uncompressed_rle_is_read():
 
 
 @pytest.mark.parametrize(
-    "polygons", [[], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], [[1, 2, 3, 4, float("nan"), 6]], None]
+    "polygons",
+    [[], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], [[1, 2, 3, 4, float("nan"), 6]], [[True, 2, 30, 4, 9, 6]], None],
 )
 def test_what_is_no_polygon_is_refused(polygons):
     with pytest.raises(ValueError, match="polygon"):

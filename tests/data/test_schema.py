@@ -49,7 +49,8 @@ def test_a_phrase_of_which_nothing_can_be_seen_is_empty(blank):
 
 
 @pytest.mark.parametrize(
-    "bbox", [[10, 10, -3, 5], [-20, 10, 30, 5], [math.inf, 0, 1, 1], [1, 2, 3], None, "box", [1, 2, 3, "x"]]
+    "bbox",
+    [[10, 10, -3, 5], [-20, 10, 30, 5], [math.inf, 0, 1, 1], [1, 2, 3], None, "box", [1, 2, 3, "x"], [True, 2, 3, 4]],
 )
 def test_boxes_that_are_none_are_refused(bbox):
     with pytest.raises(BadRecord):
