@@ -22,6 +22,7 @@ from rec.data.loader import (
     sharing_groups,
     training_loader,
 )
+from rec.data.sources import find_split
 from rec.data.subwords import PREFIX
 from rec.data.workers import Loader
 from rec.errors import UntrustedError
@@ -187,11 +188,14 @@ def build_dataset(cfg: Any, split: str, *, training: bool, vocabulary: Words | N
 
 def build_datasets(cfg: Any, splits: Sequence[str], vocabulary: Words | None) -> dict[str, DataSet]:
     """:func:`build_dataset` of each split for evaluation, all with one vocabulary: the first one's where none is given. Where the
-    config has a model, its size is set."""
+    config has a model, its size is set. A split that is named in two ways, ``val`` and ``validation``, is there once."""
     datasets: dict[str, DataSet] = {}
     for split in splits:
-        datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
-        vocabulary = vocabulary or datasets[split].vocabulary
+        same = find_split(split, tuple(datasets)) or ""
+        own = getattr(datasets.get(same), "available_splits", (same, split))  # it may have both
+        if not same or (same != split and {same, split} <= {*own}):
+            datasets[split] = build_dataset(cfg, split, training=False, vocabulary=vocabulary)
+            vocabulary = vocabulary or datasets[split].vocabulary
     if "model" in cfg:
         set_vocabulary_size(cfg, vocabulary)
     return datasets
@@ -276,8 +280,7 @@ def evaluate_split(
 
 
 def set_vocabulary_size(cfg: Any, vocabulary: Words | None) -> None:
-    """Sets ``model.language_encoder.token_size``, which only the vocabulary knows, so that it is saved with the config; an encoder
-    from elsewhere may take none."""
+    """Sets ``token_size`` of the text encoder, so that it is saved with the config; one from elsewhere may take none."""
     encoder = cfg.model.get("language_encoder")
     if vocabulary is not None and isinstance(encoder, Mapping):
         takes = _taken(encoder)
@@ -350,10 +353,6 @@ def _check_pixels(cfg: Any, model: nn.Module) -> None:
         )
 
 
-def _recorded(train: ConfigNode) -> bool:
-    return train.compile.enabled or train.get("cuda_graphs", {}).get("enabled", False)
-
-
 def build_model(cfg: Any, dataset: object) -> nn.Module:
     """``cfg.model`` with the weights of a published text encoder, or the word vectors of the data set, where it has any.
 
@@ -373,7 +372,8 @@ def build_model(cfg: Any, dataset: object) -> nn.Module:
                 f"dataset.max_token_length={most}, or less"
             )
         load_published(encoder, cfg.model.language_encoder, "this run")
-        if encoder.is_frozen and not _recorded(cfg.train):  # its look-ups are not part of a graph
+        is_graph = cfg.train.compile.enabled or cfg.train.get("cuda_graphs", {}).get("enabled", False)
+        if encoder.is_frozen and not is_graph:  # its look-ups are not part of one
             remember_phrases(encoder, cfg.model.language_encoder)
     _check_pixels(cfg, model)
     if known.targets == "any" and (reason := abilities(model).one_only):

@@ -230,6 +230,14 @@ def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_te
         assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
 
 
+def test_a_split_that_is_named_in_two_ways_is_evaluated_once(place, evaluate):
+    status, _, _ = evaluate("run/best", "--config", "scenes.py", "--splits", "validation", "val", "--out", "twice")
+    assert status == 0 and "val" not in json.loads((place / "twice" / "metrics.json").read_text(encoding="utf-8"))
+    answers = ["--answers", "twice/predictions.jsonl", "--config", "scenes.py"]
+    assert evaluate(*answers, "--splits", "val", "validation", "val", "--out", "again")[0] == 0
+    assert json.loads((place / "again" / "metrics.json").read_text(encoding="utf-8"))["val"]["count"] > 0
+
+
 def test_a_strangers_run_config_calls_nothing(evaluate, tmp_path):
     write_folder(tmp_path / "best")
     canary = tmp_path / "canary"
