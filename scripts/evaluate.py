@@ -11,6 +11,7 @@ image size, normalisation and vocabulary from the folder. Metrics are the same o
 """
 
 import argparse
+import logging
 import math
 import os
 import platform
@@ -200,7 +201,12 @@ def score_answers(args: argparse.Namespace, accelerator: "Accelerator", say: Say
         raise InputError("answers are scored on the data of a config: add --config configs/x.py and --splits")
     groups = ("dataset", "train", "train.evaluation")
     cfg = read_data_config(args.config, groups, args.overrides, args.trust_config)
-    datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
+    of_words = logging.getLogger("rec.data.dataset")
+    of_words.disabled = True  # what a vocabulary lacks matters to nobody's answers
+    try:
+        datasets = build_datasets(cfg, args.splits or list(cfg.train.evaluation.splits), None)
+    finally:
+        of_words.disabled = False
     prepare_outputs(args, list(filter(None, [args.answers])), datasets, accelerator.is_main_process)
     threshold, what, limit = args.threshold, f"{args.answers}, {convention}", None
     if args.answers is None:

@@ -314,6 +314,13 @@ def test_what_is_read_is_never_written_over(photos, evaluate, monkeypatch, argum
     assert status == 2 and said in " ".join(error.split()) and contents(photos) == before
 
 
+def test_nothing_is_said_of_a_vocabulary_where_no_model_is_asked(photos, evaluate, monkeypatch, caplog):
+    monkeypatch.chdir(photos)
+    answer = {"image": "0.png", "sentence": "a circle", "box": [5, 5, 25, 15]}
+    (photos / "answers.jsonl").write_text(json.dumps(answer), encoding="utf-8")
+    assert evaluate("--answers", "answers.jsonl", "--config", "mine.py", "--out", "out")[0] == 0 and not caplog.records
+
+
 def test_home_and_files_of_any_name(photos, evaluate, monkeypatch):
     monkeypatch.chdir(photos)
     monkeypatch.setenv("HOME", str(photos))
