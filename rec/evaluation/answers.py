@@ -330,4 +330,6 @@ def _rle(phrase: Phrase) -> dict[str, Any]:
     try:
         return masks.from_coco(phrase.answer["mask"], phrase.height, phrase.width)
     except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"the mask of the answer to {named(phrase)} is not COCO RLE of its image: {error}") from None
+        raise InputError(
+            f"line {phrase.line}: the mask of the answer to {named(phrase)} is not COCO RLE of its image: {error}"
+        ) from None

@@ -338,6 +338,9 @@ def test_a_mask_may_be_any_of_cocos_forms(targets, tmp_path):
         path = lines(tmp_path / "a.jsonl", [answer | {"mask": mask}])
         record = read_answers(path, {"val": ForeignDataSet(dataset)}, Convention()).records["val"][1]
         assert (record["mask_intersection"], record["mask_union"]) == (400, 400), mask
+    path = lines(tmp_path / "a.jsonl", [answer | {"mask": {"size": [9, 80], "counts": runs}}])
+    with pytest.raises(InputError, match=r"line 1: the mask of the answer to .* is not COCO RLE of its image"):
+        read_answers(path, {"val": ForeignDataSet(dataset)}, Convention())
 
 
 def test_a_box_counts_before_candidates_and_the_text_it_was_read_from(tmp_path):
