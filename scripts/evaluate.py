@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from rec.contracts import Answer
     from rec.evaluation.report import Look
-    from rec.model_folder.find import Trained
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -109,7 +108,7 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     from rec.evaluation import several
     from rec.evaluation.run import heat_maps
     from rec.model_folder.find import find_trained
-    from rec.model_folder.format import files_of
+    from rec.model_folder.format import describe_origin, files_of
     from rec.models.soundness import PredictionError
     from rec.training.build import build_dataset, build_datasets, evaluate_split, read_run_config
     from rec.training.checkpoint_format import AVERAGED, WEIGHTS, damage
@@ -127,10 +126,10 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     prepare_outputs(args, files_of(trained.folder), datasets, accelerator.is_main_process)
     # A checkpoint's model is the config's: a Python file is the user's own program, whatever it names.
     trust = args.trust_config or (trained.is_checkpoint and str(args.config).endswith(".py"))
-    model, origin = trained.load(cfg, next(iter(datasets.values())), trust)
-    model = model.to(accelerator.device)
+    model, config = trained.load(cfg, next(iter(datasets.values())), trust)
+    model, origin = model.to(accelerator.device), describe_origin(config)
     say(f"{trained.folder}: {type(model).__name__}, {origin}")
-    answer = known_answer(args, trained, datasets)
+    answer = known_answer(args, trained.folder, config, datasets)
 
     rows: Rows = {}
     lines: Lines = {}
@@ -166,22 +165,20 @@ def evaluate_model(args: argparse.Namespace, accelerator: "Accelerator", say: Sa
     return Scored(f"{type(model).__name__} of {trained.folder}, {origin}", datasets, rows, lines, data_name(cfg), look)
 
 
-def known_answer(args: argparse.Namespace, trained: "Trained", datasets: Mapping[str, Any]) -> "Answer | None":
+def known_answer(
+    args: argparse.Namespace, folder: Path, config: Mapping[str, Any], datasets: Mapping[str, Any]
+) -> "Answer | None":
     """Which boxes are the answer where phrases name any number of objects; None leaves the threshold to the split ``val``."""
     from rec.contracts import Answer
     from rec.data.sources import find_split
     from rec.errors import InputError
     from rec.evaluation.several import name_any_number
     from rec.inference.inputs import with_threshold
-    from rec.model_folder.format import checked_file, read_folder_config
 
-    answer = None
-    if not trained.is_checkpoint:
-        answer = Answer.of_folder(read_folder_config(checked_file(trained.folder, "config.yaml")))
-    answer = with_threshold(answer, args.threshold)
+    answer = with_threshold(Answer.of_folder(config), args.threshold)
     if answer is None and find_split("val", tuple(datasets)) is None and name_any_number(datasets):
         raise InputError(
-            f"{trained.folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
+            f"{folder} has no threshold for its answers, and one is never chosen on the split it is judged by: add val to "
             "--splits, which then chooses it, or give --threshold"
         )
     return answer

@@ -16,7 +16,6 @@ from rec.model_folder.format import (
     WEIGHTS,
     ModelFolderError,
     checked_file,
-    describe_origin,
     from_run,
     preprocess_trouble,
 )
@@ -45,8 +44,9 @@ class Trained:
     is_checkpoint: bool
     run_config: Path | None
 
-    def load(self, cfg: Any, dataset: DataSet, trust_config: bool = False) -> tuple[Any, str]:
-        """The model in evaluation mode, and one line on what it was trained on.
+    def load(self, cfg: Any, dataset: DataSet, trust_config: bool = False) -> tuple[Any, dict[str, Any]]:
+        """The model in evaluation mode, and the config of its folder, or of the one that a checkpoint would be: both of one moment,
+        as a training may replace the folder.
 
         Args:
             cfg: Config of the run, for a checkpoint: its ``model``, with the vocabulary's size set.
@@ -58,9 +58,10 @@ class Trained:
         """
         if not self.is_checkpoint:
             model, config, _ = read(self.folder, trust_config)
-            return model, describe_origin(config)
+            return model, config
         about = from_run(cfg, dataset)
         about["about"]["samples"] = 0  # unknown: those of ``dataset`` are not what it was trained on
+        about.pop("answer", None)  # its threshold is chosen with each best/
         if trouble := preprocess_trouble(about["preprocess"]):
             raise ModelFolderError(f"{self.run_config or 'the config'}: {trouble}")
         weights = checked_file(self.folder, EMA if (self.folder / EMA).exists() else WEIGHTS)
@@ -69,7 +70,7 @@ class Trained:
                 model = load_model(node, complete, about["preprocess"], trust_config)
         except (InputError, UntrustedError) as error:
             raise ModelFolderError(str(error)) from error
-        return model, describe_origin(about)
+        return model, about
 
 
 def find_trained(path: str | Path) -> Trained:

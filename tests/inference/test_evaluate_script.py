@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from rec.config import LazyConfig
 from rec.data.text import Vocabulary
+from rec.model_folder import find
 from rec.training.build import build_dataset, build_datasets
 from rec.training.checkpoint_format import TrainerState, described, state_text
 
@@ -228,6 +229,31 @@ def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_te
     for asked in (["run/best"], ["--answers", "given/predictions.jsonl"]):
         status, _, error = evaluate(*asked, "--config", "scenes.py", "--threshold", "0.31")
         assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
+
+
+def test_the_threshold_is_of_the_moment_of_the_weights_where_a_training_replaces_the_folder(
+    place, evaluate, tmp_path, monkeypatch
+):
+    of_one, read = 'split="train",', find.read
+    scenes = CONFIG.replace(of_one, f'{of_one} targets="any",').replace('"size"', '"targets": "any", "size"')
+    (tmp_path / "any.py").write_text(scenes, encoding="utf-8")
+    shutil.copytree(place / "run" / "best", tmp_path / "best")
+    (tmp_path / "best" / "digests.json").unlink()
+    config = (tmp_path / "best" / "config.yaml").read_text(encoding="utf-8")
+
+    def write(threshold):
+        told = f"answer: {{threshold: {threshold}, suppress_iou: 0.5, min_pixels: 0}}\n"
+        (tmp_path / "best" / "config.yaml").write_text(config + told, encoding="utf-8")
+
+    def read_and_replace(*arguments):
+        found = read(*arguments)
+        write(0.9)
+        return found
+
+    write(0.31)
+    monkeypatch.setattr(find, "read", read_and_replace)
+    assert evaluate(tmp_path / "best", "--config", tmp_path / "any.py", "--out", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["val"]["threshold"] == 0.31
 
 
 def test_a_split_that_is_named_in_two_ways_is_evaluated_once(place, evaluate):
