@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_what_cvat_was_told_of_an_object_is_its_phrase_unless_the_box_is_turned(
     assert "turned rectangle: " in (told := fault(folder, write(folder, content))) and "turned by 318.3" in told
 
 
-def test_a_folder_of_coco_files_has_a_split_of_each_as_roboflow_exports_them(folder):
+def test_a_folder_of_coco_files_has_a_split_of_each_as_roboflow_exports_them(folder, caplog):
     for seed, split in enumerate(("train", "valid", "test")):
         for name in "ab":
             write_image(folder / "export" / split / f"{name}.jpg", 120, 90, BOX, seed=seed)
@@ -124,9 +125,29 @@ def test_a_folder_of_coco_files_has_a_split_of_each_as_roboflow_exports_them(fol
         assert open_source(str(path), name="mine").splits == ("val",)
     write(folder / "export" / "test", {"images": [], "annotations": []}, "_annotations.coco.json")  # background alone
     assert open_source(str(folder / "export"), name="mine").splits == ("train", "val")
+    bare = coco() | {"annotations": [{"id": 1, "image_id": 0, "bbox": BOX}]}  # nobody has written phrases for it
+    write(folder / "export" / "test", bare, "_annotations.coco.json")
+    assert open_source(str(folder / "export"), name="mine").splits == ("train", "val")
+    assert re.search("left out: no annotation of .*test.* has a phrase", caplog.text)
     write(folder / "export", coco(), "valid.json")
     with pytest.raises(SourceError, match="are both of val: leave one file"):
         open_source(str(folder / "export"), name="mine")
+
+
+@pytest.mark.parametrize("images", ["images", "images/{}", "{}", "{}2017", "images/{}_photos"])
+def test_images_of_a_coco_folder_lie_beside_its_annotations_by_split_or_together(folder, images):
+    (folder / "set" / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        for name in "ab":
+            write_image(folder / "set" / images.format(split) / f"{name}.jpg", 120, 90, BOX)
+        write(folder / "set" / "annotations", coco(), f"instances_{split}2017.json")
+    for path, root in (("set", None), ("set/annotations", "set"), ("set/annotations", "set/images")):
+        if root != "set/images" or images.startswith("images"):
+            source = open_source(str(folder / path), name="mine", image_path=root and str(folder / root))
+            rows = [row for split in source.splits for row in source.read(split) if isinstance(row, dict)]
+            assert source.splits == ("train", "val") and len(rows) == 4
+            places = [os.path.relpath(os.path.dirname(row["image"]), folder / "set") for row in rows]
+            assert places == [images.format("train")] * 2 + [images.format("val")] * 2
 
 
 def test_coco_files_without_phrases_say_what_they_have(folder):

@@ -11,6 +11,7 @@ annotation ``tokens_positive``, spans ``[begin, end]`` of its characters; the ph
 or without spans the whole caption.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,12 @@ PHRASES = (
 )
 
 _SPLITS = ("train", "val", "test")
+_FIRST = 20  # images that are looked for to find the folder of all
+logger = logging.getLogger(__name__)
+
+
+class NoPhrases(SourceError):
+    """None of the annotations of a file has a phrase."""
 
 
 def is_coco(content: object) -> bool:
@@ -76,7 +83,7 @@ def open_coco(
     bare = [phrases is None for phrases in said]
     if all(bare):
         keys = sorted({str(name)[:40] for entry in entries[:100] for name in _attributes(entry) | entry})[:40]
-        raise SourceError(
+        raise NoPhrases(
             f"no annotation of {path} has a phrase: looked for {key or ', '.join(PHRASES)}; they have "
             f"{', '.join(keys) or 'nothing'}. Another key, of annotations or images, is named with --columns sentences=…"
         )
@@ -102,10 +109,11 @@ def open_coco(
 
 
 def coco_files(folder: Path) -> dict[Path, Any]:
-    """The COCO files of a folder whose names tell a split, and Roboflow's in it and its folders, and what they hold; those
-    without an annotation, as of a split of background alone, are passed over.
+    """The COCO files of a folder whose names tell a split, there or in ``annotations``, and Roboflow's in it and its folders, and
+    what they hold; those without an annotation, as of a split of background alone, are passed over.
     """
-    files = {file for file in folder.glob("[!.]*.json") if _split_in(file.stem)}
+    named = (file for place in (folder, folder / "annotations") for file in place.glob("[!.]*.json"))
+    files = {file for file in named if _split_in(file.stem)}
     files.update(folder.glob("_annotations.coco.json"), folder.glob("*/_annotations.coco.json"))
     return {file: content for file in sorted(files) if is_coco(content := load_json(file)) and content["annotations"]}
 
@@ -125,20 +133,26 @@ def open_coco_files(
         folder: which has the files.
         contents: of them, see :func:`coco_files`.
         name, bbox_format, columns: see :func:`open_coco`.
-        image_root: folder of the images, or of folders of them that are called as those of the files; by default each file's.
+        image_root: folder of the images, see :func:`_images_of`; by default each file's, or ``folder``.
 
     Raises:
-        SourceError: of one of the files as :func:`open_coco`, or two are of one split.
+        SourceError: of one of the files as :func:`open_coco`, none has phrases, or two are of one split.
     """
-    opened = dict[str, Source]()
+    opened, bare = dict[str, Source](), list[NoPhrases]()
     for file, content in contents.items():
-        root = image_root
-        if root and file.parent != folder and os.path.isdir(below := os.path.join(root, file.parent.name)):
-            root = below
         split = _told_by_name(file) or "train"
         if split in opened:
             raise SourceError(f"{opened[split].files[0]} and {file} are both of {split}: leave one file for each split")
-        opened[split] = open_coco(file, content, name, root, bbox_format, columns)
+        places = [Path(image_root)] if image_root else [file.parent, folder]
+        root = next((found for place in places if (found := _images_of(file, content, split, place))), places[0])
+        try:
+            opened[split] = open_coco(file, content, name, str(root), bbox_format, columns)
+        except NoPhrases as error:
+            bare.append(error)
+    if not opened:
+        raise bare[0]
+    for fault in bare:
+        logger.warning("left out: %s", fault)
 
     def read(split: str) -> Iterator[dict[str, Any] | BadRecord]:
         for own, source in opened.items():
@@ -151,9 +165,26 @@ def open_coco_files(
     return Source(name, tuple(splits), read, tuple(contents), image_root or str(folder), options)
 
 
+def _images_of(file: Path, content: Mapping[str, Any], split: str, root: Path) -> Path | None:
+    """The folder that has images of a file: ``root``, its folder ``images``, or one of either that is called as the file's or as
+    the split (``train2017``); None where none of the first of them is there."""
+    entries = content["images"][:_FIRST] if isinstance(content["images"], list) else []
+    names = [name for entry in entries if isinstance(entry, dict) and isinstance(name := entry.get("file_name"), str)]
+    for base in (root, root / "images"):
+        below = [place for place in sorted(base.glob("*/")) if split in (_split_in(place.name), _aliased(place.name))]
+        for place in (base / file.parent.name, *below, base):
+            if any(os.path.isfile(place / name) for name in names):
+                return place
+    return None
+
+
 def _told_by_name(file: Path) -> str | None:
     """The split that a word of a file's name begins with, or its folder is called."""
-    return _split_in(file.stem) or find_split(file.absolute().parent.name.lower(), _SPLITS)
+    return _split_in(file.stem) or _aliased(file.absolute().parent.name)
+
+
+def _aliased(name: str) -> str | None:
+    return find_split(name.lower(), _SPLITS)
 
 
 def _split_in(name: str) -> str | None:
