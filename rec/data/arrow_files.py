@@ -1,4 +1,4 @@
-"""Parquet files and ``datasets.save_to_disk`` folders: ours, and those that somebody else may have written.
+"""Parquet files, ``datasets.save_to_disk`` folders and metadata of images: ours, and those that somebody else may have written.
 
 A parquet file is turned once into an Arrow file in the cache of the ``datasets`` library, a few rows at a time: columns
 may repeat one long value for all rows, which take no room in the file. An Arrow file is mapped, and its offsets are
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rec import trust
 from rec.data.content import cache_place
-from rec.data.sources import SourceError, check_split_names, load_json
+from rec.data.sources import SourceError, check_split_names, find_split, load_json
 from rec.files import link_or_copy, whole_file, write_json
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
     from datasets import Dataset
 
     try:
-        facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        key = _identity(files)
         copy = cache_place(f"parquet-{key}.arrow")
         if not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +60,11 @@ def load_parquet(files: Sequence[Path]) -> "datasets.Dataset":
     if not len(table):
         raise SourceError(f"{files[0]} has no rows: get the file again, or leave it out")
     return Dataset(table.data, table.info, fingerprint=key)
+
+
+def _identity(files: Sequence[Path]) -> str:
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def check_parquet(file: Path) -> int:
@@ -169,6 +173,49 @@ def load_tables(path: Path) -> dict[str, "datasets.Dataset"]:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return load_saved(path)
     return {split: load_parquet(files) for split, files in parquet_files(path).items()}
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """``metadata.jsonl`` or ``metadata.csv`` of a folder of images, or else those of its folders, as the library knows them: they
+    have a ``file_name`` for each line (https://huggingface.co/docs/datasets/image_dataset)."""
+    for places in ([folder], sorted(folder.glob("[!.]*/"))):
+        files = [place / f"metadata{end}" for place in places for end in (".jsonl", ".csv")]
+        if found := [file for file in files if file.is_file() and b"file_name" in _first_line(file)]:
+            return found
+    return []
+
+
+def _first_line(file: Path) -> bytes:
+    with trust.open_file(file, "metadata") as stream:
+        return stream.readline(trust.MAX_LINE)
+
+
+def load_metadata(files: Sequence[Path], folder: Path) -> dict[str, "datasets.Dataset"]:
+    """Split, as the folder of each file is called, to the table of what the file says; its ``file_name`` begins at ``folder``.
+
+    Raises:
+        SourceError: broken, or two files of one split.
+    """
+    from datasets import Dataset, load_dataset
+
+    tables = dict[str, "Dataset"]()
+    for file in files:
+        # That of a folder alone may be called anything.
+        split = (
+            file.parent.name if file.parent != folder else find_split(folder.name.lower(), ("val", "test")) or "train"
+        )
+        if split in tables:
+            raise SourceError(f"{file} is not the only metadata of its folder: leave one of them")
+        inside = file.parent.relative_to(folder)
+        try:
+            kind = "csv" if file.suffix == ".csv" else "json"
+            table = load_dataset(kind, data_files=as_patterns([file]), split="train")
+            names = [name and str(inside / name) for name in table["file_name"]]
+            table = table.remove_columns("file_name").add_column("file_name", names)
+        except Exception as error:  # as in load_parquet
+            raise _broken(file, "metadata of images", error) from error
+        tables[split] = Dataset(table.data, table.info, fingerprint=_identity([file]))
+    return tables
 
 
 def load_saved(folder: Path) -> dict[str, "datasets.Dataset"]:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rec.data.arrow_files import load_parquet, load_split, load_tables, parquet_files
+from rec.data.arrow_files import (
+    load_metadata,
+    load_parquet,
+    load_split,
+    load_tables,
+    metadata_files,
+    parquet_files,
+)
 from rec.data.content import ImageFiles, cache_place, content_of, file_digests, image_files, verified
 from rec.data.prepare import INFO_FILE, PARTIAL_FOLDER, identity, prepare, read_info, report_of
 from rec.data.saved import usable_rows
@@ -202,6 +209,9 @@ def _recognised(chosen: SourceSpec, name: str, image_path: str | None, mask_path
             return open_simrec_json(path, content, name, image_path, mask_path)
     if suffix == ".jsonl" and path.is_file() and is_conversations(next(records(path), None)):
         return open_conversations(path, lambda: records(path), name, image_path, chosen)
+    if path.is_dir() and (about := metadata_files(path)):
+        said = load_metadata(about, path)
+        return open_foreign(said, name, image_path or text, chosen.columns, chosen.bbox_format, text)
     own = own_files(path) if path.is_dir() else []
     if suffix in SUFFIXES or any(file.suffix.lower() != ".tsv" for file in own):
         return open_tabular(path, name, image_path, chosen.bbox_format)

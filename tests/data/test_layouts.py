@@ -546,6 +546,36 @@ def test_classes_are_told_by_their_names(folder):
     assert [(row["category"], row["sentences"]) for row in found] == [("dog", ["dog"]), ("cup", ["cup"])]
 
 
+@pytest.mark.parametrize("divided", [True, False])
+def test_a_folder_of_images_with_metadata_is_a_table_of_its_folders(folder, divided):
+    """What the ``datasets`` library calls an ``imagefolder``, whatever the folders are called."""
+    place = folder / "pictures [1]"
+    for part in ("train", "validation") if divided else ("",):
+        for name in "ab":
+            write_image(place / part / f"{name}.jpg", 120, 90, BOX)
+        told = [{"file_name": f"{name}.jpg", "text": "red box", "bbox": BOX} for name in "ab"]
+        write(place / part, told, "metadata.jsonl")
+    for image_path in (None, str(place)):
+        rows = table(folder, str(place), "val" if divided else "train", image_path=image_path)
+        assert [row["sentences"] for row in rows] == [["red box"]] * 2 and rows[0]["bbox"] == BOX
+        assert rows[0]["image"]["path"] == ("validation/a.jpg" if divided else "a.jpg")
+
+
+def test_metadata_of_images_may_list_objects_or_be_a_csv_file(folder):
+    objects = [{"file_name": "a.jpg", "objects": {"bbox": [BOX, OTHER], "caption": ["red box", "nothing"]}}]
+    write(folder / "photos", objects, "metadata.jsonl")
+    assert [row["bbox"] for row in table(folder, str(folder / "photos"), image_path=None)] == [BOX, OTHER]
+    told = 'file_name,text,bbox\na.jpg,red box,"[10, 20, 30, 40]"\n'
+    (folder / "photos" / "metadata.csv").write_text(told, encoding="utf-8")
+    with pytest.raises(SourceError, match="is not the only metadata of its folder"):
+        open_source(str(folder / "photos"), name="mine")
+    (folder / "photos" / "metadata.jsonl").unlink()
+    assert [row["bbox"] for row in table(folder, str(folder / "photos"), image_path=None)] == [BOX]
+    (folder / "photos" / "metadata.csv").write_bytes(b"file_name,text\na.jpg,\xff\n")
+    with pytest.raises(SourceError, match="cannot be read as metadata of images"):
+        open_source(str(folder / "photos"), name="mine")
+
+
 def test_a_column_inside_a_struct_is_named_with_dots(folder):
     from datasets import List, Value
 
