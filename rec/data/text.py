@@ -226,7 +226,8 @@ _UNSURE = re.compile(
     r"|\bright\s+(?:(?:answer|choice|thing)s?|amount|kind|moment|size|time|way)\b"
     r"|\bleft\W*overs?\b|\bleft\s+(?:ajar|(?:all\s+)?alone|behind|empty|open|out|unattended|uneaten)\b|\bleft\s+o(?:n|ff)\W*$"
     r"|\b(?:is|are|was|were|that\W?s|only\s+\w+|last\s+\w+)\s+left(?:\s+standing)?\W*$|\bw(?:as|ere)\s+left\s+(?:at|in|on|to)\b"
-    r"|\b(?:who|has|have|had|just|never|nothing|none|what\W*s|what\s+is)\s+left\b|\bright\W*of\W*way\b|\brights\b"
+    r"|\b(?:i|you|he|she|we|they|who|has|have|had|just|never|nothing|none|what\W*s|what\s+is)\s+left\b"
+    r"|\bright\W*of\W*way\b|\brights\b"
     r"|\bthat\s+left(?:\W*$|\s+(?:the|a|her|his|its|their)\b)"
     r"|\bport\W*side\b|\bo\W*clock\b|clockwise\b",
     re.IGNORECASE,

@@ -172,7 +172,7 @@ def test_left_and_right_change_places_on_word_boundaries(phrase, mirrored):
         "the right answer", "a hat of the right size", "socks right side out",
         "the picture the right way up", "a right-angled bracket", "the last man left standing", "the food that's left",
         "the light left on", "door left ajar", "a dog left all alone",
-        "the cup that was left on the bench",
+        "the cup that was left on the bench", "the bag she left on the bench",
         "lft guy", "l man", "man, l.", "r. one", "girl on the LHS", "rhs dog", "rigth side", "eft girl",
         "man on leeft", "topleft pizza", "rightfront sandwich", "left_man", "the boat's port side",
         "man on the \uff2c\uff25\uff26\uff34",
