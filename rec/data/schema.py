@@ -4,6 +4,7 @@ One row is what some phrases name in one image: one object, several, or none. Re
 :mod:`rec.data.cleaning` is the gate every row passes before it is written to a table.
 """
 
+import datetime
 import logging
 import math
 import numbers
@@ -267,9 +268,14 @@ def _name(row: dict[str, Any], key: str, needed: bool) -> str | None:
         if needed:
             raise BadRecord("no id", f"{key} is {shown(value)}; expected a text or a number")
         return None
-    if not isinstance(value, str | numbers.Real) or isinstance(value, bool):
+    if not isinstance(value, str | numbers.Number | datetime.date) or isinstance(value, bool):
         raise BadRecord("bad id", f"{key} is {shown(value)}; expected a text or a number")
-    return _unicode(str(value), key)
+    return _unicode(str(whole(value)), key)
+
+
+def whole(value: object) -> object:
+    """A whole number that a table keeps as a float, as pandas does in a column with gaps, as such; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _unicode(text: str, what: str) -> str:

@@ -20,6 +20,7 @@ from rec import boxes
 from rec.contracts import Answer, DataSet
 from rec.conventions import Convention, boxes_in_text, four_numbers, says_none, suspicion
 from rec.data import masks
+from rec.data.schema import whole
 from rec.data.sources import find_split
 from rec.errors import InputError
 from rec.evaluation import several
@@ -95,6 +96,7 @@ def read_answers(
             if line["split"] is None:
                 extra += 1
                 continue
+        line |= {key: whole(line[key]) for key in ("index", "ref_id", "image") if key in line}
         if line.get("mask") == []:  # no outline
             line["mask"] = None
         found = keys.find(line, f"{os.fspath(path)}, line {number}")

@@ -1,6 +1,8 @@
 """Which rows are fit to train on, and what is said about those that are not."""
 
 import math
+from datetime import datetime
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -203,6 +205,8 @@ def test_an_id_that_is_none_is_refused(key, value, reason):
 def test_zero_and_other_numbers_are_ids():
     ids = validate_row(row(image_id=0, ref_id=np.int64(7), ann_id=0, category=0))
     assert [ids[key] for key in ("image_id", "ref_id", "ann_id", "category")] == ["0", "7", "0", "0"]
+    ids = validate_row(row(image_id=7.0, ref_id=Decimal("7.5"), ann_id=datetime(2024, 5, 6)))  # columns of tables
+    assert [ids[key] for key in ("image_id", "ref_id", "ann_id")] == ["7", "7.5", "2024-05-06 00:00:00"]
 
 
 ANYTHING = st.recursive(

@@ -447,7 +447,7 @@ class Twins(ToySplit):
 
 def test_a_key_names_one_truth(tmp_path):
     answer = {"image": "elsewhere/a.jpg", "sentence": "the dog", "box": [0, 0, 9, 9]}
-    for key in ({}, {"image": "7"}, {"image": None, "ref_id": "r0"}):
+    for key in ({}, {"image": "7"}, {"image": 7.0}, {"image": None, "ref_id": "r0"}):
         path = lines(tmp_path / "a.jsonl", [answer | key])
         assert read_answers(path, {"val": ForeignDataSet(Twins(same=True))}, Convention()).counts["answered"] == 2
         with pytest.raises(InputError, match="names 2 phrases of different objects"):
