@@ -7,6 +7,7 @@ the masks are the answers. The lines of our own ``predictions.jsonl`` are such l
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -227,7 +228,7 @@ def _any_number(
     phrase: Phrase,
     kind: str,
     found: list[Any] | None,
-    scores: list[float] | None,
+    scores: list[float | None] | None,
     mask: dict[str, Any],
     threshold: float | None,
 ) -> dict[str, Any]:
@@ -245,12 +246,16 @@ def _any_number(
     if kind in _LOST and not targets:
         found, scores = [_NO_ANSWER], None
     lowest = -np.inf if threshold is None else threshold
-    candidates = list(zip(found, scores or [max(1.0, lowest)] * len(found), strict=True))
+    surest = [max(1.0, lowest) if score is None else score for score in scores or [None] * len(found)]
+    candidates = list(zip(found, surest, strict=True))
     return several.answered(record | {"candidates": candidates}, lowest) | {"threshold": threshold}
 
 
-def _boxes_of_answer(phrase: Phrase, boxed: bool, one_only: bool) -> tuple[str, list[list[float]], list[float] | None]:
-    """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores.
+def _boxes_of_answer(
+    phrase: Phrase, boxed: bool, one_only: bool
+) -> tuple[str, list[list[float]], list[float | None] | None]:
+    """Kind (``one, several, none``, or one of :data:`_LOST`), the boxes as they are written, best first, and their scores; those
+    without one are the last.
 
     Text beside a box is what it was read from, or a remark; boxes beside it, where one is asked for, are candidates.
     """
@@ -275,10 +280,12 @@ def _boxes_of_answer(phrase: Phrase, boxed: bool, one_only: bool) -> tuple[str, 
     found = [box for box in listed if box is not None]
     if not found or scores is None or (isinstance(scores, list) and scores == [None] * len(found)):
         return _kind(found), found, None
-    if not isinstance(scores, list) or len(scores) != len(found) or not all(map(_number, scores)):
+    known = isinstance(scores, list) and all(score is None or _number(score) for score in scores)
+    if not known or len(scores) != len(found):
         return "unparsable", [], None
-    order = np.argsort(-np.array(scores, np.float64), kind="stable")
-    return _kind(found), [found[number] for number in order], [float(scores[number]) for number in order]
+    told = [None if score is None else float(score) for score in scores]
+    order = np.argsort([math.inf if score is None else -score for score in told], kind="stable")
+    return _kind(found), [found[number] for number in order], [told[number] for number in order]
 
 
 def _kind(found: Sequence[object]) -> str:

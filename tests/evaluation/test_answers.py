@@ -257,6 +257,9 @@ def test_scores_below_nought_are_scores(tmp_path):
     assert summarize_records(scored.records["val"])["Pr@F1"] == 1 and scored.records["val"][1]["threshold"] is None
     write_report(tmp_path / "r.html", {"val": AnySplit(3)}, scored.records, "of logarithms")
     assert "(used: none)" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    answers[2]["scores"] = [-2.5, None]
+    counting = read_answers(lines(tmp_path / "a.jsonl", answers), split, Convention("0-1000"), -2.7).records["val"]
+    assert [len(record["boxes"]) for record in counting] == [0, 1, 2]  # one without a score always counts
 
 
 def test_nothing_in_one_image_is_not_nothing_in_another(tmp_path):
@@ -383,7 +386,7 @@ def test_what_is_missing_unparsable_or_several_is_counted_and_wrong(tmp_path):
     others[0] |= {"box": None}
     others[1] |= {"box": [1, 2, 3]}
     others[2] |= {"box": [0, 0, float("nan"), 4]}
-    others[3] |= {"boxes": [[0, 0, 1, 1], box], "scores": [0.2, 0.9]}
+    others[3] |= {"boxes": [[0, 0, 1, 1], [0, 0, 2, 2], box], "scores": [0.2, None, 0.9]}
     others[4] |= {"text": "I see no dog here."}
     others[5] |= {"boxes": []}
     others[8] |= {"box": []}
