@@ -156,14 +156,17 @@ def _without_dictionaries(schema: "pa.Schema") -> "pa.Schema":
 
 def parquet_files(path: Path) -> dict[str, list[Path]]:
     """Split to its parquet files: ``train-00000-of-00002.parquet``, ``data/val.parquet``, …; {} where there is none."""
-    files = [path] if path.suffix == ".parquet" else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
+    is_one = path.suffix.lower() == ".parquet" and not path.is_dir()  # Spark writes folders that are called so
+    files = [path] if is_one else [*path.glob("*.parquet"), *path.glob("data/*.parquet")]
     files = [file for file in files if not file.name.startswith(".")]  # such as ._train.parquet of a Mac
     splits: dict[str, list[Path]] = {}
     for file in sorted(files):
         shard = re.fullmatch(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]{16})?", file.stem)  # older libraries add a digest
         name = shard[1] if shard else re.split(r"-\d", file.stem)[0]
         # A table by itself is called anything; published shards have their split's name.
-        is_split = len(files) > 1 or (file != path and shard)
+        is_split = (len(files) > 1 or (file != path and shard)) and not re.match(
+            r"part[-.]\d", file.stem
+        )  # Spark's, dask's
         splits.setdefault(name if is_split else "train", []).append(file)
     return splits
 

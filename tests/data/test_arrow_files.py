@@ -77,6 +77,16 @@ def test_a_shard_has_the_name_of_its_split_also_where_it_is_the_only_one(tmp_pat
     for file, split in (("val-00000-of-00001-0a1b2c3d4e5f6789", "val"), ("test-2-00000-of-00001", "test-2")):
         next(tmp_path.glob("[!.]*.parquet")).rename(tmp_path / f"{file}.parquet")
         assert list(parquet_files(tmp_path)) == [split]
+    (tmp_path / "x.parquet").mkdir()
+    for name in (
+        "part-00000-0a1b-c000.snappy",
+        "part-00001-0a1b-c000.snappy",
+        "part.0",
+        "part.1",
+    ):  # Spark's and dask's
+        (tmp_path / "x.parquet" / f"{name}.parquet").write_bytes(b"")
+    assert {split: len(files) for split, files in parquet_files(tmp_path / "x.parquet").items()} == {"train": 4}
+    assert list(parquet_files(tmp_path / "X.PARQUET")) == ["train"]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy"])

@@ -1,6 +1,7 @@
 """What happens with files that people wrote by hand: corrected, divided, listed with all that is wrong, and remedies."""
 
 import errno
+import gzip
 import json
 import logging
 import resource
@@ -291,6 +292,9 @@ def test_remedies(own):
     Path("utf16.csv").write_text("image,phrase,bbox\n0.png,the box,5 5 20 20\n", encoding="utf-16")
     with pytest.raises(SourceError, match=r"cannot read 'utf16\.csv': it is UTF-16.*save it as UTF-8"):
         open_source({"path": "utf16.csv", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    Path("packed.csv").write_bytes(gzip.compress(b"image,phrase,bbox\n0.png,the box,5 5 20 20\n"))
+    with pytest.raises(SourceError, match="it is compressed"):
+        open_source({"path": "packed.csv", "bbox_format": "xywh"}, name="mine", image_path="photos")
     Path("array.jsonl").write_text(json.dumps([*records(2), 3]), encoding="utf-8")
     source = open_source({"path": "array.jsonl", "bbox_format": "xywh"}, name="mine", image_path="photos")
     info = prepare(source, "array", on_bad_record="skip", progress=False)

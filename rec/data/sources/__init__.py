@@ -129,15 +129,20 @@ def open_annotations(path: str | os.PathLike[str], max_bytes: int | None = None)
     """Opens an annotation file.
 
     Raises:
-        SourceError: missing, no regular file, too large, or UTF-16.
+        SourceError: missing, no regular file, too large, compressed, or UTF-16.
     """
     try:
         file = trust.open_file(path, "annotations", max_bytes)
-        begin = file.read(2)
+        begin = file.read(4)
         file.seek(0)
-        if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        fault = ""
+        if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            fault = 'it is UTF-16, as Excel\'s "Unicode text" and PowerShell write it; save it as UTF-8'
+        if begin.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+            fault = "it is compressed (gzip, zip), or a spreadsheet; unpack it, or save it as CSV in UTF-8"
+        if fault:
             file.close()
-            raise ValueError('it is UTF-16, as Excel\'s "Unicode text" and PowerShell write it; save it as UTF-8')
+            raise ValueError(fault)
         return file
     except OSError as error:
         raise SourceError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
