@@ -336,9 +336,9 @@ def say_how_sure(args: argparse.Namespace, lines: Lines) -> None:
         shared = bootstrap.paired(records, others.records[split])
         if not shared:
             print(f"             {split}: no metric that both have, such as of boxes beside masks alone")
-        for name, (mean, low, high) in shared.items():
-            if name in HEADLINES:
-                print(f"             {split}: {name} {100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
+        for name in [name for name in shared if name in HEADLINES] or shared:
+            mean, low, high = shared[name]
+            print(f"             {split}: {name} {100 * mean:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})")
         changes += [{"split": split} | line for line in bootstrap.changed(records, others.records[split])]
     write_json_lines(args.out / "changes.jsonl", changes)
     won = sum(line["won"] for line in changes)

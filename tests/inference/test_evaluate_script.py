@@ -226,6 +226,15 @@ def test_the_threshold_of_any_number_of_objects_is_chosen_on_val_and_never_on_te
     assert status == 0 and "validation: threshold" in said and again["test"] == metrics["test"]
     assert evaluate(*asked, "test", "--threshold", "0.31", "--out", "given")[0] == 0
     assert json.loads((place / "given" / "metrics.json").read_text(encoding="utf-8"))["test"]["threshold"] == 0.31
+    line = json.loads((place / "given" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    nothing = {key: line[key] for key in ("ref_id", "sentence")} | {"mask": None}
+    (place / "nothing.jsonl").write_text(json.dumps(nothing), encoding="utf-8")
+    status, said, _ = evaluate(
+        *asked, "test", "--threshold", "0.31", "dataset.with_masks=true", "--compare", "nothing.jsonl"
+    )
+    assert status == 0 and "test: N-acc " in said and "test: T-acc " in said, (
+        "which both have, of the less common metrics"
+    )
     for asked in (["run/best"], ["--answers", "given/predictions.jsonl"]):
         status, _, error = evaluate(*asked, "--config", "scenes.py", "--threshold", "0.31")
         assert status == 2 and "dataset.targets=one: leave it out" in " ".join(error.split())
