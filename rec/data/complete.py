@@ -70,7 +70,8 @@ def complete_rows(
         if said != [width, height]:
             raise BadRecord(
                 "wrong image size",
-                f"the record says {said[0]}x{said[1]}, {image['path']} is {width}x{height} with its EXIF orientation applied",
+                f"the record says {shown(said[0])}x{shown(said[1])}, {image['path']} is {width}x{height} with its EXIF orientation "
+                "applied",
             )
         path = image["path"]
         if data is not None:

@@ -318,6 +318,14 @@ def test_the_columns_of_a_csv_file_may_be_apart_by_other_signs(own, sign):
         prepare(source, "out", progress=False)
 
 
+def test_blanks_behind_the_commas_of_a_csv_file_are_nothing(own):
+    own(records(1))
+    Path("mine.csv").write_text('image, phrase, bbox\n0.png, "the box, left", "5, 5, 20, 20"\n', encoding="utf-8")
+    source = open_source({"path": "mine.csv", "bbox_format": "xywh"}, name="mine", image_path="photos")
+    assert prepare(source, "out", progress=False)["splits"]["train"]["rows"] == 1
+    assert [row["sentences"] for row in source.read("train")] == ["the box, left"]
+
+
 def test_a_csv_file_may_have_lists_of_phrases_as_pandas_writes_them_and_be_called_tsv(own):
     own(records(1))
     lines = ["image\tphrase\tbbox"]

@@ -464,7 +464,7 @@ def test_a_csv_file_loses_no_part_of_a_line_and_no_line_to_a_stray_quotation_mar
     info = prepare(source, tmp_path / "out", on_bad_record="skip", progress=False)
     entry = info["splits"]["train"]
     assert entry["skipped"] == {"more fields than columns": 1, "broken line": 5}
-    assert "line 2: ' the big one' is under no column's name" in entry["examples"]["more fields than columns"]
+    assert "line 2: 'the big one' is under no column's name" in entry["examples"]["more fields than columns"]
     assert "lines 4 to 6: ',' expected after '\"'" in entry["examples"]["broken line"]
     assert [row["sentences"] for row in read(tmp_path / "out")] == [['a 12" screen'], ["a fork"]]
 

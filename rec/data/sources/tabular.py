@@ -235,8 +235,8 @@ def _csv_rows(lines: Iterable[str], file: Path) -> Iterator[tuple[int, dict[str,
     # Spreadsheets write semicolons where the comma is in numbers.
     sign = next((sign for sign in ";\t" if sign in names and "," not in names), ",")
     # Strict, else a quotation mark out of place makes one wrong record of many lines.
-    reader = csv.reader(chain(head, lines), strict=True, delimiter=sign)
-    columns = attempt(lambda: next((row for row in reader if row), []))
+    reader = csv.reader(chain(head, lines), strict=True, delimiter=sign, skipinitialspace=True)
+    columns = attempt(lambda: [name.strip() for name in next((row for row in reader if row), [])])
     if isinstance(columns, BadRecord) or (columns and not set(_NEEDED) <= set(columns)):
         raise SourceError(
             f"the first line of {file} is {shown(columns)}; expected the names of its columns, separated by commas, among them "
