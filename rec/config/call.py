@@ -6,8 +6,8 @@ import inspect
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from enum import Enum
-from types import UnionType
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -89,13 +89,32 @@ def unexpected(target: Any, names: list[str]) -> Iterator[tuple[str, str]]:
             yield name, f"unexpected argument '{name}'; {known}{did_you_mean(name, takes)}"
 
 
-def takes_group(annotation: Any) -> bool:
-    """False where a parameter's annotation tells that it is not a mapping: a class, or several, such as ``Module | None``."""
-    for kind in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
+def fits(value: object, annotation: Any) -> bool:
+    """False where a parameter's annotation tells that it does not take what a config says: a group where no kind of it is a
+    mapping; text or a list for a number, or for True and False (where "no" would count as yes); either, or a number, for a module.
+    """
+    if not isinstance(value, (int, float, str, *nodes.CONTAINERS)) or is_call(value) or value == MISSING:
+        return True
+    module = getattr(sys.modules.get("torch.nn"), "Module", ())
+    union = isinstance(annotation, UnionType) or get_origin(annotation) is Union
+    for kind in get_args(annotation) if union else (annotation,):
         origin = get_origin(kind) or kind
-        if not isinstance(origin, type) or origin in (Any, object, inspect.Parameter.empty) or issubclass(dict, origin):
+        if not isinstance(origin, type) or origin in (Any, object, inspect.Parameter.empty):
+            return True
+        is_number = origin in (int, float, bool)
+        if is_number and isinstance(value, int | float):
+            return True
+        known = is_number or origin is NoneType or issubclass(origin, module)
+        if not known and not (isinstance(value, Mapping) and not _takes_dict(origin)):
             return True
     return False
+
+
+def _takes_dict(kind: type) -> bool:
+    try:
+        return issubclass(dict, kind)
+    except TypeError:  # a TypedDict, or a protocol that is not checked while running
+        return True
 
 
 def instantiate(cfg: Any, /, _allowed_: Container[str] | None = None, **extra: Any) -> Any:
@@ -215,8 +234,10 @@ class Builder:
                 value, missed = given.get(key), parameter.default is parameter.empty and key not in arguments
                 if missed and join(path, key) not in (later or ()):
                     self.fail(TypeError, path, f" → {name}: missing argument '{key}'")
-                if isinstance(value, Mapping) and not is_call(value) and not takes_group(parameter.annotation):
-                    self.fail(TypeError, path, f" → {name}: '{key}' is a group without a target; write a LazyCall", key)
+                if not fits(value, parameter.annotation):
+                    what = f"{repr(value)[:80]}; expected {inspect.formatannotation(parameter.annotation)}"
+                    what = "a group without a target; write a LazyCall" if isinstance(value, Mapping) else what
+                    self.fail(TypeError, path, f" → {name}: '{key}' is {what}", key)
             return None
         try:
             return functools.partial(target, **arguments) if partial else target(**arguments)

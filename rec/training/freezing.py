@@ -55,7 +55,7 @@ class FreezingSchedule:
             names, first, last = (step.get(key) for key in _KEYS)
             whole = all(update is None or type(update) is int for update in (first, last))
             never = whole and last is not None and (first or 0) >= last
-            if set(step) - set(_KEYS) or not names or isinstance(names, str) or not whole or never:
+            if set(step) - set(_KEYS) or not names or isinstance(names, str | int) or not whole or never:
                 raise TrainingError(
                     f"{where} is {dict(step)}; expected modules=[...], and from_update or until_update (or both, the later one), "
                     "updates"

@@ -180,7 +180,7 @@ def _fits(value: object, rule: str) -> bool:
         "LazyCall": lambda v: isinstance(v, Mapping) and not {"_target_", "_object_"}.isdisjoint(v),
         "object": lambda v: not isinstance(v, str | int | float | list | tuple | Mapping | None),
         "square": _is_square,
-        "tracker": lambda v: v in _trackers() if isinstance(v, str) else v is not None,
+        "tracker": lambda v: v in _trackers() if isinstance(v, str) else _fits(v, "LazyCall") or _fits(v, "object"),
     }
     if rule in kinds:
         return kinds[rule](value)

@@ -29,13 +29,16 @@ _LATER |= {f"cfg.train.scheduler.{name}" for name in _RATES}
 
 def check_config(cfg: Any) -> list[str]:
     """Everything that is wrong with a training config, one line each; nothing is built."""
-    found = []
+    found, values = [], check_values(cfg)
     for line in check(cfg, _LATER):
+        argument = re.match(r"(cfg\S*) → \S+: '(\w+)' is ", line)
+        if argument and any(told.startswith(f"{argument[1]}.{argument[2]} is ") for told in values):
+            continue
         if "missing argument" not in line or line.startswith(tuple(f"cfg.{group}" for group in GROUPS)):
             found.append(line)  # a helper may be finished elsewhere
         if line.startswith("cfg.train.scheduler → ") and "missing argument 'optimizer'" in line:
             found[-1] += f". {_SCHEDULE}"
-    return [*_unread(cfg), *_no_calls(cfg), *found, *check_values(cfg)]
+    return [*_unread(cfg), *_no_calls(cfg), *found, *values]
 
 
 def drop_helpers(cfg: Any) -> None:

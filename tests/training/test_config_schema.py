@@ -48,6 +48,10 @@ def read(tmp_path):
         ("dataset = [1]", "cfg.dataset is [1]; expected a LazyCall"),
         ("optim = [1]", "cfg.optim is [1]; expected a LazyCall"),
         ("model.head = dict(width=2)", "cfg.model → rec.models.SimREC: 'head' is a group without a target; write a LazyCall"),
+        ("model.language_encoder = [1]", "'language_encoder' is [1]; expected torch.nn.modules.module.Module"),
+        ("model.head = 3", "'head' is 3; expected torch.nn.modules.module.Module | None"),
+        ("model.language_encoder.freeze_embedding = 'no'", "'freeze_embedding' is 'no'; expected bool"),
+        ("optim.fused = 'no'", "cfg.optim → torch.optim.Adam: 'fused' is 'no'; expected bool | None"),
         ("model.fusion_manner.modules[0] = dict(type='F')", "cfg.model.fusion_manner.modules[0] is dict(type='F', ...)"),
         ("dataset.candidate_transforms = dict(x=dict(type='Flip'))", "cfg.dataset.candidate_transforms.x is dict(type='Flip'"),
         ("del model.language_encoder", "cfg.model → rec.models.SimREC: missing argument 'language_encoder'"),
@@ -62,6 +66,12 @@ def test_a_mistake_is_told_before_anything_is_built(read, text, said):
     with pytest.raises(ConfigError) as refused:
         read(text)
     assert said in str(refused.value)
+
+
+def test_a_value_that_the_table_of_keys_refuses_is_told_once(read):
+    with pytest.raises(ConfigError) as refused:
+        read("dataset.with_masks = 'no'")
+    assert str(refused.value).count("with_masks is 'no'; expected") == 1 and "'with_masks'" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ def test_a_run_with_fixed_statistics_keeps_those_it_started_with(project):
         ({"modules": ["0"], "until_update": "late"}, "expected modules="),
         ({"modules": ["0"], "from_update": 1.5}, "expected modules="),
         ({"modules": "0"}, "expected modules="),
+        ({"modules": 5}, "expected modules="),
         ({"modules": ["0"], "from_update": 9, "until_update": 3}, "expected modules="),
         ({"modules": [""]}, "no module ''; did you mean 0, 1"),
         ({"modules": [3]}, "no module 3; did you mean 0, 1"),

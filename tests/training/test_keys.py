@@ -65,6 +65,7 @@ def test_every_key_that_training_reads_is_in_the_table():
         ("train.evaluation.splits=[val,test,val]", "with a split twice"),
         ("train.data.std=[0,0,0]", "3 numbers > 0"),
         ("train.trackers=[nope]", "tensorboard"),
+        ("train.trackers=[1]", "expected list of trackers"),
         ("train.communication.hook=nope", "power_sgd"),
         ("train.multi_scale_training.img_scales=[[64,96]]", "squares"),
         ("train.clip_grad_norm=-1", "number >= 0 or null"),
