@@ -67,7 +67,7 @@ def build_accelerator(cfg: Any) -> tuple[Accelerator, int, int]:
 def check_devices() -> None:
     """Makes sure that this machine has what the launch profile asks for, before Accelerate or CUDA fail in words of their own.
 
-    Several processes without any GPU share the CPU, which is said.
+    Several processes without any GPU share the CPU, which is said; so is one process where several were asked for.
 
     Raises:
         TrainingError: more processes than GPUs; float16 or FSDP without a GPU.
@@ -78,6 +78,12 @@ def check_devices() -> None:
     remedy = (
         "; where there should be more, see nvidia-smi, CUDA_VISIBLE_DEVICES and whether torch was installed for CUDA"
     )
+    # What `accelerate launch` gives to a process that it starts alone, told of several; Kubernetes gives WORLD_SIZE too.
+    if "ACCELERATE_DYNAMO_BACKEND" in environment and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+        announce(
+            "warning: several processes were asked for, and `accelerate launch` has started one, as it does without several GPUs; "
+            "two on a CPU: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 scripts/train.py …"
+        )
     if parse_flag_from_env("ACCELERATE_USE_CPU") or (
         not gpus and (torch.backends.mps.is_available() or torch.xpu.is_available())
     ):

@@ -114,6 +114,8 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
         (0, {"LOCAL_WORLD_SIZE": "4", "RANK": "1"}, ""),  # one process says it
         (0, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_CPU": "true"}, ""),
         (0, {}, ""),
+        (0, {"ACCELERATE_DYNAMO_BACKEND": "NO", "MASTER_ADDR": "127.0.0.1"}, "`accelerate launch` has started one"),
+        (0, {"ACCELERATE_DYNAMO_BACKEND": "NO", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}, ""),
         (4, {"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_FSDP": "true"}, ""),
         (2, {"LOCAL_WORLD_SIZE": "4"}, TrainingError("4 processes .* has 2 CUDA GPUs: launch with --num_processes 2")),
         (0, {"ACCELERATE_MIXED_PRECISION": "fp16"}, TrainingError("float16, which needs a GPU, .* bf16 or no")),
@@ -122,7 +124,8 @@ def test_a_started_job_finds_what_its_launcher_promised(launcher, environment, e
 )
 def test_devices_that_are_not_there_are_told_in_words(gpus, environment, said, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    for name in ("LOCAL_WORLD_SIZE", "RANK", "ACCELERATE_USE_CPU", "ACCELERATE_USE_FSDP", "ACCELERATE_MIXED_PRECISION"):
+    ours = ("USE_CPU", "USE_FSDP", "MIXED_PRECISION", "DYNAMO_BACKEND")
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "RANK", "MASTER_ADDR", *(f"ACCELERATE_{name}" for name in ours)):
         monkeypatch.setenv(name, "")  # so that what is set meanwhile is undone
         monkeypatch.delenv(name)
     for name, value in environment.items():
