@@ -1,6 +1,5 @@
 """MCN's head: anchor-based boxes, a mask, and the energy that keeps the two consistent."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from rec.boxes import cxcywh_to_xyxy
 from rec.models.assignment import cell_numbers
-from rec.models.layers import PredictionConv
+from rec.models.layers import PredictionConv, check_sizes, logit
 from rec.models.losses import full_precision, mask_cross_entropy, overlap_and_union, to_pixels, weighted
 from rec.models.mask_head import MaskHead
 
@@ -54,6 +53,7 @@ class MCNhead(nn.Module):
         prior_probability: float | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(in_channels=in_channels, strides=min(strides))
         self.mask_loss_weight = mask_loss_weight
         self.in_channels = in_channels
         self.stride, self.mask_stride = strides
@@ -63,7 +63,7 @@ class MCNhead(nn.Module):
         self.anchors = PredictionConv(in_channels, 5 * len(self.anchor_sizes), 1)
         if prior_probability is not None and self.anchors.bias is not None:
             with torch.no_grad():
-                self.anchors.bias.view(-1, 5)[:, 4] = math.log(prior_probability / (1 - prior_probability))
+                self.anchors.bias.view(-1, 5)[:, 4] = logit(prior_probability)
         self.mask = MaskHead(in_channels, hidden_channels, self.mask_stride, dilations, sub_cells=sub_cells)
         self.box_energy = PredictionConv(in_channels, 1, 3, padding=1)
         self.mask_energy = PredictionConv(in_channels, 1, 3, padding=1)

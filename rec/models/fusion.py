@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rec.models.folding import foldable, folded, scaled, trainable
-from rec.models.layers import AveragePool, ConvBlock, UpsampledConvBlock, coordinate_channels, norm_act
+from rec.models.layers import AveragePool, ConvBlock, UpsampledConvBlock, check_sizes, coordinate_channels, norm_act
 
 _leaky = functools.partial(F.leaky_relu, negative_slope=0.1, inplace=True)
 
@@ -49,6 +49,7 @@ class SimpleFusion(nn.Module):
 
     def __init__(self, v_planes: int | None, out_planes: int, q_planes: int, coordinates: bool = False) -> None:
         super().__init__()
+        check_sizes(out_planes=out_planes, q_planes=q_planes, v_planes=1 if v_planes is None else v_planes)
         self.v_planes, self.out_planes, self.q_planes = v_planes, out_planes, q_planes
         self.coordinates = coordinates
         self.text = Projection(q_planes, out_planes)
@@ -76,7 +77,7 @@ class SimpleFusion(nn.Module):
         if self.training and self.text.norm.training and len(q) < 2:
             raise ValueError(
                 "SimpleFusion normalises the phrases over the batch: training needs at least 2 per process"
-                " (raise train.batch_size or use fewer processes)"
+                " (raise train.batch_size or use fewer processes; a data set of one sample cannot train it)"
             )
         text = self.text(q[:, :, None, None])
         return norm_act(projected * text, self.norm, _leaky, "lrelu")
@@ -104,6 +105,8 @@ class MultiScaleFusion(nn.Module):
         self, v_planes: Sequence[int] | None = (256, 512, 1024), scaled: bool = True, hidden_planes: int = 512
     ) -> None:
         super().__init__()
+        width = {"half of hidden_planes": hidden_planes // 2} if scaled else {"hidden_planes": hidden_planes}
+        check_sizes(**width, v_planes=min(v_planes or (1,)))
         self.v_planes: tuple[int, ...] | None = None
         self.scaled, self.out_planes = scaled, hidden_planes
         if v_planes is not None:
@@ -191,6 +194,7 @@ class GaranAttention(nn.Module):
         transposed_output: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(d_q=d_q, d_v=d_v, num_heads=num_heads)
         if d_v % num_heads:
             raise ValueError(f"d_v {d_v} is not divisible by num_heads {num_heads}")
         self.d_q, self.d_v, self.num_heads = d_q, d_v, num_heads

@@ -1,6 +1,5 @@
 """Heads: feature maps to boxes and masks, with their losses. SimREC's box head is here, the others are re-exported."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from rec.boxes import cxcywh_to_xyxy
 from rec.models.anchor_head import MCNhead
 from rec.models.assignment import cell_numbers, dynamic_assignment
-from rec.models.layers import ConvBlock, PredictionConv
+from rec.models.layers import ConvBlock, PredictionConv, check_sizes, logit
 from rec.models.losses import BOX_LOSSES, centred_iou, mean_over_processes, to_pixels, weighted
 from rec.models.mask_head import MaskHead
 
@@ -103,6 +102,7 @@ class REChead(nn.Module):
         self.objectness_loss, self.box_voting, self.iou_aware = objectness_loss, box_voting, iou_aware
         self.stride, self.in_channels = strides[0], in_channels[0]
         hidden = int(256 * width)
+        check_sizes(strides=self.stride, in_channels=self.in_channels, **{"width times 256": hidden})
 
         def block() -> nn.Module:
             if depthwise:
@@ -116,7 +116,7 @@ class REChead(nn.Module):
         self.box = PredictionConv(hidden, 4, 1)
         self.objectness = PredictionConv(hidden, 1, 1)
         if prior_probability is not None and self.objectness.bias is not None:
-            nn.init.constant_(self.objectness.bias, math.log(prior_probability / (1 - prior_probability)))
+            nn.init.constant_(self.objectness.bias, logit(prior_probability))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to raw outputs, float32 ``(B, 5, H, W)``: tx, ty, tw, th, objectness logit."""

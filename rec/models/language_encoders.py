@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rec.models.layers import check_sizes
 from rec.names import hands_on
 
 # (token_size, word_embed_size)
@@ -35,6 +36,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, size: int, num_heads: int, dropout_rate: float) -> None:
         super().__init__()
+        check_sizes(hidden_size=size, num_heads=num_heads)
         if size % num_heads:
             raise ValueError(f"hidden_size {size} is not divisible by num_heads {num_heads}")
         self.num_heads = num_heads
@@ -63,6 +65,7 @@ class SelfAttentionBlock(nn.Module):
     def __init__(self, size: int, num_heads: int, ffn_size: int, dropout_rate: float) -> None:
         super().__init__()
         self.attention = SelfAttention(size, num_heads, dropout_rate)
+        check_sizes(ffn_size=ffn_size)
         self.attention_norm = UnbiasedLayerNorm(size)
         self.expand = nn.Linear(size, ffn_size)
         self.contract = nn.Linear(ffn_size, size)
@@ -122,7 +125,7 @@ class LanguageEncoder(nn.Module):
         pretrained_emb: ``(token_size, word_embed_size)`` word vectors.
 
     Raises:
-        ValueError: ``token_size`` is not set, or the vectors are of another shape.
+        ValueError: ``token_size`` is not set, a size is below 1, or the vectors are of another shape.
     """
 
     def __init__(
@@ -142,6 +145,8 @@ class LanguageEncoder(nn.Module):
                 "token_size is not set: the language encoder needs the size of the vocabulary"
                 " (cfg.model.language_encoder.token_size = len(dataset.vocabulary))"
             )
+        sizes = {"hidden_size": hidden_size, "flat_glimpses": flat_glimpses, "word_embed_size": word_embed_size}
+        check_sizes(**sizes, token_size=token_size)
         self.hidden_size = hidden_size
         self.embedding = nn.Embedding(token_size, word_embed_size)
         if use_glove and pretrained_emb is not None:

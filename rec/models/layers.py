@@ -1,5 +1,6 @@
 """Small layers the models share: convolution blocks, upsampling, and convolutions that keep predictions in float32."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "lrelu": lambda: nn.LeakyReLU(0.1, inplace=True),
 }
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises a ValueError that names the first of ``sizes`` below 1, of which torch builds layers without numbers."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; expected a whole number of at least 1")
+
+
+def logit(probability: float) -> float:
+    """The logit of a head's ``prior_probability``; a ValueError where that is no probability between 0 and 1."""
+    if not 0 < probability < 1:
+        raise ValueError(f"prior_probability is {probability}; expected a number between 0 and 1")
+    return math.log(probability / (1 - probability))
 
 
 def channels_last(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rec.models.layers import ConvBlock, PredictionConv, upsample
+from rec.models.layers import ConvBlock, PredictionConv, check_sizes, upsample
 from rec.models.losses import dice_loss, mask_cross_entropy
 
 
@@ -26,7 +26,7 @@ class MaskHead(nn.Module):
         sub_cells: logits per cell along each axis; upsampling covers the rest of ``stride``.
 
     Raises:
-        ValueError: ``sub_cells`` does not divide ``stride``.
+        ValueError: a size is below 1; ``sub_cells`` does not divide ``stride``.
     """
 
     def __init__(
@@ -39,6 +39,13 @@ class MaskHead(nn.Module):
         sub_cells: int = 1,
     ) -> None:
         super().__init__()
+        sizes = {
+            "in_channels": in_channels,
+            "hidden_channels": hidden_channels,
+            "stride": stride,
+            "sub_cells": sub_cells,
+        }
+        check_sizes(**sizes, dilations=min(dilations, default=1))
         if stride % sub_cells:
             raise ValueError(f"a mask head of stride {stride} cannot split its cells in {sub_cells}: it must divide it")
         self.in_channels, self.stride, self.dice_weight, self.sub_cells = in_channels, stride, dice_weight, sub_cells

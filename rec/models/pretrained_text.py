@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rec.errors import UntrustedError
+from rec.models.layers import check_sizes
 from rec.models.lora import adapt
 from rec.models.soundness import unsound
 from rec.models.text_transformer import TextTransformer, checked, from_published
@@ -75,6 +76,7 @@ class PretrainedText(nn.Module):
                 "encoder's (set dataset.tokenizer to transformers:<name> with the encoder's own name), or tokens were added to it "
                 "that the encoder has no vectors for (take it without them, or save the encoder after resize_token_embeddings)"
             )
+        check_sizes(hidden_size=hidden_size)
         self.hidden_size, self.name = hidden_size, name
         self.text = TextTransformer(settings | {"num_hidden_layers": depth})
         self.pool = pool or self.text.family.pool

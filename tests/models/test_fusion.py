@@ -6,7 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rec.models.fusion import GaranAttention, MultiScaleFusion, SimpleFusion
+from rec.models.heads import REChead
+from rec.models.language_encoders import LSTM_SA, Transformer
 from rec.models.layers import UpsampledConvBlock, coordinate_channels, upsample
+from rec.models.mask_head import MaskHead
+from rec.models.pretrained_text import PretrainedText
 
 
 def plain_garan(module: GaranAttention, q: Tensor, v: Tensor) -> Tensor:
@@ -41,6 +45,29 @@ def test_garan_without_convolutions_is_garan(transposed: bool) -> None:
     found = torch.autograd.grad((got * weights).sum(), [v, *module.parameters()])
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: SimpleFusion(8, 0, 8), "out_planes is 0"),
+        (lambda: MultiScaleFusion((8, 8), hidden_planes=1), "half of hidden_planes is 0"),
+        (lambda: MultiScaleFusion((0, 8)), "v_planes is 0"),
+        (lambda: GaranAttention(8, 8, num_heads=0), "num_heads is 0"),
+        (lambda: LSTM_SA(hidden_size=-4, token_size=9), "hidden_size is -4"),
+        (lambda: LSTM_SA(token_size=0), "token_size is 0"),
+        (lambda: Transformer(num_heads=-2, token_size=9), "num_heads is -2"),
+        (lambda: PretrainedText(config={"model_type": "bert"}, hidden_size=0), "hidden_size is 0"),
+        (lambda: REChead(width=0.001), "width times 256 is 0"),
+        (lambda: REChead(strides=[0]), "strides is 0"),
+        (lambda: REChead(prior_probability=1), "prior_probability is 1; expected a number between 0 and 1"),
+        (lambda: MaskHead(sub_cells=0), "sub_cells is 0"),
+        (lambda: MaskHead(dilations=[0]), "dilations is 0"),
+    ],
+)
+def test_a_size_below_one_is_refused_by_its_name(build, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
 
 
 def test_transposed_attention_swaps_rows_and_columns_and_refuses_other_shapes() -> None:
