@@ -167,9 +167,10 @@ class CheckpointWriter:
             error = OSError(f"a file could not be written whole, most often because the disk is full: {error}")
         self.failure = error
         shutil.rmtree(temporary, ignore_errors=True)
-        self.report(
-            f"checkpoint not saved ({type(error).__name__}: {error}); the one before it is intact and training goes on"
-        )
+        self.report(f"checkpoint not saved ({type(error).__name__}: {error}); {self._before()}, and training goes on")
+
+    def _before(self) -> str:
+        return "the one before it is intact" if folders(self.output_dir) else "there is none before it"
 
     def _write(self, copied: "_Copy") -> None:
         started, temporary, final, files = time.perf_counter(), copied.temporary, copied.final, copied.files
@@ -178,7 +179,7 @@ class CheckpointWriter:
             self._not_finite = True
             self.failure = CheckpointError(f"{name} holds values that are not finite")
             shutil.rmtree(temporary, ignore_errors=True)
-            self.report(f"checkpoint not saved: {self.failure}; the one before it is intact")
+            self.report(f"checkpoint not saved: {self.failure}; {self._before()}")
             return
         try:
             for name, content in files.items():

@@ -241,6 +241,11 @@ def restore(
         if trouble is not None:
             raise CheckpointError(other_run or trouble)
         if folder is None:
+            if others := sorted(path.parent.name for path in (output_dir / "checkpoints").glob(f"*/{STATE}")):
+                notes.append(
+                    f"warning: this run starts anew: {', '.join(others)} in {output_dir / 'checkpoints'} are not named as "
+                    f"checkpoints are (such as {checkpoint.folder_of(output_dir, 1200).name}), and are left alone"
+                )
             return state, notes
         failure = None
         try:

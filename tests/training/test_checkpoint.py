@@ -66,6 +66,23 @@ def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_damaged_one(tmp_pat
     assert not retired.exists()
 
 
+def test_a_first_save_that_fails_names_no_checkpoint_before_it(tmp_path):
+    run = Run(tmp_path)
+    (tmp_path / "checkpoints").write_text("no folder")
+    run.step()
+    run.save()
+    assert "there is none before it" in run.lines[-1] and "intact" not in run.lines[-1]
+
+
+def test_checkpoints_under_other_names_are_told_where_a_run_starts_anew(tmp_path):
+    run = Run(tmp_path)
+    run.step()
+    folder = run.save()
+    folder.rename(folder.with_name(f"{folder.name}_backup"))
+    state, [note] = Run(run.folder).restore()
+    assert state.update == 0 and f"starts anew: {folder.name}_backup in" in note and "such as step_00001200" in note
+
+
 # A save writes 1.06 MB: random states, weights, EMA, optimizer, state and best/, and each of them meets a full disk here.
 @pytest.mark.parametrize("leave", [0, 8_192, 100_000, 400_000, 700_000, 1_060_000])
 def test_a_disk_that_fills_during_a_save_leaves_the_last_checkpoint_whole(small_disk, leave):
