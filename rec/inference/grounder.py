@@ -27,6 +27,7 @@ from rec.inference.inputs import (
     ImageLike,
     Options,
     Phrases,
+    no_texts,
     phrases_of,
     several,
     to_pixels,
@@ -74,13 +75,13 @@ class Grounder:
         compile: bool = False,
         threshold: float | None = None,
     ):
+        no_texts(allow_urls=allow_urls, compile=compile)
         self.device = _pick_device() if device == "auto" else torch.device(device)
         name = str(dtype or "float32").removeprefix("torch.")
         if name != "float32" and name not in _AUTOCAST:
             raise ValueError(f"dtype is {dtype!r}; expected float32, bfloat16 or float16")
         self._autocast = _AUTOCAST.get(name)
-        # Convolutions run on this layout anyway; doing it once saves a reordering in every call.
-        self.model = channels_last(model.to(self.device)).eval()
+        self.model = channels_last(model.to(self.device)).eval()  # once, not anew in every call's convolutions
         if compile:
             compile_network(self.model)
         self.config, self.vocabulary, self.allow_urls = config, vocabulary, allow_urls
@@ -164,8 +165,9 @@ class Grounder:
         Raises:
             ImageError: an image cannot be read or is too large; :meth:`stream` goes on after it.
             PredictionError: the model's answer is not finite.
-            ValueError: an empty phrase, or lists of different lengths.
+            ValueError: an empty phrase, or lists of different lengths. InputError: text for True or False.
         """
+        no_texts(product=product)
         images = several(image)
         if images is None:
             how = How(top_k, nms_iou, with_threshold(self.answer, threshold), keep_images, channels, heat_maps)
@@ -267,15 +269,14 @@ class Grounder:
         image = torch.from_numpy(np.stack([item.square for item in loaded])).to(self.device)
         tokens = torch.tensor([self.vocabulary.encode(p, self._preprocess.words) for _, p in asked], device=self.device)
         numbers = [number for number, item in enumerate(loaded) for _ in item.phrases]
-        # Without a repetition nothing needs to be copied, so no index is given.
-        owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)
+        owners = None if len(asked) == len(loaded) else torch.tensor(numbers, device=self.device)  # None: no copies
         with torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext():
             looked = how.heat_maps and self._can.candidates is not None
             cells = how.top_k > 1 or looked or (how.answer is not None and self._several)
             parts = self._predict(self._preprocess({"image": image})["image"], tokens, owners, cells)
             joined = {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
-            # One wait for the device, whatever the model answers.
-            host = Returning(joined | {"refused": torch.cat([not_finite(part) for part in parts])}).wait()
+            joined |= {"refused": torch.cat([not_finite(part) for part in parts])}
+            host = Returning(joined).wait()  # the one wait for the device, whatever the model answers
             for number in host.pop("refused").nonzero()[:1, 0].tolist():
                 raise self._not_finite(asked[number][1])
             columns = {name: values.numpy() for name, values in host.items()}

@@ -56,6 +56,7 @@ class How:
     heat_maps: bool = False
 
     def __post_init__(self) -> None:
+        no_texts(keep_images=self.keep, heat_maps=self.heat_maps)
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int | np.integer) or self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k!r}; expected a whole number of at least 1")
         if not is_number(self.nms_iou) or not 0 <= self.nms_iou <= 1:
@@ -236,6 +237,17 @@ def _decoded(data: bytes, name: str | None) -> tuple[np.ndarray, str | None]:
 def is_number(value: object) -> bool:
     """Whether it is a number or a scalar of one: not text, as forms and environment variables give it, and not True."""
     return isinstance(value, Real | torch.Tensor | np.ndarray) and not isinstance(value, bool)
+
+
+def no_texts(**switches: object) -> None:
+    """Refuses text for True or False, out of a form or the environment: "no" would count as yes.
+
+    Raises:
+        InputError: names the switch.
+    """
+    for name, value in switches.items():
+        if isinstance(value, str):
+            raise InputError(f"{name} is {value!r}; expected True or False")
 
 
 def with_threshold(answer: Answer | None, threshold: float | None) -> Answer | None:

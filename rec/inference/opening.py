@@ -9,7 +9,7 @@ from rec.cores import threads_after_fork
 from rec.errors import InputError
 from rec.inference.foreign import is_foreign, open_foreign
 from rec.inference.grounder import Grounder
-from rec.inference.inputs import with_threshold
+from rec.inference.inputs import no_texts, with_threshold
 from rec.model_folder.find import find_folder
 from rec.model_folder.format import WEIGHTS, ModelFolderError
 from rec.model_folder.reader import read
@@ -51,10 +51,7 @@ def from_pretrained(
     """
     threads_after_fork()
     send = foreign.get("send_images")
-    switches = {"trust_config": trust_config, "allow_urls": allow_urls, "compile": compile, "send_images": send}
-    for name, value in switches.items():
-        if isinstance(value, str):  # out of a form or the environment: "no" would count as yes
-            raise InputError(f"{name} is {value!r}; expected True or False")
+    no_texts(trust_config=trust_config, allow_urls=allow_urls, compile=compile, send_images=send)
     if is_foreign(source):
         grounder = open_foreign(str(source), device=device, dtype=dtype, allow_urls=allow_urls, **foreign)
         grounder.answer = with_threshold(None, threshold)

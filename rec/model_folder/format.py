@@ -64,7 +64,7 @@ def checked_file(folder: Path, name: str) -> Path:
     homes = [root]
     if root.parent.name == "snapshots":
         homes.append(root.parent.parent / "blobs")
-    if real.parent not in homes:
+    if not any(real.is_relative_to(home) for home in homes):
         raise ModelFolderError(f"{path} is a link to {real}, outside the model folder; copy the file itself there")
     try:
         return regular_file(real, name)

@@ -196,6 +196,17 @@ def test_text_in_place_of_true_or_false_is_refused_since_no_would_count_as_yes(s
         rec.from_pretrained("no folder", **{switch: "no"})
 
 
+@pytest.mark.parametrize("switch", ["keep_images", "heat_maps", "product"])
+def test_text_in_place_of_true_or_false_is_refused_in_a_call_too(grounder, pixels, switch):
+    with pytest.raises(InputError, match=f"{switch} is 'no'; expected True or False"):
+        grounder([pixels], ["the red circle"], **{switch: "no"})
+    if switch != "product":
+        with pytest.raises(InputError, match=switch):
+            next(grounder.stream([(pixels, "the red circle")], **{switch: "false"}))
+    with pytest.raises(InputError, match="compile is 'no'"):
+        Grounder(grounder.model, grounder.config, grounder.vocabulary, compile="no")
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_a_batch_of_no_images_is_refused_rather_than_answered_with_nothing(grounder, pixels, size):
     with pytest.raises(ValueError, match=f"batch_size is {size}"):

@@ -407,6 +407,13 @@ def test_links_inside_a_hub_cache_are_followed(place, tmp_path):
         model_folder.read(snapshot)
 
 
+def test_links_to_files_deeper_in_the_folder_are_followed(place):
+    (place / "large").mkdir()
+    (place / "model.safetensors").rename(place / "large" / "x.safetensors")
+    (place / "model.safetensors").symlink_to("large/x.safetensors")
+    model_folder.read(place)
+
+
 def test_every_allowed_name_is_a_module_class():
     for name in ALLOWED_TARGETS:
         module, _, tail = name.rpartition(".")
