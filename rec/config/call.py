@@ -234,7 +234,9 @@ class Builder:
                 value, missed = given.get(key), parameter.default is parameter.empty and key not in arguments
                 if missed and join(path, key) not in (later or ()):
                     self.fail(TypeError, path, f" → {name}: missing argument '{key}'")
-                if not fits(value, parameter.annotation):
+                # Others annotate less exactly: an int may take a list with them.
+                is_exact = isinstance(value, Mapping) or name.partition(".")[0] in ("rec", "torch")
+                if is_exact and not fits(value, parameter.annotation):
                     what = f"{repr(value)[:80]}; expected {inspect.formatannotation(parameter.annotation)}"
                     what = "a group without a target; write a LazyCall" if isinstance(value, Mapping) else what
                     self.fail(TypeError, path, f" → {name}: '{key}' is {what}", key)
