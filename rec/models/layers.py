@@ -27,7 +27,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def logit(probability: float) -> float:
-    """The logit of a head's ``prior_probability``; a ValueError where that is no probability between 0 and 1."""
+    """The logit of a head's ``prior_probability``; a ValueError where that is not a probability between 0 and 1."""
     if not 0 < probability < 1:
         raise ValueError(f"prior_probability is {probability}; expected a number between 0 and 1")
     return math.log(probability / (1 - probability))
