@@ -222,7 +222,7 @@ def _runs(rle: dict[str, Any]) -> np.ndarray:
         raise ValueError(f"a mask of size {size} with runs {str(counts)[:40]!r} is broken or too large")
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
-    whole = len(codes) and codes.min() >= 0 and codes.max() <= 63 and ends[-1:] == len(codes) - 1
+    whole = len(codes) and codes.min() >= 0 and codes.max() <= 63 and not codes[-1] & 32
     starts = np.concatenate([[0], ends[:-1] + 1])
     place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1) if whole else np.array([99])
     if place.max() <= 6:  # 35 bits: no image is so large, and shifts would overflow

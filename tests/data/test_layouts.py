@@ -690,6 +690,20 @@ def test_a_column_of_boxes_and_of_mask_pictures_is_of_several_objects(folder):
     assert (masks.decode(both["mask"]) == parts.any(0)).all() and not masks.decode(none["mask"]).any()
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv"])
+def test_polygons_and_runs_may_be_written_as_texts(folder, name):
+    import pandas as pd
+
+    outline = rectangle(BOX)
+    written = [json.dumps(mask) for mask in (outline, masks.from_coco(outline, 90, 120), [])] + ["[[1"]
+    rows = {"image": "a.jpg", "phrase": "box", "bbox": [" ".join(map(str, BOX))] * 4, "mask": written}
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / name) if name.endswith("csv") else frame.to_parquet(folder / name)
+    spec = {"path": str(folder / name), "bbox_format": "xywh", "on_bad_record": "skip"}
+    found = [row["mask"] and int(masks.decode(row["mask"]).sum()) for row in table(folder, spec, with_masks=True)]
+    assert found == [1200, 1200, None]
+
+
 def test_of_a_hub_data_set_a_configuration_and_single_splits_are_taken(folder, monkeypatch):
     from datasets import Dataset, config
 

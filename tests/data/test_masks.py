@@ -131,6 +131,12 @@ def test_what_is_no_polygon_is_refused(polygons):
         masks.from_coco(polygons, 50, 60)
 
 
+@pytest.mark.parametrize("counts", ["abc", "", "n", "~~"])
+def test_runs_that_are_none_are_told_as_such(counts):
+    with pytest.raises(ValueError, match="runs of a mask do not add up to its 5 x 6 pixels"):
+        masks.from_coco({"size": [5, 6], "counts": counts}, 5, 6)
+
+
 def test_rows_of_pixels_are_no_polygons():
     rows = np.zeros((50, 60), int).tolist()
     with pytest.raises(ValueError, match="50 rows of 60 pixels; expected RLE or polygons"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rec.data.schema import BadRecord, attempt, is_missing, shown
 from rec.data.sources import Source, SourceError, given, one_each, own_split
-from rec.data.sources.tabular import check_bbox_format, number_of, numbers_of
+from rec.data.sources.tabular import check_bbox_format, mask_of, number_of, numbers_of
 from rec.trust import MAX_OBJECTS, MAX_SPLITS
 
 if TYPE_CHECKING:
@@ -328,6 +328,7 @@ def _picture(value: object, image_root: str | None) -> dict[str, Any] | None:
 
 def _mask(value: object, column: str | None, image_root: str | None) -> dict[str, Any]:
     """A mask of any kind that tables hold: a picture or several, an array of the image's size, polygons, RLE."""
+    value = mask_of(value)
     if is_missing(value) or value == []:
         return {}
     if (picture := _picture(value, image_root)) is not None:

@@ -3,7 +3,7 @@
 Columns: ``image`` (file below the image folder), ``phrase`` (a text, or a list of them), ``bbox`` (four
 numbers in pixels; in CSV separated by spaces or commas) or in JSONL ``boxes`` (a list of those, empty where the phrase
 names nothing in the image) and, as wanted, ``split``, ``mask`` (a mask image or ``.npy``;
-in JSONL also COCO polygons or RLE; of several objects their union), ``ref_id``, ``image_id``, ``category``, ``weight``
+also COCO polygons or RLE, in CSV as JSON; of several objects their union), ``ref_id``, ``image_id``, ``category``, ``weight``
 (what the line's loss is multiplied by in training; 1 where it is missing). One line is what its phrases name; or it is an
 image with all of its objects, in parallel lists (``boxes`` and ``phrases``, as wanted ``masks``, ``categories``,
 ``weights``) or as ``objects``, a list of objects or an object of lists with those columns.
@@ -48,6 +48,16 @@ def numbers_of(bbox: object) -> Any:
         return bbox
     plain = re.sub(r"\bnp\.\w+\(([^()]*)\)", r"\1", bbox)  # as pandas writes a list of NumPy's numbers
     return re.split(r"[\s,;]+", plain.strip(" \t[](){}"))
+
+
+def mask_of(value: object) -> Any:
+    """Polygons or runs that are written as JSON in a text, as columns of texts have them; anything else, such as a file's name,
+    as it is.
+
+    Raises:
+        ValueError, RecursionError: it looks like JSON, and is none.
+    """
+    return parse_json(value) if isinstance(value, str) and value[:1] + value[-1:] in ("[]", "{}") else value
 
 
 def number_of(value: object) -> Any:
@@ -336,7 +346,7 @@ def _row(row: dict[str, Any], place: str, name: str, root: Path, bbox_format: st
         raise BadRecord("incomplete record", f"it has no {', '.join(missing)}{hint or told}")
     if not isinstance(row["image"], str):
         raise BadRecord("no image", f"image is {shown(row['image'])}; expected the name of a file")
-    mask = None if row.get("mask") == [] else given(row.get("mask"))
+    mask = None if (mask := mask_of(row.get("mask"))) == [] else given(mask)
     return {
         "image": str(root / row["image"]),
         "image_id": given(row.get("image_id"), row["image"]),
