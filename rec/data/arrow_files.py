@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 64
+_SPLITS = ("train", "val", "test")
 # The files of a prepared folder; cache-….arrow are the library's, and hidden ones a file system's, or were being written when a
 # preparation was killed.
 _OF_A_TABLE = re.compile(
@@ -204,9 +205,7 @@ def load_metadata(files: Sequence[Path], folder: Path) -> dict[str, "datasets.Da
     tables = dict[str, "Dataset"]()
     for file in files:
         # That of a folder alone may be called anything.
-        split = (
-            file.parent.name if file.parent != folder else find_split(folder.name.lower(), ("val", "test")) or "train"
-        )
+        split = file.parent.name if file.parent != folder else find_split(folder.name.lower(), _SPLITS) or "train"
         if split in tables:
             raise SourceError(f"{file} is not the only metadata of its folder: leave one of them")
         inside = file.parent.relative_to(folder)
@@ -215,6 +214,10 @@ def load_metadata(files: Sequence[Path], folder: Path) -> dict[str, "datasets.Da
             table = load_dataset(kind, data_files=as_patterns([file]), split="train")
             names = [name and str(inside / name) for name in table["file_name"]]
             table = table.remove_columns("file_name").add_column("file_name", names)
+            places = [str(name).partition("/")[0] for name in names]
+            # One file may be of the folders of all splits.
+            if "split" not in table.features and all(find_split(place.lower(), _SPLITS) for place in places):
+                table = table.add_column("split", places)
         except Exception as error:  # as in load_parquet
             raise _broken(file, "metadata of images", error) from error
         tables[split] = Dataset(table.data, table.info, fingerprint=_identity([file]))

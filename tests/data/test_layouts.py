@@ -561,6 +561,16 @@ def test_a_folder_of_images_with_metadata_is_a_table_of_its_folders(folder, divi
         assert rows[0]["image"]["path"] == ("validation/a.jpg" if divided else "a.jpg")
 
 
+def test_metadata_beside_the_folders_of_splits_are_divided_by_them(folder):
+    for name in ("train/a.jpg", "valid/a.jpg"):
+        write_image(folder / "set" / name, 120, 90, BOX)
+    told = [{"file_name": name, "text": name, "bbox": BOX} for name in ("train/a.jpg", "valid/a.jpg")]
+    write(folder / "set", told, "metadata.jsonl")
+    assert [table(folder, str(folder / "set"), s, image_path=None)[0]["sentences"] for s in ("train", "val")] == [
+        ["train/a.jpg"], ["valid/a.jpg"],
+    ]  # fmt: skip
+
+
 def test_metadata_of_images_may_list_objects_or_be_a_csv_file(folder):
     objects = [{"file_name": "a.jpg", "objects": {"bbox": [BOX, OTHER], "caption": ["red box", "nothing"]}}]
     write(folder / "photos", objects, "metadata.jsonl")
