@@ -1,5 +1,6 @@
 """Which phrase of a split an answer is of: by index, by ref id and sentence, or by image and sentence."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -54,6 +55,11 @@ def named(phrase: Phrase) -> str:
     )
 
 
+def _text(value: object) -> str:
+    """As text, whichever way its accents are stored: macOS and Windows write names of files in different ones."""
+    return unicodedata.normalize("NFC", str(value))
+
+
 class Keys:
     """Finds the phrases that a line may mean."""
 
@@ -63,11 +69,11 @@ class Keys:
         self.by_name: dict[tuple[str, str, str], list[Phrase]] = {}
         for phrase in phrases:
             described = phrase.described
-            image = str(described.get("image"))
-            known = {("ref_id", str(described.get("ref_id"))), ("image", str(described.get("image_id")))}
+            image = _text(described.get("image"))
+            known = {("ref_id", _text(described.get("ref_id"))), ("image", _text(described.get("image_id")))}
             known |= {("image", name) for name in (image, *endings(image))}
             for kind, name in known:
-                self.by_name.setdefault((kind, name, str(described.get("sentence"))), []).append(phrase)
+                self.by_name.setdefault((kind, name, _text(described.get("sentence"))), []).append(phrase)
         self.names = {key[:2] for key in self.by_name}
 
     def find(self, line: Mapping[str, Any], where: str) -> Found:
@@ -82,16 +88,17 @@ class Keys:
         kind = next((kind for kind in ("ref_id", "image") if line.get(kind) is not None), None)
         if kind is None or not isinstance(sentence, str):
             raise InputError(f"{where} does not say which phrase it answers: {HOW}")
-        name = str(line[kind])
+        name = whole = _text(line[kind])
         if kind == "image":  # the most of a path that is known: images in other folders may have the same name
             name = next((one for one in (name, *endings(name)) if (kind, one) in self.names), name)
-        found = [one for one in self.by_name.get((kind, name, sentence), ()) if line.get("split") in (None, one.split)]
+        same = self.by_name.get((kind, name, _text(sentence)), ())
+        found = [one for one in same if line.get("split") in (None, one.split)]
         if any(_truth(phrase) != _truth(found[0]) for phrase in found):
             raise InputError(
                 f"{where}: {kind} {str(line[kind])[:80]!r} with {sentence[:80]!r} names {len(found)} phrases of different "
                 f"objects or images; {HOW}"
             )
-        return Found(found, name.count("/") if kind == "image" else 0, kind == "image" and name != str(line[kind]))
+        return Found(found, name.count("/") if kind == "image" else 0, kind == "image" and name != whole)
 
     def _split(self, line: Mapping[str, Any]) -> str | None:
         """The split of a line with an index; None where it may be any."""
@@ -99,12 +106,12 @@ class Keys:
             return line.get("split") or next(iter(self.fingerprints))
         fitting = [s for s, fingerprint in self.fingerprints.items() if fingerprint == line.get("fingerprint")]
         if not fitting and line.get("ref_id") is not None:  # a predictions.jsonl of one split names none
-            told = {key: str(line.get(key)) for key in ("ref_id", "sentence")}
+            told = {key: _text(line.get(key)) for key in ("ref_id", "sentence")}
             asked = {split: self.by_index.get((split, line["index"])) for split in self.fingerprints}
             fitting = [
                 split
                 for split, phrase in asked.items()
-                if phrase and all(str(phrase.described.get(key)) == value for key, value in told.items())
+                if phrase and all(_text(phrase.described.get(key)) == value for key, value in told.items())
             ]
         return fitting[0] if fitting else None
 
@@ -129,7 +136,7 @@ class Keys:
                 f"{where} has an index alone, which means another phrase in another copy of the data; add the sentence, or "
                 f"fingerprint {self.fingerprints[split]!r}"
             )
-        if wrong := next((key for key in told if str(line[key]) != str(phrase.described.get(key))), None):
+        if wrong := next((key for key in told if _text(line[key]) != _text(phrase.described.get(key))), None):
             raise InputError(
                 f"{where}: {wrong} is {str(line[wrong])[:80]!r}, but index {index} of {split} has "
                 f"{str(phrase.described.get(wrong))[:80]!r}: these answers were made for other data"

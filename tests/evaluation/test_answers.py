@@ -276,6 +276,17 @@ def test_nothing_in_one_image_is_not_nothing_in_another(tmp_path):
             read_answers(lines(tmp_path / "a.jsonl", [key | {"sentence": "a cat", "boxes": []}]), split, Convention())
 
 
+def test_names_and_phrases_are_the_same_however_their_accents_are_stored(tmp_path):
+    class Accents(ToySplit):
+        def describe(self, index):
+            return super().describe(index) | {"image": "photos/caf\u00e9.jpg", "sentence": "the cafe\u0301"}
+
+    split = {"val": ForeignDataSet(Accents(1))}
+    for key in ({"image": "cafe\u0301.jpg"}, {"ref_id": "r0"}, {"index": 0}):
+        told = key | {"sentence": "the caf\u00e9", "box": [0, 0, 9, 9]}
+        assert read_answers(lines(tmp_path / "a.jsonl", [told]), split, Convention()).counts["answered"] == 1
+
+
 def test_images_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
     class Folders(ToySplit):
         def describe(self, index):
