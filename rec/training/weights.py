@@ -56,7 +56,7 @@ def load_matching(model: nn.Module, source: Path, words: Sequence[str] | None) -
         old = {word: row for row, word in reversed(list(enumerate(old_words)))}  # padding before ids that nothing has
         pairs = [(row, old[word]) for row, word in enumerate(words) if word in old]
         fitting.pop(EMBEDDING, None)
-        if vectors.shape == (len(old_words), own[EMBEDDING].shape[1]) and pairs:
+        if vectors.is_floating_point() and vectors.shape == (len(old_words), own[EMBEDDING].shape[1]) and pairs:
             here, there = torch.tensor(pairs).T
             fitting[EMBEDDING] = own[EMBEDDING].clone()
             fitting[EMBEDDING][here] = vectors[there].to(own[EMBEDDING])

@@ -71,6 +71,15 @@ def test_word_vectors_go_by_their_words_where_a_vocabulary_is_beside_the_file(tm
     assert torch.equal(new.state_dict()[EMBEDDING], initial)
 
 
+def test_whole_numbers_of_a_quantised_file_are_no_word_vectors(tmp_path):
+    new = small("mcn_small_scenes", 6, seed=1)
+    quantised = {name: value.to(torch.int8) for name, value in new.state_dict().items() if value.is_floating_point()}
+    save_file(quantised, tmp_path / "weights.safetensors")
+    Vocabulary([*WORDS, "red", "left", "dog"]).save(tmp_path / "vocab.json")
+    with pytest.raises(CheckpointError, match="none of the"):
+        load_matching(new, tmp_path / "weights.safetensors", [*WORDS, "red", "left", "dog"])
+
+
 def test_word_vectors_of_subwords_go_by_their_pieces(tmp_path):
     pytest.importorskip("tokenizers")
     words = Subwords(word_tokenizer())
