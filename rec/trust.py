@@ -101,6 +101,10 @@ def weight_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     name, damaged = os.fspath(path), "is not a complete safetensors file"
+    if name != name.encode("utf-8", "replace").decode():
+        raise UntrustedError(
+            f"{name}: safetensors opens no file whose name is not UTF-8; move it, or rename its folder"
+        )
     with open(regular_file(path, "weights"), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > os.path.getsize(path):

@@ -407,6 +407,14 @@ def test_links_inside_a_hub_cache_are_followed(place, tmp_path):
         model_folder.read(snapshot)
 
 
+def test_a_model_folder_whose_name_is_not_utf_8_is_not_called_damaged(place):
+    elsewhere = place.with_name(os.fsdecode(b"m\xff"))
+    place.rename(elsewhere)
+    with pytest.raises(ModelFolderError, match="opens no file whose name is not UTF-8") as refused:
+        model_folder.read(elsewhere)
+    assert "complete" not in str(refused.value)
+
+
 def test_links_to_files_deeper_in_the_folder_are_followed(place):
     (place / "large").mkdir()
     (place / "model.safetensors").rename(place / "large" / "x.safetensors")
