@@ -280,12 +280,11 @@ class Grounder:
             for number in host.pop("refused").nonzero()[:1, 0].tolist():
                 raise self._not_finite(asked[number][1])
             columns = {name: values.numpy() for name, values in host.items()}
-        answers = [
+        answers = (
             self._grounding(item, phrase, {name: values[row] for name, values in columns.items()}, how)
             for row, (item, phrase) in enumerate(asked)
-        ]
-        remaining = iter(answers)
-        return [list(islice(remaining, len(item.phrases))) for item in loaded]
+        )
+        return [list(islice(answers, len(item.phrases))) for item in loaded]
 
     def _predict(
         self, image: torch.Tensor, tokens: torch.Tensor, owners: torch.Tensor | None, candidates: bool
